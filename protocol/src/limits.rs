@@ -1,0 +1,70 @@
+//! Every limit of the protocol, with its unit. Nothing else in the project defines one.
+
+/// Sessions (guest processes that use the GPU) one VM may have open at a time.
+pub const SESSIONS_MAX: u32 = 64;
+/// Command rings of one session; further guest threads share rings.
+pub const RINGS_MAX: u32 = 64;
+/// Bytes of the data part of a command ring; a power of two.
+pub const RING_DATA_LEN: u32 = 256 * 1024;
+/// Bytes of one record at most, header and padding included.
+pub const RECORD_LEN_MAX: u32 = 64 * 1024;
+/// Bytes of one reply's words and blob at most.
+pub const REPLY_LEN_MAX: u32 = 64 * 1024;
+/// 64-bit words of arguments or results of one call at most.
+pub const WORDS_MAX: usize = 24;
+/// Positions in other rings that one dependency record may name.
+pub const DEPS_MAX: usize = RINGS_MAX as usize;
+/// Bytes of a kernel's packed parameters at most (CUDA 12.1 raised it from 4,096).
+pub const KERNEL_PARAMS_LEN_MAX: usize = 32_764;
+/// Bytes of a symbol name at most, without a terminator.
+pub const NAME_LEN_MAX: usize = 4096;
+/// Bytes of a module image at most.
+pub const MODULE_LEN_MAX: u64 = 1 << 30;
+
+/// Streams of one session, the contexts' default streams included: one fence word each.
+pub const STREAMS_MAX: u32 = 4096;
+/// Events of one session.
+pub const EVENTS_MAX: u32 = 65_536;
+/// Contexts of one session: one error word each.
+pub const CONTEXTS_MAX: u32 = 64;
+/// Modules, functions, graphs and executable graphs of one session, each.
+pub const OBJECTS_MAX: u32 = 65_536;
+/// Host functions of one session that wait for their acknowledgement at a time.
+pub const HOST_FUNCTIONS_MAX: usize = 256;
+/// Physical GPUs a session may see.
+pub const GPUS_MAX: u32 = 16;
+
+/// Bytes of the session area.
+pub const AREA_LEN: u64 = 64 * 1024;
+/// Bytes of the address window that guest process and executor agree on.
+pub const WINDOW_LEN: u64 = 4 << 40;
+/// The first part of the window, in bytes: host memory. The rest is left to libcuda for device addresses.
+pub const ARENA_LEN: u64 = 1 << 40;
+/// Windows a guest may propose.
+pub const WINDOW_CANDIDATES_MAX: usize = 8;
+/// Bytes of shared memory that one session may have mapped in its executor.
+pub const MAPPED_LEN_MAX: u64 = 256 << 30;
+/// Bytes of one mapping at most (one registration of 512 GiB or more fails on driver 580).
+pub const MAP_LEN_MAX: u64 = 128 << 30;
+/// Mappings of one session.
+pub const MAPS_MAX: usize = 4096;
+/// Scattered runs of guest pages that one session may have mapped: each costs the executor a kernel
+/// mapping, and Linux gives a process 65,530 (`vm.max_map_count`).
+pub const RUNS_MAX: u32 = 32_000;
+/// Runs in one MAP message.
+pub const RUNS_PER_MESSAGE_MAX: usize = 2048;
+/// Granularity of mappings, in bytes.
+pub const PAGE_LEN: u64 = 4096;
+
+/// Bytes of a control message's readable part at most.
+pub const CONTROL_LEN_MAX: usize = 64 + 16 * RUNS_PER_MESSAGE_MAX;
+/// Descriptors of each virtqueue.
+pub const QUEUE_LEN: u16 = 256;
+/// Guest memory regions a device accepts.
+pub const MEMORY_REGIONS_MAX: usize = 32;
+
+const _: () = assert!(RING_DATA_LEN.is_power_of_two());
+const _: () = assert!(RECORD_LEN_MAX * 2 <= RING_DATA_LEN);
+const _: () = assert!(ARENA_LEN < WINDOW_LEN);
+const _: () = assert!(RUNS_MAX <= 65_530 / 2);
+const _: () = assert!(KERNEL_PARAMS_LEN_MAX + 256 <= RECORD_LEN_MAX as usize);
