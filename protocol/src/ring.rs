@@ -125,13 +125,22 @@ impl std::fmt::Display for RingError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match *self {
             Self::Position { head, tail } => {
-                write!(f, "ring position jumped: head {head} with tail {tail}, ring of {RING_DATA_LEN} bytes")
+                write!(
+                    f,
+                    "ring position jumped: head {head} with tail {tail}, ring of {RING_DATA_LEN} bytes"
+                )
             }
             Self::Length { len, available } => {
-                write!(f, "record length {len}: expected a multiple of 8 from {HEADER_LEN} to {RECORD_LEN_MAX} and at most {available}")
+                write!(
+                    f,
+                    "record length {len}: expected a multiple of 8 from {HEADER_LEN} to {RECORD_LEN_MAX} and at most {available}"
+                )
             }
             Self::Shape { len, words, blob } => {
-                write!(f, "record of {len} bytes does not hold {words} words and a blob of {blob} bytes")
+                write!(
+                    f,
+                    "record of {len} bytes does not hold {words} words and a blob of {blob} bytes"
+                )
             }
             Self::Reserved => write!(f, "a reserved field or flag of a record is set"),
             Self::Op(op) => write!(f, "unknown operation {op:#06x}"),
@@ -154,7 +163,14 @@ pub fn check_head(head: u64, tail: u64) -> Result<(), RingError> {
 pub fn check_header(header: RecordHeader, head: u64, tail: u64) -> Result<RecordShape, RingError> {
     let to_end = u64::from(RING_DATA_LEN) - tail % u64::from(RING_DATA_LEN);
     let available = head.saturating_sub(tail).min(to_end);
-    let RecordHeader { len, op, flags, words, reserved, blob } = header;
+    let RecordHeader {
+        len,
+        op,
+        flags,
+        words,
+        reserved,
+        blob,
+    } = header;
     let skip = op == op::SKIP;
     let shortest = if skip { 8 } else { HEADER_LEN };
     if len % 8 != 0 || len < shortest || u64::from(len) > available || (!skip && len > RECORD_LEN_MAX) {
@@ -162,7 +178,13 @@ pub fn check_header(header: RecordHeader, head: u64, tail: u64) -> Result<Record
     }
     if skip {
         return if u64::from(len) == to_end {
-            Ok(RecordShape { len, op, reply: false, words: 0, blob: 0 })
+            Ok(RecordShape {
+                len,
+                op,
+                reply: false,
+                words: 0,
+                blob: 0,
+            })
         } else {
             Err(RingError::Length { len, available })
         };
@@ -174,7 +196,13 @@ pub fn check_header(header: RecordHeader, head: u64, tail: u64) -> Result<Record
     if usize::from(words) > WORDS_MAX || full > u64::from(len) || u64::from(len) - full >= 8 {
         return Err(RingError::Shape { len, words, blob });
     }
-    Ok(RecordShape { len, op, reply: flags & FLAG_REPLY != 0, words: usize::from(words), blob: blob as usize })
+    Ok(RecordShape {
+        len,
+        op,
+        reply: flags & FLAG_REPLY != 0,
+        words: usize::from(words),
+        blob: blob as usize,
+    })
 }
 
 /// Bytes of a record with that many words and bytes of blob.
@@ -221,7 +249,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn header(len: u32, words: u16, blob: u32) -> RecordHeader {
-        RecordHeader { len, op: 0x100, flags: 0, words, reserved: 0, blob }
+        RecordHeader {
+            len,
+            op: 0x100,
+            flags: 0,
+            words,
+            reserved: 0,
+            blob,
+        }
     }
 
     #[test]

@@ -259,8 +259,6 @@ const _: () = assert!(size_of::<SessionOpen>() == 104);
 const _: () = assert!(size_of::<SessionOpened>() == 16);
 const _: () = assert!(size_of::<Map>() == 32);
 const _: () = assert!(
-    size_of::<ControlHeader>()
-        + size_of::<Map>()
-        + crate::limits::RUNS_PER_MESSAGE_MAX * size_of::<Run>()
+    size_of::<ControlHeader>() + size_of::<Map>() + crate::limits::RUNS_PER_MESSAGE_MAX * size_of::<Run>()
         <= crate::limits::CONTROL_LEN_MAX
 );

@@ -1,0 +1,80 @@
+//! How arguments and results become 64-bit words.
+//!
+//! Every argument and every result of a call takes one word, in the order of its row in [`crate::calls`].
+//! Unsigned numbers are zero-extended, signed ones sign-extended; a word out of its type's range is refused.
+//! What is longer than a word (a name, packed kernel parameters, a parameter layout) is the record's or the
+//! reply's one blob.
+
+/// A type that fits one word.
+pub trait Word: Copy {
+    /// The word that stands for it.
+    fn to_word(self) -> u64;
+    /// The value, if the word is in range.
+    fn from_word(word: u64) -> Option<Self>;
+}
+
+impl Word for u64 {
+    fn to_word(self) -> u64 {
+        self
+    }
+    fn from_word(word: u64) -> Option<Self> {
+        Some(word)
+    }
+}
+impl Word for u32 {
+    fn to_word(self) -> u64 {
+        u64::from(self)
+    }
+    fn from_word(word: u64) -> Option<Self> {
+        Self::try_from(word).ok()
+    }
+}
+impl Word for i32 {
+    fn to_word(self) -> u64 {
+        i64::from(self) as u64
+    }
+    fn from_word(word: u64) -> Option<Self> {
+        Self::try_from(word as i64).ok()
+    }
+}
+
+/// The words of one side of a call: its arguments or its results.
+pub trait Words: Copy + Sized {
+    /// How many words.
+    const LEN: usize;
+    /// Writes the words into the first [`Self::LEN`] places of `to`.
+    fn put(&self, to: &mut [u64; crate::limits::WORDS_MAX]);
+    /// Reads them back; `None` if there are too few or too many, or one is out of range.
+    fn take(words: &[u64]) -> Option<Self>;
+}
+
+/// Handles on the wire. All ids are chosen by the guest, unique within their kind while they live.
+pub mod handle {
+    /// A stream word below [`crate::limits::STREAMS_MAX`] is a stream that the guest created; these two name
+    /// the default streams of the ring's current context.
+    pub const STREAM_LEGACY: u64 = 1 << 32;
+    /// The ring's own (per-thread) default stream.
+    pub const STREAM_PER_THREAD: u64 = 2 << 32;
+    /// A context word of 0 is no context; contexts are numbered from 1, below [`crate::limits::CONTEXTS_MAX`].
+    pub const CONTEXT_NONE: u32 = 0;
+}
+
+/// One parameter of a kernel, as the blob of `cuModuleGetFunction`'s reply lists them.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
+#[repr(C)]
+pub struct KernelParam {
+    /// Bytes from the start of the packed parameters.
+    pub offset: u32,
+    /// Bytes.
+    pub size: u32,
+}
