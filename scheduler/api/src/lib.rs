@@ -1,1 +1,9 @@
+//! What `vgpud` and those who talk to it say to one another.
+//!
+//! * [`messages`]: the control socket's messages: one JSON object per `SOCK_SEQPACKET` packet, descriptors as ancillary data.
+//! * [`turn`]: the turn page, the word that one session's executor and `vgpud` share.
+//! * [`packet`]: sending and receiving such packets.
 
+pub mod messages;
+pub mod packet;
+pub mod turn;

@@ -1,0 +1,194 @@
+//! The turn page: one page shared by `vgpud` and one session's executor, and by nobody else.
+//!
+//! | offset | word | written by |
+//! | --- | --- | --- |
+//! | 0 | u64 turn word: generation in the upper 56 bits, [`State`] in the low 8 | both, by compare-and-swap |
+//! | 64 | u32 bell: grows after every change by `vgpud`; a futex | vgpud |
+//! | 128 | u32 contended: 1 while somebody waits for this GPU | vgpud |
+//!
+//! | from | to | by | when |
+//! | --- | --- | --- | --- |
+//! | None | Held | vgpud | granted, after the executor said `Want`; the generation rises by one |
+//! | Held | Idle | executor | nothing of it is in flight on the GPU, seen by the driver's own events |
+//! | Idle | Held | executor | it has work again |
+//! | Idle | None | vgpud | taken back without a word |
+//! | Held | Yield | vgpud | asked back |
+//! | Yield | None | executor | it stopped submitting and drained; then it says `Released` |
+//!
+//! An executor submits work for the compute engine only while the word says Held. After storing or seeing a state
+//! from which it would sleep, the executor reads the bell first, the word second, and sleeps on the bell's value.
+//! While contended is 0 nobody cares whether it is idle, and it pays nothing for saying so.
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Bytes of the page.
+pub const PAGE_LEN: usize = 4096;
+
+/// Who has the turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// The session has no turn.
+    None = 0,
+    /// It has, and may submit.
+    Held = 1,
+    /// It has, and has nothing in flight.
+    Idle = 2,
+    /// It has, and was asked to give it back.
+    Yield = 3,
+}
+
+/// A value of the turn word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// Counts grants.
+    pub generation: u64,
+    /// The state.
+    pub state: State,
+}
+
+impl Word {
+    /// The word as a number.
+    pub fn to_u64(self) -> u64 {
+        self.generation << 8 | self.state as u64
+    }
+
+    /// The word with that number; an unknown state reads as [`State::None`].
+    pub fn from_u64(word: u64) -> Self {
+        let state = match word as u8 {
+            1 => State::Held,
+            2 => State::Idle,
+            3 => State::Yield,
+            _ => State::None,
+        };
+        Self {
+            generation: word >> 8,
+            state,
+        }
+    }
+}
+
+/// The page's content; lies at the start of the mapped page.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub struct Page {
+    word: AtomicU64,
+    _pad0: [u8; 56],
+    bell: AtomicU32,
+    _pad1: [u8; 60],
+    contended: AtomicU32,
+    _pad2: [u8; 60],
+}
+
+const _: () = assert!(size_of::<Page>() == PAGE_LEN);
+const _: () = assert!(std::mem::offset_of!(Page, bell) == 64);
+const _: () = assert!(std::mem::offset_of!(Page, contended) == 128);
+
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            _pad0: [0; 56],
+            bell: AtomicU32::new(0),
+            _pad1: [0; 60],
+            contended: AtomicU32::new(0),
+            _pad2: [0; 60],
+        }
+    }
+}
+
+impl Page {
+    /// The turn word now.
+    pub fn word(&self) -> Word {
+        Word::from_u64(self.word.load(Ordering::SeqCst))
+    }
+
+    /// Moves from exactly `from` to `to`; the word found instead if it was another.
+    pub fn change(&self, from: Word, to: Word) -> Result<(), Word> {
+        self.word
+            .compare_exchange(from.to_u64(), to.to_u64(), Ordering::SeqCst, Ordering::SeqCst)
+            .map(|_| ())
+            .map_err(Word::from_u64)
+    }
+
+    /// The bell, to sleep on.
+    pub fn bell(&self) -> &AtomicU32 {
+        &self.bell
+    }
+
+    /// Whether somebody waits for this GPU.
+    pub fn contended(&self) -> bool {
+        self.contended.load(Ordering::SeqCst) != 0
+    }
+
+    /// Says whether somebody waits for this GPU; `vgpud` alone. Ring the bell after setting it.
+    pub fn set_contended(&self, contended: bool) {
+        self.contended.store(u32::from(contended), Ordering::SeqCst);
+    }
+
+    /// Wakes the executor to look at the page; `vgpud` alone.
+    pub fn ring_bell(&self) {
+        self.bell.fetch_add(1, Ordering::SeqCst);
+        // A wake-up that fails would leave the executor asleep for one poll interval: it re-checks.
+        let _ = rustix::thread::futex::wake(&self.bell, rustix::thread::futex::Flags::empty(), u32::MAX);
+    }
+
+    /// Sleeps until the bell differs from `seen` or the time is over. Returns early on a signal.
+    pub fn sleep(&self, seen: u32, timeout: std::time::Duration) {
+        let timeout = rustix::thread::futex::Timespec {
+            tv_sec: timeout.as_secs() as _,
+            tv_nsec: i64::from(timeout.subsec_nanos()) as _,
+        };
+        // Every outcome (woken, changed already, timed out, interrupted) means: look again.
+        let _ = rustix::thread::futex::wait(
+            &self.bell,
+            rustix::thread::futex::Flags::empty(),
+            seen,
+            Some(&timeout),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn words_round_trip_and_unknown_states_are_none(word: u64) {
+            let w = Word::from_u64(word);
+            prop_assert_eq!(Word::from_u64(w.to_u64()), w);
+            if word as u8 > 3 {
+                prop_assert_eq!(w.state, State::None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_from_another_word_is_refused() {
+        let page = Page::default();
+        let held = Word {
+            generation: 1,
+            state: State::Held,
+        };
+        page.change(
+            Word {
+                generation: 0,
+                state: State::None,
+            },
+            held,
+        )
+        .unwrap();
+        assert_eq!(
+            page.change(
+                Word {
+                    generation: 0,
+                    state: State::Held
+                },
+                held
+            ),
+            Err(held)
+        );
+        assert_eq!(page.word(), held);
+    }
+}
