@@ -1,1 +1,87 @@
-fn main() {}
+//! Everything that is done with this repository, as `cargo xtask COMMAND`. Each command does the set-up it
+//! needs by itself.
+
+mod build;
+mod bundle;
+mod demo;
+mod fetch;
+mod initramfs;
+mod kernel;
+mod qemu;
+mod setup;
+mod test;
+mod util;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::build::Profile;
+use crate::kernel::Version;
+use crate::util::Layout;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, demo, test and bundle vgpu")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the Debian packages that building needs (also done by the other commands)
+    Setup,
+    /// Build everything that runs: host services, libraries, kernel module, guest programs, initramfs
+    Build {
+        /// Optimised
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build vgpu.ko
+    Module {
+        /// The guest kernel to build against
+        #[arg(long, value_enum, default_value_t = Version::V6_1)]
+        kernel: Version,
+    },
+    /// Boot one virtual machine and hand its shell to this terminal
+    Vm(vm::Args),
+    /// Boot two virtual machines of different priority and run CUDA programs in both
+    Demo(demo::Args),
+    /// Run every test
+    Test(test::Args),
+    /// Pack everything that runs into one archive for a host with an NVIDIA GPU
+    Bundle,
+}
+
+fn run(task: Task) -> Result<()> {
+    let layout = Layout::find()?;
+    setup::install_missing()?;
+    match task {
+        Task::Setup => Ok(()),
+        Task::Build { release } => {
+            let artifacts = build::everything(&layout, Profile::of(release))?;
+            println!("{}", artifacts.root().display());
+            Ok(())
+        }
+        Task::Module { kernel } => {
+            println!("{}", kernel::module(&layout, kernel)?.display());
+            Ok(())
+        }
+        Task::Vm(args) => vm::run(&layout, &args),
+        Task::Demo(args) => demo::run(&layout, &args),
+        Task::Test(args) => test::run(&layout, &args),
+        Task::Bundle => bundle::run(&layout),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Builds everything that runs, and lays it out as [`Artifacts`] describes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use vgpu_vm::Artifacts;
+
+use crate::initramfs::{self, Ours};
+use crate::kernel::{self, Version};
+use crate::qemu;
+use crate::util::{Layout, capture, copy_if_changed, file_name, files_below, place, progress, run};
+
+/// The host programs.
+const BINARIES: [&str; 4] = ["vgpud", "vgpu-backend", "vgpu-exec", "vgpu-harness"];
+
+/// How Rust code is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    Dev,
+    Release,
+}
+
+impl Profile {
+    pub fn of(release: bool) -> Self {
+        if release { Self::Release } else { Self::Dev }
+    }
+
+    /// The folder below `target` that cargo uses for it.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+
+    fn artifacts(self) -> &'static str {
+        match self {
+            Self::Dev => "artifacts",
+            Self::Release => "artifacts-release",
+        }
+    }
+}
+
+/// The command to run cargo in this workspace.
+pub fn cargo(layout: &Layout) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&layout.root);
+    command
+}
+
+/// Everything, ready to run.
+pub fn everything(layout: &Layout, profile: Profile) -> Result<Artifacts> {
+    let artifacts = system(layout, profile)?;
+    progress("building the workspace", || {
+        let mut build = cargo(layout);
+        build.args(["build", "--quiet", "--workspace"]);
+        if profile == Profile::Release {
+            build.arg("--release");
+        }
+        run(&mut build)
+    })?;
+    let built = layout.target.join(profile.folder());
+    for name in BINARIES {
+        place(&built.join(name), &artifacts.bin(name))?;
+    }
+    let libcuda = artifacts.guest_lib_dir().join("libcuda.so.1");
+    place(&built.join("libvgpu_cuda.so"), &libcuda)?;
+    // One library with both interfaces under the names that are looked for.
+    for name in ["libcuda.so.1", "libnvidia-ml.so.1"] {
+        place(
+            &built.join("libsoftgpu_cuda.so"),
+            &artifacts.softgpu_lib_dir().join(name),
+        )?;
+    }
+    let programs = guest_programs(layout, &artifacts)?;
+    let module = kernel::module(layout, Version::V6_1)?;
+    let kernel = kernel::fetch(layout, Version::V6_1)?;
+    let ours = Ours {
+        module: &module,
+        libcuda: &libcuda,
+        programs: &programs,
+    };
+    initramfs::write(&artifacts.initramfs(), &kernel, Some(&ours))?;
+    Ok(artifacts)
+}
+
+/// The parts that are not ours: QEMU, the guest kernel, and a guest without our software in
+/// `boot/initramfs-bare.cpio`.
+pub fn system(layout: &Layout, profile: Profile) -> Result<Artifacts> {
+    let qemu = qemu::fetch(layout)?;
+    let kernel = kernel::fetch(layout, Version::V6_1)?;
+    let artifacts = Artifacts::new(layout.target.join(profile.artifacts()));
+    fs::create_dir_all(artifacts.root().join("boot"))?;
+    let link = artifacts.qemu_dir();
+    if !fs::read_link(&link).is_ok_and(|target| target == qemu) {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&qemu, &link)
+            .with_context(|| format!("cannot link {}", link.display()))?;
+    }
+    copy_if_changed(&kernel.vmlinux(), &artifacts.vmlinux())?;
+    initramfs::write(&bare_initramfs(&artifacts), &kernel, None)?;
+    Ok(artifacts)
+}
+
+/// The initial file system without our software.
+pub fn bare_initramfs(artifacts: &Artifacts) -> PathBuf {
+    artifacts.initramfs().with_file_name("initramfs-bare.cpio")
+}
+
+/// Compiles the C programs that use CUDA. They link to `libcuda.so.1` as any CUDA program does: which one
+/// they get is decided where they run.
+fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>> {
+    let sources = layout.root.join("tests/programs");
+    let has_extension = |path: &Path, wanted: &str| path.extension().is_some_and(|end| end == wanted);
+    let headers = files_below(&sources, &|path| has_extension(path, "h"))?;
+    let mut programs = Vec::new();
+    for source in files_below(&sources, &|path| has_extension(path, "c"))? {
+        let name = source.file_stem().expect("a source has a name");
+        let program = artifacts.program(&name.to_string_lossy());
+        programs.push(program.clone());
+        let library = artifacts.guest_lib_dir().join("libcuda.so.1");
+        let inputs = headers.iter().chain([&source, &library]);
+        if is_newer(&program, inputs) {
+            continue;
+        }
+        fs::create_dir_all(artifacts.programs_dir())?;
+        progress(&format!("compiling {}", file_name(&source).display()), || {
+            let mut gcc = Command::new("gcc");
+            gcc.args([
+                "-std=gnu11",
+                "-O2",
+                "-g",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-pthread",
+                "-o",
+            ]);
+            gcc.arg(&program).arg(&source).arg("-I").arg(&sources);
+            gcc.arg("-L")
+                .arg(artifacts.guest_lib_dir())
+                .args(["-l:libcuda.so.1", "-ldl", "-lm"]);
+            // What libcuda itself needs is found where the program runs.
+            capture(gcc.arg("-Wl,--allow-shlib-undefined")).map(drop)
+        })?;
+    }
+    Ok(programs)
+}
+
+/// Whether `output` exists and was made after all `inputs`.
+fn is_newer<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a PathBuf>) -> bool {
+    let date = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let made = date(output);
+    made.is_some() && inputs.all(|input| date(input).is_some_and(|date| Some(date) <= made))
+}

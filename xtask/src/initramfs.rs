@@ -1,0 +1,121 @@
+//! The guest's initial file system, which is all it has: busybox, the C library, drivers, our software.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use vgpu_vm::guest;
+use vgpu_vm::initrd::Initrd;
+
+use crate::kernel::{Kernel, decompress};
+use crate::util::{capture, capture_text, file_name};
+
+/// Drivers of the kernel that `vgpu.ko` needs; what the kernel has built in is skipped.
+const DRIVERS: [&str; 5] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+];
+
+/// The C library's parts; the guest runs programs that this machine builds, so they are this machine's.
+const LIBRARIES: [&str; 6] = [
+    "libc.so.6",
+    "libm.so.6",
+    "libdl.so.2",
+    "libpthread.so.0",
+    "librt.so.1",
+    "libgcc_s.so.1",
+];
+const LIBRARY_FOLDER: &str = "/lib/x86_64-linux-gnu";
+const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
+const ACCOUNTS: &str = "root:x:0:0:root:/:/bin/sh\nguest:x:1000:1000:guest:/tmp:/bin/sh\n";
+const GROUPS: &str = "root:x:0:\nguest:x:1000:\n";
+
+/// What is ours in a guest.
+pub struct Ours<'a> {
+    pub module: &'a Path,
+    pub libcuda: &'a Path,
+    /// Programs for `/usr/bin`.
+    pub programs: &'a [PathBuf],
+}
+
+/// Writes the file system at `path`; `ours` may be left out.
+pub fn write(path: &Path, kernel: &Kernel, ours: Option<&Ours<'_>>) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let file = File::create(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
+    let mut archive = Initrd::new(BufWriter::new(file));
+    add_system(&mut archive, kernel)?;
+    if let Some(ours) = ours {
+        add_ours(&mut archive, ours)?;
+    }
+    archive.finish()?.flush()?;
+    Ok(fs::rename(temporary, path)?)
+}
+
+fn add_system<W: Write>(archive: &mut Initrd<W>, kernel: &Kernel) -> Result<()> {
+    for folder in ["dev", "proc", "sys", "run", "tmp", "root"] {
+        archive.folder(folder, 0o755)?;
+    }
+    // The kernel opens it for the first process before anything is mounted.
+    archive.char_device("/dev/console", 0o600, 5, 1)?;
+    archive.copy("/bin/busybox", 0o755, Path::new("/bin/busybox"))?;
+    for applet in capture_text(Command::new("/bin/busybox").arg("--list"))?.lines() {
+        if applet != "busybox" {
+            archive.symlink(&format!("/bin/{applet}"), "busybox")?;
+        }
+    }
+    archive.file("/etc/passwd", 0o644, ACCOUNTS.as_bytes())?;
+    archive.file("/etc/group", 0o644, GROUPS.as_bytes())?;
+    archive.file("/init", 0o755, guest::INIT.as_bytes())?;
+    archive.file("/usr/libexec/vgpu-agent", 0o755, guest::AGENT.as_bytes())?;
+    archive.copy(LOADER, 0o755, Path::new(LOADER))?;
+    for name in LIBRARIES {
+        let path = format!("{LIBRARY_FOLDER}/{name}");
+        archive.copy(&path, 0o755, Path::new(&path))?;
+    }
+    for name in DRIVERS {
+        let Some(path) = kernel.module(name)? else {
+            continue;
+        };
+        let content = fs::read(&path)?;
+        let content = if path.extension().is_some_and(|end| end == "xz") {
+            decompress("xz", &content)?
+        } else {
+            content
+        };
+        archive.file(&format!("/lib/modules/{name}.ko"), 0o644, &content)?;
+    }
+    Ok(())
+}
+
+fn add_ours<W: Write>(archive: &mut Initrd<W>, ours: &Ours<'_>) -> Result<()> {
+    archive.file("/lib/modules/vgpu.ko", 0o644, &stripped(ours.module)?)?;
+    archive.file(
+        &format!("{LIBRARY_FOLDER}/libcuda.so.1"),
+        0o755,
+        &stripped(ours.libcuda)?,
+    )?;
+    for program in ours.programs {
+        let name = file_name(program).to_string_lossy();
+        archive.copy(&format!("/usr/bin/{name}"), 0o755, program)?;
+    }
+    Ok(())
+}
+
+/// A binary without what only a debugger reads: a guest keeps its files in memory.
+fn stripped(path: &Path) -> Result<Vec<u8>> {
+    let output = tempfile::NamedTempFile::new()?;
+    capture(
+        Command::new("strip")
+            .arg("--strip-debug")
+            .arg("-o")
+            .arg(output.path())
+            .arg(path),
+    )?;
+    Ok(fs::read(output.path())?)
+}

@@ -1,0 +1,41 @@
+//! Every test: first those that need nothing built, then the whole path with virtual machines.
+
+use anyhow::Result;
+use vgpu_vm::ARTIFACTS_ENV;
+
+use crate::build::{self, Profile, cargo};
+use crate::kernel::{self, Version};
+use crate::util::{Layout, run as run_command};
+
+/// The package whose tests boot virtual machines.
+const WHOLE_SYSTEM: &str = "vgpu-tests";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leave out the whole-system tests
+    #[arg(long)]
+    fast: bool,
+    /// Arguments for the whole-system tests, such as a filter
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+pub fn run(layout: &Layout, args: &Args) -> Result<()> {
+    let artifacts = build::everything(layout, Profile::Dev)?;
+    // It must build for the newer kernel as well.
+    kernel::module(layout, Version::V6_12)?;
+    let test = || {
+        let mut command = cargo(layout);
+        command.env(ARTIFACTS_ENV, artifacts.root()).arg("test");
+        command
+    };
+    run_command(test().args(["--workspace", "--exclude", WHOLE_SYSTEM]))?;
+    if !args.fast {
+        run_command(
+            test()
+                .args(["--package", WHOLE_SYSTEM, "--"])
+                .args(&args.arguments),
+        )?;
+    }
+    Ok(())
+}
