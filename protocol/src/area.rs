@@ -7,7 +7,7 @@
 //! | offset | words | written by | meaning |
 //! | --- | --- | --- | --- |
 //! | [`STATUS`] | i32 | host | 0, or the error that ended the session: final, every later call returns it |
-//! | [`EVENTS`] | u32 | host | grows whenever a waiter should look again |
+//! | [`EVENTS`] | u32 | host | grows whenever a waiter should look again: a fence passed, a reply was written, a host function was posted, the status was set |
 //! | [`WAITERS`] | u32 | guest | how many threads sleep; while it is 0 the host sends no event |
 //! | [`CONTEXT_ERRORS`] | i32 × [`CONTEXTS_MAX`] | host sets, guest takes | first failure of a call that nobody waited for, by context |
 //! | [`HOST_FUNCTIONS`] | [`HOST_FUNCTIONS_MAX`] × 16 bytes | both | host functions to run, and their acknowledgement |

@@ -16,7 +16,8 @@
 //! guest's exports and its `cuGetProcAddress`, the executor's dispatch, the tests) is made from them.
 //!
 //! Word conventions: streams as in [`crate::words::handle`]; pointers are addresses, host addresses lie in the
-//! session's arena. `cuEventRecord` also writes `sequence` to fence word `slot` behind the event.
+//! session's arena. `cuEventRecord` also writes `sequence` to fence word `slot` behind the event,
+//! unless `sequence` is 0 (on a capturing stream, say).
 //! `cuModuleLoadData`'s image lies in mapped memory and is copied once. `cuModuleGetFunction` carries the
 //! kernel's name and answers with its parameters ([`crate::words::KernelParam`]) and their number.
 //! `cuLaunchKernel`'s blob is the packed parameters. `cuEventElapsedTime` answers with the bits of an f32.
