@@ -1,0 +1,317 @@
+//! The services of one host: `vgpud` and a `vgpu-backend` for each VM, in a folder of their own, as users of
+//! their own where this process is root.
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use vgpu_sched_api::messages::{Answer, Priority, Request, Status, TurnRecord};
+use vgpu_sched_api::packet;
+use vgpu_vm::Artifacts;
+use vgpu_vm::process::Process;
+
+/// How long a service may take to start.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// The group that may talk to the services, and the first of the users they run as. No such accounts need
+/// exist.
+const GROUP: u32 = 61_000;
+const VGPUD_USER: u32 = 61_001;
+const VM_USER: u32 = 61_100;
+
+/// Which GPU the services use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gpu {
+    /// The software GPU.
+    Software,
+    /// The machine's NVIDIA GPUs.
+    Nvidia,
+}
+
+impl Gpu {
+    /// The machine's NVIDIA GPU if it has one, else the software GPU. `VGPU_GPU=software` or `nvidia` decides.
+    pub fn detect() -> Self {
+        match std::env::var("VGPU_GPU").as_deref() {
+            Ok("software") => Self::Software,
+            Ok("nvidia") => Self::Nvidia,
+            _ if Path::new("/dev/nvidia0").exists() => Self::Nvidia,
+            _ => Self::Software,
+        }
+    }
+}
+
+/// A VM that has a backend.
+#[derive(Clone, Copy, Debug)]
+pub struct VmSpec {
+    /// Its number.
+    pub id: u32,
+    /// Its priority.
+    pub priority: Priority,
+}
+
+/// Running services.
+pub struct Stack {
+    dir: tempfile::TempDir,
+    artifacts: Artifacts,
+    gpu: Gpu,
+    vms: Vec<VmSpec>,
+    vgpud: Option<Process>,
+    backends: BTreeMap<u32, Process>,
+}
+
+impl Stack {
+    /// Starts `vgpud` with a pool map of these VMs, and their backends.
+    pub fn start(artifacts: &Artifacts, gpu: Gpu, vms: &[VmSpec]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("vgpu-").tempdir()?;
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+        let artifacts = artifacts.readable_by_others(dir.path())?;
+        let mut stack = Self {
+            dir,
+            artifacts,
+            gpu,
+            vms: vms.to_vec(),
+            vgpud: None,
+            backends: BTreeMap::new(),
+        };
+        stack.folder("vgpud", VGPUD_USER)?;
+        stack.folder("logs", 0)?;
+        stack.folder("softgpu", 0)?;
+        fs::set_permissions(stack.dir.path().join("softgpu"), Permissions::from_mode(0o1777))?;
+        fs::write(stack.pool_map(), pool_map(gpu, vms))?;
+        stack.start_vgpud()?;
+        for vm in vms {
+            stack.start_backend(vm.id)?;
+        }
+        Ok(stack)
+    }
+
+    /// The software that runs, where the services' users can read it.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    /// A folder that lives as long as the services.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The pool map's file.
+    pub fn pool_map(&self) -> PathBuf {
+        self.dir.path().join("pools.toml")
+    }
+
+    /// The vhost-user socket of a VM.
+    pub fn socket(&self, vm: u32) -> PathBuf {
+        self.dir.path().join(format!("vm{vm}/vgpu.sock"))
+    }
+
+    /// The user that a VM's backend runs as, and its QEMU may.
+    pub fn vm_user(&self, vm: u32) -> (u32, u32) {
+        (VM_USER + vm, GROUP)
+    }
+
+    /// `vgpud`'s process, to send signals to.
+    pub fn vgpud_pid(&self) -> Option<u32> {
+        self.vgpud.as_ref().map(Process::id)
+    }
+
+    /// A backend's process.
+    pub fn backend_pid(&self, vm: u32) -> Option<u32> {
+        self.backends.get(&vm).map(Process::id)
+    }
+
+    /// The executors that a VM's backend has now.
+    pub fn executors(&self, vm: u32) -> Vec<u32> {
+        let Some(backend) = self.backend_pid(vm) else {
+            return Vec::new();
+        };
+        let tasks = fs::read_dir(format!("/proc/{backend}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        tasks
+            .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+            .flat_map(|children| {
+                children
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse().ok())
+                    .collect::<Vec<u32>>()
+            })
+            .collect()
+    }
+
+    /// Starts `vgpud`; it must not run.
+    pub fn start_vgpud(&mut self) -> Result<()> {
+        let mut command = self.service("vgpud", "vgpud", VGPUD_USER)?;
+        command.arg("--config").arg(self.pool_map());
+        command.arg("--socket").arg(self.vgpud_socket());
+        command.arg("--state-dir").arg(self.dir.path().join("vgpud"));
+        self.vgpud = Some(Process::spawn(command).context("cannot start vgpud")?);
+        self.until("vgpud", |stack| stack.ask(&Request::Status).is_ok())
+    }
+
+    /// Kills `vgpud` as a crash would.
+    pub fn kill_vgpud(&mut self) {
+        self.vgpud = None;
+    }
+
+    fn start_backend(&mut self, vm: u32) -> Result<()> {
+        self.folder(&format!("vm{vm}"), VM_USER + vm)?;
+        let mut command = self.service("vgpu-backend", &format!("backend-{vm}"), VM_USER + vm)?;
+        command.arg("--socket-path").arg(self.socket(vm));
+        command.args(["--vm-id", &vm.to_string()]);
+        command.arg("--vgpud").arg(self.vgpud_socket());
+        command.arg("--exec").arg(self.artifacts.bin("vgpu-exec"));
+        if self.gpu == Gpu::Software {
+            command.arg("--libcuda-dir").arg(self.artifacts.softgpu_lib_dir());
+            let shared = self.dir.path().join("softgpu");
+            command.args(["--exec-env", &format!("VGPU_SOFTGPU_DIR={}", shared.display())]);
+        }
+        self.backends
+            .insert(vm, Process::spawn(command).context("cannot start vgpu-backend")?);
+        self.until(&format!("backend-{vm}"), |stack| stack.socket(vm).exists())
+    }
+
+    /// A C program of `programs/`, to run in this host's own process with the GPU of that VM.
+    pub fn program(&self, vm: u32, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.artifacts.program(name));
+        command
+            .args(arguments)
+            .env("VGPU_SOCKET", self.socket(vm))
+            .env("LD_LIBRARY_PATH", self.artifacts.guest_lib_dir());
+        command
+    }
+
+    /// Asks `vgpud` one thing.
+    pub fn ask(&self, request: &Request) -> Result<Answer> {
+        let socket = self.connect()?;
+        packet::send(&socket, request, &[])?;
+        Ok(packet::receive(&socket)?.0)
+    }
+
+    /// `vgpud`'s view of everything.
+    pub fn status(&self) -> Result<Status> {
+        match self.ask(&Request::Status)? {
+            Answer::Status(status) => Ok(*status),
+            other => bail!("vgpud answered {other:?} to a request for its status"),
+        }
+    }
+
+    /// The turns that were given, from that number on.
+    pub fn turns(&self, from: u64) -> Result<Vec<TurnRecord>> {
+        match self.ask(&Request::Turns { from })? {
+            Answer::Turns { turns, .. } => Ok(turns),
+            other => bail!("vgpud answered {other:?} to a request for turns"),
+        }
+    }
+
+    /// What a service has written to its log.
+    pub fn log(&self, service: &str) -> String {
+        fs::read_to_string(self.log_path(service)).unwrap_or_default()
+    }
+
+    /// All logs, for a failed test to show.
+    pub fn logs(&self) -> String {
+        let mut all = String::new();
+        let names = self.vms.iter().map(|vm| format!("backend-{}", vm.id));
+        for name in std::iter::once("vgpud".to_owned()).chain(names) {
+            all += &format!("--- {name}\n{}", self.log(&name));
+        }
+        all
+    }
+
+    /// Waits until `done`, at most as long as a service may take; the logs are in the error.
+    pub fn until(&self, what: &str, done: impl Fn(&Self) -> bool) -> Result<()> {
+        let end = Instant::now() + START_LIMIT;
+        while !done(self) {
+            if Instant::now() > end {
+                bail!(
+                    "{what}: not so after {} s\n{}",
+                    START_LIMIT.as_secs(),
+                    self.logs()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn vgpud_socket(&self) -> PathBuf {
+        self.dir.path().join("vgpud/vgpud.sock")
+    }
+
+    fn connect(&self) -> Result<OwnedFd> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(self.vgpud_socket())?)?;
+        Ok(socket)
+    }
+
+    fn log_path(&self, service: &str) -> PathBuf {
+        self.dir.path().join("logs").join(format!("{service}.log"))
+    }
+
+    fn folder(&self, name: &str, user: u32) -> Result<()> {
+        let path = self.dir.path().join(name);
+        fs::create_dir(&path)?;
+        if rustix::process::geteuid().is_root() {
+            chown(&path, Some(user), Some(if user == 0 { 0 } else { GROUP }))?;
+            fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+        }
+        Ok(())
+    }
+
+    fn service(&self, program: &str, log: &str, user: u32) -> Result<Command> {
+        let mut command = Command::new(Artifacts::existing(self.artifacts.bin(program))?);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path(log))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .current_dir("/");
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "info");
+        }
+        if rustix::process::geteuid().is_root() {
+            command.uid(user).gid(GROUP);
+        }
+        Ok(command)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // Backends first: with vgpud alive they end their sessions in order.
+        self.backends.clear();
+        self.vgpud = None;
+    }
+}
+
+fn pool_map(gpu: Gpu, vms: &[VmSpec]) -> String {
+    let numbers = vms
+        .iter()
+        .map(|vm| format!("\"{}\"", vm.id))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let mut map = String::new();
+    if gpu == Gpu::Software {
+        map += "[inventory]\nsoftgpu = 1\n\n";
+    }
+    map += &format!("[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [{numbers}]\n");
+    for vm in vms {
+        map += &format!("\n[vm.{}]\npriority = \"{}\"\n", vm.id, vm.priority);
+    }
+    map
+}
