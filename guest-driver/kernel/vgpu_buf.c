@@ -1,0 +1,599 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Buffers: memory of the guest that the host maps at the same address.
+ *
+ * The pages are ordinary ones, each with a reference count of its own. The
+ * buffer holds one reference, each user mapping another, so a page outlives
+ * both. They are charged to the caller's memory cgroup, and, being the
+ * driver's and not the user's, not to RLIMIT_MEMLOCK.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/gfp.h>
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
+#include <linux/version.h>
+
+#include "vgpu_drv.h"
+
+/* The largest piece that is asked for: 2 MiB of 4 KiB pages. */
+#define VGPU_ORDER_MAX	9
+
+/*
+ * While pages are gathered there may be this many pieces for each run that is
+ * allowed: neighbours that come one after the other merge in the end.
+ */
+#define VGPU_PIECES_PER_RUN	4
+
+/**
+ * struct vgpu_run - pages that lie side by side
+ * @pfn:	the first
+ * @pages:	how many
+ */
+struct vgpu_run {
+	unsigned long pfn;
+	unsigned long pages;
+};
+
+/**
+ * struct vgpu_pages - the pages of a buffer
+ * @runs:	the runs, in the order in which they are mapped
+ * @len:	how many runs there are
+ * @cap:	how many fit
+ */
+struct vgpu_pages {
+	struct vgpu_run *runs;
+	u32 len;
+	u32 cap;
+};
+
+/**
+ * enum vgpu_buf_state - what the host knows of a buffer
+ * @VGPU_BUF_NAMED: it was told about some pages, or is to forget them
+ * @VGPU_BUF_MAPPED: it has mapped all of them; users may too
+ */
+enum vgpu_buf_state {
+	VGPU_BUF_NAMED,
+	VGPU_BUF_MAPPED
+};
+
+/**
+ * struct vgpu_buf - a buffer
+ * @ref:	one for the file (or the device, for an orphan), one while it is
+ *		mapped into a process
+ * @node:	in vgpu_file.bufs
+ * @link:	in vgpu_device.orphans
+ * @addr:	its address, in the guest process and on the host
+ * @len:	bytes
+ * @state:	changed under vgpu_file.lock and .bufs_lock
+ * @pages:	its memory
+ */
+struct vgpu_buf {
+	struct kref ref;
+	struct rb_node node;
+	struct list_head link;
+	u64 addr;
+	u64 len;
+	enum vgpu_buf_state state;
+	struct vgpu_pages pages;
+};
+
+static void vgpu_pages_free(struct vgpu_pages *pages)
+{
+	for (u32 run = 0; run < pages->len; run++) {
+		unsigned long pfn = pages->runs[run].pfn;
+
+		for (unsigned long i = 0; i < pages->runs[run].pages; i++) {
+			put_page(pfn_to_page(pfn + i));
+			if (i % BIT(VGPU_ORDER_MAX) == 0)
+				cond_resched();
+		}
+	}
+	kvfree(pages->runs);
+	memset(pages, 0, sizeof(*pages));
+}
+
+static int vgpu_run_compare(const void *a, const void *b)
+{
+	const struct vgpu_run *left = a, *right = b;
+
+	return left->pfn < right->pfn ? -1 : left->pfn > right->pfn;
+}
+
+/* All pages are zero, so their order is free: the one with the fewest runs is taken. */
+static void vgpu_pages_merge(struct vgpu_pages *pages)
+{
+	u32 last = 0;
+
+	if (!pages->len)
+		return;
+	sort(pages->runs, pages->len, sizeof(*pages->runs), vgpu_run_compare, NULL);
+	for (u32 run = 1; run < pages->len; run++) {
+		struct vgpu_run *to = &pages->runs[last];
+
+		if (to->pfn + to->pages == pages->runs[run].pfn)
+			to->pages += pages->runs[run].pages;
+		else
+			pages->runs[++last] = pages->runs[run];
+	}
+	pages->len = last + 1;
+}
+
+static struct page *vgpu_page_alloc(unsigned int order, bool hard)
+{
+	gfp_t gfp = GFP_HIGHUSER | __GFP_ZERO | __GFP_ACCOUNT | __GFP_NOWARN;
+	struct page *page;
+
+	/* Never the OOM killer: the caller is told, and stages its copies. */
+	gfp |= order && !hard ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL;
+	page = alloc_pages(gfp, order);
+	if (page && order)
+		split_page(page, order);
+	return page;
+}
+
+/* Gathers pages in large pieces; in smaller ones once there are no larger. */
+static int vgpu_pages_gather(struct vgpu_pages *pages, unsigned long count,
+			     bool hard)
+{
+	unsigned int order = VGPU_ORDER_MAX;
+
+	while (count) {
+		struct page *page;
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		if (pages->len == pages->cap) {
+			vgpu_pages_merge(pages);
+			/* The rest would be as scattered. */
+			if (pages->len > pages->cap - pages->cap / 4)
+				return -ENOMEM;
+		}
+		order = min_t(unsigned int, order, __fls(count));
+		page = vgpu_page_alloc(order, hard);
+		if (page) {
+			pages->runs[pages->len].pfn = page_to_pfn(page);
+			pages->runs[pages->len].pages = BIT(order);
+			pages->len++;
+			count -= BIT(order);
+		} else if (order) {
+			order--;
+		} else {
+			return -ENOMEM;
+		}
+		cond_resched();
+	}
+	vgpu_pages_merge(pages);
+	return 0;
+}
+
+/*
+ * Allocates @count zeroed pages in at most @runs_max runs. Tries quickly first;
+ * if that is too scattered, lets reclaim and compaction work.
+ */
+static int vgpu_pages_alloc(struct vgpu_pages *pages, unsigned long count,
+			    u32 runs_max)
+{
+	int err = -ENOMEM;
+
+	if (!runs_max || count > totalram_pages())
+		return -ENOMEM;
+	for (int hard = 0; hard <= 1; hard++) {
+		pages->len = 0;
+		pages->cap = min_t(u64, count, (u64)runs_max * VGPU_PIECES_PER_RUN);
+		pages->runs = kvmalloc_array(pages->cap, sizeof(*pages->runs),
+					     GFP_KERNEL_ACCOUNT);
+		if (!pages->runs)
+			return -ENOMEM;
+		err = vgpu_pages_gather(pages, count, hard);
+		if (!err && pages->len > runs_max)
+			err = -ENOMEM;
+		if (!err)
+			return 0;
+		vgpu_pages_free(pages);
+		if (err != -ENOMEM)
+			break;
+	}
+	return err;
+}
+
+static void vgpu_buf_release(struct kref *ref)
+{
+	struct vgpu_buf *buf = container_of(ref, struct vgpu_buf, ref);
+
+	vgpu_pages_free(&buf->pages);
+	kfree(buf);
+}
+
+static void vgpu_buf_put(struct vgpu_buf *buf)
+{
+	kref_put(&buf->ref, vgpu_buf_release);
+}
+
+/* The buffer that holds @addr, or NULL. Context: bufs_lock held. */
+static struct vgpu_buf *vgpu_buf_find(struct vgpu_file *file, u64 addr)
+{
+	struct rb_node *node = file->bufs.rb_node;
+
+	while (node) {
+		struct vgpu_buf *buf = rb_entry(node, struct vgpu_buf, node);
+
+		if (addr < buf->addr)
+			node = node->rb_left;
+		else if (addr - buf->addr >= buf->len)
+			node = node->rb_right;
+		else
+			return buf;
+	}
+	return NULL;
+}
+
+/* Adds a buffer to its file, within the limits. */
+static int vgpu_buf_insert(struct vgpu_file *file, struct vgpu_buf *buf)
+{
+	const struct vgpu_limits *limits = &file->dev->limits;
+	struct rb_node **link = &file->bufs.rb_node, *parent = NULL;
+	int err = 0;
+
+	mutex_lock(&file->bufs_lock);
+	while (*link) {
+		struct vgpu_buf *other = rb_entry(*link, struct vgpu_buf, node);
+
+		parent = *link;
+		if (buf->addr + buf->len <= other->addr) {
+			link = &parent->rb_left;
+		} else if (other->addr + other->len <= buf->addr) {
+			link = &parent->rb_right;
+		} else {
+			err = -EEXIST;
+			goto unlock;
+		}
+	}
+	/* Other threads may have allocated since the pages were gathered. */
+	if (buf->pages.len > limits->runs_max - file->runs) {
+		err = -ENOMEM;
+	} else if (buf->len > limits->mapped_len_max - file->mapped_len) {
+		err = -ENOSPC;
+	} else {
+		rb_link_node(&buf->node, parent, link);
+		rb_insert_color(&buf->node, &file->bufs);
+		file->runs += buf->pages.len;
+		file->mapped_len += buf->len;
+	}
+unlock:
+	mutex_unlock(&file->bufs_lock);
+	return err;
+}
+
+/* Takes a buffer from its file, whose reference the caller gets. */
+static void vgpu_buf_remove(struct vgpu_file *file, struct vgpu_buf *buf)
+{
+	mutex_lock(&file->bufs_lock);
+	rb_erase(&buf->node, &file->bufs);
+	file->runs -= buf->pages.len;
+	file->mapped_len -= buf->len;
+	mutex_unlock(&file->bufs_lock);
+}
+
+static void vgpu_buf_set_state(struct vgpu_file *file, struct vgpu_buf *buf,
+			       enum vgpu_buf_state state)
+{
+	mutex_lock(&file->bufs_lock);
+	buf->state = state;
+	mutex_unlock(&file->bufs_lock);
+}
+
+/* Names the pages to the host. Context: vgpu_file.lock held. */
+static int vgpu_buf_map(struct vgpu_file *file, struct vgpu_buf *buf, u32 flags)
+{
+	u32 wire_flags = flags & VGPU_BUF_REGISTER ? VGPU_WIRE_MAP_REGISTER : 0;
+	u64 offset = 0;
+	u32 run = 0;
+
+	while (run < buf->pages.len) {
+		u32 runs_len = min(buf->pages.len - run,
+				   file->dev->limits.runs_per_message_max);
+		struct vgpu_wire_map *map;
+		struct vgpu_req *req;
+		int err;
+
+		req = vgpu_req_new(VGPU_WIRE_MAP, file->session,
+				   struct_size(map, runs, runs_len));
+		if (!req)
+			return -ENOMEM;
+		map = (struct vgpu_wire_map *)req->body;
+		map->addr = cpu_to_le64(buf->addr);
+		map->len = cpu_to_le64(buf->len);
+		map->offset = cpu_to_le64(offset);
+		map->flags = cpu_to_le32(wire_flags);
+		map->runs_len = cpu_to_le32(runs_len);
+		for (u32 i = 0; i < runs_len; i++, run++) {
+			u64 len = (u64)buf->pages.runs[run].pages << PAGE_SHIFT;
+
+			map->runs[i].gpa = cpu_to_le64(PFN_PHYS(buf->pages.runs[run].pfn));
+			map->runs[i].len = cpu_to_le64(len);
+			offset += len;
+		}
+		err = vgpu_file_call(file, req);
+		vgpu_req_put(req);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/*
+ * Has the host forget a buffer and drops it. If the host does not confirm, the
+ * buffer stays until the session is closed. Context: vgpu_file.lock held.
+ */
+static int vgpu_buf_unmap(struct vgpu_file *file, struct vgpu_buf *buf)
+{
+	struct vgpu_wire_unmap *unmap;
+	struct vgpu_req *req;
+	int err;
+
+	req = vgpu_req_new(VGPU_WIRE_UNMAP, file->session, sizeof(*unmap));
+	if (!req)
+		return -ENOMEM;
+	unmap = (struct vgpu_wire_unmap *)req->body;
+	unmap->addr = cpu_to_le64(buf->addr);
+	err = vgpu_file_call(file, req);
+	vgpu_req_put(req);
+	/* What the host does not know it does not use. */
+	if (err && err != -ENOENT)
+		return err;
+	vgpu_buf_remove(file, buf);
+	vgpu_buf_put(buf);
+	return 0;
+}
+
+static bool vgpu_buf_in_arena(struct vgpu_file *file, u64 addr, u64 len)
+{
+	u64 arena_len = file->dev->limits.arena_len;
+
+	return addr >= file->window && addr - file->window < arena_len &&
+	       len <= arena_len - (addr - file->window);
+}
+
+/**
+ * vgpu_buf_alloc - allocate a buffer and have the host map it
+ * @file:	a file with a session
+ * @addr:	its address
+ * @len:	bytes
+ * @flags:	VGPU_BUF_REGISTER or 0
+ *
+ * Context: process context, sleeps. Takes vgpu_file.lock.
+ * Return: 0 or -errno, as VGPU_IOC_ALLOC.
+ */
+int vgpu_buf_alloc(struct vgpu_file *file, u64 addr, u64 len, u32 flags)
+{
+	const struct vgpu_limits *limits = &file->dev->limits;
+	struct vgpu_buf *buf;
+	int err;
+
+	if (flags & ~VGPU_BUF_REGISTER || !len || !PAGE_ALIGNED(addr | len) ||
+	    !vgpu_buf_in_arena(file, addr, len))
+		return -EINVAL;
+	if (len > limits->mapped_len_max - READ_ONCE(file->mapped_len))
+		return -ENOSPC;
+
+	buf = kzalloc(sizeof(*buf), GFP_KERNEL_ACCOUNT);
+	if (!buf)
+		return -ENOMEM;
+	kref_init(&buf->ref);
+	INIT_LIST_HEAD(&buf->link);
+	buf->addr = addr;
+	buf->len = len;
+	buf->state = VGPU_BUF_NAMED;
+	err = vgpu_pages_alloc(&buf->pages, len >> PAGE_SHIFT,
+			       limits->runs_max - READ_ONCE(file->runs));
+	if (err)
+		goto put;
+
+	err = mutex_lock_killable(&file->lock);
+	if (err)
+		goto put;
+	err = vgpu_file_status(file);
+	if (!err)
+		err = vgpu_buf_insert(file, buf);
+	if (err) {
+		mutex_unlock(&file->lock);
+		goto put;
+	}
+	err = vgpu_buf_map(file, buf, flags);
+	if (err)
+		vgpu_buf_unmap(file, buf);
+	else
+		vgpu_buf_set_state(file, buf, VGPU_BUF_MAPPED);
+	mutex_unlock(&file->lock);
+	return err;
+
+put:
+	/* The host was told nothing. */
+	vgpu_buf_put(buf);
+	return err;
+}
+
+/**
+ * vgpu_buf_free - have the host forget a buffer and give its pages back
+ * @file: a file with a session
+ * @addr: the buffer's address
+ *
+ * Context: process context, sleeps. Takes vgpu_file.lock.
+ * Return: 0 or -errno, as VGPU_IOC_FREE.
+ */
+int vgpu_buf_free(struct vgpu_file *file, u64 addr)
+{
+	struct vgpu_buf *buf;
+	int err;
+
+	err = mutex_lock_killable(&file->lock);
+	if (err)
+		return err;
+	err = vgpu_file_status(file);
+	if (err)
+		goto unlock;
+
+	mutex_lock(&file->bufs_lock);
+	buf = vgpu_buf_find(file, addr);
+	if (buf && buf->addr == addr && buf->state == VGPU_BUF_MAPPED)
+		buf->state = VGPU_BUF_NAMED;
+	else
+		err = -ENOENT;
+	mutex_unlock(&file->bufs_lock);
+	if (err)
+		goto unlock;
+
+	err = vgpu_buf_unmap(file, buf);
+	/* The host refused: it still has all of it. */
+	if (err == -EINVAL || err == -ENOMEM)
+		vgpu_buf_set_state(file, buf, VGPU_BUF_MAPPED);
+unlock:
+	mutex_unlock(&file->lock);
+	return err;
+}
+
+/* Maps pages of a buffer, from @skip on, until the area is full. */
+static int vgpu_pages_insert(struct vgpu_pages *pages, unsigned long skip,
+			     struct vm_area_struct *vma, struct page **batch)
+{
+	unsigned long addr = vma->vm_start;
+
+	for (u32 run = 0; run < pages->len && addr < vma->vm_end; run++) {
+		unsigned long at = min(skip, pages->runs[run].pages);
+
+		skip -= at;
+		while (at < pages->runs[run].pages && addr < vma->vm_end) {
+			unsigned long count, left;
+			int err;
+
+			count = min3(pages->runs[run].pages - at,
+				     (vma->vm_end - addr) >> PAGE_SHIFT,
+				     PAGE_SIZE / sizeof(*batch));
+			for (unsigned long i = 0; i < count; i++)
+				batch[i] = pfn_to_page(pages->runs[run].pfn + at + i);
+			left = count;
+			err = vm_insert_pages(vma, addr, batch, &left);
+			if (err)
+				return err;
+			if (fatal_signal_pending(current))
+				return -EINTR;
+			cond_resched();
+			at += count;
+			addr += count << PAGE_SHIFT;
+		}
+	}
+	return 0;
+}
+
+/**
+ * vgpu_buf_mmap - map part of a buffer into the caller
+ * @file:	a file with a session
+ * @vma:	where; its offset is the address in the buffer
+ *
+ * All pages are mapped at once and are ordinary ones, fit for direct I/O. A
+ * child does not inherit the mapping, as it does not inherit the session.
+ *
+ * Context: process context, mmap_lock held for writing.
+ * Return: 0 or -errno.
+ */
+int vgpu_buf_mmap(struct vgpu_file *file, struct vm_area_struct *vma)
+{
+	const vm_flags_t flags = VM_MIXEDMAP | VM_DONTEXPAND | VM_DONTDUMP |
+				 VM_DONTCOPY;
+	u64 addr = (u64)vma->vm_pgoff << PAGE_SHIFT;
+	u64 len = vma->vm_end - vma->vm_start;
+	struct vgpu_buf *buf;
+	struct page **batch;
+	u64 skip;
+	int err;
+
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	err = vgpu_file_status(file);
+	if (err)
+		return err;
+
+	mutex_lock(&file->bufs_lock);
+	buf = vgpu_buf_find(file, addr);
+	if (buf && buf->state == VGPU_BUF_MAPPED &&
+	    len <= buf->len - (addr - buf->addr))
+		kref_get(&buf->ref);
+	else
+		buf = NULL;
+	mutex_unlock(&file->bufs_lock);
+	if (!buf)
+		return -EINVAL;
+	skip = (addr - buf->addr) >> PAGE_SHIFT;
+
+	batch = (struct page **)__get_free_page(GFP_KERNEL);
+	if (!batch) {
+		err = -ENOMEM;
+		goto put;
+	}
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	vm_flags_set(vma, flags);
+#else
+	vma->vm_flags |= flags;
+#endif
+	err = vgpu_pages_insert(&buf->pages, skip, vma, batch);
+	free_page((unsigned long)batch);
+put:
+	vgpu_buf_put(buf);
+	return err;
+}
+
+/**
+ * vgpu_buf_drop_all - give all buffers of a file back
+ * @file: a file that nobody has open and whose session the host has ended
+ *
+ * Context: process context.
+ */
+void vgpu_buf_drop_all(struct vgpu_file *file)
+{
+	struct vgpu_buf *buf, *next;
+
+	rbtree_postorder_for_each_entry_safe(buf, next, &file->bufs, node)
+		vgpu_buf_put(buf);
+	file->bufs = RB_ROOT;
+}
+
+/**
+ * vgpu_buf_orphan_all - keep a file's buffers until the device is reset
+ * @file: a file that nobody has open; the host may still use its pages
+ *
+ * Context: process context.
+ */
+void vgpu_buf_orphan_all(struct vgpu_file *file)
+{
+	struct vgpu_device *dev = file->dev;
+	struct vgpu_buf *buf, *next;
+
+	mutex_lock(&dev->orphans_lock);
+	rbtree_postorder_for_each_entry_safe(buf, next, &file->bufs, node)
+		list_add_tail(&buf->link, &dev->orphans);
+	file->bufs = RB_ROOT;
+	mutex_unlock(&dev->orphans_lock);
+	if (completion_done(&dev->reset_done))
+		vgpu_buf_drop_orphans(dev);
+}
+
+/**
+ * vgpu_buf_drop_orphans - give the buffers of closed files back
+ * @dev: a device that has been reset
+ *
+ * Context: process context.
+ */
+void vgpu_buf_drop_orphans(struct vgpu_device *dev)
+{
+	struct vgpu_buf *buf, *next;
+
+	mutex_lock(&dev->orphans_lock);
+	list_for_each_entry_safe(buf, next, &dev->orphans, link) {
+		list_del(&buf->link);
+		vgpu_buf_put(buf);
+	}
+	mutex_unlock(&dev->orphans_lock);
+}
