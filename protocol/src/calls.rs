@@ -480,6 +480,51 @@ macro_rules! for_each_call {
     };
 }
 
+/// Calls `$with!{ symbols }` with the symbols of the ABI that no row has: earlier versions of functions, and
+/// graphics interoperation that comes with other headers. They are exported, answer CUDA_ERROR_NOT_SUPPORTED,
+/// and `cuGetProcAddress` does not know them.
+#[macro_export]
+macro_rules! for_each_old_symbol {
+    ($($with:tt)::+) => {
+        $($with)::+! {
+            cuArray3DCreate cuArray3DGetDescriptor cuArrayCreate cuArrayGetDescriptor cuCtxCreate
+            cuCtxDestroy cuCtxPopCurrent cuCtxPushCurrent cuDevicePrimaryCtxRelease cuDevicePrimaryCtxReset
+            cuDevicePrimaryCtxSetFlags cuDeviceTotalMem cuEGLApiInit cuEGLStreamConsumerAcquireFrame
+            cuEGLStreamConsumerConnect cuEGLStreamConsumerConnectWithFlags cuEGLStreamConsumerDisconnect
+            cuEGLStreamConsumerReleaseFrame cuEGLStreamProducerConnect cuEGLStreamProducerDisconnect
+            cuEGLStreamProducerPresentFrame cuEGLStreamProducerReturnFrame cuEventDestroy cuGLCtxCreate
+            cuGLCtxCreate_v2 cuGLGetDevices cuGLGetDevices_v2 cuGLInit cuGLMapBufferObject
+            cuGLMapBufferObjectAsync cuGLMapBufferObjectAsync_v2 cuGLMapBufferObjectAsync_v2_ptsz
+            cuGLMapBufferObject_v2 cuGLMapBufferObject_v2_ptds cuGLRegisterBufferObject
+            cuGLSetBufferObjectMapFlags cuGLUnmapBufferObject cuGLUnmapBufferObjectAsync
+            cuGLUnregisterBufferObject cuGraphAddDependencies cuGraphAddKernelNode cuGraphAddNode
+            cuGraphExecKernelNodeSetParams cuGraphExecUpdate cuGraphGetEdges cuGraphInstantiate
+            cuGraphKernelNodeGetParams cuGraphKernelNodeSetParams cuGraphNodeGetDependencies
+            cuGraphNodeGetDependentNodes cuGraphRemoveDependencies cuGraphicsEGLRegisterImage
+            cuGraphicsGLRegisterBuffer cuGraphicsGLRegisterImage cuGraphicsResourceGetMappedEglFrame
+            cuGraphicsResourceGetMappedPointer cuGraphicsResourceSetMapFlags
+            cuGraphicsVDPAURegisterOutputSurface cuGraphicsVDPAURegisterVideoSurface cuIpcOpenMemHandle
+            cuLinkAddData cuLinkAddFile cuLinkCreate cuMemAdvise cuMemAlloc cuMemAllocHost cuMemAllocPitch
+            cuMemFree cuMemGetAddressRange cuMemGetAttribute cuMemGetAttribute_v2 cuMemGetInfo
+            cuMemHostGetDevicePointer cuMemHostRegister cuMemPrefetchAsync cuMemPrefetchAsync_ptsz
+            cuMemcpy2D cuMemcpy2DAsync cuMemcpy2DUnaligned cuMemcpy3D cuMemcpy3DAsync cuMemcpy3DBatchAsync
+            cuMemcpy3DBatchAsync_ptsz cuMemcpyAtoA cuMemcpyAtoD cuMemcpyAtoH cuMemcpyAtoHAsync
+            cuMemcpyBatchAsync cuMemcpyBatchAsync_ptsz cuMemcpyDtoA cuMemcpyDtoD cuMemcpyDtoDAsync
+            cuMemcpyDtoH cuMemcpyDtoHAsync cuMemcpyHtoA cuMemcpyHtoAAsync cuMemcpyHtoD cuMemcpyHtoDAsync
+            cuMemsetD16 cuMemsetD2D16 cuMemsetD2D32 cuMemsetD2D8 cuMemsetD32 cuMemsetD8 cuModuleGetGlobal
+            cuProfilerInitialize cuProfilerStart cuProfilerStop cuStreamBatchMemOp cuStreamBatchMemOp_ptsz
+            cuStreamBeginCapture cuStreamBeginCapture_ptsz cuStreamDestroy cuStreamGetCaptureInfo
+            cuStreamGetCaptureInfo_ptsz cuStreamGetCaptureInfo_v2 cuStreamGetCaptureInfo_v2_ptsz
+            cuStreamGetCtx cuStreamGetCtx_ptsz cuStreamUpdateCaptureDependencies
+            cuStreamUpdateCaptureDependencies_ptsz cuStreamWaitValue32 cuStreamWaitValue32_ptsz
+            cuStreamWaitValue64 cuStreamWaitValue64_ptsz cuStreamWriteValue32 cuStreamWriteValue32_ptsz
+            cuStreamWriteValue64 cuStreamWriteValue64_ptsz cuTexRefGetAddress cuTexRefSetAddress
+            cuTexRefSetAddress2D cuTexRefSetAddress2D_v2 cuVDPAUCtxCreate cuVDPAUCtxCreate_v2
+            cuVDPAUGetDevice
+        }
+    };
+}
+
 /// Who answers a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
