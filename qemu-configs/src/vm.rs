@@ -472,7 +472,7 @@ impl Vm {
         let sent = self.qmp.write_all(format!("{request}\n").as_bytes());
         self.check_sent(sent)?;
         let what = format!("answer to QMP {command}");
-        let mut reply = self.wait_until(&what, QMP_LIMIT, |heard| heard.qmp_replies.remove(&id))?;
+        let mut reply = self.wait_for_qemu(&what, |heard| heard.qmp_replies.remove(&id))?;
         match reply.get_mut("return") {
             Some(value) => Ok(value.take()),
             None => Err(Error::Qmp {
@@ -486,7 +486,7 @@ impl Vm {
     /// Waits for the next QMP event of this name, and takes it together with all before it.
     pub fn wait_for_event(&mut self, name: &str) -> Result<Value> {
         let what = format!("QMP event {name}");
-        self.wait_until(&what, QMP_LIMIT, |heard| {
+        self.wait_for_qemu(&what, |heard| {
             let at = heard.qmp_events.iter().position(|event| event["event"] == name)?;
             heard.qmp_events.drain(..=at).next_back()
         })
@@ -497,7 +497,7 @@ impl Vm {
     pub fn reset(&mut self) -> Result<()> {
         let boots = self.boots();
         self.qmp("system_reset", json!({}))?;
-        // What made the reset necessary is over.
+        // A panic that made the reset necessary is over.
         self.ear.heard().panicked = false;
         self.wait_boots(boots + 1)
     }
@@ -541,31 +541,41 @@ impl Vm {
         }
     }
 
-    /// Waits for something to be heard; the end of the guest or of QEMU ends the wait.
+    /// Waits for something the guest does; its panic ends the wait, and so does the end of QEMU.
     fn wait_until<T>(
         &mut self,
         what: &str,
         limit: Duration,
         mut ready: impl FnMut(&mut Heard) -> Option<T>,
     ) -> Result<T> {
-        enum Event<T> {
-            Ready(T),
-            Panicked,
-            Closed,
-        }
-        let event = self.ear.wait(limit, |heard| match ready(heard) {
-            Some(found) => Some(Event::Ready(found)),
-            None if heard.panicked => Some(Event::Panicked),
-            None if heard.closed => Some(Event::Closed),
-            None => None,
+        let found = self.wait_unless_closed(what, limit, |heard| match ready(heard) {
+            Some(found) => Some(Some(found)),
+            None => heard.panicked.then_some(None),
+        })?;
+        found.ok_or_else(|| Error::Panicked {
+            vm: self.name.clone(),
+            console: self.console_tail(),
+        })
+    }
+
+    /// Waits for something that QEMU itself does, whatever has become of the guest.
+    fn wait_for_qemu<T>(&mut self, what: &str, ready: impl FnMut(&mut Heard) -> Option<T>) -> Result<T> {
+        self.wait_unless_closed(what, QMP_LIMIT, ready)
+    }
+
+    fn wait_unless_closed<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut ready: impl FnMut(&mut Heard) -> Option<T>,
+    ) -> Result<T> {
+        let found = self.ear.wait(limit, |heard| match ready(heard) {
+            Some(found) => Some(Some(found)),
+            None => heard.closed.then_some(None),
         });
-        match event {
-            Some(Event::Ready(found)) => Ok(found),
-            Some(Event::Panicked) => Err(Error::Panicked {
-                vm: self.name.clone(),
-                console: self.console_tail(),
-            }),
-            Some(Event::Closed) => Err(self.gone()),
+        match found {
+            Some(Some(found)) => Ok(found),
+            Some(None) => Err(self.gone()),
             None => Err(Error::TimedOut {
                 vm: self.name.clone(),
                 what: what.to_owned(),

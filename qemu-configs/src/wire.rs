@@ -66,7 +66,8 @@ pub(crate) struct Heard {
 
 impl Heard {
     fn console_line(&mut self, line: String) {
-        self.panicked |= line.contains("Kernel panic - not syncing");
+        // The kernel says it twice; the second time may come after a reset has already been asked for.
+        self.panicked |= line.contains("] Kernel panic - not syncing");
         self.console.push(line);
     }
 

@@ -1,0 +1,97 @@
+//! The launcher against a real guest, without a GPU. One machine, since each boot takes seconds.
+
+use std::time::Duration;
+
+use serde_json::json;
+use vgpu_vm::{Artifacts, COMMAND_BYTES_MAX, Error, Vm};
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+#[test]
+fn a_guest_boots_and_obeys() {
+    let artifacts = Artifacts::from_env();
+    let payload = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(payload.path(), "#!/bin/sh\necho payload \"$1\"\n").unwrap();
+    let mut vm = Vm::builder(&artifacts, "boot")
+        .memory_mib(256)
+        .initrd(artifacts.root().join("boot/initramfs-bare.cpio"))
+        .file("/usr/bin/payload", payload.path())
+        .boot()
+        .unwrap();
+
+    commands(&mut vm);
+    jobs_at_once(&mut vm);
+    monitor(&mut vm);
+    assert_eq!(vm.kernel_complaints(), [""; 0]);
+    reset(&mut vm);
+    panic_and_recovery(&mut vm);
+
+    vm.kill();
+    assert!(matches!(vm.run("true"), Err(Error::Gone { .. })));
+}
+
+fn commands(vm: &mut Vm) {
+    let output = vm
+        .run("uname -s; id -un; payload 'a  b' >&2; printf end; exit 3")
+        .unwrap();
+    assert_eq!(output.text, "Linux\nguest\npayload a  b\nend");
+    assert_eq!(output.status, 3);
+    assert_eq!(vm.run_as_root("id -u").unwrap().text, "0\n");
+    assert_eq!(
+        vm.run(r#"echo "back\\slash" '$HOME' "it's""#).unwrap().text,
+        "back\\slash $HOME it's\n"
+    );
+    assert_eq!(vm.run("true").unwrap().text, "");
+    assert_eq!(vm.run("kill -9 $$").unwrap().status, 137);
+    assert_eq!(vm.run("sh -c 'exit 5'").unwrap().status, 5);
+    let many = vm.run("seq 2000").unwrap().text;
+    assert!(many.lines().eq((1..=2000).map(|n: u32| n.to_string())));
+
+    let long = format!("echo {}", "x".repeat(COMMAND_BYTES_MAX - 5));
+    assert_eq!(vm.run(&long).unwrap().text.len(), COMMAND_BYTES_MAX - 5 + 1);
+    assert!(matches!(vm.run(&(long + "x")), Err(Error::BadCommand)));
+    assert!(matches!(vm.run("echo\ntwo"), Err(Error::BadCommand)));
+}
+
+fn jobs_at_once(vm: &mut Vm) {
+    let sleeper = vm.start("echo started; exec sleep 1000").unwrap();
+    vm.wait_for_output(&sleeper, "started", LIMIT).unwrap();
+    assert_eq!(vm.run("echo meanwhile").unwrap().text, "meanwhile\n");
+    assert_eq!(vm.output_so_far(&sleeper), "started");
+    assert!(vm.run_as_root("killall -9 sleep").unwrap().success());
+    assert_eq!(vm.wait(sleeper).unwrap().status, 137);
+}
+
+fn monitor(vm: &mut Vm) {
+    assert_eq!(vm.qmp("query-status", json!({})).unwrap()["status"], "running");
+    assert!(matches!(
+        vm.qmp("no-such-command", json!({})),
+        Err(Error::Qmp { .. })
+    ));
+    assert!(
+        vm.run_as_root("echo to the console > /dev/console")
+            .unwrap()
+            .success()
+    );
+    assert_eq!(
+        vm.wait_for_line("to the console", LIMIT).unwrap(),
+        "to the console"
+    );
+}
+
+fn reset(vm: &mut Vm) {
+    let lost = vm.start("echo started; sleep 1000").unwrap();
+    vm.wait_for_output(&lost, "started", LIMIT).unwrap();
+    vm.reset().unwrap();
+    assert_eq!(vm.boots(), 2);
+    assert!(matches!(vm.wait(lost), Err(Error::Reset { .. })));
+    assert!(vm.run("true").unwrap().success());
+}
+
+fn panic_and_recovery(vm: &mut Vm) {
+    let died = vm.run_as_root("echo c > /proc/sysrq-trigger");
+    assert!(matches!(died, Err(Error::Panicked { .. })), "{died:?}");
+    assert!(!vm.kernel_complaints().is_empty());
+    vm.reset().unwrap();
+    assert!(vm.run("true").unwrap().success());
+}
