@@ -26,6 +26,13 @@ pub enum Error {
         after: Duration,
         console: String,
     },
+    #[error("{vm}: a command ended with {status} before it printed {text:?}; it printed:\n{output}")]
+    NotPrinted {
+        vm: String,
+        text: String,
+        status: i32,
+        output: String,
+    },
     /// The guest was reset while the command ran.
     #[error("{vm}: the guest was reset while it ran a command")]
     Reset { vm: String },

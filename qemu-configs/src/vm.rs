@@ -425,13 +425,28 @@ impl Vm {
         self.ear.heard().jobs[&job.0].text()
     }
 
-    /// Waits until the output of a job has `text` in it.
+    /// Waits until the output of a job has `text` in it, which may still run then.
     pub fn wait_for_output(&mut self, job: &Job, text: &str, limit: Duration) -> Result<()> {
-        let what = format!("output with {text:?}");
-        self.wait_until(&what, limit, |heard| {
+        let vm = self.name.clone();
+        self.wait_until(&format!("output with {text:?}"), limit, |heard| {
             let job = &heard.jobs[&job.0];
-            job.lines.iter().any(|line| line.contains(text)).then_some(())
-        })
+            if job.lines.iter().any(|line| line.contains(text)) {
+                return Some(Ok(()));
+            }
+            match job.state {
+                JobState::Running => None,
+                JobState::Lost => Some(Err(Error::Reset { vm: vm.clone() })),
+                JobState::Ended(status) => {
+                    let (vm, text, output) = (vm.clone(), text.to_owned(), job.text());
+                    Some(Err(Error::NotPrinted {
+                        vm,
+                        text,
+                        status,
+                        output,
+                    }))
+                }
+            }
+        })?
     }
 
     /// Waits for the end of a job.

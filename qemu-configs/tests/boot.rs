@@ -59,6 +59,11 @@ fn jobs_at_once(vm: &mut Vm) {
     assert_eq!(vm.run("echo meanwhile").unwrap().text, "meanwhile\n");
     assert_eq!(vm.output_so_far(&sleeper), "started");
     assert!(vm.run_as_root("killall -9 sleep").unwrap().success());
+    let missing = vm.wait_for_output(&sleeper, "never", LIMIT);
+    assert!(
+        matches!(missing, Err(Error::NotPrinted { status: 137, .. })),
+        "{missing:?}"
+    );
     assert_eq!(vm.wait(sleeper).unwrap().status, 137);
 }
 
