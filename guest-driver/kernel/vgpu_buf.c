@@ -134,7 +134,10 @@ static struct page *vgpu_page_alloc(unsigned int order, bool hard)
 	return page;
 }
 
-/* Gathers pages in large pieces; in smaller ones once there are no larger. */
+/*
+ * Gathers pages in large pieces; in smaller ones once there are no larger.
+ * -EFBIG: there is memory, but it is too scattered.
+ */
 static int vgpu_pages_gather(struct vgpu_pages *pages, unsigned long count,
 			     bool hard)
 {
@@ -149,7 +152,7 @@ static int vgpu_pages_gather(struct vgpu_pages *pages, unsigned long count,
 			vgpu_pages_merge(pages);
 			/* The rest would be as scattered. */
 			if (pages->len > pages->cap - pages->cap / 4)
-				return -ENOMEM;
+				return -EFBIG;
 		}
 		order = min_t(unsigned int, order, __fls(count));
 		page = vgpu_page_alloc(order, hard);
@@ -176,11 +179,11 @@ static int vgpu_pages_gather(struct vgpu_pages *pages, unsigned long count,
 static int vgpu_pages_alloc(struct vgpu_pages *pages, unsigned long count,
 			    u32 runs_max)
 {
-	int err = -ENOMEM;
+	int err = -EFBIG;
 
 	if (!runs_max || count > totalram_pages())
 		return -ENOMEM;
-	for (int hard = 0; hard <= 1; hard++) {
+	for (int hard = 0; err == -EFBIG && hard <= 1; hard++) {
 		pages->len = 0;
 		pages->cap = min_t(u64, count, (u64)runs_max * VGPU_PIECES_PER_RUN);
 		pages->runs = kvmalloc_array(pages->cap, sizeof(*pages->runs),
@@ -189,14 +192,11 @@ static int vgpu_pages_alloc(struct vgpu_pages *pages, unsigned long count,
 			return -ENOMEM;
 		err = vgpu_pages_gather(pages, count, hard);
 		if (!err && pages->len > runs_max)
-			err = -ENOMEM;
-		if (!err)
-			return 0;
-		vgpu_pages_free(pages);
-		if (err != -ENOMEM)
-			break;
+			err = -EFBIG;
+		if (err)
+			vgpu_pages_free(pages);
 	}
-	return err;
+	return err == -EFBIG ? -ENOMEM : err;
 }
 
 static void vgpu_buf_release(struct kref *ref)

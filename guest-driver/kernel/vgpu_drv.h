@@ -124,6 +124,7 @@ struct vgpu_events {
  * @ctrl:	control queue
  * @doorbells:	doorbell queue
  * @events:	event queue
+ * @running:	the queues exist; only for probe, remove, suspend and shutdown
  * @gone:	the device was removed or shut down; set before files are woken
  * @broken:	the host broke its word; no session is opened any more
  * @reset_done:	completed when the removed device has been reset: the host has
@@ -142,6 +143,7 @@ struct vgpu_device {
 	struct vgpu_ctrl ctrl;
 	struct vgpu_doorbells doorbells;
 	struct vgpu_events events;
+	bool running;
 	bool gone;
 	bool broken;
 	struct completion reset_done;

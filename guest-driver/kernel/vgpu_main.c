@@ -90,9 +90,12 @@ static int vgpu_find_vqs(struct vgpu_device *dev)
 	return 0;
 }
 
-/* Stops the queues and resets the device: the host forgets all of the guest. */
+/* Resets the device, so that the host forgets all of the guest; frees the queues. */
 static void vgpu_device_stop(struct vgpu_device *dev)
 {
+	if (!dev->running)
+		return;
+	dev->running = false;
 	vgpu_ctrl_stop(&dev->ctrl);
 	vgpu_doorbells_stop(&dev->doorbells);
 	/* Whoever saw a queue running has left it after this. */
@@ -101,6 +104,7 @@ static void vgpu_device_stop(struct vgpu_device *dev)
 	vgpu_ctrl_drain(&dev->ctrl);
 	vgpu_doorbells_drain(&dev->doorbells);
 	vgpu_events_drain(&dev->events);
+	dev->vdev->config->del_vqs(dev->vdev);
 }
 
 /* Makes the queues and starts the device. */
@@ -110,16 +114,15 @@ static int vgpu_device_start(struct vgpu_device *dev)
 
 	if (err)
 		return err;
+	dev->running = true;
 	virtio_device_ready(dev->vdev);
 	err = vgpu_doorbells_start(&dev->doorbells);
 	if (!err)
 		err = vgpu_events_start(&dev->events);
 	if (!err)
 		err = vgpu_ctrl_start(&dev->ctrl);
-	if (err) {
+	if (err)
 		vgpu_device_stop(dev);
-		dev->vdev->config->del_vqs(dev->vdev);
-	}
 	return err;
 }
 
@@ -183,6 +186,24 @@ static int vgpu_validate(struct virtio_device *vdev)
 	return 0;
 }
 
+/* Ends all use of the device. Files that are open see ENODEV from now on. */
+static void vgpu_device_disconnect(struct vgpu_device *dev)
+{
+	WRITE_ONCE(dev->gone, true);
+	vgpu_device_stop(dev);
+	vgpu_file_wake_all(dev);
+	complete_all(&dev->reset_done);
+	vgpu_buf_drop_orphans(dev);
+}
+
+/* Before a reboot or kexec: the host must not write to the next kernel's memory. */
+static void vgpu_shutdown(struct device *device)
+{
+	struct vgpu_device *dev = dev_to_virtio(device)->priv;
+
+	vgpu_device_disconnect(dev);
+}
+
 static int vgpu_probe(struct virtio_device *vdev)
 {
 	struct vgpu_device *dev;
@@ -225,26 +246,18 @@ static int vgpu_probe(struct virtio_device *vdev)
 	err = misc_register(&dev->misc);
 	if (err)
 		goto stop;
+	/* Kernels without a shutdown of the bus leave it to the driver. */
+	if (!vdev->dev.bus->shutdown)
+		vdev->dev.driver->shutdown = vgpu_shutdown;
 	return 0;
 
 stop:
 	vgpu_device_stop(dev);
-	vdev->config->del_vqs(vdev);
 put:
 	vgpu_device_put(dev);
 unbind:
 	atomic_set(&vgpu_bound, 0);
 	return err;
-}
-
-/* Ends all use of the device. Files that are open see ENODEV from now on. */
-static void vgpu_device_disconnect(struct vgpu_device *dev)
-{
-	WRITE_ONCE(dev->gone, true);
-	vgpu_device_stop(dev);
-	vgpu_file_wake_all(dev);
-	complete_all(&dev->reset_done);
-	vgpu_buf_drop_orphans(dev);
 }
 
 static void vgpu_remove(struct virtio_device *vdev)
@@ -253,17 +266,8 @@ static void vgpu_remove(struct virtio_device *vdev)
 
 	misc_deregister(&dev->misc);
 	vgpu_device_disconnect(dev);
-	vdev->config->del_vqs(vdev);
 	vgpu_device_put(dev);
 	atomic_set(&vgpu_bound, 0);
-}
-
-/* Before a reboot or kexec: the host must not write to the next kernel's memory. */
-static void vgpu_shutdown(struct device *device)
-{
-	struct vgpu_device *dev = dev_to_virtio(device)->priv;
-
-	vgpu_device_disconnect(dev);
 }
 
 static void vgpu_config_changed(struct virtio_device *vdev)
@@ -284,7 +288,6 @@ static int vgpu_freeze(struct virtio_device *vdev)
 		return -EBUSY;
 	}
 	vgpu_device_stop(dev);
-	vdev->config->del_vqs(vdev);
 	return 0;
 }
 
@@ -303,7 +306,6 @@ MODULE_DEVICE_TABLE(virtio, vgpu_ids);
 static struct virtio_driver vgpu_driver = {
 	.driver.name = KBUILD_MODNAME,
 	.driver.owner = THIS_MODULE,
-	.driver.shutdown = vgpu_shutdown,
 	.id_table = vgpu_ids,
 	.validate = vgpu_validate,
 	.probe = vgpu_probe,

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What /dev/vgpu refuses, and how: every error path of its ioctls that a
+ * program can reach, and what must still work after each. Needs a device that
+ * opens sessions; makes no CUDA call.
+ *
+ * Build: cc -static -Wall -I../uapi -o uapi_test uapi_test.c
+ * Exit status: 0 if every check held, 1 if one did not, 2 if none could be made.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vgpu.h"
+
+#define DEVICE		"/dev/vgpu"
+#define PAGE		4096ULL
+#define AREA_LEN	(64ULL << 10)
+#define WINDOW_ALIGN	(2ULL << 20)
+
+static int failures;
+
+static void check(bool held, const char *what, int line)
+{
+	if (held)
+		return;
+	failures++;
+	printf("line %d: %s: does not hold (errno %d, %s)\n", line, what, errno,
+	       strerror(errno));
+}
+
+#define CHECK(condition)	check((condition), #condition, __LINE__)
+/* The call fails, and with this error. */
+#define FAILS(error, call)						\
+	do {								\
+		errno = 0;						\
+		check((call) == -1 && errno == (error),			\
+		      #call " fails with " #error, __LINE__);		\
+	} while (0)
+
+static int xopen(void)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0) {
+		perror(DEVICE);
+		exit(2);
+	}
+	return fd;
+}
+
+/* A window that is free in this process. */
+static uint64_t find_window(const struct vgpu_info *info)
+{
+	uint64_t len = info->window_len + WINDOW_ALIGN;
+	void *at = mmap(NULL, len, PROT_NONE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED) {
+		perror("reserving a window");
+		exit(2);
+	}
+	return ((uintptr_t)at + WINDOW_ALIGN - 1) & ~(WINDOW_ALIGN - 1);
+}
+
+static int alloc_at(int fd, uint64_t addr, uint64_t len, uint32_t flags,
+		    uint64_t *offset)
+{
+	struct vgpu_alloc alloc = { .addr = addr, .len = len, .flags = flags };
+	int err = ioctl(fd, VGPU_IOC_ALLOC, &alloc);
+
+	if (!err && offset)
+		*offset = alloc.offset;
+	return err;
+}
+
+static int free_at(int fd, uint64_t addr)
+{
+	struct vgpu_free args = { .addr = addr };
+
+	return ioctl(fd, VGPU_IOC_FREE, &args);
+}
+
+static void *map_at(int fd, uint64_t addr, uint64_t len, uint64_t offset)
+{
+	return mmap((void *)(uintptr_t)addr, len, PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_FIXED, fd, offset);
+}
+
+static bool unmappable(int fd, uint64_t len, uint64_t offset, int flags)
+{
+	void *at = mmap(NULL, len, PROT_READ | PROT_WRITE, flags, fd, offset);
+
+	if (at == MAP_FAILED)
+		return errno == EINVAL;
+	munmap(at, len);
+	return false;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+static void test_node(void)
+{
+	struct stat node;
+
+	CHECK(stat(DEVICE, &node) == 0 && S_ISCHR(node.st_mode) &&
+	      (node.st_mode & 0777) == 0666);
+}
+
+static void test_info(int fd, struct vgpu_info *info)
+{
+	CHECK(ioctl(fd, VGPU_IOC_INFO, info) == 0);
+	CHECK(info->abi_version == VGPU_ABI_VERSION);
+	CHECK(info->sessions_max && info->rings_max && info->runs_max);
+	CHECK(info->page_len == PAGE);
+	CHECK(info->arena_len && info->arena_len <= info->window_len);
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_INFO, (void *)8));
+}
+
+static void test_unknown(int fd)
+{
+	char arg[256] = { 0 };
+
+	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x40), arg));
+	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x48), arg));
+	FAILS(ENOTTY, ioctl(fd, _IOR('V', 0x40, uint64_t), arg));
+	FAILS(ENOTTY, ioctl(fd, _IOWR('W', 0x41, struct vgpu_open), arg));
+	FAILS(EINVAL, read(fd, arg, sizeof(arg)));
+	FAILS(EINVAL, write(fd, arg, sizeof(arg)));
+	FAILS(ESPIPE, lseek(fd, 0, SEEK_SET));
+}
+
+/* Without a session nothing works, and nothing waits. */
+static void test_no_session(int fd, uint64_t window)
+{
+	struct pollfd pollfd = { .fd = fd, .events = POLLIN | POLLOUT };
+	struct vgpu_wait wait = { .deadline_ns = now_ns() };
+	struct vgpu_ring ring = { .addr = window };
+	uint32_t doorbell = 0;
+
+	FAILS(ENOTCONN, alloc_at(fd, window, AREA_LEN, 0, NULL));
+	FAILS(ENOTCONN, free_at(fd, window));
+	FAILS(ENOTCONN, ioctl(fd, VGPU_IOC_RING_CREATE, &ring));
+	FAILS(ENOTCONN, ioctl(fd, VGPU_IOC_RING_DESTROY, &ring));
+	FAILS(ENOTCONN, ioctl(fd, VGPU_IOC_DOORBELL, &doorbell));
+	FAILS(ENOTCONN, ioctl(fd, VGPU_IOC_WAIT, &wait));
+	CHECK(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, window) == MAP_FAILED &&
+	      errno == ENOTCONN);
+	CHECK(poll(&pollfd, 1, 0) == 0);
+}
+
+static void test_open_args(int fd, uint64_t window)
+{
+	struct vgpu_open args = { .windows_len = 1, .windows = { window } };
+	struct vgpu_open bad;
+
+	bad = args, bad.windows_len = 0;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	bad = args, bad.windows_len = VGPU_WINDOWS_MAX + 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	bad = args, bad.reserved = 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	bad = args, bad.reserved2 = 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	bad = args, bad.windows[0] = 0;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	bad = args, bad.windows[0] += PAGE;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	bad = args, bad.windows[0] = (1ULL << 47) - WINDOW_ALIGN;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	bad = args, bad.windows_len = 2, bad.windows[1] = -WINDOW_ALIGN;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_OPEN, NULL));
+}
+
+/* Opens the session, with its area as the wire demands. */
+static void open_session(int fd, uint64_t window)
+{
+	struct vgpu_open args = { .windows_len = 1, .windows = { window } };
+	uint64_t offset;
+
+	if (ioctl(fd, VGPU_IOC_OPEN, &args)) {
+		perror("VGPU_IOC_OPEN");
+		exit(2);
+	}
+	CHECK(args.window == window);
+	CHECK(args.session != 0);
+	CHECK(alloc_at(fd, window, AREA_LEN, VGPU_BUF_REGISTER, &offset) == 0);
+	CHECK(map_at(fd, window, AREA_LEN, offset) == (void *)(uintptr_t)window);
+}
+
+static void test_double_open(int fd, uint64_t window)
+{
+	struct vgpu_open args = { .windows_len = 1, .windows = { window } };
+
+	FAILS(EBUSY, ioctl(fd, VGPU_IOC_OPEN, &args));
+}
+
+static void test_alloc_args(int fd, const struct vgpu_info *info, uint64_t window)
+{
+	struct vgpu_alloc args = { .addr = window + AREA_LEN, .len = PAGE,
+				   .reserved = 1 };
+	uint64_t end = window + info->arena_len;
+
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_ALLOC, &args));
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_ALLOC, NULL));
+	FAILS(EINVAL, alloc_at(fd, window + AREA_LEN, 0, 0, NULL));
+	FAILS(EINVAL, alloc_at(fd, window + AREA_LEN, PAGE + 1, 0, NULL));
+	FAILS(EINVAL, alloc_at(fd, window + AREA_LEN, PAGE / 2, 0, NULL));
+	FAILS(EINVAL, alloc_at(fd, window + AREA_LEN + 8, PAGE, 0, NULL));
+	FAILS(EINVAL, alloc_at(fd, window + AREA_LEN, PAGE, 2, NULL));
+	FAILS(EINVAL, alloc_at(fd, window - PAGE, PAGE, 0, NULL));
+	FAILS(EINVAL, alloc_at(fd, end, PAGE, 0, NULL));
+	FAILS(EINVAL, alloc_at(fd, end - PAGE, 2 * PAGE, 0, NULL));
+	FAILS(EINVAL, alloc_at(fd, window + AREA_LEN, -PAGE, 0, NULL));
+	FAILS(EINVAL, alloc_at(fd, -PAGE, 2 * PAGE, 0, NULL));
+	if (info->mapped_len_max < info->arena_len)
+		FAILS(ENOSPC, alloc_at(fd, window + AREA_LEN,
+				       info->mapped_len_max, 0, NULL));
+	FAILS(EEXIST, alloc_at(fd, window, PAGE, 0, NULL));
+	FAILS(EEXIST, alloc_at(fd, window + AREA_LEN - PAGE, 2 * PAGE, 0, NULL));
+	FAILS(ENOENT, free_at(fd, window + AREA_LEN));
+	FAILS(ENOENT, free_at(fd, window + PAGE));
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_FREE, NULL));
+}
+
+/* Memory that this VM does not have. */
+static void test_too_much(int fd, const struct vgpu_info *info, uint64_t window)
+{
+	uint64_t have = sysconf(_SC_PHYS_PAGES) * PAGE;
+
+	if (have + AREA_LEN < info->mapped_len_max)
+		FAILS(ENOMEM, alloc_at(fd, window + AREA_LEN, have, 0, NULL));
+}
+
+static void test_mmap(int fd, uint64_t window)
+{
+	uint64_t addr = window + (1ULL << 30), len = 16 * PAGE, offset;
+	unsigned char *at, *again;
+	void *alias;
+
+	CHECK(alloc_at(fd, addr, len, VGPU_BUF_REGISTER, &offset) == 0);
+	CHECK(unmappable(fd, PAGE, 0, MAP_SHARED));
+	CHECK(unmappable(fd, PAGE, offset + len, MAP_SHARED));
+	CHECK(unmappable(fd, PAGE, offset - PAGE, MAP_SHARED));
+	CHECK(unmappable(fd, len + PAGE, offset, MAP_SHARED));
+	CHECK(unmappable(fd, len, offset + PAGE, MAP_SHARED));
+	CHECK(unmappable(fd, len, offset, MAP_PRIVATE));
+
+	at = map_at(fd, addr, len, offset);
+	CHECK(at == (void *)(uintptr_t)addr);
+	if (at == MAP_FAILED)
+		return;
+	/* Part of it, elsewhere: the same memory. */
+	again = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, offset + 3 * PAGE);
+	CHECK(again != MAP_FAILED);
+	at[3 * PAGE + 5] = 0x5a;
+	CHECK(again[5] == 0x5a);
+	alias = mremap(again, PAGE, 2 * PAGE, MREMAP_MAYMOVE);
+	CHECK(alias == MAP_FAILED);
+
+	/* The memory outlives the buffer while it is mapped. */
+	CHECK(free_at(fd, addr) == 0);
+	FAILS(ENOENT, free_at(fd, addr));
+	CHECK(again[5] == 0x5a);
+	CHECK(unmappable(fd, PAGE, offset, MAP_SHARED));
+	/* The address is free again, for other memory. */
+	CHECK(alloc_at(fd, addr, len, 0, &offset) == 0);
+	at = map_at(fd, addr, len, offset);
+	CHECK(at == (void *)(uintptr_t)addr);
+	at[3 * PAGE + 5] = 0xa5;
+	CHECK(again[5] == 0x5a);
+	munmap(again, PAGE);
+	munmap(at, len);
+	CHECK(free_at(fd, addr) == 0);
+}
+
+/* Buffers are ordinary memory: the kernel reads and writes them for a file. */
+static void test_direct_io(int fd, uint64_t window)
+{
+	uint64_t addr = window + (2ULL << 30), len = 4 * PAGE, offset;
+	int pipes[2];
+	char *at;
+
+	CHECK(alloc_at(fd, addr, len, 0, &offset) == 0);
+	at = map_at(fd, addr, len, offset);
+	CHECK(pipe(pipes) == 0);
+	memset(at, 7, PAGE);
+	/* vmsplice() takes references to the pages, as O_DIRECT does. */
+	CHECK(vmsplice(pipes[1], &(struct iovec){ at, PAGE }, 1, 0) == (ssize_t)PAGE);
+	CHECK(read(pipes[0], at + PAGE, PAGE) == (ssize_t)PAGE);
+	CHECK(!memcmp(at, at + PAGE, PAGE));
+	close(pipes[0]);
+	close(pipes[1]);
+	munmap(at, len);
+	CHECK(free_at(fd, addr) == 0);
+}
+
+/* A child has neither the mapping nor a session that it could lose for us. */
+static void test_fork(uint64_t window)
+{
+	int status;
+	pid_t child = fork();
+
+	if (!child) {
+		/* Touching the parent's session area must fault. */
+		signal(SIGSEGV, SIG_DFL);
+		*(volatile char *)(uintptr_t)window = 1;
+		_exit(0);
+	}
+	CHECK(child > 0);
+	CHECK(waitpid(child, &status, 0) == child);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+}
+
+static void test_rings(int fd, const struct vgpu_info *info, uint64_t window)
+{
+	struct vgpu_ring ring = { .ring = info->rings_max, .addr = window };
+	uint32_t doorbell = info->rings_max;
+
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_RING_CREATE, &ring));
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_RING_DESTROY, &ring));
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_DOORBELL, &doorbell));
+	ring.ring = 0;
+	ring.reserved = 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_RING_CREATE, &ring));
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_RING_DESTROY, &ring));
+	ring.reserved = 0;
+	ring.addr = window + 8;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_RING_CREATE, &ring));
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_RING_CREATE, NULL));
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_DOORBELL, NULL));
+}
+
+static void on_signal(int signal)
+{
+	(void)signal;
+}
+
+struct waiter {
+	int fd;
+	pthread_t thread;
+	int err;
+};
+
+static void *wait_forever(void *arg)
+{
+	struct waiter *waiter = arg;
+	struct vgpu_wait wait = { 0 };
+
+	/* Events may come at any time; only the signal ends this. */
+	do {
+		errno = 0;
+		waiter->err = ioctl(waiter->fd, VGPU_IOC_WAIT, &wait) ? errno : 0;
+	} while (!waiter->err);
+	return NULL;
+}
+
+static void test_wait(int fd)
+{
+	struct vgpu_wait wait = { .deadline_ns = 1 };
+	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+	struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+	struct waiter waiter = { .fd = fd };
+	struct timespec step = { .tv_nsec = 1000000 };
+	int err;
+
+	/* Any other count than the one now returns at once. */
+	wait.seen = UINT64_MAX;
+	CHECK(ioctl(fd, VGPU_IOC_WAIT, &wait) == 0 && wait.seen != UINT64_MAX);
+	/* A deadline in the past. */
+	do {
+		wait.deadline_ns = 1;
+		err = ioctl(fd, VGPU_IOC_WAIT, &wait);
+	} while (!err);
+	CHECK(errno == ETIME);
+	CHECK(poll(&pollfd, 1, 0) == 0);
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_WAIT, NULL));
+
+	CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+	CHECK(pthread_create(&waiter.thread, NULL, wait_forever, &waiter) == 0);
+	/* Until one of them finds it asleep. */
+	while (pthread_tryjoin_np(waiter.thread, NULL)) {
+		pthread_kill(waiter.thread, SIGUSR1);
+		nanosleep(&step, NULL);
+	}
+	CHECK(waiter.err == EINTR);
+}
+
+/* Two files of one process are two sessions; the end of one leaves the other. */
+static void test_two_files(const struct vgpu_info *info)
+{
+	uint64_t window = find_window(info);
+	int fd = xopen();
+
+	open_session(fd, window);
+	*(volatile char *)(uintptr_t)window = 1;
+	close(fd);
+	/* The mapping holds the file, so only this ends the session. */
+	munmap((void *)(uintptr_t)window, AREA_LEN);
+}
+
+int main(void)
+{
+	struct vgpu_info info = { 0 };
+	uint64_t window;
+	int fd;
+
+	fd = xopen();
+	test_node();
+	test_info(fd, &info);
+	if (failures)
+		return 1;
+	window = find_window(&info);
+	test_unknown(fd);
+	test_no_session(fd, window);
+	test_open_args(fd, window);
+	test_no_session(fd, window);
+	open_session(fd, window);
+	test_double_open(fd, window);
+	test_alloc_args(fd, &info, window);
+	test_too_much(fd, &info, window);
+	test_mmap(fd, window);
+	test_direct_io(fd, window);
+	test_fork(window);
+	test_rings(fd, &info, window);
+	test_wait(fd);
+	test_two_files(&info);
+	test_double_open(fd, window);
+	munmap((void *)(uintptr_t)window, AREA_LEN);
+	close(fd);
+	printf("%s\n", failures ? "FAILED" : "ok");
+	return failures ? 1 : 0;
+}
