@@ -22,8 +22,21 @@ pub trait Machine {
     fn start(&mut self, command: &str) -> Result<Self::Job>;
     /// Waits until it has printed `text`.
     fn wait_for_output(&mut self, job: &Self::Job, text: &str) -> Result<()>;
+    /// What it has printed so far.
+    fn said(&self, job: &Self::Job) -> String;
     /// Waits for its end.
     fn wait(&mut self, job: Self::Job) -> Result<Output>;
+
+    /// Starts a command whose process can be signalled: its process id comes with the job.
+    fn start_with_pid(&mut self, command: &str) -> Result<(Self::Job, u32)> {
+        let job = self.start(&format!("sh -c 'echo pid=$$; exec {command}'"))?;
+        self.wait_for_output(&job, "pid=")?;
+        let said = self.said(&job);
+        let pid = said
+            .lines()
+            .find_map(|line| line.strip_prefix("pid=")?.parse().ok());
+        Ok((job, pid.with_context(|| format!("no process id in {said:?}"))?))
+    }
 
     /// Runs a command to its end.
     fn run(&mut self, command: &str) -> Result<Output> {
@@ -50,6 +63,10 @@ impl Machine for Vm {
 
     fn wait_for_output(&mut self, job: &Self::Job, text: &str) -> Result<()> {
         Ok(Vm::wait_for_output(self, job, text, LIMIT)?)
+    }
+
+    fn said(&self, job: &Self::Job) -> String {
+        self.output_so_far(job)
     }
 
     fn wait(&mut self, job: Self::Job) -> Result<Output> {
@@ -92,11 +109,6 @@ struct Said {
 }
 
 impl HostJob {
-    /// The shell's process.
-    pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
     fn until<T>(&self, what: &str, mut ready: impl FnMut(&Said) -> Option<T>) -> Result<T> {
         let end = Instant::now() + LIMIT;
         let (said, changed) = &*self.said;
@@ -109,7 +121,10 @@ impl HostJob {
             if left.is_zero() || said.ended {
                 bail!("no {what}; it printed:\n{}", said.text);
             }
-            said = changed.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
+            said = changed
+                .wait_timeout(said, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -120,7 +135,11 @@ impl Machine for Host {
     fn start(&mut self, command: &str) -> Result<HostJob> {
         let mut shell = Command::new("/bin/sh");
         // `exec 2>&1` keeps the order of both; a single command then replaces the shell, so that a signal reaches it.
-        shell.arg("-c").arg(format!("exec 2>&1; {command}")).stdin(Stdio::null()).stdout(Stdio::piped());
+        shell
+            .arg("-c")
+            .arg(format!("exec 2>&1; {command}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         shell.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn(shell).context("cannot start a shell")?;
         let output = process.child().stdout.take().context("no pipe")?;
@@ -144,7 +163,18 @@ impl Machine for Host {
     }
 
     fn wait_for_output(&mut self, job: &HostJob, text: &str) -> Result<()> {
-        job.until(&format!("output with {text:?}"), |said| said.text.contains(text).then_some(()))
+        job.until(&format!("output with {text:?}"), |said| {
+            said.text.contains(text).then_some(())
+        })
+    }
+
+    fn said(&self, job: &HostJob) -> String {
+        job.said
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .text
+            .clone()
     }
 
     fn wait(&mut self, mut job: HostJob) -> Result<Output> {

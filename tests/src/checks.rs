@@ -1,0 +1,102 @@
+//! What must hold wherever programs run: each check is one statement about the product, written for any
+//! [`Machine`] and any GPU. The tests of this crate make them on the software GPU, `gpu-tests` on the
+//! machine's own.
+use anyhow::{Result, ensure};
+
+use crate::{Machine, Stack};
+
+/// The guest programs that check their own results, with arguments that an emulated guest can bear.
+pub const PROGRAMS: &[&str] = &[
+    "vadd",
+    "saxpy",
+    "memset",
+    "streams",
+    "pinned 8",
+    "capture",
+    "hostfn",
+    "threads 4",
+    "many 60",
+    "spin 50",
+    "work 2000 5",
+    "fault",
+];
+
+/// Every guest program finds its results right.
+pub fn results_are_right<M: Machine>(machine: &mut M) -> Result<()> {
+    for program in PROGRAMS {
+        machine.must(program)?;
+    }
+    Ok(())
+}
+
+/// The same program many times in a row: the first run leaves nothing that breaks a later one.
+pub fn runs_in_a_row<M: Machine>(stack: &Stack, vm: u32, machine: &mut M, runs: u32) -> Result<()> {
+    let text = machine.must(&format!(
+        "i=0; while [ $i -lt {runs} ]; do vadd 5000 >/dev/null || exit 1; i=$((i+1)); done; echo all right"
+    ))?;
+    ensure!(text.contains("all right"), "{text}");
+    nothing_left(stack, vm)
+}
+
+/// No executor of that VM is left.
+pub fn nothing_left(stack: &Stack, vm: u32) -> Result<()> {
+    stack.until("all executors gone", |stack| stack.executors(vm).is_empty())
+}
+
+/// A process killed with a kernel running leaves nothing behind, the next run works, and a neighbour VM that
+/// works all the while never notices.
+pub fn a_killed_process_leaves_nothing<M: Machine, N: Machine>(
+    stack: &Stack,
+    vm: u32,
+    machine: &mut M,
+    neighbour: &mut N,
+) -> Result<()> {
+    let busy = neighbour.start("work 3000 40")?;
+    neighbour.wait_for_output(&busy, "running")?;
+    let (doomed, pid) = machine.start_with_pid("spin 600000")?;
+    machine.wait_for_output(&doomed, "spin: running")?;
+    machine.must(&format!("kill -9 {pid}"))?;
+    let ended = machine.wait(doomed)?;
+    ensure!(!ended.success(), "the killed program ended well: {}", ended.text);
+    nothing_left(stack, vm)?;
+    machine.must("vadd")?;
+    let busy = neighbour.wait(busy)?;
+    ensure!(busy.success(), "the neighbour noticed: {}", busy.text);
+    Ok(())
+}
+
+/// An illegal address ends that process' context only: others, in other VMs, go on.
+pub fn a_fault_stays_alone<M: Machine, N: Machine>(machine: &mut M, neighbour: &mut N) -> Result<()> {
+    let busy = neighbour.start("work 3000 40")?;
+    neighbour.wait_for_output(&busy, "running")?;
+    for _ in 0..3 {
+        machine.must("fault")?;
+    }
+    machine.must("vadd")?;
+    let busy = neighbour.wait(busy)?;
+    ensure!(busy.success(), "the neighbour noticed: {}", busy.text);
+    Ok(())
+}
+
+/// Two VMs of one level that both always have work take turns, and both find their results right.
+pub fn two_machines_take_turns<M: Machine, N: Machine>(
+    stack: &Stack,
+    vms: (u32, u32),
+    one: &mut M,
+    other: &mut N,
+) -> Result<()> {
+    let from = stack.turns(0)?.last().map_or(0, |turn| turn.number + 1);
+    let first = one.start("work 20000 60 2 32")?;
+    let second = other.start("work 20000 60 2 32")?;
+    for ended in [one.wait(first)?, other.wait(second)?] {
+        ensure!(ended.success(), "{}", ended.text);
+    }
+    let order: Vec<u32> = stack.turns(from)?.iter().map(|turn| turn.vm).collect();
+    let hand_overs = order.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    ensure!(
+        order.contains(&vms.0) && order.contains(&vms.1),
+        "turns went to {order:?}"
+    );
+    ensure!(hand_overs >= 3, "only {hand_overs} hand-overs: {order:?}");
+    Ok(())
+}
