@@ -3,6 +3,19 @@
 pub mod checks;
 pub mod machine;
 pub mod stack;
+pub mod vm_checks;
 
 pub use machine::{Host, Machine};
 pub use stack::{Gpu, Stack, VmSpec};
+
+/// Boots a VM whose GPU is that of the stack's VM with this number.
+pub fn boot(stack: &Stack, vm: u32, memory_mib: u32) -> anyhow::Result<vgpu_vm::Vm> {
+    let mut builder = vgpu_vm::Vm::builder(stack.artifacts(), format!("vm{vm}"))
+        .memory_mib(memory_mib)
+        .vhost_socket(stack.socket(vm));
+    if rustix::process::geteuid().is_root() {
+        let (user, group) = stack.vm_user(vm);
+        builder = builder.user(user, group);
+    }
+    Ok(builder.boot()?)
+}

@@ -1,0 +1,127 @@
+//! What only a virtual machine can show.
+use anyhow::{Context, Result, ensure};
+use vgpu_vm::Vm;
+
+use crate::{Machine, Stack, boot, checks};
+
+/// Ends a test with all that was said if its checks failed.
+pub fn hold(stack: &Stack, vms: &[&Vm], result: Result<()>) {
+    if let Err(error) = result {
+        let consoles: Vec<_> = vms
+            .iter()
+            .map(|vm| format!("--- console of {}\n{}", vm.name(), vm.console().join("\n")))
+            .collect();
+        panic!("{error:?}\n{}\n{}", stack.logs(), consoles.join("\n"));
+    }
+}
+
+/// The guest's kernel found nothing to complain about.
+pub fn no_complaints(vm: &Vm) -> Result<()> {
+    let complaints = vm.kernel_complaints();
+    ensure!(
+        complaints.is_empty(),
+        "the guest's kernel complains: {complaints:?}"
+    );
+    Ok(())
+}
+
+/// The driver goes and comes back; while a file is open it stays.
+pub fn the_module_can_be_reloaded(vm: &mut Vm) -> Result<()> {
+    let held = vm.start("exec 3</dev/vgpu; echo open; exec sleep 1000")?;
+    Machine::wait_for_output(vm, &held, "open")?;
+    let refused = vm.run_as_root("rmmod vgpu")?;
+    ensure!(
+        !refused.success(),
+        "the driver was unloaded while a file was open"
+    );
+    vm.run_as_root("killall sleep")?;
+    Machine::wait(vm, held)?;
+    for _ in 0..2 {
+        let reloaded = vm.run_as_root("rmmod vgpu && insmod /lib/modules/vgpu.ko")?;
+        ensure!(reloaded.success(), "{}", reloaded.text);
+        vm.must("vadd")?;
+    }
+    Ok(())
+}
+
+/// Two VMs of one level.
+pub struct Pair {
+    pub one: Vm,
+    pub other: Vm,
+    numbers: (u32, u32),
+}
+
+impl Pair {
+    /// Boots both at once.
+    pub fn boot(stack: &Stack, numbers: (u32, u32), memory_mib: u32) -> Result<Self> {
+        std::thread::scope(|scope| {
+            let one = scope.spawn(|| boot(stack, numbers.0, memory_mib));
+            let other = boot(stack, numbers.1, memory_mib)?;
+            let one = one.join().ok().context("booting a VM panicked")??;
+            Ok(Self { one, other, numbers })
+        })
+    }
+
+    /// Everything that two VMs must hold.
+    pub fn all_checks(&mut self, stack: &Stack) -> Result<()> {
+        checks::two_machines_take_turns(stack, self.numbers, &mut self.one, &mut self.other)?;
+        checks::a_killed_process_leaves_nothing(stack, self.numbers.0, &mut self.one, &mut self.other)?;
+        checks::a_fault_stays_alone(&mut self.one, &mut self.other)?;
+        self.a_reset_in_the_middle_of_a_copy(stack)?;
+        no_complaints(&self.one)?;
+        no_complaints(&self.other)
+    }
+
+    /// A guest that is reset while the GPU copies from and to its memory boots and works again, nothing is left
+    /// of its processes, and the other VM never notices.
+    pub fn a_reset_in_the_middle_of_a_copy(&mut self, stack: &Stack) -> Result<()> {
+        let busy = self.other.start("work 3000 60")?;
+        Machine::wait_for_output(&mut self.other, &busy, "running")?;
+        let copying = self.one.start("dma 32")?;
+        Machine::wait_for_output(&mut self.one, &copying, "running")?;
+        self.one.reset()?;
+        checks::nothing_left(stack, self.numbers.0)?;
+        self.one.must("vadd")?;
+        self.one.must("pinned 16")?;
+        let busy = Machine::wait(&mut self.other, busy)?;
+        ensure!(busy.success(), "the other VM noticed: {}", busy.text);
+        Ok(())
+    }
+}
+
+/// A GiB of pinned memory in a fresh guest, and in guests whose free memory is broken up, coarsely and finely: it is given
+/// and right, or refused with CUDA_ERROR_OUT_OF_MEMORY (status 2); afterwards everything works.
+pub fn pinned_memory_in_a_fresh_and_a_broken_up_guest(stack: &Stack, number: u32, vm: &mut Vm) -> Result<()> {
+    let fresh = vm.must("pinned 1024")?;
+    log_line(&fresh);
+    for step in [64, 3] {
+        let held = vm.start(&format!("fragment {step}"))?;
+        Machine::wait_for_output(vm, &held, "is now")?;
+        let said = Machine::said(vm, &held);
+        let whole = said.lines().last().unwrap_or_default().to_owned();
+        let part: f64 = whole
+            .strip_prefix("fragment: ")
+            .and_then(|rest| rest.split_once('%')?.0.parse().ok())
+            .with_context(|| format!("no figure in {whole:?}"))?;
+        ensure!(part <= 50.0, "free memory was not broken up: {whole}");
+        log_line(&whole);
+        let output = vm.run("pinned 1024")?;
+        log_line(&output.text);
+        ensure!(
+            matches!(output.status, 0 | 2),
+            "ended with {}: {}",
+            output.status,
+            output.text
+        );
+        vm.must("killall fragment")?;
+        Machine::wait(vm, held)?;
+        checks::nothing_left(stack, number)?;
+        vm.must("pinned 64")?;
+    }
+    Ok(())
+}
+
+/// Figures that a reader of a test's output wants to see.
+fn log_line(text: &str) {
+    println!("  {}", text.trim_end());
+}
