@@ -3,7 +3,7 @@
 //! machine's own.
 use anyhow::{Result, ensure};
 
-use crate::{Machine, Stack};
+use crate::{Gpu, Machine, Stack};
 
 /// The guest programs that check their own results, with arguments that an emulated guest can bear.
 pub const PROGRAMS: &[&str] = &[
@@ -99,4 +99,35 @@ pub fn two_machines_take_turns<M: Machine, N: Machine>(
     );
     ensure!(hand_overs >= 3, "only {hand_overs} hand-overs: {order:?}");
     Ok(())
+}
+
+/// A kernel much longer than a turn is stopped for the sake of another VM of its level, which is done long before
+/// the kernel could have been; the kernel goes on where it was, and its results are exact.
+pub fn a_running_kernel_is_stopped_and_resumed<M: Machine, N: Machine>(
+    gpu: Gpu,
+    one: &mut M,
+    other: &mut N,
+) -> Result<String> {
+    // About 5 s of one kernel on an H100 that fills it, about 10 s on the software GPU.
+    let long = match gpu {
+        Gpu::Nvidia => "work 500000000 1 1056 256",
+        Gpu::Software => "work 6000000 1 2 32",
+    };
+    let busy = one.start(long)?;
+    one.wait_for_output(&busy, "running")?;
+    let start = std::time::Instant::now();
+    other.must("vadd")?;
+    let waited = start.elapsed();
+    let said = one.said(&busy);
+    ensure!(
+        !said.contains("right"),
+        "the long kernel ended before the other VM was served: {said}"
+    );
+    let ended = one.wait(busy)?;
+    ensure!(ended.success(), "the stopped kernel's results: {}", ended.text);
+    Ok(format!(
+        "the other VM's program took {:.2} s; {}",
+        waited.as_secs_f64(),
+        ended.text.lines().last().unwrap_or_default()
+    ))
 }

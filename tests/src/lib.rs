@@ -1,6 +1,7 @@
 //! What the whole-system tests, the demo and the GPU tests share: the host's services, started together and
 //! ended together.
 pub mod checks;
+pub mod gpu_tests;
 pub mod machine;
 pub mod stack;
 pub mod vm_checks;

@@ -144,3 +144,11 @@ fn a_vm_in_no_pool_gets_no_device() {
         })(),
     );
 }
+
+#[test]
+fn a_running_kernel_is_stopped_and_resumed() {
+    let stack = stack(&[LOW, OTHER_LOW]);
+    let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
+    let result = checks::a_running_kernel_is_stopped_and_resumed(Gpu::Software, &mut one, &mut other);
+    hold(&stack, result.map(drop));
+}

@@ -1,0 +1,347 @@
+//! The checks on this machine's own GPU, and the first figures beside the native library's, in one run.
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use vgpu_sched_api::messages::Priority;
+use vgpu_vm::Artifacts;
+
+use crate::vm_checks::{self, Pair};
+use crate::{Gpu, Host, Machine, Stack, VmSpec, boot, checks};
+
+const LOW: VmSpec = VmSpec {
+    id: 1,
+    priority: Priority::Low,
+};
+const OTHER_LOW: VmSpec = VmSpec {
+    id: 2,
+    priority: Priority::Low,
+};
+const HIGH: VmSpec = VmSpec {
+    id: 9,
+    priority: Priority::High,
+};
+
+/// What is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Checks without a VM.
+    Socket,
+    /// Figures beside native ones.
+    Figures,
+    /// Latency of a high-priority VM beside a low one.
+    Latency,
+    /// Checks in virtual machines.
+    Vm,
+}
+
+/// One line of the report.
+struct Line {
+    name: String,
+    seconds: f64,
+    outcome: Result<String>,
+}
+
+/// Runs the parts, printing a line as each step ends and the whole table last. Whether all held.
+pub fn run(artifacts: &Artifacts, gpu: Gpu, parts: &[Part]) -> Result<bool> {
+    let mut report = Report { lines: Vec::new() };
+    let native = gpu == Gpu::Nvidia;
+    for part in parts {
+        match part {
+            Part::Socket => socket(artifacts, gpu, &mut report),
+            Part::Figures if native => figures(artifacts, &mut report),
+            Part::Latency => latency(artifacts, gpu, &mut report),
+            Part::Vm => virtual_machines(artifacts, gpu, &mut report),
+            Part::Figures => println!("figures: left out, no native library to compare with"),
+        }
+    }
+    Ok(report.print())
+}
+
+struct Report {
+    lines: Vec<Line>,
+}
+
+impl Report {
+    fn step(&mut self, name: &str, step: impl FnOnce() -> Result<String>) {
+        println!("{name} ...");
+        let start = Instant::now();
+        let outcome = step();
+        let seconds = start.elapsed().as_secs_f64();
+        match &outcome {
+            Ok(text) => println!("  ok, {seconds:.1} s {text}"),
+            Err(error) => println!("  FAILED after {seconds:.1} s: {error:?}"),
+        }
+        self.lines.push(Line {
+            name: name.to_owned(),
+            seconds,
+            outcome,
+        });
+    }
+
+    fn print(&self) -> bool {
+        println!("\n{:<66} {:>7}  outcome", "check", "seconds");
+        for Line {
+            name,
+            seconds,
+            outcome,
+        } in &self.lines
+        {
+            let outcome = match outcome {
+                Ok(text) if text.is_empty() => "ok".to_owned(),
+                Ok(text) => format!("ok: {text}"),
+                Err(error) => format!("FAILED: {}", error.to_string().lines().next().unwrap_or_default()),
+            };
+            println!("{name:<66} {seconds:>7.1}  {outcome}");
+        }
+        let failed = self.lines.iter().filter(|line| line.outcome.is_err()).count();
+        println!("{} passed, {failed} failed", self.lines.len() - failed);
+        failed == 0
+    }
+}
+
+/// Adds what the services said to an error.
+fn with_logs<T>(stack: &Stack, result: Result<T>) -> Result<T> {
+    result.map_err(|error| anyhow::anyhow!("{error:?}\n{}", stack.logs()))
+}
+
+fn quiet(result: Result<()>) -> Result<String> {
+    result.map(|()| String::new())
+}
+
+fn socket(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
+    report.step("native: every program finds its results right", || {
+        if gpu == Gpu::Nvidia {
+            for program in checks::PROGRAMS {
+                native(artifacts, program)?;
+            }
+        }
+        Ok(String::new())
+    });
+    let stack = match Stack::start(artifacts, gpu, &[LOW, OTHER_LOW]) {
+        Ok(stack) => stack,
+        Err(error) => return report.step("the services start", || Err(error)),
+    };
+    let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
+    report.step("socket: every program finds its results right", || {
+        quiet(with_logs(&stack, checks::results_are_right(&mut one)))
+    });
+    report.step("socket: 20 runs in a row leave nothing", || {
+        quiet(with_logs(&stack, checks::runs_in_a_row(&stack, 1, &mut one, 20)))
+    });
+    report.step("socket: a killed process leaves nothing", || {
+        quiet(with_logs(
+            &stack,
+            checks::a_killed_process_leaves_nothing(&stack, 1, &mut one, &mut other),
+        ))
+    });
+    report.step("socket: a fault stays alone", || {
+        quiet(with_logs(
+            &stack,
+            checks::a_fault_stays_alone(&mut one, &mut other),
+        ))
+    });
+    report.step("socket: two VMs of one level take turns", || {
+        quiet(with_logs(
+            &stack,
+            checks::two_machines_take_turns(&stack, (1, 2), &mut one, &mut other),
+        ))
+    });
+    report.step(
+        "socket: a running kernel is stopped for another VM and resumed, its result right",
+        || {
+            with_logs(
+                &stack,
+                checks::a_running_kernel_is_stopped_and_resumed(gpu, &mut one, &mut other),
+            )
+        },
+    );
+}
+
+/// Runs a program on the machine's own library.
+fn native(artifacts: &Artifacts, program: &str) -> Result<String> {
+    let mut words = program.split(' ');
+    let name = words.next().context("a program has a name")?;
+    let output = Command::new(artifacts.program(name))
+        .args(words)
+        .env_remove("VGPU_SOCKET")
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "native `{program}` ended with {}: {text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text)
+}
+
+/// The lines "name value unit" of `bench`.
+fn parse_figures(text: &str) -> BTreeMap<String, f64> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// `bench` natively and through the whole path, turn by turn: A B A B A B.
+fn figures(artifacts: &Artifacts, report: &mut Report) {
+    report.step(
+        "figures: bench, native and through VGPU_SOCKET, three times each, alternating",
+        || {
+            let stack = Stack::start(artifacts, Gpu::Nvidia, &[LOW])?;
+            let mut machine = Host::new(&stack, 1);
+            let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+            for _ in 0..3 {
+                theirs.push(parse_figures(&native(artifacts, "bench 256")?));
+                ours.push(parse_figures(&with_logs(&stack, machine.must("bench 256"))?));
+            }
+            println!(
+                "  {:<28} {:>24} {:>24} {:>7} {:>15}",
+                "figure (median, min-max)", "native", "vgpu", "ratio", "spread"
+            );
+            let mut summary = String::new();
+            for name in theirs[0].keys() {
+                let a: Vec<f64> = theirs.iter().filter_map(|run| run.get(name).copied()).collect();
+                let b: Vec<f64> = ours.iter().filter_map(|run| run.get(name).copied()).collect();
+                ensure!(a.len() == 3 && b.len() == 3, "figure {name} is missing in a run");
+                let ratios: Vec<f64> = a.iter().zip(&b).map(|(a, b)| b / a).collect();
+                let (a, b, r) = (spread(&a), spread(&b), spread(&ratios));
+                println!(
+                    "  {name:<28} {:>10.3} {:>6.3}-{:<6.3} {:>10.3} {:>6.3}-{:<6.3} {:>6.2} {:>7.2}-{:<7.2}",
+                    a.1, a.0, a.2, b.1, b.0, b.2, r.1, r.0, r.2
+                );
+                if matches!(
+                    name.as_str(),
+                    "launch_async" | "launch_sync_p50" | "pinned_h2d" | "pinned_d2h"
+                ) {
+                    summary += &format!("{name} x{:.2} ", r.1);
+                }
+            }
+            Ok(summary)
+        },
+    );
+}
+
+/// Smallest, median and largest.
+fn spread(values: &[f64]) -> (f64, f64, f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    (sorted[0], sorted[sorted.len() / 2], sorted[sorted.len() - 1])
+}
+
+/// A high VM's short calls beside a low VM whose one-second kernels fill the GPU.
+fn latency(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
+    let stack = match Stack::start(artifacts, gpu, &[LOW, HIGH]) {
+        Ok(stack) => stack,
+        Err(error) => return report.step("the services start", || Err(error)),
+    };
+    let (mut low, mut high) = (Host::new(&stack, 1), Host::new(&stack, 9));
+    let calls = if gpu == Gpu::Nvidia { 300 } else { 30 };
+    let long = if gpu == Gpu::Nvidia {
+        "work 100000000 12 1056 256"
+    } else {
+        "work 100000 12 2 32"
+    };
+    let tell = |text: &str| {
+        text.lines()
+            .last()
+            .unwrap_or_default()
+            .trim_start_matches("latency: ")
+            .to_owned()
+    };
+    report.step("latency: a high VM alone", || {
+        Ok(tell(&with_logs(&stack, high.must(&format!("latency {calls}")))?))
+    });
+    report.step(
+        "latency: a high VM beside a low VM's long kernels that fill the GPU",
+        || {
+            with_logs(
+                &stack,
+                (|| {
+                    let busy = low.start(long)?;
+                    low.wait_for_output(&busy, "running")?;
+                    let text = high.must(&format!("latency {calls}"))?;
+                    let still = Machine::said(&low, &busy);
+                    ensure!(
+                        !still.contains("right"),
+                        "the low VM's work ended too early: {still}"
+                    );
+                    let busy = low.wait(busy)?;
+                    ensure!(busy.success(), "the low VM's results: {}", busy.text);
+                    Ok(format!(
+                        "{}; low: {}",
+                        tell(&text),
+                        busy.text.lines().last().unwrap_or_default()
+                    ))
+                })(),
+            )
+        },
+    );
+    if gpu == Gpu::Nvidia {
+        report.step(
+            "latency: the same two programs natively, default time slicing",
+            || {
+                let mut words = long.split(' ');
+                let mut busy = Command::new(artifacts.program(words.next().unwrap_or_default()));
+                let mut busy = vgpu_vm::process::Process::spawn({
+                    busy.args(words).stdout(std::process::Stdio::null());
+                    busy
+                })?;
+                let text = native(artifacts, &format!("latency {calls}"));
+                busy.kill();
+                Ok(tell(&text?))
+            },
+        );
+    }
+}
+
+fn virtual_machines(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
+    let started = Stack::start(artifacts, gpu, &[LOW, OTHER_LOW])
+        .and_then(|stack| Ok((Pair::boot(&stack, (1, 2), 2048)?, stack)));
+    let (mut pair, stack) = match started {
+        Ok(started) => started,
+        Err(error) => return report.step("vm: two VMs boot", || Err(error)),
+    };
+    report.step("vm: every program finds its results right", || {
+        quiet(with_logs(&stack, checks::results_are_right(&mut pair.one)))
+    });
+    report.step(
+        "vm: turns, kill, fault, reset in the middle of a DMA beside a working neighbour",
+        || quiet(with_logs(&stack, pair.all_checks(&stack))),
+    );
+    let runs = if gpu == Gpu::Nvidia { 200 } else { 20 };
+    report.step(&format!("vm: {runs} runs in a row leave nothing"), || {
+        quiet(with_logs(
+            &stack,
+            checks::runs_in_a_row(&stack, 1, &mut pair.one, runs),
+        ))
+    });
+    drop(pair);
+    report.step("vm: 1 GiB of pinned memory, fresh and broken up", || {
+        let mut vm = boot(&stack, 1, 3072)?;
+        let result = vm_checks::pinned_memory_in_a_fresh_and_a_broken_up_guest(&stack, 1, &mut vm)
+            .and_then(|()| vm_checks::no_complaints(&vm));
+        quiet(with_logs(&stack, result))
+    });
+}
+
+/// The parts with these names; all for none.
+pub fn parts(names: &[String]) -> Result<Vec<Part>> {
+    if names.is_empty() {
+        return Ok(vec![Part::Socket, Part::Figures, Part::Latency, Part::Vm]);
+    }
+    names
+        .iter()
+        .map(|name| match name.as_str() {
+            "socket" => Ok(Part::Socket),
+            "figures" => Ok(Part::Figures),
+            "latency" => Ok(Part::Latency),
+            "vm" => Ok(Part::Vm),
+            other => bail!("no part {other:?}: expected socket, figures, latency or vm"),
+        })
+        .collect()
+}
