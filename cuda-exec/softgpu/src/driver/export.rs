@@ -1,0 +1,97 @@
+//! Finding functions by name.
+
+use super::abi::{Out, Symbol, Text, api};
+use super::error::{self, Result};
+use super::{capture, context, device, event, graph, launch, memory, module, runtime, stream, transfer};
+use std::ffi::c_void;
+
+const TABLES: &[&[Symbol]] = &[
+    error::SYMBOLS,
+    runtime::SYMBOLS,
+    device::SYMBOLS,
+    context::SYMBOLS,
+    memory::SYMBOLS,
+    module::SYMBOLS,
+    launch::SYMBOLS,
+    transfer::SYMBOLS,
+    stream::SYMBOLS,
+    stream::STREAM_SYMBOLS,
+    event::SYMBOLS,
+    event::STREAM_SYMBOLS,
+    capture::SYMBOLS,
+    capture::STREAM_SYMBOLS,
+    graph::SYMBOLS,
+    graph::STREAM_SYMBOLS,
+    SYMBOLS,
+];
+
+/// Versioned names of functions whose plain name means an older or newer form depending on the version
+/// asked for: name, first CUDA version that means it.
+const SINCE: &[(&str, i32)] = &[
+    ("cuCtxCreate_v3", 11040),
+    ("cuCtxCreate_v4", 12050),
+    ("cuCtxGetDevice_v2", 13000),
+    ("cuCtxSynchronize_v2", 13000),
+    ("cuDeviceGetUuid_v2", 11040),
+    ("cuEventElapsedTime_v2", 12080),
+    ("cuStreamGetCaptureInfo_v2", 11030),
+    ("cuStreamGetCaptureInfo_v3", 12030),
+];
+
+/// `CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM`
+const PER_THREAD: u64 = 2;
+
+/// The address behind an exported name.
+pub fn exported(name: &str) -> Option<*const ()> {
+    TABLES
+        .iter()
+        .copied()
+        .flatten()
+        .find(|s| s.name == name)
+        .map(|s| s.address)
+}
+
+/// The newest form of a function that a program of that CUDA version may mean by its plain name.
+fn lookup(name: &str, version: i32, per_thread: bool) -> Option<*const ()> {
+    for suffix in ["_v4", "_v3", "_v2", ""] {
+        let full = format!("{name}{suffix}");
+        let since = SINCE.iter().find(|(n, _)| *n == full).map_or(0, |(_, v)| *v);
+        if since > version {
+            continue;
+        }
+        if per_thread {
+            let variants = [format!("{full}_ptsz"), format!("{full}_ptds")];
+            if let Some(address) = variants.iter().find_map(|v| exported(v)) {
+                return Some(address);
+            }
+        }
+        if let Some(address) = exported(&full) {
+            return Some(address);
+        }
+    }
+    None
+}
+
+fn get(name: Text, out: Out<*const ()>, version: i32, flags: u64, status: Out<i32>) -> Result {
+    let found = lookup(&name.get()?, version, flags & PER_THREAD != 0);
+    out.set(found.unwrap_or(std::ptr::null()))?;
+    // CU_GET_PROC_ADDRESS_SUCCESS, _SYMBOL_NOT_FOUND
+    status.set_if_wanted(if found.is_some() { 0 } else { 1 });
+    found.map(|_| ()).ok_or(error::NOT_FOUND)
+}
+
+api! { SYMBOLS;
+    fn cuGetProcAddress(name: Text, out: Out<*const ()>, version: i32, flags: u64) {
+        get(name, out, version, flags, Out(std::ptr::null_mut()))
+    }
+
+    fn cuGetProcAddress_v2(name: Text, out: Out<*const ()>, version: i32, flags: u64, status: Out<i32>) {
+        get(name, out, version, flags, status)
+    }
+
+    fn cuGetExportTable(table: Out<*const c_void>, _id: *const c_void) {
+        // Tables of NVIDIA's own libraries, which this is not for.
+        table.set(std::ptr::null())?;
+        Err(error::NOT_FOUND)
+    }
+}

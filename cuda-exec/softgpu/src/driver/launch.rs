@@ -1,0 +1,180 @@
+//! Launches of kernels and host functions.
+
+use super::abi::{CUfunction, CUstream, In, stream_api};
+use super::device::SHARED_OPTIN;
+use super::error::{self, Result};
+use super::module::Function;
+use super::runtime::runtime;
+use super::stream::{Stream, stream};
+use super::work::{HostFunction, Work};
+use crate::ptx::interp::{self, Gate, Launch, Stop};
+use crate::ptx::ir::Kernel;
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// `CU_LAUNCH_PARAM_END`, `_BUFFER_POINTER`, `_BUFFER_SIZE`
+const PARAM_END: u64 = 0;
+const PARAM_BUFFER_POINTER: u64 = 1;
+const PARAM_BUFFER_SIZE: u64 = 2;
+
+/// A kernel with everything a run of it needs.
+pub struct KernelLaunch {
+    kernel: Arc<Kernel>,
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: usize,
+    /// The parameter buffer, in units that keep it aligned.
+    params: Vec<u128>,
+}
+
+impl KernelLaunch {
+    pub fn name(&self) -> &str {
+        &self.kernel.name
+    }
+
+    /// Runs it on the calling thread.
+    pub fn run(&self, memory: &dyn interp::Memory, gate: &dyn Gate) -> std::result::Result<(), Stop> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // SAFETY: the bytes of the vector, which outlives the slice.
+        let params =
+            unsafe { std::slice::from_raw_parts(self.params.as_ptr().cast::<u8>(), self.params.len() * 16) };
+        interp::run(&Launch {
+            kernel: &self.kernel,
+            grid: self.grid,
+            block: self.block,
+            dynamic_shared: self.dynamic_shared,
+            params,
+            memory,
+            gate,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+}
+
+/// The parameter buffer, from an array of pointers or as one packed buffer.
+fn parameters(kernel: &Kernel, each: In<*const u8>, extra: In<u64>) -> Result<Vec<u128>> {
+    let mut bytes = vec![0u8; kernel.param_bytes];
+    if !each.is_null() {
+        for (index, &(offset, size)) in kernel.params.iter().enumerate() {
+            let value = In(each.at(index)?).bytes(size)?;
+            bytes[offset..offset + size].copy_from_slice(&value);
+        }
+    } else if !extra.is_null() {
+        let packed = packed(extra)?;
+        let len = packed.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&packed[..len]);
+    } else if kernel.param_bytes > 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut words = vec![0u128; bytes.len().div_ceil(16)];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks(16)) {
+        let mut whole = [0u8; 16];
+        whole[..chunk.len()].copy_from_slice(chunk);
+        *word = u128::from_ne_bytes(whole);
+    }
+    Ok(words)
+}
+
+fn packed(extra: In<u64>) -> Result<Vec<u8>> {
+    let (mut buffer, mut size) = (0, 0);
+    let mut at = 0;
+    loop {
+        match extra.at(at)? {
+            PARAM_END => break,
+            PARAM_BUFFER_POINTER => buffer = extra.at(at + 1)?,
+            PARAM_BUFFER_SIZE => size = In(extra.at(at + 1)? as *const usize).get()?,
+            _ => return Err(error::INVALID_VALUE),
+        }
+        at += 2;
+    }
+    // A kernel takes at most 32,764 bytes of parameters.
+    if size > 1 << 16 {
+        return Err(error::INVALID_VALUE);
+    }
+    In(buffer as *const u8).bytes(size)
+}
+
+/// Grid and block of a launch, and its dynamic shared memory in bytes.
+struct Shape {
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: u32,
+}
+
+fn launch(
+    stream: &Arc<Stream>,
+    function: &Function,
+    shape: Shape,
+    params: In<*const u8>,
+    extra: In<u64>,
+) -> Result {
+    let kernel = &function.kernel;
+    let Shape {
+        grid,
+        block,
+        dynamic_shared,
+    } = shape;
+    let threads = block.iter().map(|&n| u64::from(n)).product::<u64>();
+    if threads == 0 || grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 {
+        return Err(error::INVALID_VALUE);
+    }
+    if threads > u64::from(kernel.max_threads) || block[2] > 64 {
+        return Err(error::INVALID_VALUE);
+    }
+    let limit = function.max_dynamic_shared.load(Ordering::Relaxed) as u32;
+    if dynamic_shared > limit || dynamic_shared + kernel.shared_bytes as u32 > SHARED_OPTIN as u32 {
+        return Err(error::INVALID_VALUE);
+    }
+    let launch = KernelLaunch {
+        kernel: kernel.clone(),
+        grid,
+        block,
+        dynamic_shared: dynamic_shared as usize,
+        params: parameters(kernel, params, extra)?,
+    };
+    stream.enqueue(Work::Kernel(Arc::new(launch)))
+}
+
+/// `CUlaunchConfig`
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LaunchConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    stream: CUstream,
+    attributes: In<[u8; 72]>,
+    attribute_count: u32,
+}
+
+stream_api! { SYMBOLS, default;
+    fn cuLaunchKernel | cuLaunchKernel_ptsz(
+        function: CUfunction, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32,
+        handle: CUstream, params: In<*const u8>, extra: In<u64>,
+    ) {
+        let stream = stream(handle, default)?;
+        let function = runtime()?.functions.get(function)?;
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared: shared };
+        launch(&stream, &function, shape, params, extra)
+    }
+
+    fn cuLaunchKernelEx | cuLaunchKernelEx_ptsz(
+        config: In<LaunchConfig>, function: CUfunction, params: In<*const u8>, extra: In<u64>,
+    ) {
+        // The attributes are hints, or ask for clusters, which need no more than blocks do here.
+        let config = config.get()?;
+        let stream = stream(config.stream, default)?;
+        let function = runtime()?.functions.get(function)?;
+        let shape = Shape { grid: config.grid, block: config.block, dynamic_shared: config.shared };
+        launch(&stream, &function, shape, params, extra)
+    }
+
+    fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz(
+        handle: CUstream, function: Option<extern "C" fn(*mut c_void)>, data: *mut c_void,
+    ) {
+        let stream = stream(handle, default)?;
+        let function = function.ok_or(error::INVALID_VALUE)?;
+        stream.enqueue(Work::Host(HostFunction { function, data }))
+    }
+}

@@ -1,0 +1,517 @@
+//! Memory that kernels may access: allocations on the device, pinned host memory, registered host memory.
+//!
+//! A device address is an address of the process. Each device has one window, reserved at the first
+//! allocation and mapped for good: what is freed there gives its pages back but stays mapped, so that no
+//! stale address can bring the process down.
+
+use super::abi::{CUcontext, CUdeviceptr, Out, api};
+use super::context::{Context, current};
+use super::error::{self, Result};
+use super::runtime::{Runtime, runtime};
+use crate::arbiter;
+use crate::ptx::interp::{self, Span};
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+/// Allocations start at multiples of this and are rounded up to it.
+const GRAIN: u64 = 512;
+
+/// `CU_MEMHOSTREGISTER_PORTABLE` and `_READ_ONLY`
+const PORTABLE: u32 = 1;
+const READ_ONLY: u32 = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Device,
+    /// From `cuMemHostAlloc`.
+    Pinned,
+    /// From `cuMemHostRegister`.
+    Registered,
+}
+
+/// One live allocation or registration.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    pub start: u64,
+    pub len: u64,
+    pub kind: Kind,
+    pub context: CUcontext,
+    pub ordinal: i32,
+    pub flags: u32,
+}
+
+impl Range {
+    fn end(&self) -> u64 {
+        self.start + self.len
+    }
+
+    fn contains(&self, address: u64, len: u64) -> bool {
+        address >= self.start && len <= self.len && address - self.start <= self.len - len
+    }
+
+    fn visible_to(&self, context: CUcontext) -> bool {
+        self.context == context
+            || match self.kind {
+                Kind::Device => false,
+                // With unified addressing all pinned memory is portable.
+                Kind::Pinned => true,
+                Kind::Registered => self.flags & PORTABLE != 0,
+            }
+    }
+}
+
+/// All such memory of the process.
+#[derive(Default)]
+pub struct Memory {
+    ranges: RwLock<BTreeMap<u64, Range>>,
+    windows: Mutex<BTreeMap<i32, Window>>,
+}
+
+/// The addresses of one device.
+struct Window {
+    start: u64,
+    len: u64,
+    /// Free stretches: start to length.
+    free: BTreeMap<u64, u64>,
+}
+
+impl Window {
+    fn reserve(len: u64) -> Result<Window> {
+        // SAFETY: a new mapping wherever there is room touches nothing that exists.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(error::OUT_OF_MEMORY);
+        }
+        // Neither core dumps nor forked children have a use for it.
+        // SAFETY: the range is the mapping just made.
+        unsafe {
+            libc::madvise(at, len as usize, libc::MADV_DONTDUMP);
+            libc::madvise(at, len as usize, libc::MADV_DONTFORK);
+        }
+        let start = at as u64;
+        Ok(Window {
+            start,
+            len,
+            free: BTreeMap::from([(start, len)]),
+        })
+    }
+
+    fn take(&mut self, len: u64) -> Result<u64> {
+        let found = self.free.iter().find(|(_, have)| **have >= len);
+        let (&start, &have) = found.ok_or(error::OUT_OF_MEMORY)?;
+        self.free.remove(&start);
+        if have > len {
+            self.free.insert(start + len, have - len);
+        }
+        Ok(start)
+    }
+
+    fn give(&mut self, mut start: u64, mut len: u64) {
+        let page = 4096;
+        let (first, last) = (start.next_multiple_of(page), (start + len) / page * page);
+        if first < last {
+            // SAFETY: the pages lie wholly inside a stretch of the window that nobody owns any more.
+            unsafe { libc::madvise(first as *mut c_void, (last - first) as usize, libc::MADV_DONTNEED) };
+        }
+        if let Some((&before, &have)) = self.free.range(..start).next_back()
+            && before + have == start
+        {
+            self.free.remove(&before);
+            (start, len) = (before, have + len);
+        }
+        if let Some(have) = self.free.remove(&(start + len)) {
+            len += have;
+        }
+        self.free.insert(start, len);
+    }
+}
+
+/// What the kernels of a context see.
+pub struct View<'a> {
+    memory: &'a Memory,
+    context: CUcontext,
+}
+
+impl interp::Memory for View<'_> {
+    fn span(&self, address: u64) -> Option<Span> {
+        let range = self.memory.find(address)?;
+        range.visible_to(self.context).then_some(Span {
+            start: range.start,
+            end: range.end(),
+            writable: range.flags & READ_ONLY == 0 || range.kind != Kind::Registered,
+        })
+    }
+}
+
+impl Memory {
+    fn windows(&self) -> MutexGuard<'_, BTreeMap<i32, Window>> {
+        self.windows.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// What the kernels of a context see.
+    pub fn view(&self, context: CUcontext) -> View<'_> {
+        View {
+            memory: self,
+            context,
+        }
+    }
+
+    /// The live range around `address`.
+    pub fn find(&self, address: u64) -> Option<Range> {
+        let ranges = self.ranges.read().unwrap_or_else(|e| e.into_inner());
+        let (_, range) = ranges.range(..=address).next_back()?;
+        range.contains(address, 1).then_some(*range)
+    }
+
+    /// Whether `len` bytes from `address` lie in one live range, visible to `context` if one is given.
+    pub fn is_accessible(&self, address: u64, len: u64, context: Option<CUcontext>) -> bool {
+        self.find(address)
+            .is_some_and(|r| r.contains(address, len) && context.is_none_or(|c| r.visible_to(c)))
+    }
+
+    /// Whether `address` lies in a device's window.
+    pub fn in_window(&self, address: u64) -> bool {
+        self.windows()
+            .values()
+            .any(|w| address.wrapping_sub(w.start) < w.len)
+    }
+
+    /// Whether any of `len` bytes from `address` lies in a device's window or in a live range.
+    pub fn touches_any(&self, address: u64, len: u64) -> bool {
+        let end = address.saturating_add(len);
+        let overlaps = |start: u64, have: u64| address < start + have && start < end;
+        self.windows().values().any(|w| overlaps(w.start, w.len)) || self.overlaps(address, len)
+    }
+
+    fn overlaps(&self, address: u64, len: u64) -> bool {
+        let ranges = self.ranges.read().unwrap_or_else(|e| e.into_inner());
+        let before = ranges.range(..address.saturating_add(len)).next_back();
+        before.is_some_and(|(_, r)| r.end() > address)
+    }
+
+    fn insert(&self, range: Range) {
+        self.ranges
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .insert(range.start, range);
+    }
+
+    fn remove(&self, start: u64, kind: Kind) -> Option<Range> {
+        let mut ranges = self.ranges.write().unwrap_or_else(|e| e.into_inner());
+        ranges.get(&start).filter(|r| r.kind == kind)?;
+        ranges.remove(&start)
+    }
+
+    /// Allocates device memory.
+    pub fn allocate(&self, context: &Context, bytes: u64) -> Result<CUdeviceptr> {
+        let share = &context.device()?.share;
+        let len = bytes
+            .checked_next_multiple_of(GRAIN)
+            .ok_or(error::OUT_OF_MEMORY)?;
+        if bytes == 0 {
+            return Err(error::INVALID_VALUE);
+        }
+        if !share.reserve(&context.gate, len) {
+            return Err(error::OUT_OF_MEMORY);
+        }
+        let taken = self.take(context.ordinal, share.total_memory(), len);
+        let Ok(start) = taken else {
+            share.unreserve(&context.gate, len);
+            return taken;
+        };
+        let (handle, ordinal) = (context.handle, context.ordinal);
+        self.insert(Range {
+            start,
+            len,
+            kind: Kind::Device,
+            context: handle,
+            ordinal,
+            flags: 0,
+        });
+        Ok(start)
+    }
+
+    fn take(&self, ordinal: i32, total: u64, len: u64) -> Result<u64> {
+        let mut windows = self.windows();
+        match windows.get_mut(&ordinal) {
+            Some(window) => window.take(len),
+            None => {
+                let mut window = Window::reserve(total.next_multiple_of(4096))?;
+                let start = window.take(len);
+                windows.insert(ordinal, window);
+                start
+            }
+        }
+    }
+
+    /// Frees device memory. Nothing may use it any more.
+    pub fn free(&self, runtime: &Runtime, start: CUdeviceptr) -> Result {
+        let range = self.remove(start, Kind::Device).ok_or(error::INVALID_VALUE)?;
+        self.give(&range);
+        if let Ok(context) = runtime.contexts.get(range.context) {
+            context.device()?.share.unreserve(&context.gate, range.len);
+        }
+        Ok(())
+    }
+
+    fn give(&self, range: &Range) {
+        if let Some(window) = self.windows().get_mut(&range.ordinal) {
+            window.give(range.start, range.len);
+        }
+    }
+
+    /// Gives up all memory of a context that is going away.
+    pub fn free_context(&self, context: CUcontext) {
+        let mut gone = Vec::new();
+        self.ranges
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .retain(|_, range| {
+                if range.context == context {
+                    gone.push(*range);
+                }
+                range.context != context
+            });
+        for range in gone {
+            match range.kind {
+                Kind::Device => self.give(&range),
+                Kind::Pinned => arbiter::with_kernels_parked(|| unmap(&range)),
+                Kind::Registered => {}
+            }
+        }
+    }
+
+    fn allocate_host(&self, context: &Context, bytes: usize, flags: u32) -> Result<u64> {
+        if bytes == 0 || flags & !7 != 0 {
+            return Err(error::INVALID_VALUE);
+        }
+        let len = bytes.checked_next_multiple_of(4096).ok_or(error::OUT_OF_MEMORY)?;
+        // SAFETY: a new mapping wherever there is room touches nothing that exists.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(error::OUT_OF_MEMORY);
+        }
+        let (context, ordinal) = (context.handle, context.ordinal);
+        let range = Range {
+            start: at as u64,
+            len: len as u64,
+            kind: Kind::Pinned,
+            context,
+            ordinal,
+            flags,
+        };
+        self.insert(range);
+        Ok(range.start)
+    }
+
+    fn register(&self, context: &Context, start: u64, len: u64, flags: u32) -> Result {
+        if start == 0 || len == 0 || flags & !15 != 0 || start.checked_add(len).is_none() {
+            return Err(error::INVALID_VALUE);
+        }
+        if self.touches_any(start, len) {
+            return Err(error::HOST_MEMORY_ALREADY_REGISTERED);
+        }
+        if !is_mapped(start, len, flags & READ_ONLY == 0) {
+            return Err(error::INVALID_VALUE);
+        }
+        let (context, ordinal) = (context.handle, context.ordinal);
+        self.insert(Range {
+            start,
+            len,
+            kind: Kind::Registered,
+            context,
+            ordinal,
+            flags,
+        });
+        Ok(())
+    }
+}
+
+fn unmap(range: &Range) {
+    // SAFETY: the range is a mapping that `allocate_host` made, and it is no longer in the table.
+    unsafe { libc::munmap(range.start as *mut c_void, range.len as usize) };
+}
+
+/// Whether all pages are mapped with the needed access. Brings them in, as pinning does.
+fn is_mapped(start: u64, len: u64, writable: bool) -> bool {
+    let first = start / 4096 * 4096;
+    let bytes = (start + len - first) as usize;
+    let advice = if writable {
+        libc::MADV_POPULATE_WRITE
+    } else {
+        libc::MADV_POPULATE_READ
+    };
+    // SAFETY: populating changes no content, and reports what is not mapped.
+    unsafe { libc::madvise(first as *mut c_void, bytes, advice) == 0 }
+}
+
+/// Waits for all contexts of the process: memory that goes may be in use by any of them.
+fn drain_all(runtime: &Runtime, context: &Arc<Context>, range: Option<Range>) {
+    context.drain();
+    if let Some(range) = range
+        && range.context != context.handle
+        && let Ok(owner) = runtime.contexts.get(range.context)
+    {
+        owner.drain();
+    }
+}
+
+/// `CUpointer_attribute`
+fn pointer_attribute(range: Range, address: u64, attribute: i32, out: *mut c_void) -> Result {
+    let is_device = range.kind == Kind::Device;
+    match attribute {
+        1 => Out(out.cast::<u64>()).set(range.context),
+        2 => Out(out.cast::<u32>()).set(if is_device { 2 } else { 1 }),
+        3 => Out(out.cast::<u64>()).set(address),
+        4 if is_device => Err(error::INVALID_VALUE),
+        4 => Out(out.cast::<u64>()).set(address),
+        6 | 8 | 10 => Out(out.cast::<u32>()).set(0),
+        7 => Out(out.cast::<u64>()).set(range.start),
+        9 => Out(out.cast::<i32>()).set(range.ordinal),
+        11 => Out(out.cast::<u64>()).set(range.start),
+        12 => Out(out.cast::<usize>()).set(range.len as usize),
+        13 => Out(out.cast::<u32>()).set(1),
+        _ => Err(error::INVALID_VALUE),
+    }
+}
+
+api! { SYMBOLS;
+    fn cuMemAlloc_v2(out: Out<CUdeviceptr>, bytes: usize) {
+        let context = current()?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        out.set(runtime.memory.allocate(&context, bytes as u64)?)
+    }
+
+    fn cuMemFree_v2(address: CUdeviceptr) {
+        let context = current()?;
+        let runtime = runtime()?;
+        if address == 0 {
+            return Ok(());
+        }
+        runtime.captures.forbid()?;
+        let range = runtime.memory.find(address).filter(|r| r.start == address && r.kind == Kind::Device);
+        drain_all(runtime, &context, Some(range.ok_or(error::INVALID_VALUE)?));
+        runtime.check()?;
+        runtime.memory.free(runtime, address)
+    }
+
+    fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) {
+        let context = current()?;
+        let share = &context.device()?.share;
+        free.set(share.free_memory() as usize)?;
+        total.set(share.total_memory() as usize)
+    }
+
+    fn cuMemGetAddressRange_v2(base: Out<CUdeviceptr>, len: Out<usize>, address: CUdeviceptr) {
+        current()?;
+        let range = runtime()?.memory.find(address).ok_or(error::NOT_FOUND)?;
+        base.set_if_wanted(range.start);
+        len.set_if_wanted(range.len as usize);
+        Ok(())
+    }
+
+    fn cuMemHostAlloc(out: Out<u64>, bytes: usize, flags: u32) {
+        let context = current()?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        out.set(runtime.memory.allocate_host(&context, bytes, flags)?)
+    }
+
+    fn cuMemAllocHost_v2(out: Out<u64>, bytes: usize) {
+        let context = current()?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        out.set(runtime.memory.allocate_host(&context, bytes, 0)?)
+    }
+
+    fn cuMemFreeHost(address: u64) {
+        let context = current()?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        let range = runtime.memory.find(address).filter(|r| r.start == address && r.kind == Kind::Pinned);
+        drain_all(runtime, &context, Some(range.ok_or(error::INVALID_VALUE)?));
+        runtime.check()?;
+        arbiter::with_kernels_parked(|| {
+            if let Some(range) = runtime.memory.remove(address, Kind::Pinned) {
+                unmap(&range);
+            }
+        });
+        Ok(())
+    }
+
+    fn cuMemHostRegister_v2(address: u64, bytes: usize, flags: u32) {
+        let context = current()?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        runtime.memory.register(&context, address, bytes as u64, flags)
+    }
+
+    fn cuMemHostUnregister(address: u64) {
+        let context = current()?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        let range = runtime.memory.find(address).filter(|r| r.start == address && r.kind == Kind::Registered);
+        drain_all(runtime, &context, Some(range.ok_or(error::HOST_MEMORY_NOT_REGISTERED)?));
+        runtime.check()?;
+        arbiter::with_kernels_parked(|| runtime.memory.remove(address, Kind::Registered));
+        Ok(())
+    }
+
+    fn cuMemHostGetDevicePointer_v2(out: Out<CUdeviceptr>, address: u64, flags: u32) {
+        current()?;
+        let range = runtime()?.memory.find(address).filter(|r| r.kind != Kind::Device);
+        if flags != 0 || range.is_none() {
+            return Err(error::INVALID_VALUE);
+        }
+        out.set(address)
+    }
+
+    fn cuMemHostGetFlags(out: Out<u32>, address: u64) {
+        current()?;
+        let range = runtime()?.memory.find(address).filter(|r| r.kind == Kind::Pinned);
+        // All pinned memory is mapped for the device.
+        out.set(range.ok_or(error::INVALID_VALUE)?.flags | 2)
+    }
+
+    fn cuPointerGetAttribute(out: *mut c_void, attribute: i32, address: CUdeviceptr) {
+        current()?;
+        let range = runtime()?.memory.find(address).ok_or(error::INVALID_VALUE)?;
+        pointer_attribute(range, address, attribute, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freed_neighbours_become_one_stretch() {
+        let mut window = Window::reserve(1 << 20).unwrap();
+        let parts: Vec<u64> = (0..4).map(|_| window.take(1 << 18).unwrap()).collect();
+        assert!(window.take(GRAIN).is_err());
+        for at in [2, 0, 3, 1] {
+            window.give(parts[at], 1 << 18);
+        }
+        assert_eq!(window.free, BTreeMap::from([(window.start, 1 << 20)]));
+    }
+}

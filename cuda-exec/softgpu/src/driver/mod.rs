@@ -1,0 +1,18 @@
+//! The driver API: what `cuda.h` declares, over the interpreter and the arbiter.
+
+pub mod abi;
+pub mod capture;
+pub mod context;
+pub mod device;
+pub mod error;
+pub mod event;
+pub mod export;
+pub mod graph;
+pub mod launch;
+pub mod memory;
+pub mod module;
+pub mod registry;
+pub mod runtime;
+pub mod stream;
+pub mod transfer;
+pub mod work;

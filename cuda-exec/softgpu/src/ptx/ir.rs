@@ -1,0 +1,191 @@
+//! The instructions the machine runs. Every operand is a slot of the thread's register file: the registers
+//! of the text first, then temporaries, literals and the special registers which do not change, so that
+//! no instruction has to ask what kind of operand it has.
+
+use super::alu::{AluFn, Regs};
+use super::atomics::AtomicFn;
+use super::types::{Clock, Fixed, Space};
+
+/// Marks an operand that is not there.
+pub const NONE: u16 = u16::MAX;
+
+/// One instruction.
+#[derive(Clone, Copy, Debug)]
+pub struct Ins {
+    /// What to do.
+    pub run: Run,
+    /// Slot of the predicate that decides whether to do it, or [`NONE`].
+    pub guard: u16,
+    /// Do it when the predicate is false.
+    pub negate: bool,
+    /// Destination.
+    pub d: u16,
+    pub a: u16,
+    pub b: u16,
+    pub c: u16,
+    /// A fifth operand: second destination or fourth source.
+    pub e: u16,
+    /// Jump target, address offset, lookup table or packed options.
+    pub imm: i64,
+    /// Line of the text, for fault messages.
+    pub line: u32,
+}
+
+/// What an instruction does.
+#[derive(Clone, Copy, Debug)]
+pub enum Run {
+    /// Computes on slots alone.
+    Alu(AluFn),
+    /// Goes on at `imm`.
+    Jump,
+    /// Goes on at table entry `a` of the `imm`-th jump table.
+    JumpTable,
+    /// The thread ends.
+    Exit,
+    /// The kernel fails.
+    Trap,
+    /// Loads `lanes` values of `1 << log_size` bytes from `a + imm` into d, b, c, e.
+    Load {
+        space: Space,
+        log_size: u8,
+        signed: bool,
+        lanes: u8,
+    },
+    /// Stores `lanes` values from d, b, c, e at `a + imm`.
+    Store {
+        space: Space,
+        log_size: u8,
+        lanes: u8,
+    },
+    /// Atomic read-modify-write at `a + imm` with operands b, c; the old value to d unless [`NONE`].
+    Atomic {
+        space: Space,
+        f: AtomicFn,
+        log_size: u8,
+    },
+    Fence,
+    /// Offset in a state space to generic address, and back.
+    ToGeneric(Space),
+    FromGeneric(Space),
+    /// d = whether generic address a lies in the space.
+    IsSpace(Space),
+    Clock(Clock),
+    /// Sleeps about a nanoseconds.
+    Sleep,
+    /// Waits at barrier a until b threads (all, if [`NONE`]) have come.
+    Barrier,
+    /// Counts at barrier a without waiting.
+    BarrierArrive,
+    /// As `Barrier`, and d = a reduction of predicate c over the threads that came.
+    BarrierReduce(Reduce),
+    /// Exchanges with other threads of the warp.
+    Warp(WarpOp),
+}
+
+/// How a barrier combines predicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduce {
+    Popc,
+    And,
+    Or,
+}
+
+/// What the threads of a warp do together. The member mask is slot `imm`, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarpOp {
+    /// d, e = value of a in another lane and whether it exists; b, c as in PTX.
+    Shuffle(Shuffle),
+    /// d = vote over predicate a.
+    VoteAll,
+    VoteAny,
+    VoteUniform,
+    Ballot,
+    /// d = lanes with the same a.
+    MatchAny,
+    /// d = members if all have the same a, and e = whether they do.
+    MatchAll,
+    /// d = reduction of a over the members.
+    Redux(Redux),
+    /// Only waits.
+    Sync,
+    /// d = lanes that came here together. Has no mask.
+    ActiveMask,
+}
+
+/// How a shuffle finds its source lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shuffle {
+    Up,
+    Down,
+    Bfly,
+    Idx,
+}
+
+/// An integer reduction over a warp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redux {
+    Add,
+    MinU,
+    MaxU,
+    MinS,
+    MaxS,
+    And,
+    Or,
+    Xor,
+}
+
+/// A kernel ready to run.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    pub name: String,
+    /// The name for C.
+    pub c_name: std::ffi::CString,
+    pub code: Vec<Ins>,
+    /// Initial content of a thread's slots: zeros and literals.
+    pub template: Vec<u64>,
+    /// Slots which hold special registers.
+    pub fixed: Vec<(u16, Fixed)>,
+    pub jump_tables: Vec<Vec<u32>>,
+    /// Offset and size of each parameter in the parameter buffer, in bytes.
+    pub params: Vec<(usize, usize)>,
+    /// Size of the parameter buffer in bytes.
+    pub param_bytes: usize,
+    /// Statically declared shared memory in bytes; dynamic shared memory starts here.
+    pub shared_bytes: usize,
+    /// Local memory per thread in bytes.
+    pub local_bytes: usize,
+    /// Most threads per block.
+    pub max_threads: u32,
+    /// Registers in the text, as an answer to `CU_FUNC_ATTRIBUTE_NUM_REGS`.
+    pub registers: u32,
+}
+
+impl Ins {
+    /// An instruction with no operands.
+    pub fn new(run: Run, line: u32) -> Ins {
+        Ins {
+            run,
+            guard: NONE,
+            negate: false,
+            d: NONE,
+            a: NONE,
+            b: NONE,
+            c: NONE,
+            e: NONE,
+            imm: 0,
+            line,
+        }
+    }
+
+    /// The slots that `lanes` memory operands use, in order.
+    #[inline(always)]
+    pub fn lanes(&self) -> [u16; 4] {
+        [self.d, self.b, self.c, self.e]
+    }
+
+    /// Whether the guard lets it run.
+    #[inline(always)]
+    pub fn enabled(&self, regs: Regs) -> bool {
+        self.guard == NONE || (regs.get(self.guard) != 0) != self.negate
+    }
+}
