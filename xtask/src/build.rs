@@ -15,6 +15,9 @@ use crate::util::{Layout, capture, copy_if_changed, file_name, files_below, plac
 /// The host programs.
 const BINARIES: [&str; 4] = ["vgpud", "vgpu-backend", "vgpu-exec", "vgpu-harness"];
 
+/// The file name of the initial file system without our software.
+pub const BARE_INITRAMFS: &str = "initramfs-bare.cpio";
+
 /// How Rust code is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -106,7 +109,7 @@ pub fn system(layout: &Layout, profile: Profile) -> Result<Artifacts> {
 
 /// The initial file system without our software.
 pub fn bare_initramfs(artifacts: &Artifacts) -> PathBuf {
-    artifacts.initramfs().with_file_name("initramfs-bare.cpio")
+    artifacts.initramfs().with_file_name(BARE_INITRAMFS)
 }
 
 /// Compiles the C programs that use CUDA. They link to `libcuda.so.1` as any CUDA program does: which one

@@ -1,9 +1,74 @@
-//! One archive with everything that runs.
+//! One archive with everything that runs, for a host that has an NVIDIA driver and no network.
 
-use anyhow::Result;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 
-use crate::util::Layout;
+use anyhow::{Result, bail};
 
-pub fn run(_layout: &Layout) -> Result<()> {
+use crate::build::{self, Profile};
+use crate::util::{Layout, capture, files_below, progress};
+
+const NAME: &str = "vgpu-bundle";
+/// What the archive may have at most.
+const BYTES_MAX: u64 = 55 << 20;
+
+/// The bundle's only command: the harness, which finds the rest beside itself.
+const RUN: &str = r#"#!/bin/sh
+# ./run demo        two virtual machines of different priority on this machine's GPU
+# ./run gpu-tests   everything that must hold, in at most eight minutes
+# Run as root, so that each service gets a user of its own.
+exec "$(dirname "$(readlink -f "$0")")/bin/vgpu-harness" "$@"
+"#;
+
+/// Folders of the artifacts whose files are programs or libraries of ours, which go without debug data.
+const OURS: [&str; 3] = ["bin", "lib", "programs"];
+
+pub fn run(layout: &Layout) -> Result<()> {
+    let artifacts = build::everything(layout, Profile::Release)?;
+    let dist = layout.root.join("dist");
+    let folder = dist.join(NAME);
+    let archive = dist.join(format!("{NAME}.tar.xz"));
+    progress("packing the bundle", || {
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        for name in ["boot", "qemu"].iter().chain(&OURS) {
+            capture(
+                Command::new("cp")
+                    .arg("-rL")
+                    .arg(artifacts.root().join(name))
+                    .arg(&folder),
+            )?;
+        }
+        fs::remove_file(folder.join("boot").join(build::BARE_INITRAMFS))?;
+        for name in OURS {
+            for file in files_below(&folder.join(name), &|_| true)? {
+                capture(Command::new("strip").arg("--strip-unneeded").arg(file))?;
+            }
+        }
+        write_script(&folder.join("run"))?;
+        let mut tar = Command::new("tar");
+        tar.env("XZ_OPT", "-6 -T0")
+            .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"]);
+        tar.arg("-cJf").arg(&archive).arg("-C").arg(&dist).arg(NAME);
+        capture(&mut tar).map(drop)
+    })?;
+    let bytes = fs::metadata(&archive)?.len();
+    println!(
+        "{} ({:.1} MiB)",
+        archive.display(),
+        bytes as f64 / f64::from(1 << 20)
+    );
+    if bytes > BYTES_MAX {
+        bail!("the bundle is larger than {} MiB", BYTES_MAX >> 20);
+    }
     Ok(())
+}
+
+fn write_script(path: &Path) -> Result<()> {
+    fs::write(path, RUN)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }

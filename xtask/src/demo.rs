@@ -16,7 +16,7 @@ pub struct Args {
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<()> {
-    let artifacts = build::everything(layout, Profile::Release)?;
+    let artifacts = build::everything(layout, Profile::Dev)?;
     let mut demo = Command::new(artifacts.bin("vgpu-harness"));
     demo.env(ARTIFACTS_ENV, artifacts.root())
         .arg("demo")
