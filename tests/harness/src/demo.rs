@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use vgpu_sched_api::messages::Priority;
-use vgpu_tests::{Gpu, Stack, VmSpec, checks};
+use vgpu_tests::{Gpu, Stack, VmSpec, boot, checks};
 use vgpu_vm::{Artifacts, Vm};
 
-use crate::boot;
 use crate::report::{gpus, last_line, step, turns_of, turns_table};
 
 const VMS: [VmSpec; 2] = [

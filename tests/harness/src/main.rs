@@ -2,15 +2,14 @@
 //! NVIDIA driver and nothing else.
 
 mod demo;
-mod gpu_tests;
 mod report;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use vgpu_tests::Stack;
-use vgpu_vm::{ARTIFACTS_ENV, Artifacts, Vm};
+use vgpu_tests::{Gpu, gpu_tests};
+use vgpu_vm::{ARTIFACTS_ENV, Artifacts};
 
 #[derive(Parser)]
 #[command(name = "vgpu-harness", version, about = "Demo and GPU tests of vgpu")]
@@ -23,8 +22,11 @@ struct Cli {
 enum Task {
     /// Boot two virtual machines of different priority and run CUDA programs in both
     Demo,
-    /// Check everything that must hold on this machine's GPU
-    GpuTests(gpu_tests::Args),
+    /// Check everything that must hold on this machine's GPU, and measure it
+    GpuTests {
+        /// Only these: socket, figures, latency, vm
+        parts: Vec<String>,
+    },
 }
 
 /// Where this program lies among the artifacts (`bin/`), unless the environment says otherwise.
@@ -40,25 +42,19 @@ fn artifacts() -> Result<Artifacts> {
     Ok(Artifacts::new(root))
 }
 
-/// Boots the VM that a backend of these services waits for, as the user the backend runs as.
-fn boot(stack: &Stack, vm: u32, memory_mib: u32) -> Result<Vm> {
-    let mut builder = Vm::builder(stack.artifacts(), format!("vm{vm}"))
-        .memory_mib(memory_mib)
-        .vhost_socket(stack.socket(vm));
-    if rustix::process::geteuid().is_root() {
-        let (uid, gid) = stack.vm_user(vm);
-        builder = builder.user(uid, gid);
+/// Checks everything on this machine's GPU; the parts are named as in [`gpu_tests::parts`].
+fn test_gpu(artifacts: &Artifacts, parts: &[String]) -> Result<()> {
+    if !gpu_tests::run(artifacts, Gpu::detect(), &gpu_tests::parts(parts)?)? {
+        bail!("not everything that must hold does");
     }
-    builder
-        .boot()
-        .with_context(|| format!("VM {vm}\n{}", stack.logs()))
+    Ok(())
 }
 
 fn main() -> ExitCode {
     env_logger::init();
     let outcome = artifacts().and_then(|artifacts| match Cli::parse().command {
         Task::Demo => demo::run(&artifacts),
-        Task::GpuTests(args) => gpu_tests::run(&artifacts, &args),
+        Task::GpuTests { parts } => test_gpu(&artifacts, &parts),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
