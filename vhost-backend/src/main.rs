@@ -1,1 +1,119 @@
-fn main() {}
+//! `vgpu-backend`: the vhost-user device of one VM.
+//!
+//! It serves the virtqueues, knows the guest's memory, and keeps one `vgpu-exec` per guest process. It makes no
+//! CUDA call, so that nothing a session does can end it: a front end cannot reconnect a dead backend.
+
+mod device;
+mod fd;
+mod host;
+mod quiet;
+mod scheduler;
+mod worker;
+
+use anyhow::Context;
+use clap::Parser;
+use device::Device;
+use host::{ExecOptions, Host};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use vhost::vhost_user::Listener;
+use vhost_user_backend::VhostUserDaemon;
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+/// The vhost-user backend of a virtio-vgpu device: one process per VM.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where to listen for the front end (QEMU, or a process with VGPU_SOCKET).
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["fd", "print_capabilities"], conflicts_with = "fd")]
+    socket_path: Option<PathBuf>,
+    /// An inherited listening socket to use instead.
+    #[arg(long, value_name = "NUMBER")]
+    fd: Option<RawFd>,
+    /// The VM's number, as the pool map names it.
+    #[arg(long, value_name = "NUMBER", required_unless_present = "print_capabilities")]
+    vm_id: Option<u32>,
+    /// The control socket of vgpud.
+    #[arg(long, value_name = "PATH", required_unless_present = "print_capabilities")]
+    vgpud: Option<PathBuf>,
+    /// The vgpu-exec to run for each session.
+    #[arg(long, value_name = "PATH", required_unless_present = "print_capabilities")]
+    exec: Option<PathBuf>,
+    /// A folder in which executors look for libcuda.so.1 first.
+    #[arg(long, value_name = "DIR")]
+    libcuda_dir: Option<PathBuf>,
+    /// A variable in the executors' environment, which is empty otherwise. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    exec_env: Vec<(String, String)>,
+    /// Print what this backend can do, as JSON, and exit.
+    #[arg(long)]
+    print_capabilities: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("expected KEY=VALUE".into()),
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    // The queue library logs an error per malformed ring, which a guest could use to flood the log; what it
+    // finds is reported by the device itself, limited in rate.
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .filter_module("virtio_queue", log::LevelFilter::Off)
+        .init();
+    let arguments = Arguments::parse();
+    if arguments.print_capabilities {
+        println!("{}", serde_json::json!({ "type": "misc", "features": [] }));
+        return Ok(());
+    }
+    let (Some(vm), Some(vgpud), Some(exec)) = (arguments.vm_id, arguments.vgpud, arguments.exec) else {
+        anyhow::bail!("--vm-id, --vgpud and --exec are required");
+    };
+    let mut listener = match (&arguments.socket_path, arguments.fd) {
+        (Some(path), None) => {
+            Listener::new(path, true).with_context(|| format!("listen on {}", path.display()))?
+        }
+        (None, Some(number)) => Listener::from(fd::inherited_listener(number)?),
+        _ => anyhow::bail!("one of --socket-path and --fd is required"),
+    };
+    let host = Host::start(
+        vm,
+        vgpud,
+        ExecOptions {
+            path: exec,
+            libcuda_dir: arguments.libcuda_dir,
+            env: arguments.exec_env,
+        },
+    )?;
+    log::info!("vm {vm}: listening");
+    loop {
+        serve_one(&host, &mut listener)?;
+    }
+}
+
+/// Serves one front end until it disconnects. Fails only if there is no use in listening again.
+fn serve_one(host: &Arc<Host>, listener: &mut Listener) -> anyhow::Result<()> {
+    let vm = host.vm;
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
+    let device = Arc::new(Device::new(host.clone(), memory.clone())?);
+    // A daemon is good for one connection: it keeps who owns the device, and the rings' state.
+    let mut daemon = VhostUserDaemon::new(format!("vhost-{vm}"), device.clone(), memory)
+        .map_err(|e| anyhow::anyhow!("create the device: {e}"))?;
+    let handlers = daemon.get_epoll_handlers();
+    let queues = handlers.first().context("the device has no queue thread")?;
+    device.watch(|fd, token| queues.register_listener(fd, vmm_sys_util::epoll::EventSet::IN, token))?;
+    daemon
+        .start(listener)
+        .map_err(|e| anyhow::anyhow!("accept a front end: {e}"))?;
+    log::info!("vm {vm}: front end connected");
+    let end = daemon.wait();
+    device.stop();
+    match end {
+        Ok(()) => log::info!("vm {vm}: front end disconnected"),
+        Err(e) => log::info!("vm {vm}: front end disconnected: {e}"),
+    }
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! Control requests: their bytes, once copied from the guest, become a [`Request`] or are refused.
+use vgpu_protocol::limits::{PAGE_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX, WINDOW_LEN};
+use vgpu_protocol::virtio::{
+    ControlHeader, ControlKind, ControlReply, MAP_REGISTER, Map, RingCreate, RingDestroy, Run, SessionOpen,
+    SessionOpened, Unmap,
+};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// A well-formed control request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Open a session.
+    Open(SessionOpen),
+    /// Something about an open one.
+    Session { session: u32, what: SessionRequest },
+}
+
+/// What is asked of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SessionRequest {
+    /// End it.
+    Close,
+    /// Map pages; alignment and run lengths are checked, places are not.
+    Map { map: Map, runs: Vec<Run> },
+    /// Undo a mapping.
+    Unmap(Unmap),
+    /// Consume a ring.
+    RingCreate(RingCreate),
+    /// Stop consuming it.
+    RingDestroy(RingDestroy),
+}
+
+/// Addresses that a process may have on x86-64 with 4-level paging end here.
+const ADDRESS_END: u64 = 1 << 47;
+/// Windows start at multiples of this.
+const WINDOW_ALIGN: u64 = 2 << 20;
+
+/// Decodes a request. What is wrong with a malformed one is said in words.
+pub fn decode(bytes: &[u8]) -> Result<Request, &'static str> {
+    let (header, body) = ControlHeader::read_from_prefix(bytes).map_err(|_| "shorter than its header")?;
+    let kind = ControlKind::from_u32(header.kind).ok_or("unknown kind")?;
+    if kind == ControlKind::SessionOpen {
+        if header.session != 0 {
+            return Err("names a session where there is none");
+        }
+        return Ok(Request::Open(check_open(exact(body)?)?));
+    }
+    let what = match kind {
+        ControlKind::SessionOpen => unreachable!("handled above"),
+        ControlKind::SessionClose if body.is_empty() => SessionRequest::Close,
+        ControlKind::SessionClose => return Err("wrong length"),
+        ControlKind::Map => decode_map(body)?,
+        ControlKind::Unmap => SessionRequest::Unmap(exact(body)?),
+        ControlKind::RingCreate => {
+            let ring: RingCreate = exact(body)?;
+            if ring.ring >= RINGS_MAX || ring.reserved != 0 || ring.addr % PAGE_LEN != 0 {
+                return Err("ring number or address out of bounds");
+            }
+            SessionRequest::RingCreate(ring)
+        }
+        ControlKind::RingDestroy => {
+            let ring: RingDestroy = exact(body)?;
+            if ring.ring >= RINGS_MAX || ring.reserved != 0 {
+                return Err("ring number out of bounds");
+            }
+            SessionRequest::RingDestroy(ring)
+        }
+    };
+    Ok(Request::Session {
+        session: header.session,
+        what,
+    })
+}
+
+/// Bytes that the guest must have room for to get the answer to this request.
+pub fn reply_len(request: &Request) -> usize {
+    size_of::<ControlReply>()
+        + match request {
+            Request::Open(_) => size_of::<SessionOpened>(),
+            Request::Session { .. } => 0,
+        }
+}
+
+fn exact<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<T, &'static str> {
+    T::read_from_bytes(body).map_err(|_| "wrong length")
+}
+
+fn check_open(open: SessionOpen) -> Result<SessionOpen, &'static str> {
+    let len = open.windows_len as usize;
+    if len == 0 || len > WINDOW_CANDIDATES_MAX {
+        return Err("number of windows out of bounds");
+    }
+    let usable = |&base: &u64| {
+        base != 0
+            && base % WINDOW_ALIGN == 0
+            && base.checked_add(WINDOW_LEN).is_some_and(|end| end <= ADDRESS_END)
+    };
+    if !open.windows[..len].iter().all(usable) {
+        return Err("a window out of bounds");
+    }
+    Ok(open)
+}
+
+fn decode_map(body: &[u8]) -> Result<SessionRequest, &'static str> {
+    let (map, rest) = Map::read_from_prefix(body).map_err(|_| "wrong length")?;
+    let count = map.runs_len as usize;
+    if count == 0 || count > RUNS_PER_MESSAGE_MAX {
+        return Err("number of runs out of bounds");
+    }
+    if rest.len() != count * size_of::<Run>() {
+        return Err("wrong length");
+    }
+    if map.flags & !MAP_REGISTER != 0 {
+        return Err("unknown flag");
+    }
+    if map.addr % PAGE_LEN != 0 || map.len % PAGE_LEN != 0 || map.offset % PAGE_LEN != 0 || map.len == 0 {
+        return Err("mapping not aligned to pages");
+    }
+    let runs = <[Run]>::ref_from_bytes(rest).map(<[Run]>::to_vec).or_else(|_| {
+        // The copy of the guest's bytes need not be aligned for a slice of runs.
+        rest.chunks_exact(size_of::<Run>())
+            .map(|chunk| Run::read_from_bytes(chunk).map_err(|_| "wrong length"))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    if runs
+        .iter()
+        .any(|run| run.gpa % PAGE_LEN != 0 || run.len % PAGE_LEN != 0 || run.len == 0)
+    {
+        return Err("run not aligned to pages");
+    }
+    Ok(SessionRequest::Map { map, runs })
+}
+
+/// A program's name for the log and the operator: no control characters, as guests choose it.
+pub fn program_name(name: &[u8]) -> String {
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    String::from_utf8_lossy(&name[..end])
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use zerocopy::IntoBytes;
+
+    fn message(kind: u32, session: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = ControlHeader { kind, session }.as_bytes().to_vec();
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    fn open() -> SessionOpen {
+        SessionOpen {
+            pid: 7,
+            windows_len: 1,
+            windows: [1 << 44, 0, 0, 0, 0, 0, 0, 0],
+            name: [0; 32],
+        }
+    }
+
+    fn map(runs: &[Run]) -> Vec<u8> {
+        let map = Map {
+            addr: 1 << 44,
+            len: 8192,
+            offset: 0,
+            flags: MAP_REGISTER,
+            runs_len: runs.len() as u32,
+        };
+        let mut body = map.as_bytes().to_vec();
+        body.extend_from_slice(runs.as_bytes());
+        message(3, 1, &body)
+    }
+
+    #[test]
+    fn well_formed_requests_are_understood() {
+        assert_eq!(
+            decode(&message(1, 0, open().as_bytes())),
+            Ok(Request::Open(open()))
+        );
+        let close = Request::Session {
+            session: 3,
+            what: SessionRequest::Close,
+        };
+        assert_eq!(decode(&message(2, 3, &[])), Ok(close));
+        let runs = [Run { gpa: 4096, len: 8192 }];
+        match decode(&map(&runs)) {
+            Ok(Request::Session {
+                session: 1,
+                what: SessionRequest::Map { runs: got, .. },
+            }) => assert_eq!(got, runs),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_malformed_request_is_refused() {
+        let run = Run { gpa: 4096, len: 4096 };
+        let mut wrong = vec![
+            vec![],
+            message(0, 0, &[]),
+            message(7, 0, &[]),
+            message(1, 1, open().as_bytes()),
+            message(1, 0, &open().as_bytes()[1..]),
+            message(2, 1, &[0]),
+            message(4, 1, &[0; 7]),
+            message(
+                5,
+                1,
+                RingCreate {
+                    ring: RINGS_MAX,
+                    reserved: 0,
+                    addr: 0,
+                }
+                .as_bytes(),
+            ),
+            message(
+                5,
+                1,
+                RingCreate {
+                    ring: 0,
+                    reserved: 1,
+                    addr: 0,
+                }
+                .as_bytes(),
+            ),
+            message(
+                5,
+                1,
+                RingCreate {
+                    ring: 0,
+                    reserved: 0,
+                    addr: 8,
+                }
+                .as_bytes(),
+            ),
+            message(
+                6,
+                1,
+                RingDestroy {
+                    ring: RINGS_MAX,
+                    reserved: 0,
+                }
+                .as_bytes(),
+            ),
+            map(&[]),
+            map(&[Run { gpa: 1, ..run }]),
+            map(&[Run { len: 0, ..run }]),
+            map(&[Run { len: 100, ..run }]),
+        ];
+        let mut cut = map(&[run, run]);
+        cut.pop();
+        wrong.push(cut);
+        for (windows_len, window) in [
+            (0, 1 << 44),
+            (9, 1 << 44),
+            (1, 0),
+            (1, 4096),
+            (1, 1 << 47),
+            (1, u64::MAX << 21),
+        ] {
+            let mut open = open();
+            open.windows_len = windows_len;
+            open.windows[0] = window;
+            wrong.push(message(1, 0, open.as_bytes()));
+        }
+        for bytes in wrong {
+            assert!(decode(&bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn names_cannot_forge_log_lines() {
+        assert_eq!(program_name(b"a.out\0junk"), "a.out");
+        assert!(!program_name(b"x\nERROR y").contains('\n'));
+        assert_eq!(program_name(b"\xff"), "\u{fffd}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(kind in 0u32..8, session: u32, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&body);
+            let _ = decode(&message(kind, session, &body));
+        }
+
+        #[test]
+        fn a_decoded_map_is_aligned(addr: u64, len: u64, offset: u64, flags in 0u32..3, gpa: u64, run_len: u64) {
+            let map = Map { addr, len, offset, flags, runs_len: 1 };
+            let mut body = map.as_bytes().to_vec();
+            body.extend_from_slice(Run { gpa, len: run_len }.as_bytes());
+            if let Ok(Request::Session { what: SessionRequest::Map { map, runs }, .. }) = decode(&message(3, 1, &body)) {
+                for value in [map.addr, map.len, map.offset, runs[0].gpa, runs[0].len] {
+                    prop_assert_eq!(value % PAGE_LEN, 0);
+                }
+            }
+        }
+    }
+}

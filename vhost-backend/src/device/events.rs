@@ -1,0 +1,64 @@
+//! Events for the guest: which sessions should look at their area. An event waits here while the guest has no
+//! buffer for it; a session waits at most once.
+use super::queues::{Taken, VirtQueue};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vgpu_protocol::virtio::Event;
+use zerocopy::IntoBytes;
+
+/// Events on their way to the guest.
+#[derive(Debug)]
+pub struct Events {
+    queue: Arc<VirtQueue>,
+    pending: Mutex<BTreeSet<u32>>,
+}
+
+impl Events {
+    /// Nothing to say yet; events go into `queue`.
+    pub fn new(queue: Arc<VirtQueue>) -> Self {
+        Self {
+            queue,
+            pending: Mutex::new(BTreeSet::new()),
+        }
+    }
+
+    /// Tells the guest to look at a session's area, now or when it has a buffer for that.
+    pub fn raise(&self, session: u32) {
+        let mut pending = self.lock();
+        pending.insert(session);
+        self.flush(&mut pending);
+    }
+
+    /// The guest gave buffers.
+    pub fn deliver(&self) {
+        self.flush(&mut self.lock());
+    }
+
+    /// Forgets what was not delivered.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flush(&self, pending: &mut BTreeSet<u32>) {
+        // A hostile guest's buffers may be useless; each is given back empty, and costs the guest a buffer.
+        while let Some(&session) = pending.first() {
+            let chain = match self.queue.take() {
+                Taken::Chain(chain) => chain,
+                // The driver kicks when it adds buffers, unless it did so since the last look.
+                Taken::Empty if self.queue.want_kicks(true) => continue,
+                Taken::Empty | Taken::Broken => return,
+            };
+            if chain.room() < size_of::<Event>() as u64 {
+                self.queue.give_back(&chain, &[]);
+                continue;
+            }
+            pending.remove(&session);
+            let event = Event { session, reserved: 0 };
+            self.queue.give_back(&chain, event.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Which mappings a session has: the limits and the rules, without any memory.
+use std::collections::BTreeMap;
+use vgpu_protocol::limits::{AREA_LEN, ARENA_LEN, MAP_LEN_MAX, MAPPED_LEN_MAX, MAPS_MAX, RUNS_MAX};
+use vgpu_protocol::ring::RING_LEN;
+use vgpu_protocol::virtio::{MAP_REGISTER, Map, RingCreate, Run, Status};
+
+/// A session's mappings and rings.
+#[derive(Debug)]
+pub struct Maps {
+    window: u64,
+    whole: BTreeMap<u64, Mapping>,
+    /// A mapping of which not all messages came yet.
+    partial: Option<Partial>,
+    rings: BTreeMap<u32, u64>,
+    mapped: u64,
+    runs: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mapping {
+    len: u64,
+    runs: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Partial {
+    addr: u64,
+    len: u64,
+    flags: u32,
+    covered: u64,
+    runs: u32,
+}
+
+/// A checked message, to be recorded once the executor has done it.
+#[derive(Debug)]
+#[must_use]
+pub struct Step {
+    after: Partial,
+}
+
+impl Maps {
+    /// No mappings yet, in the window at `window`.
+    pub fn new(window: u64) -> Self {
+        Self {
+            window,
+            whole: BTreeMap::new(),
+            partial: None,
+            rings: BTreeMap::new(),
+            mapped: 0,
+            runs: 0,
+        }
+    }
+
+    /// Whether the session area, which comes first, is mapped.
+    pub fn has_area(&self) -> bool {
+        !self.whole.is_empty()
+    }
+
+    /// Checks a message whose runs count as `count` (a run that crosses memory regions counts more than once).
+    /// A message that is refused ends the mapping it belongs to.
+    pub fn check(&mut self, map: &Map, runs: &[Run], count: usize) -> Result<Step, Status> {
+        let before = self.partial.take();
+        let bytes = runs
+            .iter()
+            .try_fold(0u64, |sum, run| sum.checked_add(run.len))
+            .ok_or(Status::Invalid)?;
+        let start = match before {
+            _ if map.offset == 0 => self.check_new(map)?,
+            Some(partial)
+                if (partial.addr, partial.len, partial.flags, partial.covered)
+                    == (map.addr, map.len, map.flags, map.offset) =>
+            {
+                partial
+            }
+            _ => return Err(Status::Invalid),
+        };
+        let covered = start.covered.checked_add(bytes).ok_or(Status::Invalid)?;
+        if covered > map.len {
+            return Err(Status::Invalid);
+        }
+        let count = u32::try_from(count).map_err(|_| Status::Limit)?;
+        let count = start.runs.checked_add(count).ok_or(Status::Limit)?;
+        if count.checked_add(self.runs).is_none_or(|all| all > RUNS_MAX) {
+            return Err(Status::Limit);
+        }
+        Ok(Step {
+            after: Partial {
+                covered,
+                runs: count,
+                ..start
+            },
+        })
+    }
+
+    fn check_new(&self, map: &Map) -> Result<Partial, Status> {
+        let offset = map.addr.checked_sub(self.window).ok_or(Status::Invalid)?;
+        let end = offset.checked_add(map.len).ok_or(Status::Invalid)?;
+        if end > ARENA_LEN {
+            return Err(Status::Invalid);
+        }
+        if !self.has_area() && (offset, map.len, map.flags) != (0, AREA_LEN, MAP_REGISTER) {
+            return Err(Status::Invalid);
+        }
+        if self.whole.len() >= MAPS_MAX
+            || map.len > MAP_LEN_MAX
+            || self
+                .mapped
+                .checked_add(map.len)
+                .is_none_or(|all| all > MAPPED_LEN_MAX)
+        {
+            return Err(Status::Limit);
+        }
+        let below = self.whole.range(..map.addr + map.len).next_back();
+        if below.is_some_and(|(addr, mapping)| addr + mapping.len > map.addr) {
+            return Err(Status::Invalid);
+        }
+        Ok(Partial {
+            addr: map.addr,
+            len: map.len,
+            flags: map.flags,
+            covered: 0,
+            runs: 0,
+        })
+    }
+
+    /// Ends a mapping of which not all messages came.
+    pub fn abandon(&mut self) {
+        self.partial = None;
+    }
+
+    /// Records a message that the executor has done. Whether the mapping is whole now.
+    pub fn done(&mut self, step: Step) -> bool {
+        let Partial {
+            addr,
+            len,
+            covered,
+            runs,
+            ..
+        } = step.after;
+        if covered < len {
+            self.partial = Some(step.after);
+            return false;
+        }
+        self.whole.insert(addr, Mapping { len, runs });
+        self.mapped += len;
+        self.runs += runs;
+        true
+    }
+
+    /// Whether the mapping at `addr` may be undone: it exists, is not the session area, and no ring lies in it.
+    pub fn check_unmap(&self, addr: u64) -> Result<(), Status> {
+        let mapping = self.whole.get(&addr).ok_or(Status::NotFound)?;
+        let in_use = self
+            .rings
+            .values()
+            .any(|&ring| ring >= addr && ring - addr < mapping.len);
+        if addr == self.window || in_use {
+            return Err(Status::Invalid);
+        }
+        Ok(())
+    }
+
+    /// Records that the mapping at `addr` is undone.
+    pub fn unmapped(&mut self, addr: u64) {
+        if let Some(mapping) = self.whole.remove(&addr) {
+            self.mapped -= mapping.len;
+            self.runs -= mapping.runs;
+        }
+    }
+
+    /// Whether a ring may start: its number is free, and it lies inside one mapping.
+    pub fn check_ring(&self, ring: &RingCreate) -> Result<(), Status> {
+        if self.rings.contains_key(&ring.ring) {
+            return Err(Status::Invalid);
+        }
+        let end = ring.addr.checked_add(RING_LEN).ok_or(Status::Invalid)?;
+        match self.whole.range(..=ring.addr).next_back() {
+            Some((addr, mapping)) if end <= addr + mapping.len && *addr != self.window => Ok(()),
+            _ => Err(Status::NotFound),
+        }
+    }
+
+    /// Records that a ring is consumed.
+    pub fn ring_created(&mut self, ring: &RingCreate) {
+        self.rings.insert(ring.ring, ring.addr);
+    }
+
+    /// Whether there is such a ring.
+    pub fn has_ring(&self, ring: u32) -> bool {
+        self.rings.contains_key(&ring)
+    }
+
+    /// Records that a ring is no longer consumed.
+    pub fn ring_destroyed(&mut self, ring: u32) {
+        self.rings.remove(&ring);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use vgpu_protocol::limits::PAGE_LEN;
+
+    const WINDOW: u64 = 1 << 44;
+
+    fn map(offset_in_window: u64, len: u64, offset: u64, flags: u32) -> Map {
+        Map {
+            addr: WINDOW + offset_in_window,
+            len,
+            offset,
+            flags,
+            runs_len: 1,
+        }
+    }
+
+    fn run(len: u64) -> [Run; 1] {
+        [Run { gpa: 0, len }]
+    }
+
+    fn with_area() -> Maps {
+        let mut maps = Maps::new(WINDOW);
+        let step = maps
+            .check(&map(0, AREA_LEN, 0, MAP_REGISTER), &run(AREA_LEN), 1)
+            .unwrap();
+        assert!(maps.done(step));
+        maps
+    }
+
+    #[test]
+    fn the_area_comes_first() {
+        let mut maps = Maps::new(WINDOW);
+        for wrong in [
+            map(4096, AREA_LEN, 0, MAP_REGISTER),
+            map(0, AREA_LEN, 0, 0),
+            map(0, 4096, 0, MAP_REGISTER),
+        ] {
+            assert!(maps.check(&wrong, &run(wrong.len), 1).is_err());
+        }
+        assert!(with_area().has_area());
+    }
+
+    #[test]
+    fn a_mapping_in_parts_is_whole_with_the_last() {
+        let mut maps = with_area();
+        let at = AREA_LEN;
+        let step = maps
+            .check(&map(at, 3 * PAGE_LEN, 0, 0), &run(PAGE_LEN), 1)
+            .unwrap();
+        assert!(!maps.done(step));
+        assert_eq!(maps.check_unmap(WINDOW + at), Err(Status::NotFound));
+        let step = maps
+            .check(&map(at, 3 * PAGE_LEN, PAGE_LEN, 0), &run(2 * PAGE_LEN), 1)
+            .unwrap();
+        assert!(maps.done(step));
+        maps.check_unmap(WINDOW + at).unwrap();
+    }
+
+    #[test]
+    fn a_part_that_does_not_fit_ends_the_mapping() {
+        for wrong in [
+            map(AREA_LEN, 3 * PAGE_LEN, 2 * PAGE_LEN, 0),
+            map(AREA_LEN, 4 * PAGE_LEN, PAGE_LEN, 0),
+            map(AREA_LEN, 3 * PAGE_LEN, PAGE_LEN, MAP_REGISTER),
+        ] {
+            let mut maps = with_area();
+            let step = maps
+                .check(&map(AREA_LEN, 3 * PAGE_LEN, 0, 0), &run(PAGE_LEN), 1)
+                .unwrap();
+            assert!(!maps.done(step));
+            assert!(maps.check(&wrong, &run(PAGE_LEN), 1).is_err());
+            let next = map(AREA_LEN, 3 * PAGE_LEN, PAGE_LEN, 0);
+            assert!(maps.check(&next, &run(PAGE_LEN), 1).is_err());
+        }
+        let mut maps = with_area();
+        assert!(
+            maps.check(&map(AREA_LEN, PAGE_LEN, 0, 0), &run(2 * PAGE_LEN), 1)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn limits_hold() {
+        let mut maps = with_area();
+        let big = map(1 << 30, MAP_LEN_MAX + PAGE_LEN, 0, 0);
+        assert_eq!(maps.check(&big, &run(PAGE_LEN), 1).unwrap_err(), Status::Limit);
+        let scattered = map(1 << 30, PAGE_LEN, 0, 0);
+        let error = maps
+            .check(&scattered, &run(PAGE_LEN), RUNS_MAX as usize)
+            .unwrap_err();
+        assert_eq!(error, Status::Limit);
+        let outside = map(ARENA_LEN - PAGE_LEN, 2 * PAGE_LEN, 0, 0);
+        assert_eq!(
+            maps.check(&outside, &run(PAGE_LEN), 1).unwrap_err(),
+            Status::Invalid
+        );
+    }
+
+    #[test]
+    fn a_ring_keeps_its_mapping() {
+        let mut maps = with_area();
+        let at = AREA_LEN;
+        let len = RING_LEN.next_multiple_of(PAGE_LEN);
+        let step = maps.check(&map(at, len, 0, 0), &run(len), 1).unwrap();
+        assert!(maps.done(step));
+        let ring = RingCreate {
+            ring: 5,
+            reserved: 0,
+            addr: WINDOW + at,
+        };
+        maps.check_ring(&ring).unwrap();
+        maps.ring_created(&ring);
+        assert_eq!(maps.check_ring(&ring), Err(Status::Invalid));
+        assert_eq!(maps.check_unmap(WINDOW + at), Err(Status::Invalid));
+        maps.ring_destroyed(5);
+        maps.check_unmap(WINDOW + at).unwrap();
+        let past = RingCreate {
+            addr: WINDOW + at + PAGE_LEN,
+            ..ring
+        };
+        assert_eq!(maps.check_ring(&past), Err(Status::NotFound));
+        assert_eq!(maps.check_unmap(WINDOW), Err(Status::Invalid));
+    }
+
+    proptest! {
+        #[test]
+        fn whole_mappings_never_overlap(steps in proptest::collection::vec((0u64..64, 1u64..16, any::<bool>()), 0..80)) {
+            let mut maps = with_area();
+            for (page, pages, unmap) in steps {
+                let addr = AREA_LEN + page * PAGE_LEN;
+                if unmap {
+                    if maps.check_unmap(WINDOW + addr).is_ok() {
+                        maps.unmapped(WINDOW + addr);
+                    }
+                } else if let Ok(step) = maps.check(&map(addr, pages * PAGE_LEN, 0, 0), &run(pages * PAGE_LEN), 1) {
+                    prop_assert!(maps.done(step));
+                }
+                let mut end = 0;
+                let mut sum = 0;
+                for (addr, mapping) in &maps.whole {
+                    prop_assert!(*addr >= end);
+                    end = addr + mapping.len;
+                    sum += mapping.len;
+                }
+                prop_assert_eq!(sum, maps.mapped);
+                prop_assert_eq!(maps.runs as usize, maps.whole.len());
+            }
+        }
+    }
+}

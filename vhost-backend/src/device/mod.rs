@@ -1,0 +1,492 @@
+//! The virtio-vgpu device of one front end.
+//!
+//! What ends its sessions, before the front end is answered:
+//!
+//! | what happens | what QEMU sends | where it is seen |
+//! | --- | --- | --- |
+//! | the driver resets the device, the guest reboots, the VM is paused, the device is unplugged | `GET_VRING_BASE` for each ring | [`VhostUserBackend::stop_vring`] |
+//! | (other front ends) | `RESET_DEVICE` | [`VhostUserBackend::reset_device`] |
+//! | memory is plugged, unplugged or moved | `SET_MEM_TABLE`, `ADD_MEM_REG`, `REM_MEM_REG` | [`VhostUserBackend::update_memory`] |
+//! | the front end ends | it disconnects | [`Device::stop`] |
+//!
+//! When the rings start again where they stopped (the VM was only paused), the driver still knows its sessions: they
+//! are shown to it as lost. When they start anew they are forgotten.
+
+mod area;
+mod control;
+mod events;
+mod maps;
+mod memory;
+mod queues;
+mod session;
+mod spawn;
+
+use crate::fd::Bell;
+use crate::host::Host;
+use crate::worker;
+use control::{Request, SessionRequest};
+use events::Events;
+use memory::Memory;
+use queues::{Chain, GuestMemory, Reply, Taken, VirtQueue};
+use session::{Handle, Sessions, Surroundings, lock};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use vgpu_protocol::limits::{
+    ARENA_LEN, CONTROL_LEN_MAX, MAPPED_LEN_MAX, QUEUE_LEN, RINGS_MAX, RUNS_MAX, RUNS_PER_MESSAGE_MAX,
+    SESSIONS_MAX, WINDOW_LEN,
+};
+use vgpu_protocol::virtio::{
+    Config, ControlReply, Doorbell, MAGIC, QUEUE_CONTROL, QUEUE_DOORBELL, QUEUE_EVENT, QUEUES, SessionOpen,
+    Status, VERSION,
+};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackend, VringRwLock};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vm_memory::{GuestAddress, GuestAddressSpace};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// How long all sessions together may take to end. Longer than one executor may take, as they end side by side.
+const STOP_WAIT: Duration = Duration::from_secs(8);
+/// How long the queue thread may take to come round.
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
+/// Chains taken from one queue before the others get their turn.
+const BATCH: usize = 2 * QUEUE_LEN as usize;
+
+/// Tokens of the device's own events on the queue thread; those up to the number of queues are taken.
+const TOKEN_FLUSH: u64 = QUEUES as u64 + 1;
+/// The first of one per queue: look at it again.
+const TOKEN_AGAIN: u64 = TOKEN_FLUSH + 1;
+
+/// The device that one front end sees.
+#[derive(Debug)]
+pub struct Device {
+    host: Arc<Host>,
+    guest: GuestMemory,
+    memory: Mutex<Arc<Memory>>,
+    queues: [Arc<VirtQueue>; QUEUES],
+    again: [Bell; QUEUES],
+    flush: Flush,
+    events: Arc<Events>,
+    in_flight: Arc<AtomicU32>,
+    sessions: Arc<Sessions>,
+    stopped: Mutex<Stopped>,
+}
+
+/// What remains of sessions that were ended because the rings stopped.
+#[derive(Debug, Default)]
+struct Stopped {
+    /// The rings stopped and have not started again.
+    now: bool,
+    /// Numbers, and where the areas lie, of sessions that the driver may still know.
+    lost: BTreeMap<u32, Option<GuestAddress>>,
+}
+
+/// Waits until the queue thread has handled everything it was told of before.
+#[derive(Debug)]
+struct Flush {
+    bell: Bell,
+    passes: Mutex<u64>,
+    passed: Condvar,
+}
+
+impl Flush {
+    /// One pass may come in the middle of the events that the thread has already fetched; the second comes after them.
+    fn run(&self) -> bool {
+        (0..2).all(|_| {
+            let mut passes = lock(&self.passes);
+            let before = *passes;
+            self.bell.ring();
+            let until = Instant::now() + FLUSH_WAIT;
+            while *passes == before {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return false;
+                }
+                passes = self
+                    .passed
+                    .wait_timeout(passes, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+            true
+        })
+    }
+
+    fn pass(&self) {
+        self.bell.clear();
+        *lock(&self.passes) += 1;
+        self.passed.notify_all();
+    }
+}
+
+impl Device {
+    /// A device without a front end yet.
+    pub fn new(host: Arc<Host>, guest: GuestMemory) -> io::Result<Self> {
+        let queues: [_; QUEUES] = std::array::from_fn(|_| Arc::new(VirtQueue::new(guest.clone())));
+        Ok(Self {
+            host,
+            memory: Mutex::new(Arc::new(Memory::default())),
+            again: [Bell::new()?, Bell::new()?, Bell::new()?],
+            flush: Flush {
+                bell: Bell::new()?,
+                passes: Mutex::new(0),
+                passed: Condvar::new(),
+            },
+            events: Arc::new(Events::new(queues[QUEUE_EVENT as usize].clone())),
+            in_flight: Arc::new(AtomicU32::new(0)),
+            sessions: Arc::new(Mutex::new(BTreeMap::new())),
+            stopped: Mutex::new(Stopped::default()),
+            guest,
+            queues,
+        })
+    }
+
+    /// Has the queue thread watch the device's own events: `register` takes a descriptor and a token.
+    pub fn watch(&self, mut register: impl FnMut(RawFd, u64) -> io::Result<()>) -> io::Result<()> {
+        register(self.flush.bell.as_fd().as_raw_fd(), TOKEN_FLUSH)?;
+        for (token, bell) in (TOKEN_AGAIN..).zip(&self.again) {
+            register(bell.as_fd().as_raw_fd(), token)?;
+        }
+        Ok(())
+    }
+
+    /// The front end is gone: ends all sessions.
+    pub fn stop(&self) {
+        for queue in &self.queues {
+            queue.stopped();
+        }
+        self.end_sessions();
+    }
+
+    /// Ends all sessions; returns when no executor uses guest memory any more, or was written off.
+    fn end_sessions(&self) {
+        let sessions: BTreeMap<u32, Arc<Handle>> = std::mem::take(&mut *lock(&self.sessions));
+        for handle in sessions.values() {
+            handle.stop();
+        }
+        let until = Instant::now() + STOP_WAIT;
+        for (&number, handle) in &sessions {
+            if !handle.wait_ended(until) {
+                self.host.write_off(number);
+            }
+        }
+        // What they still had to say is void.
+        self.events.clear();
+        let mut stopped = lock(&self.stopped);
+        stopped.now = true;
+        let lost = sessions.iter().map(|(&number, handle)| (number, handle.area()));
+        stopped.lost.extend(lost);
+    }
+
+    /// The rings run. If they stopped before: is it the same driver, which knows its sessions, or a new one?
+    fn started(&self) {
+        let mut stopped = lock(&self.stopped);
+        if !stopped.now {
+            return;
+        }
+        stopped.now = false;
+        let anew = self.queues[QUEUE_CONTROL as usize].next_avail() == Some(0);
+        if anew {
+            stopped.lost.clear();
+            return;
+        }
+        for (&number, page) in &stopped.lost {
+            if let Some(page) = *page {
+                area::mark_lost(&self.guest, page);
+            }
+            self.events.raise(number);
+        }
+    }
+
+    fn control(&self, chain: Chain) {
+        let queue = &self.queues[QUEUE_CONTROL as usize];
+        if chain.room() < size_of::<ControlReply>() as u64 {
+            self.warn(format_args!("a control request without room for an answer"));
+            return queue.give_back(&chain, &[]);
+        }
+        let room = chain.room();
+        let bytes = if chain.whole {
+            queue.read(&chain, CONTROL_LEN_MAX)
+        } else {
+            None
+        };
+        let Some(reply) = Reply::new(queue, &self.in_flight, chain) else {
+            return self.warn(format_args!("more control requests than the queue holds"));
+        };
+        let request = bytes
+            .as_deref()
+            .ok_or("its descriptors are malformed or too long")
+            .and_then(control::decode);
+        let request = match request {
+            Ok(request) if room >= control::reply_len(&request) as u64 => request,
+            Ok(_) => {
+                self.warn(format_args!(
+                    "a control request is refused: no room for its answer"
+                ));
+                return reply.send(Status::Invalid, &[]);
+            }
+            Err(why) => {
+                self.warn(format_args!("a control request is refused: {why}"));
+                return reply.send(Status::Invalid, &[]);
+            }
+        };
+        match request {
+            Request::Open(open) => self.open(open, reply),
+            Request::Session { session, what } => {
+                let handle = lock(&self.sessions).get(&session).cloned();
+                match handle {
+                    Some(handle) => handle.request(what, reply),
+                    None => reply.send(self.without_session(session, &what), &[]),
+                }
+            }
+        }
+    }
+
+    /// How a request to a session that does not run is answered.
+    fn without_session(&self, session: u32, what: &SessionRequest) -> Status {
+        let mut stopped = lock(&self.stopped);
+        if !stopped.lost.contains_key(&session) {
+            self.warn(format_args!("a request to session {session}, which is not open"));
+            return Status::NotFound;
+        }
+        if *what == SessionRequest::Close {
+            stopped.lost.remove(&session);
+            return Status::Ok;
+        }
+        Status::Lost
+    }
+
+    fn open(&self, open: SessionOpen, reply: Reply) {
+        if self.host.is_written_off() {
+            self.warn(format_args!("no session is opened: an executor was written off"));
+            return reply.send(Status::HostError, &[]);
+        }
+        let mut sessions = lock(&self.sessions);
+        if sessions.len() >= SESSIONS_MAX as usize {
+            drop(sessions);
+            self.warn(format_args!("a session is refused: {SESSIONS_MAX} are open"));
+            return reply.send(Status::Limit, &[]);
+        }
+        let Some(number) = self.host.session_number() else {
+            return reply.send(Status::Limit, &[]);
+        };
+        let handle = match Handle::new(number) {
+            Ok(handle) => handle,
+            Err(error) => {
+                log::error!("vm {} session {number}: {error}", self.host.vm);
+                return reply.send(Status::HostError, &[]);
+            }
+        };
+        sessions.insert(number, handle.clone());
+        drop(sessions);
+        let around = Surroundings {
+            host: self.host.clone(),
+            guest: self.guest.clone(),
+            memory: lock(&self.memory).clone(),
+            events: self.events.clone(),
+            sessions: self.sessions.clone(),
+        };
+        let name = format!("session-{number}");
+        if let Err(error) = worker::spawn(name, move || session::run(around, handle, &open, reply)) {
+            // The reply went with the closure, and was answered by being dropped.
+            log::error!("vm {} session {number}: start its thread: {error}", self.host.vm);
+            lock(&self.sessions).remove(&number);
+        }
+    }
+
+    fn doorbell(&self, chain: Chain) {
+        let queue = &self.queues[QUEUE_DOORBELL as usize];
+        let bytes = if chain.whole {
+            queue.read(&chain, size_of::<Doorbell>())
+        } else {
+            None
+        };
+        // Given back first: the driver may reuse the buffer while the executor wakes up.
+        queue.give_back(&chain, &[]);
+        let Some(doorbell) = bytes.and_then(|bytes| Doorbell::read_from_bytes(&bytes).ok()) else {
+            return self.warn(format_args!("a doorbell is malformed"));
+        };
+        // One that nobody hears is no fault: the session may just have been lost.
+        let handle = lock(&self.sessions).get(&doorbell.session).cloned();
+        if let Some(handle) = handle {
+            handle.doorbell(doorbell.ring);
+        }
+    }
+
+    /// Handles what is in a queue of requests, but not endlessly: then the queue's turn comes again.
+    fn drain(&self, index: u16, handle: impl Fn(Chain)) {
+        let queue = &self.queues[usize::from(index)];
+        queue.want_kicks(false);
+        for _ in 0..BATCH {
+            match queue.take() {
+                Taken::Chain(chain) => handle(chain),
+                Taken::Empty => {
+                    if !queue.want_kicks(true) {
+                        return;
+                    }
+                }
+                Taken::Broken => {
+                    queue.want_kicks(true);
+                    return self.warn(format_args!(
+                        "queue {index} is broken: its positions make no sense"
+                    ));
+                }
+            }
+        }
+        self.again[usize::from(index)].ring();
+    }
+
+    fn look(&self, index: u16) {
+        match index {
+            QUEUE_CONTROL => self.drain(QUEUE_CONTROL, |chain| self.control(chain)),
+            QUEUE_DOORBELL => self.drain(QUEUE_DOORBELL, |chain| self.doorbell(chain)),
+            QUEUE_EVENT => self.events.deliver(),
+            _ => {}
+        }
+    }
+
+    fn warn(&self, message: std::fmt::Arguments<'_>) {
+        self.host
+            .quiet
+            .warn(format_args!("vm {}: {message}", self.host.vm));
+    }
+
+    fn config() -> Config {
+        Config {
+            magic: MAGIC,
+            version: VERSION,
+            sessions_max: SESSIONS_MAX,
+            rings_max: RINGS_MAX,
+            runs_max: RUNS_MAX,
+            runs_per_message_max: RUNS_PER_MESSAGE_MAX as u32,
+            mapped_len_max: MAPPED_LEN_MAX,
+            window_len: WINDOW_LEN,
+            arena_len: ARENA_LEN,
+        }
+    }
+}
+
+impl VhostUserBackend for Device {
+    type Bitmap = ();
+    type Vring = VringRwLock;
+
+    fn num_queues(&self) -> usize {
+        QUEUES
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(QUEUE_LEN)
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {
+        // The rings know.
+    }
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let config = Self::config();
+        let mut bytes = config.as_bytes().to_vec();
+        bytes.drain(..bytes.len().min(offset as usize));
+        // The front end says how large the space is; what is past ours reads as zero.
+        bytes.resize(size as usize, 0);
+        bytes
+    }
+
+    fn update_memory(&self, guest: GuestMemory) -> io::Result<()> {
+        let memory = Memory::of(&guest.memory()).map_err(|error| {
+            log::error!("vm {}: {error}", self.host.vm);
+            io::Error::other(error)
+        })?;
+        let changed = {
+            let mut now = lock(&self.memory);
+            let changed = !now.same(&memory);
+            if changed {
+                *now = Arc::new(memory);
+            }
+            changed
+        };
+        if changed && !lock(&self.sessions).is_empty() {
+            log::warn!("vm {}: guest memory changes: its sessions end", self.host.vm);
+            // The rings go on: requests under way are answered, and the driver learns at once.
+            self.end_sessions();
+            self.started();
+        }
+        Ok(())
+    }
+
+    fn reset_device(&self) {
+        self.flush.run();
+        self.stop();
+    }
+
+    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+    }
+
+    fn stop_vring(&self, queue_index: u32) -> io::Result<()> {
+        log::debug!("vm {}: queue {queue_index} stops", self.host.vm);
+        // An event of this ring that the queue thread has already fetched must not meet the ring's next kick
+        // descriptor: the thread would find nothing to read there and end.
+        if !self.flush.run() {
+            log::error!("vm {}: the queue thread does not come round", self.host.vm);
+        }
+        // What was taken from this ring is not answered any more.
+        if let Some(queue) = self.queues.get(queue_index as usize) {
+            queue.stopped();
+        }
+        self.end_sessions();
+        Ok(())
+    }
+
+    fn handle_event(
+        &self,
+        device_event: u16,
+        _events: EventSet,
+        rings: &[VringRwLock],
+        _thread: usize,
+    ) -> io::Result<()> {
+        // An error here would end the queue thread, so there is none.
+        worker::contain("queues", || {
+            for (queue, ring) in self.queues.iter().zip(rings) {
+                queue.attach(ring);
+            }
+            let token = u64::from(device_event);
+            if token == TOKEN_FLUSH {
+                return self.flush.pass();
+            }
+            if let Some(index) = token.checked_sub(TOKEN_AGAIN) {
+                if let Some(bell) = self.again.get(index as usize) {
+                    bell.clear();
+                    self.look(index as u16);
+                }
+                return;
+            }
+            if device_event == QUEUE_CONTROL {
+                self.started();
+            }
+            self.look(device_event);
+        });
+        Ok(())
+    }
+}

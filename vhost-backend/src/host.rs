@@ -1,0 +1,70 @@
+//! What outlives a front end: who the VM is, the connection to `vgpud`, and what went wrong for good.
+use crate::quiet::Quiet;
+use crate::scheduler::Scheduler;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// How executors are started.
+#[derive(Debug)]
+pub struct ExecOptions {
+    /// The program.
+    pub path: PathBuf,
+    /// Where it looks for `libcuda.so.1` first.
+    pub libcuda_dir: Option<PathBuf>,
+    /// Its environment, besides what the backend sets itself.
+    pub env: Vec<(String, String)>,
+}
+
+/// The lasting part of the device.
+#[derive(Debug)]
+pub struct Host {
+    /// The VM's number.
+    pub vm: u32,
+    /// How executors are started.
+    pub exec: ExecOptions,
+    /// Turns, limits, GPUs.
+    pub scheduler: Scheduler,
+    /// Warnings that a guest may cause.
+    pub quiet: Quiet,
+    sessions: AtomicU32,
+    written_off: AtomicBool,
+}
+
+impl Host {
+    /// Starts what runs in the background.
+    pub fn start(vm: u32, vgpud: PathBuf, exec: ExecOptions) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            vm,
+            exec,
+            scheduler: Scheduler::start(vm, vgpud)?,
+            quiet: Quiet::default(),
+            sessions: AtomicU32::new(0),
+            written_off: AtomicBool::new(false),
+        }))
+    }
+
+    /// A session number that was never used; `None` when there are no more.
+    pub fn session_number(&self) -> Option<u32> {
+        self.sessions
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_add(1))
+            .ok()
+            .map(|n| n + 1)
+    }
+
+    /// An executor could not be reaped: it may still use guest memory. No session is opened any more.
+    pub fn write_off(&self, session: u32) {
+        self.written_off.store(true, Ordering::SeqCst);
+        log::error!(
+            "vm {} session {session}: its executor could not be reaped and is written off; \
+             this device opens no more sessions until the backend is replaced",
+            self.vm
+        );
+    }
+
+    /// Whether an executor was written off.
+    pub fn is_written_off(&self) -> bool {
+        self.written_off.load(Ordering::SeqCst)
+    }
+}
