@@ -70,13 +70,10 @@ pub fn everything(layout: &Layout, profile: Profile) -> Result<Artifacts> {
     }
     let libcuda = artifacts.guest_lib_dir().join("libcuda.so.1");
     place(&built.join("libvgpu_cuda.so"), &libcuda)?;
-    // One library with both interfaces under the names that are looked for.
-    for name in ["libcuda.so.1", "libnvidia-ml.so.1"] {
-        place(
-            &built.join("libsoftgpu_cuda.so"),
-            &artifacts.softgpu_lib_dir().join(name),
-        )?;
-    }
+    place(
+        &built.join("libsoftgpu_cuda.so"),
+        &artifacts.softgpu_lib_dir().join("libcuda.so.1"),
+    )?;
     let programs = guest_programs(layout, &artifacts)?;
     let module = kernel::module(layout, Version::V6_1)?;
     let kernel = kernel::fetch(layout, Version::V6_1)?;
@@ -112,44 +109,57 @@ pub fn bare_initramfs(artifacts: &Artifacts) -> PathBuf {
     artifacts.initramfs().with_file_name(BARE_INITRAMFS)
 }
 
-/// Compiles the C programs that use CUDA. They link to `libcuda.so.1` as any CUDA program does: which one
-/// they get is decided where they run.
+/// Compiles the C programs of a guest: those that use CUDA, and the tests of the driver's own interface.
 fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>> {
-    let sources = layout.root.join("tests/programs");
-    let has_extension = |path: &Path, wanted: &str| path.extension().is_some_and(|end| end == wanted);
-    let headers = files_below(&sources, &|path| has_extension(path, "h"))?;
+    let library = artifacts.guest_lib_dir().join("libcuda.so.1");
     let mut programs = Vec::new();
-    for source in files_below(&sources, &|path| has_extension(path, "c"))? {
-        let name = source.file_stem().expect("a source has a name");
-        let program = artifacts.program(&name.to_string_lossy());
-        programs.push(program.clone());
-        let library = artifacts.guest_lib_dir().join("libcuda.so.1");
-        let inputs = headers.iter().chain([&source, &library]);
-        if is_newer(&program, inputs) {
-            continue;
+    for (sources, headers) in [
+        ("tests/programs", "tests/programs"),
+        ("guest-driver/kernel/tests", "guest-driver/kernel/uapi"),
+    ] {
+        let headers = layout.root.join(headers);
+        let is = |wanted: &'static str| move |path: &Path| path.extension().is_some_and(|end| end == wanted);
+        let mut inputs = files_below(&headers, &is("h"))?;
+        inputs.push(library.clone());
+        for source in files_below(&layout.root.join(sources), &is("c"))? {
+            let name = source.file_stem().expect("a source has a name");
+            let program = artifacts.program(&name.to_string_lossy());
+            if !is_newer(&program, inputs.iter().chain([&source])) {
+                progress(&format!("compiling {}", file_name(&source).display()), || {
+                    compile(&source, &headers, &library, &program)
+                })?;
+            }
+            programs.push(program);
         }
-        fs::create_dir_all(artifacts.programs_dir())?;
-        progress(&format!("compiling {}", file_name(&source).display()), || {
-            let mut gcc = Command::new("gcc");
-            gcc.args([
-                "-std=gnu11",
-                "-O2",
-                "-g",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-pthread",
-                "-o",
-            ]);
-            gcc.arg(&program).arg(&source).arg("-I").arg(&sources);
-            gcc.arg("-L")
-                .arg(artifacts.guest_lib_dir())
-                .args(["-l:libcuda.so.1", "-ldl", "-lm"]);
-            // What libcuda itself needs is found where the program runs.
-            capture(gcc.arg("-Wl,--allow-shlib-undefined")).map(drop)
-        })?;
     }
     Ok(programs)
+}
+
+/// Compiles a C program. It is linked to `libcuda.so.1` as any CUDA program is: which one it gets is decided
+/// where it runs.
+fn compile(source: &Path, headers: &Path, library: &Path, program: &Path) -> Result<()> {
+    if let Some(folder) = program.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut gcc = Command::new("gcc");
+    gcc.args([
+        "-std=gnu11",
+        "-O2",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pthread",
+        "-o",
+    ]);
+    gcc.arg(program)
+        .arg(source)
+        .arg("-I")
+        .arg(headers)
+        .args(["-Wl,--as-needed"])
+        .arg(library);
+    // What libcuda itself needs is found where the program runs.
+    capture(gcc.args(["-ldl", "-lm", "-Wl,--allow-shlib-undefined"])).map(drop)
 }
 
 /// Whether `output` exists and was made after all `inputs`.
