@@ -1,23 +1,35 @@
 //! The launcher against a real guest, without a GPU. One machine, since each boot takes seconds.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 use vgpu_vm::{Artifacts, COMMAND_BYTES_MAX, Error, Vm};
 
+/// A user without privileges; no such account need exist.
+const NOBODY: u32 = 65_534;
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn a_guest_boots_and_obeys() {
-    let artifacts = Artifacts::from_env();
+    let scratch = tempfile::tempdir().unwrap();
+    set_mode(scratch.path(), 0o755);
+    let artifacts = Artifacts::from_env().readable_by_others(scratch.path()).unwrap();
     let payload = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(payload.path(), "#!/bin/sh\necho payload \"$1\"\n").unwrap();
-    let mut vm = Vm::builder(&artifacts, "boot")
+    let mut builder = Vm::builder(&artifacts, "boot")
         .memory_mib(256)
         .initrd(artifacts.root().join("boot/initramfs-bare.cpio"))
-        .file("/usr/bin/payload", payload.path())
-        .boot()
-        .unwrap();
+        .file("/usr/bin/payload", payload.path());
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if is_root {
+        builder = builder.user(NOBODY, NOBODY);
+    }
+    let mut vm = builder.boot().unwrap();
+    let qemu = std::fs::metadata(format!("/proc/{}", vm.pid())).unwrap();
+    assert!(!is_root || (qemu.uid(), qemu.gid()) == (NOBODY, NOBODY));
 
     commands(&mut vm);
     jobs_at_once(&mut vm);
@@ -28,6 +40,26 @@ fn a_guest_boots_and_obeys() {
 
     vm.kill();
     assert!(matches!(vm.run("true"), Err(Error::Gone { .. })));
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// What only root can read is copied, what everybody can stays where it is.
+#[test]
+fn artifacts_are_made_readable() {
+    let (home, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::create_dir(home.path().join("bin")).unwrap();
+    std::fs::write(home.path().join("bin/tool"), "x").unwrap();
+    let artifacts = Artifacts::new(home.path());
+    set_mode(home.path(), 0o700);
+    let copy = artifacts.readable_by_others(scratch.path()).unwrap();
+    assert!(copy.root().starts_with(scratch.path()));
+    assert_eq!(std::fs::read(copy.bin("tool")).unwrap(), b"x");
+    set_mode(home.path(), 0o755);
+    let same = artifacts.readable_by_others(scratch.path()).unwrap();
+    assert_eq!(same.root(), home.path().canonicalize().unwrap());
 }
 
 fn commands(vm: &mut Vm) {
