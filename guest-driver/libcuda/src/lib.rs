@@ -1,1 +1,34 @@
+//! The `libcuda.so.1` of a guest: the CUDA driver API over command rings that an executor on the host runs.
+//!
+//! * [`exports`]: every symbol of the ABI, made from the call table, and `cuGetProcAddress`;
+//! * [`api`]: the calls, one module per kind;
+//! * [`session`]: what the process shares: transport, area, rings, objects;
+//! * [`thread`]: what a calling thread has of its own: its ring and its stack of contexts;
+//! * [`ring`], [`wait`], [`fence`]: writing records, waiting, completion of streams;
+//! * [`staging`], [`arena`], [`handles`], [`objects`]: copies of pageable memory, addresses, handles, their objects;
+//! * [`transport`]: the way to the device.
+mod abi;
+mod api;
+mod area;
+mod arena;
+mod exports;
+#[cfg(test)]
+mod fake;
+mod fence;
+mod handles;
+mod host_functions;
+mod objects;
+mod ring;
+mod session;
+mod staging;
+mod thread;
+mod transport;
+mod wait;
+mod window;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a mutex; what a panicking holder left is still sound, since no invariant spans a panic here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,223 @@
+//! Contexts, and each thread's stack of them.
+use super::cuda;
+use super::device::gpu;
+use crate::abi::{CUcontext, CUctxCreateParams, CUdevice, In, Out};
+use crate::handles::Entry;
+use crate::lock;
+use crate::objects::{Context, Stream, StreamKind, Streams};
+use crate::session::Call;
+use std::ffi::{c_int, c_uint};
+use std::sync::Arc;
+use vgpu_protocol::calls;
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::words::handle;
+
+/// The version of the context interface that `cuCtxGetApiVersion` names for all contexts.
+const API_VERSION: c_uint = 3020;
+/// CU_CTX_FLAGS_MASK.
+const FLAGS: c_uint = 0xff;
+
+fn create(place: Out<CUcontext>, flags: c_uint, device: CUdevice) -> Result<(), Code> {
+    let call = Call::enter()?;
+    let session = call.session;
+    let info = gpu(&call, device)?;
+    place.check()?;
+    if flags & !FLAGS != 0 {
+        return Err(result::INVALID_VALUE);
+    }
+    let id = session.contexts.reserve().ok_or(result::OUT_OF_MEMORY)?;
+    let slot = session.reserve_slot();
+    let made = slot.and_then(|(slot, sequence)| {
+        let arguments = calls::cuCtxCreate::In {
+            flags,
+            device: device as u32,
+            context: id,
+        };
+        let current = call.context().map_or(handle::CONTEXT_NONE, |context| context.id);
+        let asked = call.ask::<calls::cuCtxCreate::Call>(current, arguments);
+        if asked.is_err() {
+            session.streams.release(slot);
+        }
+        asked.map(|_| (slot, sequence))
+    });
+    let (slot, sequence) = match made {
+        Ok(made) => made,
+        Err(code) => {
+            session.contexts.release(id);
+            return Err(code);
+        }
+    };
+    // What an earlier context of this number left is not this one's.
+    let _ = session.area.take_error(id);
+    let streams = Arc::new(Streams::default());
+    let legacy = Stream::new(slot, handle::STREAM_LEGACY, id, StreamKind::Legacy, sequence);
+    let legacy = Arc::new(legacy.with_siblings(streams.clone()));
+    let context = Context::new(id, device as usize, info, legacy, streams);
+    let entry = session.contexts.insert(id, context);
+    call.thread.contexts.borrow_mut().push(entry.clone());
+    place.set(entry.handle())
+}
+
+fn find(call: &Call, context: CUcontext) -> Result<Arc<Entry<Context>>, Code> {
+    let found = call.session.contexts.get(context);
+    Ok(Arc::clone(&*found.ok_or(result::INVALID_CONTEXT)?))
+}
+
+/// Destroys a context and everything in it.
+fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
+    let session = call.session;
+    if !entry.is_alive() {
+        return Err(result::INVALID_CONTEXT);
+    }
+    // The host destroys it only after what was submitted to it; what that comes to is nobody's any more.
+    let _ = session.synchronize(call.thread, entry);
+    let arguments = calls::cuCtxDestroy::In { context: entry.id };
+    call.ask::<calls::cuCtxDestroy::Call>(entry.id, arguments)?;
+    if !entry.end() {
+        return Err(result::INVALID_CONTEXT);
+    }
+    session.contexts.remove(entry.handle());
+    for stream in entry.streams.all().into_iter().chain([entry.legacy.clone()]) {
+        stream.bury(&session.area);
+        if stream.kind == StreamKind::Legacy || stream.kind == StreamKind::PerThread {
+            session.streams.release(stream.slot);
+        }
+    }
+    macro_rules! forget {
+        ($($table:ident),*) => {$(
+            for object in session.$table.all().iter().filter(|o| o.context == entry.id) {
+                if session.$table.remove(object.handle()).is_some() {
+                    session.$table.release(object.id);
+                }
+            }
+        )*};
+    }
+    forget!(events, modules, functions, graphs, graph_execs);
+    for stream in session.streams.all().iter().filter(|s| s.context == entry.id) {
+        if session.streams.remove(stream.handle()).is_some() {
+            session.streams.release(stream.slot);
+        }
+    }
+    let _ = session.area.take_error(entry.id);
+    lock(&entry.retired).clear();
+    session.contexts.release(entry.id);
+    Ok(())
+}
+
+fn device(call: &Call, place: Out<CUdevice>, context: CUcontext) -> Result<(), Code> {
+    let ordinal = match context {
+        0 => call.context()?.device,
+        context => find(call, context)?.device,
+    };
+    place.set(ordinal as CUdevice)
+}
+
+fn synchronize(call: &Call, context: &Context) -> Result<(), Code> {
+    if context.streams.blocking_capture() {
+        return Err(result::STREAM_CAPTURE_UNSUPPORTED);
+    }
+    call.session.synchronize(call.thread, context)?;
+    call.take_errors(context.id)
+}
+
+cuda! {
+    fn cuCtxCreate_v2(context: Out<CUcontext>, flags: c_uint, device: CUdevice) {
+        create(context, flags, device)
+    }
+
+    fn cuCtxCreate_v3(
+        context: Out<CUcontext>, affinities: In<usize>, affinities_len: c_int, flags: c_uint, device: CUdevice,
+    ) {
+        if !affinities.is_null() && affinities_len != 0 {
+            return Err(result::NOT_SUPPORTED);
+        }
+        create(context, flags, device)
+    }
+
+    fn cuCtxCreate_v4(context: Out<CUcontext>, parameters: In<CUctxCreateParams>, flags: c_uint, device: CUdevice) {
+        if !parameters.is_null() {
+            let parameters = parameters.get()?;
+            if parameters.cig_params != 0 || parameters.exec_affinity_params != 0 {
+                return Err(result::NOT_SUPPORTED);
+            }
+        }
+        create(context, flags, device)
+    }
+
+    fn cuCtxDestroy_v2(context: CUcontext) {
+        let call = Call::enter()?;
+        let entry = find(&call, context)?;
+        destroy(&call, &entry)?;
+        let mut contexts = call.thread.contexts.borrow_mut();
+        if contexts.last().is_some_and(|top| Arc::ptr_eq(top, &entry)) {
+            contexts.pop();
+        }
+        Ok(())
+    }
+
+    fn cuCtxGetApiVersion(context: CUcontext, version: Out<c_uint>) {
+        let call = Call::local()?;
+        if context == 0 {
+            call.context()?;
+        } else {
+            find(&call, context)?;
+        }
+        version.set(API_VERSION)
+    }
+
+    fn cuCtxGetCurrent(context: Out<CUcontext>) {
+        let call = Call::local()?;
+        let contexts = call.thread.contexts.borrow();
+        context.set(contexts.last().map_or(0, |top| top.handle()))
+    }
+
+    fn cuCtxSetCurrent(context: CUcontext) {
+        let call = Call::local()?;
+        let entry = match context {
+            0 => None,
+            context => Some(find(&call, context)?),
+        };
+        let mut contexts = call.thread.contexts.borrow_mut();
+        contexts.pop();
+        contexts.extend(entry);
+        Ok(())
+    }
+
+    fn cuCtxPushCurrent_v2(context: CUcontext) {
+        let call = Call::local()?;
+        let entry = find(&call, context)?;
+        call.thread.contexts.borrow_mut().push(entry);
+        Ok(())
+    }
+
+    fn cuCtxPopCurrent_v2(context: Out<CUcontext>) {
+        let call = Call::local()?;
+        let top = call.thread.contexts.borrow_mut().pop().ok_or(result::INVALID_CONTEXT)?;
+        context.set_if_wanted(top.handle());
+        Ok(())
+    }
+
+    fn cuCtxGetDevice(ordinal: Out<CUdevice>) {
+        device(&Call::local()?, ordinal, 0)
+    }
+
+    fn cuCtxGetDevice_v2(ordinal: Out<CUdevice>, context: CUcontext) {
+        device(&Call::local()?, ordinal, context)
+    }
+
+    fn cuCtxSynchronize() {
+        let call = Call::enter()?;
+        let context = call.context()?;
+        synchronize(&call, &context)
+    }
+
+    fn cuCtxSynchronize_v2(context: CUcontext) {
+        let call = Call::enter()?;
+        if context == 0 {
+            let context = call.context()?;
+            return synchronize(&call, &context);
+        }
+        let entry = find(&call, context)?;
+        synchronize(&call, &entry)
+    }
+}

@@ -1,0 +1,232 @@
+//! Copies between host and device. Pinned memory is copied by address; pageable memory goes through staging.
+use super::{cuda_pairs};
+use crate::abi::{CUdeviceptr, CUstream, Host};
+use crate::fence::refuse_capture;
+use crate::objects::{Context, Point, Stream};
+use crate::session::{Call, NullStream};
+use crate::staging::{CHUNK_LEN, DEPTH, Lease};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use vgpu_protocol::calls::{cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync};
+use vgpu_protocol::result::{self, Code};
+
+/// One side of a copy between unlike memories: what kind of host memory it is.
+enum HostKind {
+    Pinned,
+    Pageable,
+}
+
+/// A copy's stream and whether the call returns only when it is done.
+struct Job<'a> {
+    call: Call,
+    context: &'a Context,
+    stream: Arc<Stream>,
+    sync: bool,
+}
+
+impl Job<'_> {
+    fn host_kind(&self, host: Host, len: usize) -> Result<HostKind, Code> {
+        if host.is_null() {
+            return Err(result::INVALID_VALUE);
+        }
+        let session = self.call.session;
+        if session.find_pinned(host.addr(), len as u64).is_some() {
+            Ok(HostKind::Pinned)
+        } else if session.is_in_arena(host.addr()) {
+            // Past the end of pinned memory, or in none.
+            Err(result::INVALID_VALUE)
+        } else {
+            // A graph would read it when it runs; the staging holds it only now.
+            refuse_capture(&self.stream)?;
+            Ok(HostKind::Pageable)
+        }
+    }
+
+    /// Ends a copy of pinned memory: waits for it if the call promises that.
+    fn finish(&self) -> Result<(), Code> {
+        if self.sync {
+            self.call.synchronize_stream(&self.stream)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn submit_to_device(&self, to: u64, from: u64, bytes: u64) -> Result<(), Code> {
+        let stream = self.stream.word;
+        let arguments = cuMemcpyHtoDAsync::In { to, from, bytes, stream };
+        self.call.submit::<cuMemcpyHtoDAsync::Call>(self.context.id, arguments)?;
+        self.stream.did_submit();
+        Ok(())
+    }
+
+    fn submit_to_host(&self, to: u64, from: u64, bytes: u64) -> Result<(), Code> {
+        let stream = self.stream.word;
+        let arguments = cuMemcpyDtoHAsync::In { to, from, bytes, stream };
+        self.call.submit::<cuMemcpyDtoHAsync::Call>(self.context.id, arguments)?;
+        self.stream.did_submit();
+        Ok(())
+    }
+
+    fn to_device(&self, to: CUdeviceptr, from: Host, len: usize) -> Result<(), Code> {
+        if len == 0 {
+            return Ok(());
+        }
+        match self.host_kind(from, len)? {
+            HostKind::Pinned => {
+                self.submit_to_device(to, from.addr(), len as u64)?;
+                self.finish()
+            }
+            HostKind::Pageable => {
+                // The source may be reused as soon as it is staged, so neither kind of call waits for the device.
+                for offset in (0..len).step_by(CHUNK_LEN) {
+                    let part = CHUNK_LEN.min(len - offset);
+                    let lease = self.call.session.stage(self.call.thread, part)?;
+                    // SAFETY: the lease is `part` bytes of mapped memory that only this call writes; it is in the
+                    // arena, where the source is not.
+                    unsafe { from.copy_out(offset, lease.addr as *mut u8, part) };
+                    self.submit_to_device(to + offset as u64, lease.addr, part as u64)?;
+                    lease.guard(&self.stream);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn to_host(&self, to: Host, from: CUdeviceptr, len: usize) -> Result<(), Code> {
+        if len == 0 {
+            return Ok(());
+        }
+        match self.host_kind(to, len)? {
+            HostKind::Pinned => {
+                self.submit_to_host(to.addr(), from, len as u64)?;
+                self.finish()
+            }
+            // The call cannot return before the data is there, asynchronous or not: nothing else would unstage it.
+            HostKind::Pageable => {
+                let mut under_way = VecDeque::with_capacity(DEPTH);
+                for offset in (0..len).step_by(CHUNK_LEN) {
+                    let part = CHUNK_LEN.min(len - offset);
+                    if under_way.len() == DEPTH {
+                        self.unstage(to, under_way.pop_front())?;
+                    }
+                    let lease = self.call.session.stage(self.call.thread, part)?;
+                    self.submit_to_host(lease.addr, from + offset as u64, part as u64)?;
+                    lease.guard(&self.stream);
+                    let point = self.call.session.fence(self.call.thread, &self.stream)?;
+                    under_way.push_back(Staged { lease, offset, len: part, point });
+                }
+                while !under_way.is_empty() {
+                    self.unstage(to, under_way.pop_front())?;
+                }
+                self.call.take_errors(self.context.id)
+            }
+        }
+    }
+
+    /// Waits for a staged part and copies it to where it belongs.
+    fn unstage(&self, to: Host, staged: Option<Staged<'_>>) -> Result<(), Code> {
+        let Some(Staged { lease, offset, len, point }) = staged else {
+            return Ok(());
+        };
+        let session = self.call.session;
+        session.wait_for(self.call.thread, self.context.id, point)?;
+        if !session.is_reached(point) {
+            self.call.take_errors(self.context.id)?;
+        }
+        // SAFETY: the lease is `len` bytes of mapped memory that the device has finished writing; it is in the arena,
+        // where the destination is not.
+        unsafe { to.copy_in(offset, lease.addr as *const u8, len) };
+        Ok(())
+    }
+
+    fn on_device(&self, to: CUdeviceptr, from: CUdeviceptr, len: usize) -> Result<(), Code> {
+        if len == 0 {
+            return Ok(());
+        }
+        let arguments = cuMemcpyDtoDAsync::In { to, from, bytes: len as u64, stream: self.stream.word };
+        self.call.submit::<cuMemcpyDtoDAsync::Call>(self.context.id, arguments)?;
+        self.stream.did_submit();
+        Ok(())
+    }
+
+    /// A copy whose direction follows from the addresses.
+    fn any(&self, to: u64, from: u64, len: usize) -> Result<(), Code> {
+        let session = self.call.session;
+        // SAFETY: the caller of cuMemcpy promised that an address which is not the device's is host memory of this size.
+        let host = |addr: u64| unsafe { Host::new(addr as usize) };
+        match (session.is_device(to), session.is_device(from)) {
+            (true, true) => self.on_device(to, from, len),
+            (true, false) => self.to_device(to, host(from), len),
+            (false, true) => self.to_host(host(to), from, len),
+            (false, false) => {
+                let (to, from) = (host(to), host(from));
+                if len > 0 && (to.is_null() || from.is_null()) {
+                    return Err(result::INVALID_VALUE);
+                }
+                // Behind the stream's work, as every copy.
+                self.call.synchronize_stream(&self.stream)?;
+                to.copy_from(from, len);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Runs a copy on a stream; a call without one runs on the null stream and is synchronous.
+fn copy(
+    stream: Option<CUstream>,
+    null: NullStream,
+    run: impl FnOnce(&Job<'_>) -> Result<(), Code>,
+) -> Result<(), Code> {
+    let call = Call::enter()?;
+    let context = call.context()?;
+    let sync = stream.is_none();
+    let stream = call.work_stream(&context, stream.unwrap_or(0), null)?;
+    if sync {
+        refuse_capture(&stream)?;
+    }
+    run(&Job { call, context: &context, stream, sync })
+}
+
+struct Staged<'a> {
+    lease: Lease<'a>,
+    offset: usize,
+    len: usize,
+    point: Point,
+}
+
+cuda_pairs! {
+    fn cuMemcpyHtoD_v2 / cuMemcpyHtoD_v2_ptds(to: CUdeviceptr, from: Host, bytes: usize) |null| {
+        copy(None, null, |job| job.to_device(to, from, bytes))
+    }
+
+    fn cuMemcpyHtoDAsync_v2 / cuMemcpyHtoDAsync_v2_ptsz(to: CUdeviceptr, from: Host, bytes: usize, stream: CUstream) |null| {
+        copy(Some(stream), null, |job| job.to_device(to, from, bytes))
+    }
+
+    fn cuMemcpyDtoH_v2 / cuMemcpyDtoH_v2_ptds(to: Host, from: CUdeviceptr, bytes: usize) |null| {
+        copy(None, null, |job| job.to_host(to, from, bytes))
+    }
+
+    fn cuMemcpyDtoHAsync_v2 / cuMemcpyDtoHAsync_v2_ptsz(to: Host, from: CUdeviceptr, bytes: usize, stream: CUstream) |null| {
+        copy(Some(stream), null, |job| job.to_host(to, from, bytes))
+    }
+
+    fn cuMemcpyDtoD_v2 / cuMemcpyDtoD_v2_ptds(to: CUdeviceptr, from: CUdeviceptr, bytes: usize) |null| {
+        copy(None, null, |job| job.on_device(to, from, bytes))
+    }
+
+    fn cuMemcpyDtoDAsync_v2 / cuMemcpyDtoDAsync_v2_ptsz(
+        to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream,
+    ) |null| {
+        copy(Some(stream), null, |job| job.on_device(to, from, bytes))
+    }
+
+    fn cuMemcpy / cuMemcpy_ptds(to: CUdeviceptr, from: CUdeviceptr, bytes: usize) |null| {
+        copy(None, null, |job| job.any(to, from, bytes))
+    }
+
+    fn cuMemcpyAsync / cuMemcpyAsync_ptsz(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream) |null| {
+        copy(Some(stream), null, |job| job.any(to, from, bytes))
+    }
+}

@@ -1,0 +1,134 @@
+//! Events. An event stands for a point: a number that a stream's fence word reaches behind the event.
+use super::{cuda, cuda_pairs};
+use crate::abi::{CUevent, CUstream, Out};
+use crate::fence::refuse_capture;
+use crate::handles::Found;
+use crate::lock;
+use crate::objects::{Event, Point, Recorded};
+use crate::session::Call;
+use std::ffi::c_uint;
+use std::sync::Mutex;
+use vgpu_protocol::calls;
+use vgpu_protocol::result::{self, Code};
+
+/// CU_EVENT_BLOCKING_SYNC, _DISABLE_TIMING and _INTERPROCESS.
+const BLOCKING_SYNC: c_uint = 1;
+const DISABLE_TIMING: c_uint = 2;
+const INTERPROCESS: c_uint = 4;
+
+fn find(call: &Call, event: CUevent) -> Result<Found<Event>, Code> {
+    call.session.events.get(event).ok_or(result::INVALID_HANDLE)
+}
+
+fn elapsed(milliseconds: Out<f32>, start: CUevent, end: CUevent) -> Result<(), Code> {
+    let call = Call::enter()?;
+    milliseconds.check()?;
+    let (start, end) = (find(&call, start)?, find(&call, end)?);
+    for event in [&start, &end] {
+        let recorded = *lock(&event.recorded);
+        if !event.timing || recorded == Recorded::Never {
+            return Err(result::INVALID_HANDLE);
+        }
+        if !call.is_event_done(recorded)? {
+            return Err(result::NOT_READY);
+        }
+    }
+    let arguments = calls::cuEventElapsedTime::In { start: start.id, end: end.id };
+    let out = call.ask::<calls::cuEventElapsedTime::Call>(start.context, arguments)?;
+    milliseconds.set(f32::from_bits(out.milliseconds_bits))
+}
+
+cuda! {
+    fn cuEventCreate(place: Out<CUevent>, flags: c_uint) {
+        let call = Call::enter()?;
+        let context = call.context()?;
+        place.check()?;
+        if flags & !(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS) != 0 {
+            return Err(result::INVALID_VALUE);
+        }
+        if flags & INTERPROCESS != 0 {
+            return Err(result::NOT_SUPPORTED);
+        }
+        let session = call.session;
+        let id = session.events.reserve().ok_or(result::OUT_OF_MEMORY)?;
+        let arguments = calls::cuEventCreate::In { event: id, flags };
+        if let Err(code) = call.submit::<calls::cuEventCreate::Call>(context.id, arguments) {
+            session.events.release(id);
+            return Err(code);
+        }
+        let event = Event {
+            id,
+            context: context.id,
+            timing: flags & DISABLE_TIMING == 0,
+            recorded: Mutex::new(Recorded::Never),
+        };
+        place.set(session.events.insert(id, event).handle())
+    }
+
+    fn cuEventDestroy_v2(event: CUevent) {
+        let call = Call::enter()?;
+        let entry = call.session.events.remove(event).ok_or(result::INVALID_HANDLE)?;
+        let arguments = calls::cuEventDestroy::In { event: entry.id };
+        let destroyed = call.submit::<calls::cuEventDestroy::Call>(entry.context, arguments);
+        call.session.events.release(entry.id);
+        destroyed
+    }
+
+    fn cuEventQuery(event: CUevent) {
+        let call = Call::enter()?;
+        let event = find(&call, event)?;
+        let recorded = *lock(&event.recorded);
+        let done = call.is_event_done(recorded)?;
+        call.take_errors(event.context)?;
+        if done { Ok(()) } else { Err(result::NOT_READY) }
+    }
+
+    fn cuEventSynchronize(event: CUevent) {
+        let call = Call::enter()?;
+        let event = find(&call, event)?;
+        let recorded = *lock(&event.recorded);
+        match recorded {
+            Recorded::Never => {}
+            Recorded::At(point) => call.session.wait_for(call.thread, event.context, point)?,
+            Recorded::Captured(_) => return Err(result::CAPTURED_EVENT),
+        }
+        call.take_errors(event.context)
+    }
+
+    fn cuEventElapsedTime(milliseconds: Out<f32>, start: CUevent, end: CUevent) {
+        elapsed(milliseconds, start, end)
+    }
+
+    fn cuEventElapsedTime_v2(milliseconds: Out<f32>, start: CUevent, end: CUevent) {
+        elapsed(milliseconds, start, end)
+    }
+}
+
+cuda_pairs! {
+    fn cuEventRecord / cuEventRecord_ptsz(event: CUevent, stream: CUstream) |null| {
+        let call = Call::enter()?;
+        let stream = call.stream(stream, null)?;
+        let event = find(&call, event)?;
+        if event.context != stream.context {
+            return Err(result::INVALID_HANDLE);
+        }
+        let record = |sequence| {
+            let arguments =
+                calls::cuEventRecord::In { event: event.id, stream: stream.word, slot: stream.slot, sequence };
+            call.submit::<calls::cuEventRecord::Call>(stream.context, arguments)
+        };
+        let capture = stream.capture();
+        if capture != 0 {
+            // A graph would write the number again whenever it runs: no fence.
+            record(0)?;
+            *lock(&event.recorded) = Recorded::Captured(capture);
+            return Ok(());
+        }
+        refuse_capture(&stream)?;
+        let mut fenced = lock(&stream.fenced);
+        let work = stream.work();
+        let sequence = call.session.next_fence(&stream, &mut fenced, work, record)?;
+        *lock(&event.recorded) = Recorded::At(Point { slot: stream.slot, sequence });
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Pinned host memory: buffers at the same address in this process and in its executor.
+use super::cuda;
+use crate::abi::{CUdeviceptr, Host, Out};
+use crate::session::{Call, Pinned};
+use std::ffi::c_uint;
+use std::sync::PoisonError;
+use vgpu_protocol::result::{self, Code};
+
+/// CU_MEMHOSTALLOC_PORTABLE | DEVICEMAP | WRITECOMBINED.
+const FLAGS: c_uint = 7;
+/// CU_MEMHOSTALLOC_DEVICEMAP: so is all of it, since addresses are unified.
+const DEVICEMAP: c_uint = 2;
+
+fn allocate(place: Out<usize>, bytes: usize, flags: c_uint) -> Result<(), Code> {
+    let call = Call::enter()?;
+    drop(call.context()?);
+    place.check()?;
+    if bytes == 0 || flags & !FLAGS != 0 {
+        return Err(result::INVALID_VALUE);
+    }
+    let addr = call.session.alloc(bytes as u64, true)?;
+    let memory = Pinned {
+        len: bytes as u64,
+        flags,
+    };
+    let pinned = &call.session.pinned;
+    pinned
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(addr, memory);
+    place.set(addr as usize)
+}
+
+/// The pinned memory that a pointer points into.
+fn find(call: &Call, pointer: Host) -> Result<(u64, Pinned), Code> {
+    call.session
+        .find_pinned(pointer.addr(), 1)
+        .ok_or(result::INVALID_VALUE)
+}
+
+cuda! {
+    fn cuMemHostAlloc(pointer: Out<usize>, bytes: usize, flags: c_uint) {
+        allocate(pointer, bytes, flags)
+    }
+
+    fn cuMemAllocHost_v2(pointer: Out<usize>, bytes: usize) {
+        allocate(pointer, bytes, 0)
+    }
+
+    fn cuMemFreeHost(pointer: Host) {
+        let call = Call::enter()?;
+        drop(call.context()?);
+        let session = call.session;
+        let pinned = || session.pinned.write().unwrap_or_else(PoisonError::into_inner);
+        let memory = pinned().remove(&pointer.addr()).ok_or(result::INVALID_VALUE)?;
+        // Records that name it may still be in the rings, which the device's control queue does not follow.
+        for context in session.contexts.all() {
+            let _ = session.synchronize(call.thread, &context);
+        }
+        session.free(pointer.addr(), memory.len)
+    }
+
+    fn cuMemHostGetDevicePointer_v2(device: Out<CUdeviceptr>, pointer: Host, flags: c_uint) {
+        let call = Call::enter()?;
+        drop(call.context()?);
+        device.check()?;
+        if flags != 0 {
+            return Err(result::INVALID_VALUE);
+        }
+        find(&call, pointer)?;
+        device.set(pointer.addr())
+    }
+
+    fn cuMemHostGetFlags(flags: Out<c_uint>, pointer: Host) {
+        let call = Call::enter()?;
+        drop(call.context()?);
+        flags.check()?;
+        let (_, memory) = find(&call, pointer)?;
+        flags.set(memory.flags | DEVICEMAP)
+    }
+}

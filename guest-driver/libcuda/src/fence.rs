@@ -1,0 +1,109 @@
+//! Completion of streams: asking for fences and waiting for them.
+use crate::lock;
+use crate::objects::{Context, Fenced, Point, Recorded, Stream, StreamKind};
+use crate::session::{Call, Session};
+use crate::thread::Thread;
+use crate::wait::Wake;
+use std::sync::atomic::Ordering;
+use vgpu_protocol::result::{self, Code};
+
+impl Session {
+    /// A point behind all work that was submitted to `stream`; asks for a fence only if the last one does not cover it.
+    pub fn fence(&self, thread: &Thread, stream: &Stream) -> Result<Point, Code> {
+        let mut fenced = lock(&stream.fenced);
+        let work = stream.work();
+        if fenced.work < work && !stream.is_dead() {
+            self.next_fence(stream, &mut fenced, work, |sequence| {
+                let ring = match stream.home {
+                    Some(index) => self.rings.get(index).ok_or(result::UNKNOWN)?,
+                    None => thread.ring(self)?,
+                };
+                ring.fence(self, thread, stream.context, stream.word, stream.slot, sequence)
+            })?;
+        }
+        Ok(Point {
+            slot: stream.slot,
+            sequence: fenced.sequence,
+        })
+    }
+
+    /// Takes the next number of `stream`'s slot, which `write` puts into a ring behind the work counted by `work`.
+    pub fn next_fence(
+        &self,
+        stream: &Stream,
+        fenced: &mut Fenced,
+        work: u64,
+        write: impl FnOnce(u64) -> Result<(), Code>,
+    ) -> Result<u64, Code> {
+        let sequence = fenced.sequence + 1;
+        write(sequence)?;
+        *fenced = Fenced { work, sequence };
+        self.sequences[stream.slot as usize].store(sequence, Ordering::Release);
+        Ok(sequence)
+    }
+
+    /// Whether a point is reached.
+    pub fn is_reached(&self, point: Point) -> bool {
+        self.area.fence(point.slot) >= point.sequence
+    }
+
+    /// Waits until a point is reached. An error of the context ends the wait: the fence may be what failed.
+    pub fn wait_for(&self, thread: &Thread, context: u32, point: Point) -> Result<(), Code> {
+        self.wait(thread, Wake::Event, || {
+            (self.is_reached(point) || self.area.has_error(context)).then_some(())
+        })
+    }
+
+    /// Waits for everything that was submitted to a context. Streams that capture have nothing to wait for.
+    pub fn synchronize(&self, thread: &Thread, context: &Context) -> Result<(), Code> {
+        let mut points = std::mem::take(&mut *lock(&context.retired));
+        for stream in context.streams.all() {
+            if stream.kind == StreamKind::NonBlocking && stream.capture() == 0 {
+                points.push(self.fence(thread, &stream)?);
+            }
+        }
+        if !context.streams.blocking_capture() {
+            points.push(self.fence(thread, &context.legacy)?);
+        }
+        for point in points {
+            self.wait_for(thread, context.id, point)?;
+        }
+        Ok(())
+    }
+}
+
+impl Call {
+    /// Waits for a stream, then takes what failed before. A capturing stream cannot be waited for.
+    pub fn synchronize_stream(&self, stream: &Stream) -> Result<(), Code> {
+        refuse_capture(stream)?;
+        let point = self.session.fence(self.thread, stream)?;
+        self.session.wait_for(self.thread, stream.context, point)?;
+        self.take_errors(stream.context)
+    }
+
+    /// What ended the session, or else the first failure of a call that nobody waited for.
+    pub fn take_errors(&self, context: u32) -> Result<(), Code> {
+        self.session.area.status()?;
+        self.session.area.take_error(context)
+    }
+
+    /// Whether an event's work is done.
+    pub fn is_event_done(&self, recorded: Recorded) -> Result<bool, Code> {
+        match recorded {
+            Recorded::Never => Ok(true),
+            Recorded::At(point) => Ok(self.session.is_reached(point)),
+            Recorded::Captured(_) => Err(result::CAPTURED_EVENT),
+        }
+    }
+}
+
+/// Refuses to wait for a stream that captures, or for the legacy stream while one that it waits for does.
+pub fn refuse_capture(stream: &Stream) -> Result<(), Code> {
+    if stream.capture() != 0 {
+        Err(result::STREAM_CAPTURE_UNSUPPORTED)
+    } else if stream.waits_for_capture() {
+        Err(result::STREAM_CAPTURE_IMPLICIT)
+    } else {
+        Ok(())
+    }
+}

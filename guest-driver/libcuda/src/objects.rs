@@ -1,0 +1,371 @@
+//! The objects behind the program's handles.
+use crate::area::Area;
+use crate::lock;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use vgpu_protocol::ring::GpuInfo;
+use vgpu_protocol::words::KernelParam;
+
+/// What a stream waits for beside its own work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamKind {
+    /// The context's legacy default stream: waits for all streams but non-blocking ones, and they for it.
+    Legacy,
+    /// A thread's default stream, run by one ring's consumer.
+    PerThread,
+    /// Created without flags.
+    Blocking,
+    /// Created with CU_STREAM_NON_BLOCKING.
+    NonBlocking,
+}
+
+/// A stream.
+pub struct Stream {
+    /// Its fence word; also its id on the wire if the program created it.
+    pub slot: u32,
+    /// Its word in records.
+    pub word: u64,
+    /// Its context.
+    pub context: u32,
+    /// Its kind.
+    pub kind: StreamKind,
+    /// The ring whose consumer's default stream it is.
+    pub home: Option<u32>,
+    /// Works as other streams of its context do: counts what was submitted to it.
+    work: AtomicU64,
+    /// The last fence, under the lock that also keeps their order in the rings.
+    pub fenced: Mutex<Fenced>,
+    /// The capture it takes part in, 0 for none.
+    capture: AtomicU64,
+    /// Its context is gone, and so is all of its work.
+    dead: AtomicBool,
+    /// The legacy stream's: all that it waits for.
+    siblings: Option<Arc<Streams>>,
+}
+
+/// How much of a stream's work its last fence covers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fenced {
+    /// The count of work.
+    pub work: u64,
+    /// The fence's number; 0 before the first.
+    pub sequence: u64,
+}
+
+/// A place in a stream's work: its fence word reaches a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// The fence word.
+    pub slot: u32,
+    /// The number.
+    pub sequence: u64,
+}
+
+impl Stream {
+    /// A stream in whose slot `sequence` was the last number.
+    pub fn new(slot: u32, word: u64, context: u32, kind: StreamKind, sequence: u64) -> Self {
+        Self {
+            slot,
+            word,
+            context,
+            kind,
+            home: None,
+            work: AtomicU64::new(0),
+            fenced: Mutex::new(Fenced { work: 0, sequence }),
+            capture: AtomicU64::new(0),
+            dead: AtomicBool::new(false),
+            siblings: None,
+        }
+    }
+
+    /// The legacy stream that waits for `siblings`.
+    pub fn with_siblings(self, siblings: Arc<Streams>) -> Self {
+        Self {
+            siblings: Some(siblings),
+            ..self
+        }
+    }
+
+    /// The default stream of a ring's consumer.
+    pub fn at_home(self, ring: u32) -> Self {
+        Self {
+            home: Some(ring),
+            ..self
+        }
+    }
+
+    /// Counts work that was submitted, once its record can be seen: a fence written after that is behind it.
+    pub fn did_submit(&self) {
+        if self.capture() == 0 {
+            self.work.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How much was submitted that a fence here would wait for.
+    pub fn work(&self) -> u64 {
+        let own = self.work.load(Ordering::Acquire);
+        match &self.siblings {
+            Some(siblings) => own + siblings.blocking_work(),
+            None => own,
+        }
+    }
+
+    /// The capture it takes part in, 0 for none.
+    pub fn capture(&self) -> u64 {
+        self.capture.load(Ordering::Acquire)
+    }
+
+    /// Joins a capture, or leaves it (0).
+    pub fn set_capture(&self, capture: u64) {
+        self.capture.store(capture, Ordering::Release);
+    }
+
+    /// Whether it waits for a stream that is capturing: nothing may be submitted to it then.
+    pub fn waits_for_capture(&self) -> bool {
+        self.siblings.as_ref().is_some_and(|s| s.blocking_capture())
+    }
+
+    /// Whether it is blocking, seen from the legacy stream.
+    pub fn is_blocking(&self) -> bool {
+        matches!(self.kind, StreamKind::Blocking | StreamKind::PerThread)
+    }
+
+    /// Whether its context is gone.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Whether its work up to the count `work` is known to be done; `None` if no fence would tell.
+    pub fn is_done(&self, area: &Area, work: u64) -> Option<bool> {
+        let fenced = *lock(&self.fenced);
+        if self.is_dead() || work == 0 {
+            return Some(true);
+        }
+        (fenced.work >= work).then(|| area.fence(self.slot) >= fenced.sequence)
+    }
+
+    /// Says that its context is gone.
+    pub fn bury(&self, area: &Area) {
+        self.dead.store(true, Ordering::Release);
+        area.set_fence(self.slot, lock(&self.fenced).sequence);
+    }
+}
+
+/// The streams of a context beside the legacy one.
+#[derive(Default)]
+pub struct Streams {
+    all: Mutex<Vec<Arc<Stream>>>,
+    /// Work of blocking streams that are destroyed.
+    retired_work: AtomicU64,
+}
+
+impl Streams {
+    /// Adds a stream.
+    pub fn add(&self, stream: Arc<Stream>) {
+        lock(&self.all).push(stream);
+    }
+
+    /// Takes a destroyed stream out.
+    pub fn retire(&self, stream: &Arc<Stream>) {
+        let mut all = lock(&self.all);
+        if let Some(i) = all.iter().position(|s| Arc::ptr_eq(s, stream)) {
+            all.swap_remove(i);
+            if stream.is_blocking() {
+                self.retired_work.fetch_add(stream.work() + 1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Stream>> {
+        lock(&self.all).clone()
+    }
+
+    /// Whether a blocking stream is capturing.
+    pub fn blocking_capture(&self) -> bool {
+        lock(&self.all)
+            .iter()
+            .any(|s| s.is_blocking() && s.capture() != 0)
+    }
+
+    fn blocking_work(&self) -> u64 {
+        let all = lock(&self.all);
+        let live: u64 = all.iter().filter(|s| s.is_blocking()).map(|s| s.work()).sum();
+        live + self.retired_work.load(Ordering::Acquire)
+    }
+}
+
+/// A context.
+pub struct Context {
+    /// Its number on the wire.
+    pub id: u32,
+    /// Its device's ordinal.
+    pub device: usize,
+    /// What a launch may ask for.
+    pub limits: LaunchLimits,
+    /// Its legacy default stream.
+    pub legacy: Arc<Stream>,
+    /// Its other streams.
+    pub streams: Arc<Streams>,
+    /// Fences behind the work of destroyed streams that the legacy stream does not wait for.
+    pub retired: Mutex<Vec<Point>>,
+    /// Not destroyed.
+    alive: AtomicBool,
+}
+
+impl Context {
+    /// A context whose legacy stream waits for `streams`.
+    pub fn new(id: u32, device: usize, info: &GpuInfo, legacy: Arc<Stream>, streams: Arc<Streams>) -> Self {
+        Self {
+            id,
+            device,
+            limits: LaunchLimits::of(info),
+            legacy,
+            streams,
+            retired: Mutex::new(Vec::new()),
+            alive: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether it is not destroyed.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Destroys it; of two callers one may.
+    pub fn end(&self) -> bool {
+        self.alive.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// What a launch may ask for, from the device's attributes.
+#[derive(Clone, Copy, Debug)]
+pub struct LaunchLimits {
+    threads: u32,
+    block: [u32; 3],
+    grid: [u32; 3],
+}
+
+impl LaunchLimits {
+    fn of(info: &GpuInfo) -> Self {
+        // A limit that the driver does not tell is none.
+        let limit = |attribute: usize| u32::try_from(info.attributes[attribute]).unwrap_or(u32::MAX);
+        Self {
+            threads: limit(1),
+            block: [limit(2), limit(3), limit(4)],
+            grid: [limit(5), limit(6), limit(7)],
+        }
+    }
+
+    /// Whether a launch of this shape is possible at all.
+    pub fn allow(&self, grid: [u32; 3], block: [u32; 3]) -> bool {
+        let within = |size: [u32; 3], limit: [u32; 3]| size.iter().zip(limit).all(|(&s, l)| s >= 1 && s <= l);
+        let threads = block.iter().map(|&n| u128::from(n)).product::<u128>();
+        within(grid, self.grid) && within(block, self.block) && threads <= u128::from(self.threads)
+    }
+}
+
+/// What an event stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Never recorded.
+    Never,
+    /// Recorded behind this.
+    At(Point),
+    /// Recorded in this capture.
+    Captured(u64),
+}
+
+/// An event.
+pub struct Event {
+    /// Its number on the wire.
+    pub id: u32,
+    /// Its context.
+    pub context: u32,
+    /// CU_EVENT_DISABLE_TIMING was not given.
+    pub timing: bool,
+    /// What it stands for now.
+    pub recorded: Mutex<Recorded>,
+}
+
+/// A module.
+pub struct Module {
+    /// Its number on the wire.
+    pub id: u32,
+    /// Its context.
+    pub context: u32,
+    /// Handles of the functions that were asked for, by name.
+    pub functions: Mutex<HashMap<Vec<u8>, usize>>,
+    /// Variables that were asked for, by name: address and bytes.
+    pub globals: Mutex<HashMap<Vec<u8>, (u64, u64)>>,
+}
+
+/// A kernel.
+pub struct Function {
+    /// Its number on the wire.
+    pub id: u32,
+    /// Its context.
+    pub context: u32,
+    /// Its parameters.
+    pub params: Box<[KernelParam]>,
+    /// Bytes of the packed parameters.
+    pub params_len: usize,
+    /// Attributes that were asked for.
+    pub attributes: Mutex<HashMap<i32, i32>>,
+}
+
+/// A graph, or an executable graph.
+pub struct Graph {
+    /// Its number on the wire.
+    pub id: u32,
+    /// The context it was made in.
+    pub context: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_legacy_stream_counts_the_work_of_blocking_streams() {
+        let streams = Arc::new(Streams::default());
+        let legacy = Stream::new(0, 0, 1, StreamKind::Legacy, 0).with_siblings(streams.clone());
+        let blocking = Arc::new(Stream::new(1, 1, 1, StreamKind::Blocking, 0));
+        let other = Arc::new(Stream::new(2, 2, 1, StreamKind::NonBlocking, 0));
+        streams.add(blocking.clone());
+        streams.add(other.clone());
+        legacy.did_submit();
+        blocking.did_submit();
+        other.did_submit();
+        assert_eq!((legacy.work(), blocking.work(), other.work()), (2, 1, 1));
+        streams.retire(&blocking);
+        streams.retire(&other);
+        assert!(legacy.work() > 2, "a destroyed stream's work is still waited for");
+    }
+
+    #[test]
+    fn work_in_a_capture_is_not_counted() {
+        let stream = Stream::new(1, 1, 1, StreamKind::Blocking, 7);
+        stream.set_capture(3);
+        stream.did_submit();
+        assert_eq!(stream.work(), 0);
+        stream.set_capture(0);
+        stream.did_submit();
+        assert_eq!(stream.work(), 1);
+    }
+
+    #[test]
+    fn launches_beyond_the_device_are_refused() {
+        let limits = LaunchLimits {
+            threads: 1024,
+            block: [1024, 1024, 64],
+            grid: [i32::MAX as u32, 65535, 65535],
+        };
+        assert!(limits.allow([1, 1, 1], [1024, 1, 1]));
+        assert!(!limits.allow([1, 1, 1], [1024, 2, 1]));
+        assert!(!limits.allow([0, 1, 1], [1, 1, 1]));
+        assert!(!limits.allow([1, 65536, 1], [1, 1, 1]));
+        assert!(!limits.allow([1, 1, 1], [1, 1, 65]));
+    }
+}

@@ -1,0 +1,149 @@
+//! Waiting for a word that the host writes: spin for a while, then sleep until the host says "look".
+use crate::session::Session;
+use crate::thread::Thread;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use vgpu_protocol::result::{self, Code};
+
+/// Spinning pays for at most this long, and is tried for at least this long.
+const SPIN_MAX_US: u32 = 200;
+const SPIN_MIN_US: u32 = 10;
+/// A sleeper looks again after this long even if nobody says so: a host that hangs must not keep this process from
+/// seeing that its session has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a thread spins before it sleeps, in microseconds. It follows what spinning was worth.
+#[derive(Debug)]
+pub struct Patience(std::cell::Cell<u32>);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(std::cell::Cell::new(SPIN_MAX_US / 2))
+    }
+}
+
+impl Patience {
+    fn spin(&self) -> Duration {
+        Duration::from_micros(self.0.get().into())
+    }
+    fn paid(&self) {
+        self.0.set((self.0.get() * 2).min(SPIN_MAX_US));
+    }
+    fn was_in_vain(&self) {
+        self.0.set((self.0.get() / 2).max(SPIN_MIN_US));
+    }
+}
+
+/// What wakes a sleeper.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// The host raises an event when the word changes.
+    Event,
+    /// Nobody tells: look again in rising intervals.
+    Nobody,
+}
+
+/// The count of events that this process saw last.
+#[derive(Debug, Default)]
+pub struct Seen(AtomicU64);
+
+fn lone_cpu() -> bool {
+    static LONE: OnceLock<bool> = OnceLock::new();
+    *LONE.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() == 1))
+}
+
+impl Session {
+    /// Waits until `poll` has an answer or the session has ended.
+    pub fn wait<T>(
+        &self,
+        thread: &Thread,
+        wake: Wake,
+        mut poll: impl FnMut() -> Option<T>,
+    ) -> Result<T, Code> {
+        if let Some(answer) = poll() {
+            return Ok(answer);
+        }
+        if let Some(answer) = self.spin(&thread.patience, &mut poll)? {
+            return Ok(answer);
+        }
+        match wake {
+            Wake::Event => self.sleep(&mut poll),
+            Wake::Nobody => self.nap(&mut poll),
+        }
+    }
+
+    fn spin<T>(
+        &self,
+        patience: &Patience,
+        poll: &mut impl FnMut() -> Option<T>,
+    ) -> Result<Option<T>, Code> {
+        let (start, limit) = (Instant::now(), patience.spin());
+        loop {
+            for _ in 0..32 {
+                if let Some(answer) = poll() {
+                    patience.paid();
+                    return Ok(Some(answer));
+                }
+                std::hint::spin_loop();
+            }
+            self.area.status()?;
+            if start.elapsed() >= limit {
+                patience.was_in_vain();
+                return Ok(None);
+            }
+            if lone_cpu() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn sleep<T>(&self, poll: &mut impl FnMut() -> Option<T>) -> Result<T, Code> {
+        loop {
+            // The count is read before the last look, so that an event after the look ends the sleep.
+            let seen = self.seen.0.load(Ordering::Acquire);
+            let sleeper = self.area.sleeper();
+            if let Some(answer) = poll() {
+                return Ok(answer);
+            }
+            self.area.status()?;
+            let now = self.transport.wait(seen, monotonic_ns() + LOOK_AGAIN.as_nanos() as u64);
+            drop(sleeper);
+            match now {
+                Ok(now) => self.seen.0.store(now, Ordering::Release),
+                Err(error) => {
+                    // Gone for good, though perhaps answered just before.
+                    if let Some(answer) = poll() {
+                        return Ok(answer);
+                    }
+                    self.area.end(result::UNKNOWN);
+                    self.area.status()?;
+                    return Err(self.code(&error));
+                }
+            }
+        }
+    }
+
+    fn nap<T>(&self, poll: &mut impl FnMut() -> Option<T>) -> Result<T, Code> {
+        let mut nap = Duration::from_micros(20);
+        loop {
+            if let Some(answer) = poll() {
+                return Ok(answer);
+            }
+            self.area.status()?;
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(Duration::from_millis(1));
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid place for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
