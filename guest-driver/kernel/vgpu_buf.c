@@ -51,11 +51,11 @@ struct vgpu_pages {
 
 /**
  * enum vgpu_buf_state - what the host knows of a buffer
- * @VGPU_BUF_NAMED: it was told about some pages, or is to forget them
+ * @VGPU_BUF_CHANGING: it is being told about the pages, or is to forget them
  * @VGPU_BUF_MAPPED: it has mapped all of them; users may too
  */
 enum vgpu_buf_state {
-	VGPU_BUF_NAMED,
+	VGPU_BUF_CHANGING,
 	VGPU_BUF_MAPPED
 };
 
@@ -68,6 +68,7 @@ enum vgpu_buf_state {
  * @addr:	its address, in the guest process and on the host
  * @len:	bytes
  * @state:	changed under vgpu_file.lock and .bufs_lock
+ * @named:	the host may use some of the pages. Under vgpu_file.lock
  * @pages:	its memory
  */
 struct vgpu_buf {
@@ -77,6 +78,7 @@ struct vgpu_buf {
 	u64 addr;
 	u64 len;
 	enum vgpu_buf_state state;
+	bool named;
 	struct vgpu_pages pages;
 };
 
@@ -267,14 +269,15 @@ unlock:
 	return err;
 }
 
-/* Takes a buffer from its file, whose reference the caller gets. */
-static void vgpu_buf_remove(struct vgpu_file *file, struct vgpu_buf *buf)
+/* Takes a buffer that the host does not use from its file, and drops it. */
+static void vgpu_buf_drop(struct vgpu_file *file, struct vgpu_buf *buf)
 {
 	mutex_lock(&file->bufs_lock);
 	rb_erase(&buf->node, &file->bufs);
 	file->runs -= buf->pages.len;
 	file->mapped_len -= buf->len;
 	mutex_unlock(&file->bufs_lock);
+	vgpu_buf_put(buf);
 }
 
 static void vgpu_buf_set_state(struct vgpu_file *file, struct vgpu_buf *buf,
@@ -285,7 +288,10 @@ static void vgpu_buf_set_state(struct vgpu_file *file, struct vgpu_buf *buf,
 	mutex_unlock(&file->bufs_lock);
 }
 
-/* Names the pages to the host. Context: vgpu_file.lock held. */
+/*
+ * Names the pages to the host. On failure @buf->named says whether it may have
+ * taken any. Context: vgpu_file.lock held.
+ */
 static int vgpu_buf_map(struct vgpu_file *file, struct vgpu_buf *buf, u32 flags)
 {
 	u32 wire_flags = flags & VGPU_BUF_REGISTER ? VGPU_WIRE_MAP_REGISTER : 0;
@@ -317,6 +323,9 @@ static int vgpu_buf_map(struct vgpu_file *file, struct vgpu_buf *buf, u32 flags)
 			offset += len;
 		}
 		err = vgpu_file_call(file, req);
+		/* Refused: it takes nothing of this message. Not answered: it may have. */
+		if (!err || !req->answered)
+			buf->named = true;
 		vgpu_req_put(req);
 		if (err)
 			return err;
@@ -325,8 +334,8 @@ static int vgpu_buf_map(struct vgpu_file *file, struct vgpu_buf *buf, u32 flags)
 }
 
 /*
- * Has the host forget a buffer and drops it. If the host does not confirm, the
- * buffer stays until the session is closed. Context: vgpu_file.lock held.
+ * Has the host forget a buffer. If it does not confirm, the buffer stays until
+ * the session is closed. Context: vgpu_file.lock held.
  */
 static int vgpu_buf_unmap(struct vgpu_file *file, struct vgpu_buf *buf)
 {
@@ -341,12 +350,9 @@ static int vgpu_buf_unmap(struct vgpu_file *file, struct vgpu_buf *buf)
 	unmap->addr = cpu_to_le64(buf->addr);
 	err = vgpu_file_call(file, req);
 	vgpu_req_put(req);
-	/* What the host does not know it does not use. */
-	if (err && err != -ENOENT)
-		return err;
-	vgpu_buf_remove(file, buf);
-	vgpu_buf_put(buf);
-	return 0;
+	if (!err)
+		buf->named = false;
+	return err;
 }
 
 static bool vgpu_buf_in_arena(struct vgpu_file *file, u64 addr, u64 len)
@@ -386,7 +392,7 @@ int vgpu_buf_alloc(struct vgpu_file *file, u64 addr, u64 len, u32 flags)
 	INIT_LIST_HEAD(&buf->link);
 	buf->addr = addr;
 	buf->len = len;
-	buf->state = VGPU_BUF_NAMED;
+	buf->state = VGPU_BUF_CHANGING;
 	err = vgpu_pages_alloc(&buf->pages, len >> PAGE_SHIFT,
 			       limits->runs_max - READ_ONCE(file->runs));
 	if (err)
@@ -403,10 +409,14 @@ int vgpu_buf_alloc(struct vgpu_file *file, u64 addr, u64 len, u32 flags)
 		goto put;
 	}
 	err = vgpu_buf_map(file, buf, flags);
-	if (err)
-		vgpu_buf_unmap(file, buf);
-	else
+	if (!err) {
 		vgpu_buf_set_state(file, buf, VGPU_BUF_MAPPED);
+	} else {
+		if (buf->named)
+			vgpu_buf_unmap(file, buf);
+		if (!buf->named)
+			vgpu_buf_drop(file, buf);
+	}
 	mutex_unlock(&file->lock);
 	return err;
 
@@ -439,7 +449,7 @@ int vgpu_buf_free(struct vgpu_file *file, u64 addr)
 	mutex_lock(&file->bufs_lock);
 	buf = vgpu_buf_find(file, addr);
 	if (buf && buf->addr == addr && buf->state == VGPU_BUF_MAPPED)
-		buf->state = VGPU_BUF_NAMED;
+		buf->state = VGPU_BUF_CHANGING;
 	else
 		err = -ENOENT;
 	mutex_unlock(&file->bufs_lock);
@@ -447,8 +457,10 @@ int vgpu_buf_free(struct vgpu_file *file, u64 addr)
 		goto unlock;
 
 	err = vgpu_buf_unmap(file, buf);
-	/* The host refused: it still has all of it. */
-	if (err == -EINVAL || err == -ENOMEM)
+	if (!err)
+		vgpu_buf_drop(file, buf);
+	else if (err == -EINVAL || err == -ENOMEM)
+		/* Refused or not even asked: the host has all of it still. */
 		vgpu_buf_set_state(file, buf, VGPU_BUF_MAPPED);
 unlock:
 	mutex_unlock(&file->lock);

@@ -280,6 +280,7 @@ int vgpu_ctrl_call(struct vgpu_device *dev, struct vgpu_req *req)
 	if (wait_for_completion_killable(&req->done) &&
 	    vgpu_ctrl_abandon(&dev->ctrl, req))
 		return -EINTR;
+	req->answered = !req->error;
 	return req->error;
 }
 
@@ -302,6 +303,7 @@ int vgpu_ctrl_call_bounded(struct vgpu_device *dev, struct vgpu_req *req,
 	if (!wait_for_completion_timeout(&req->done, timeout_s * HZ) &&
 	    vgpu_ctrl_abandon(&dev->ctrl, req))
 		return -ETIMEDOUT;
+	req->answered = !req->error;
 	return req->error;
 }
 

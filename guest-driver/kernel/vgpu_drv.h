@@ -198,8 +198,9 @@ struct vgpu_file {
  * @ref:	one for who made it, one for the control queue
  * @link:	in vgpu_ctrl.backlog or .inflight, or on its way to be freed
  * @done:	completed when the request has ended
- * @ended:	it has
- * @orphan:	nobody waits any more
+ * @ended:	it has. Set under vgpu_ctrl.lock
+ * @orphan:	nobody waits any more. Set under vgpu_ctrl.lock
+ * @answered:	who made the request got the device's answer. Its own
  * @error:	0 if the device answered, else -errno
  * @status:	the answer, one of enum vgpu_wire_status
  * @opened:	the body of the answer to a SESSION_OPEN that succeeded
@@ -217,6 +218,7 @@ struct vgpu_req {
 	struct completion done;
 	bool ended;
 	bool orphan;
+	bool answered;
 	int error;
 	u32 status;
 	struct vgpu_wire_session_opened opened;

@@ -415,8 +415,7 @@ static bool vgpu_session_close(struct vgpu_file *file)
 	err = vgpu_ctrl_call_bounded(dev, file->close, VGPU_CLOSE_TIMEOUT_S);
 	switch (err) {
 	case 0:
-		if (file->close->status == VGPU_WIRE_OK ||
-		    file->close->status == VGPU_WIRE_NOT_FOUND)
+		if (file->close->status == VGPU_WIRE_OK)
 			return true;
 		vgpu_device_break(dev, "it failed to close a session");
 		return false;
