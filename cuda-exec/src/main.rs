@@ -1,1 +1,89 @@
-fn main() {}
+//! `vgpu-exec`: replays the CUDA calls of one guest process on the real libcuda.
+//!
+//! It is started by a backend, takes no arguments, finds a socket to the backend on descriptor 3
+//! ([`vgpu_protocol::host`]), and ends when that socket does. See [`session`] for how else it ends.
+#![allow(
+    missing_docs,
+    reason = "this is a program; methods named as a CUDA call are that call"
+)]
+mod area;
+mod calls;
+mod completion;
+mod confine;
+mod control;
+mod cuda;
+mod dispatch;
+mod handles;
+mod image;
+mod memory;
+mod ring;
+mod session;
+mod shared;
+mod spin;
+mod turn;
+mod window;
+
+use session::Exit;
+use std::io::Write;
+use std::os::fd::{FromRawFd, OwnedFd};
+use vgpu_protocol::host::EXEC_SOCKET_FD;
+
+fn main() {
+    start_log();
+    std::panic::set_hook(Box::new(|panic| {
+        log::error!("{panic}");
+        match session::current() {
+            Some(session) => session.panicked(),
+            None => session::exit(Exit::Panic),
+        }
+    }));
+    if let Err(error) = harden() {
+        log::error!("giving up privileges: {error}");
+        session::exit(Exit::Start);
+    }
+    let Some(socket) = take_socket() else {
+        log::error!("vgpu-exec is started by vgpu-backend: descriptor {EXEC_SOCKET_FD} is not a socket");
+        session::exit(Exit::Start);
+    };
+    session::exit(control::Control::new(socket).run())
+}
+
+fn start_log() {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format(|line, record| {
+            let (vm, session) = control::LABEL.get().copied().unwrap_or_default();
+            writeln!(
+                line,
+                "{} {} vgpu-exec vm {vm} session {session}: {}",
+                line.timestamp_millis(),
+                record.level(),
+                record.args()
+            )
+        })
+        .init();
+}
+
+/// The part of the jail that is this process' own: no privileges by exec, no look at its memory by others of its user, no
+/// core file, no life without its backend.
+fn harden() -> rustix::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
+    rustix::thread::set_no_new_privs(true)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )
+}
+
+fn take_socket() -> Option<OwnedFd> {
+    // SAFETY: a number is looked up; nothing is taken over yet.
+    let found = unsafe { std::os::fd::BorrowedFd::borrow_raw(EXEC_SOCKET_FD) };
+    rustix::net::sockopt::socket_type(found).ok()?;
+    rustix::io::fcntl_setfd(found, rustix::io::FdFlags::CLOEXEC).ok()?;
+    // SAFETY: the backend left the socket there for this process, and nothing else here uses the number.
+    Some(unsafe { OwnedFd::from_raw_fd(EXEC_SOCKET_FD) })
+}

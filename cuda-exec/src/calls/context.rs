@@ -1,0 +1,92 @@
+//! Contexts and the threads' capture modes.
+use super::BAD_HANDLE;
+use crate::cuda;
+use crate::dispatch::Handle;
+use crate::ring::{Consumer, Failure};
+use vgpu_protocol::calls::{cuCtxCreate, cuCtxDestroy, cuThreadExchangeStreamCaptureMode};
+use vgpu_protocol::result;
+use vgpu_protocol::ring::RingError;
+
+/// CU_CTX_SCHED_*: how a thread waits for the GPU. The guest's library waits by itself, so libcuda need not know.
+const SCHED: u32 = 0x07;
+/// CU_CTX_MAP_HOST and CU_CTX_LMEM_RESIZE_TO_MAX. The other flags have to do with core dumps: files on this host.
+const PASSED_ON: u32 = 0x08 | 0x10;
+
+impl Handle for cuCtxCreate::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuCtxCreate::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuCtxCreate::Out, Failure> {
+        let cuCtxCreate::In {
+            flags,
+            device,
+            context,
+        } = arguments;
+        if flags & !(SCHED | PASSED_ON) != 0 {
+            return Err(result::INVALID_VALUE.into());
+        }
+        let contexts = &ring.session.objects.contexts;
+        contexts.check_new(context).map_err(|_| BAD_HANDLE)?;
+        let created = ring.session.create_context(context, flags & PASSED_ON, device)?;
+        contexts.insert(context, created).map_err(|_| BAD_HANDLE)?;
+        Ok(cuCtxCreate::Out {})
+    }
+}
+
+impl Handle for cuCtxDestroy::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuCtxDestroy::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuCtxDestroy::Out, Failure> {
+        let session = ring.session;
+        let id = arguments.context;
+        let context = session.objects.contexts.remove(id).ok_or(BAD_HANDLE)?;
+        let mut streams = context.destroy();
+        let objects = &session.objects;
+        let of = |other: &std::sync::Arc<crate::handles::Context>| std::sync::Arc::ptr_eq(other, &context);
+        streams.extend(objects.streams.remove_all(|stream| of(&stream.context)));
+        // What was submitted to it ends before its memory goes.
+        session.relaxed(|| {
+            for stream in &streams {
+                session.completion.finish(session, stream);
+            }
+        });
+        drop(streams);
+        objects.events.remove_all(|event| of(&event.context));
+        objects.graph_execs.remove_all(|exec| of(&exec.context));
+        objects.graphs.remove_all(|graph| of(&graph.context));
+        objects
+            .functions
+            .remove_all(|function| of(&function.module.context));
+        objects.modules.remove_all(|module| of(&module.context));
+        let allocations = session.memory.remove_context(id);
+        // The context goes with its last user, and what it holds with it; as home it stays, so its memory is freed here.
+        context.make_current()?;
+        for pointer in allocations {
+            session.cuda.mem_free(pointer)?;
+        }
+        Ok(cuCtxDestroy::Out {})
+    }
+}
+
+impl Handle for cuThreadExchangeStreamCaptureMode::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuThreadExchangeStreamCaptureMode::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuThreadExchangeStreamCaptureMode::Out, Failure> {
+        let mode = i32::try_from(arguments.mode)
+            .ok()
+            .filter(|mode| (0..=cuda::CAPTURE_RELAXED).contains(mode));
+        let mode = mode.ok_or(RingError::Arguments {
+            op: cuThreadExchangeStreamCaptureMode::OP,
+        })?;
+        ring.session.cuda.exchange_capture_mode(mode)?;
+        Ok(cuThreadExchangeStreamCaptureMode::Out {})
+    }
+}

@@ -1,0 +1,107 @@
+//! Events.
+use super::{BAD_HANDLE, unknown};
+use crate::dispatch::Handle;
+use crate::handles::Event;
+use crate::ring::{Consumer, Failure};
+use vgpu_protocol::calls::{cuEventCreate, cuEventDestroy, cuEventElapsedTime, cuEventRecord};
+use vgpu_protocol::limits::STREAMS_MAX;
+use vgpu_protocol::result;
+use vgpu_protocol::ring::RingError;
+
+/// CU_EVENT_BLOCKING_SYNC and CU_EVENT_DISABLE_TIMING. What other processes may open is not supported.
+const FLAGS: u32 = 1 | 2;
+
+impl Handle for cuEventCreate::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuEventCreate::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuEventCreate::Out, Failure> {
+        let cuEventCreate::In { event, flags } = arguments;
+        let session = ring.session;
+        let context = ring.context()?;
+        session
+            .objects
+            .events
+            .check_new(event)
+            .map_err(|_| unknown(cuEventCreate::OP, event))?;
+        let raw = if flags & !FLAGS == 0 {
+            session.cuda.event_create(flags)
+        } else {
+            Err(result::NOT_SUPPORTED)
+        };
+        let created = Event { context, raw };
+        session
+            .objects
+            .events
+            .insert(event, created)
+            .map_err(|_| unknown(cuEventCreate::OP, event))?;
+        raw?;
+        Ok(cuEventCreate::Out {})
+    }
+}
+
+impl Handle for cuEventDestroy::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuEventDestroy::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuEventDestroy::Out, Failure> {
+        let id = arguments.event;
+        let event = ring.session.objects.events.remove(id);
+        event.ok_or_else(|| unknown(cuEventDestroy::OP, id))?;
+        Ok(cuEventDestroy::Out {})
+    }
+}
+
+impl Handle for cuEventRecord::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuEventRecord::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuEventRecord::Out, Failure> {
+        let cuEventRecord::In {
+            event,
+            stream,
+            slot,
+            sequence,
+        } = arguments;
+        let session = ring.session;
+        if slot >= STREAMS_MAX {
+            return Err(RingError::Arguments {
+                op: cuEventRecord::OP,
+            }
+            .into());
+        }
+        let event = ring.event(cuEventRecord::OP, event)?;
+        let stream = ring.stream(cuEventRecord::OP, stream)?;
+        let event = event.raw?;
+        ring.submit(&stream, false, |raw| session.cuda.event_record(event, raw))?;
+        // A sequence number of 0 asks for no fence; in a capture one would become a node, and come again and again.
+        let capturing = session.captures() && session.cuda.stream_is_capturing(stream.raw()?)?;
+        if sequence != 0 && !capturing {
+            ring.write_fence(&stream, slot, sequence)?;
+        }
+        Ok(cuEventRecord::Out {})
+    }
+}
+
+impl Handle for cuEventElapsedTime::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuEventElapsedTime::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuEventElapsedTime::Out, Failure> {
+        let events = &ring.session.objects.events;
+        let start = events.get(arguments.start).ok_or(BAD_HANDLE)?;
+        let end = events.get(arguments.end).ok_or(BAD_HANDLE)?;
+        let milliseconds = ring.session.cuda.event_elapsed_time(start.raw?, end.raw?)?;
+        Ok(cuEventElapsedTime::Out {
+            milliseconds_bits: milliseconds.to_bits(),
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! Host functions: functions of the guest's program that its streams call. A thread of libcuda's comes here, asks the guest
+//! through a slot in the session area, and waits for the slot's acknowledgement.
+use crate::dispatch::Handle;
+use crate::handles::Stream;
+use crate::ring::{Consumer, Failure};
+use crate::session::{self, Session};
+use std::ffi::c_void;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use vgpu_protocol::area;
+use vgpu_protocol::calls::cuLaunchHostFunc;
+use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
+
+/// Slots that no host function uses. Which they are is known here alone: the guest can write the area.
+pub struct Slots {
+    free: Mutex<Vec<usize>>,
+    freed: Condvar,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self {
+            free: Mutex::new((0..HOST_FUNCTIONS_MAX).collect()),
+            freed: Condvar::new(),
+        }
+    }
+}
+
+impl Slots {
+    fn take(&self) -> usize {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .freed
+            .wait_while(free, |free| free.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        free.pop().expect("waited until there is one")
+    }
+
+    fn give(&self, slot: usize) {
+        self.free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(slot);
+        self.freed.notify_one();
+    }
+}
+
+/// A host function that is called once.
+struct Once {
+    stream: Arc<Stream>,
+    cookie: u64,
+}
+
+impl Handle for cuLaunchHostFunc::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuLaunchHostFunc::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuLaunchHostFunc::Out, Failure> {
+        let cuLaunchHostFunc::In { stream, cookie } = arguments;
+        let session = ring.session;
+        let stream = ring.stream(cuLaunchHostFunc::OP, stream)?;
+        let raw = stream.raw()?;
+        if session.captures() && session.cuda.stream_is_capturing(raw)? {
+            // SAFETY: the cookie is not dereferenced, and the function may be called any number of times.
+            unsafe {
+                session
+                    .cuda
+                    .launch_host_fn(raw, run_captured, cookie as usize as *mut c_void)
+            }?;
+            return Ok(cuLaunchHostFunc::Out {});
+        }
+        ring.submit(&stream, false, |raw| {
+            let once = Box::into_raw(Box::new(Once {
+                stream: stream.clone(),
+                cookie,
+            }));
+            // SAFETY: outside a capture the function is called once, and takes the box.
+            let launched = unsafe { session.cuda.launch_host_fn(raw, run_once, once.cast()) };
+            if launched.is_err() {
+                // SAFETY: libcuda refused it, so the box is still ours.
+                drop(unsafe { Box::from_raw(once) });
+            }
+            launched
+        })?;
+        Ok(cuLaunchHostFunc::Out {})
+    }
+}
+
+extern "C" fn run_once(user: *mut c_void) {
+    // SAFETY: see where it was launched.
+    let once = unsafe { Box::from_raw(user.cast::<Once>()) };
+    let session = once.stream.context.session;
+    // Until the guest acknowledges, what is behind this function is not on the GPU, and must not get there after the turn
+    // was given up meanwhile.
+    once.stream.park(true);
+    ask(session, once.cookie);
+    let turn = if once.stream.may_have_compute_work() {
+        session.turn.reenter().ok()
+    } else {
+        None
+    };
+    once.stream.park(false);
+    drop(turn);
+    // The last user of a stream must not destroy it in a callback, where libcuda takes no calls.
+    session.completion.bury(once.stream);
+}
+
+extern "C" fn run_captured(user: *mut c_void) {
+    if let Some(session) = session::current() {
+        ask(session, user as usize as u64);
+    }
+}
+
+/// Has the guest run the function with that cookie, and waits until it has.
+fn ask(session: &'static Session, cookie: u64) {
+    let Some(words) = session.area.words() else { return };
+    let index = session.host_functions.take();
+    let slot = area::host_function(index);
+    let state = words.u32(slot + 8);
+    words.u64(slot).store(cookie, SeqCst);
+    state.store(area::HOST_FN_POSTED, SeqCst);
+    session.area.wake();
+    while state.load(SeqCst) != area::HOST_FN_DONE {
+        std::thread::sleep(crate::completion::FAST);
+    }
+    state.store(area::HOST_FN_FREE, SeqCst);
+    session.host_functions.give(index);
+}

@@ -1,0 +1,32 @@
+//! Launching kernels.
+use super::unknown;
+use crate::cuda::Grid;
+use crate::dispatch::Handle;
+use crate::ring::{Consumer, Failure};
+use vgpu_protocol::calls::{Wire, cuLaunchKernel};
+use vgpu_protocol::result;
+
+impl Handle for cuLaunchKernel::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuLaunchKernel::In,
+        blob: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuLaunchKernel::Out, Failure> {
+        let a = arguments;
+        let session = ring.session;
+        let function = session.objects.functions.get(a.function);
+        let function = function.ok_or_else(|| unknown(cuLaunchKernel::OP, a.function))?;
+        let stream = ring.stream(cuLaunchKernel::OP, a.stream)?;
+        let params = blob.get(..function.params_len()).ok_or(result::INVALID_VALUE)?;
+        let grid = Grid {
+            blocks: [a.grid_x, a.grid_y, a.grid_z],
+            threads: [a.block_x, a.block_y, a.block_z],
+            shared: a.shared,
+        };
+        ring.submit(&stream, cuLaunchKernel::Call::CALL.turn, |raw| {
+            session.cuda.launch_kernel(function.raw, grid, raw, params)
+        })?;
+        Ok(cuLaunchKernel::Out {})
+    }
+}

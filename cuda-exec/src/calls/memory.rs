@@ -1,0 +1,189 @@
+//! Device memory, copies and fills.
+use crate::dispatch::Handle;
+use crate::ring::{Consumer, Failure};
+use vgpu_protocol::calls::{
+    Wire, cuMemAlloc, cuMemFree, cuMemGetInfo, cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync,
+    cuMemsetD8Async, cuMemsetD16Async, cuMemsetD32Async,
+};
+use vgpu_protocol::result;
+
+impl Handle for cuMemAlloc::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuMemAlloc::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuMemAlloc::Out, Failure> {
+        let context = ring.context()?;
+        let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
+        let pointer = ring.session.cuda.mem_alloc(bytes)?;
+        ring.session
+            .memory
+            .add_device(pointer, arguments.bytes, context.id, None);
+        Ok(cuMemAlloc::Out { pointer })
+    }
+}
+
+impl Handle for cuMemFree::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuMemFree::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuMemFree::Out, Failure> {
+        let _context = ring.context()?;
+        if !ring.session.memory.remove_device(arguments.pointer) {
+            return Err(result::INVALID_VALUE.into());
+        }
+        ring.session.cuda.mem_free(arguments.pointer)?;
+        Ok(cuMemFree::Out {})
+    }
+}
+
+impl Handle for cuMemGetInfo::Call {
+    fn handle(
+        ring: &mut Consumer,
+        _: cuMemGetInfo::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuMemGetInfo::Out, Failure> {
+        let _context = ring.context()?;
+        let (free, total) = ring.session.cuda.mem_get_info()?;
+        Ok(cuMemGetInfo::Out { free, total })
+    }
+}
+
+impl Handle for cuMemcpyHtoDAsync::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuMemcpyHtoDAsync::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuMemcpyHtoDAsync::Out, Failure> {
+        let cuMemcpyHtoDAsync::In {
+            to,
+            from,
+            bytes,
+            stream,
+        } = arguments;
+        let session = ring.session;
+        if bytes == 0 {
+            return Ok(cuMemcpyHtoDAsync::Out {});
+        }
+        let stream = ring.stream(cuMemcpyHtoDAsync::OP, stream)?;
+        ring.submit(&stream, cuMemcpyHtoDAsync::Call::CALL.turn, |raw| {
+            let view = session.memory.view();
+            if !view.is_device(to, bytes) || view.host(from, bytes).is_none() {
+                return Err(result::INVALID_VALUE);
+            }
+            // SAFETY: both ranges were just looked up, and stay until the work is done (see `memory`).
+            unsafe { session.cuda.memcpy_htod(to, from, bytes, raw) }?;
+            Ok(view)
+        })?;
+        Ok(cuMemcpyHtoDAsync::Out {})
+    }
+}
+
+impl Handle for cuMemcpyDtoHAsync::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuMemcpyDtoHAsync::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuMemcpyDtoHAsync::Out, Failure> {
+        let cuMemcpyDtoHAsync::In {
+            to,
+            from,
+            bytes,
+            stream,
+        } = arguments;
+        let session = ring.session;
+        if bytes == 0 {
+            return Ok(cuMemcpyDtoHAsync::Out {});
+        }
+        let stream = ring.stream(cuMemcpyDtoHAsync::OP, stream)?;
+        ring.submit(&stream, cuMemcpyDtoHAsync::Call::CALL.turn, |raw| {
+            let view = session.memory.view();
+            if !view.is_device(from, bytes) || view.host(to, bytes).is_none() {
+                return Err(result::INVALID_VALUE);
+            }
+            // SAFETY: as above.
+            unsafe { session.cuda.memcpy_dtoh(to, from, bytes, raw) }?;
+            Ok(view)
+        })?;
+        Ok(cuMemcpyDtoHAsync::Out {})
+    }
+}
+
+impl Handle for cuMemcpyDtoDAsync::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuMemcpyDtoDAsync::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuMemcpyDtoDAsync::Out, Failure> {
+        let cuMemcpyDtoDAsync::In {
+            to,
+            from,
+            bytes,
+            stream,
+        } = arguments;
+        let session = ring.session;
+        if bytes == 0 {
+            return Ok(cuMemcpyDtoDAsync::Out {});
+        }
+        let stream = ring.stream(cuMemcpyDtoDAsync::OP, stream)?;
+        ring.submit(&stream, cuMemcpyDtoDAsync::Call::CALL.turn, |raw| {
+            let view = session.memory.view();
+            if !view.is_device(to, bytes) || !view.is_device(from, bytes) {
+                return Err(result::INVALID_VALUE);
+            }
+            // SAFETY: as above.
+            unsafe { session.cuda.memcpy_dtod(to, from, bytes, raw) }?;
+            Ok(view)
+        })?;
+        Ok(cuMemcpyDtoDAsync::Out {})
+    }
+}
+
+macro_rules! fill {
+    ($call:ident $method:ident $type:ty) => {
+        impl Handle for $call::Call {
+            fn handle(
+                ring: &mut Consumer,
+                arguments: $call::In,
+                _: &[u8],
+                _: &mut Vec<u8>,
+            ) -> Result<$call::Out, Failure> {
+                let $call::In {
+                    to,
+                    value,
+                    count,
+                    stream,
+                } = arguments;
+                let session = ring.session;
+                let value = <$type>::try_from(value).map_err(|_| result::INVALID_VALUE)?;
+                let bytes = count
+                    .checked_mul(size_of::<$type>() as u64)
+                    .ok_or(result::INVALID_VALUE)?;
+                if bytes == 0 {
+                    return Ok($call::Out {});
+                }
+                let stream = ring.stream($call::OP, stream)?;
+                ring.submit(&stream, $call::Call::CALL.turn, |raw| {
+                    let view = session.memory.view();
+                    if !view.is_device(to, bytes) {
+                        return Err(result::INVALID_VALUE);
+                    }
+                    // SAFETY: as above.
+                    unsafe { session.cuda.$method(to, value, count, raw) }?;
+                    Ok(view)
+                })?;
+                Ok($call::Out {})
+            }
+        }
+    };
+}
+fill!(cuMemsetD8Async memset_d8 u8);
+fill!(cuMemsetD16Async memset_d16 u16);
+fill!(cuMemsetD32Async memset_d32 u32);

@@ -1,0 +1,171 @@
+//! Modules, their kernels and variables.
+use super::BAD_HANDLE;
+use crate::dispatch::Handle;
+use crate::handles::{Function, Module};
+use crate::ring::{Consumer, Failure};
+use std::ffi::CString;
+use vgpu_protocol::calls::{
+    cuFuncGetAttribute, cuModuleGetFunction, cuModuleGetGlobal, cuModuleLoadData, cuModuleUnload,
+};
+use vgpu_protocol::limits::{KERNEL_PARAMS_LEN_MAX, MODULE_LEN_MAX, NAME_LEN_MAX, REPLY_LEN_MAX};
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::words::KernelParam;
+use zerocopy::IntoBytes;
+
+fn name(blob: &[u8]) -> Result<CString, Code> {
+    if blob.len() > NAME_LEN_MAX {
+        return Err(result::INVALID_VALUE);
+    }
+    CString::new(blob).map_err(|_| result::INVALID_VALUE)
+}
+
+impl Handle for cuModuleLoadData::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuModuleLoadData::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuModuleLoadData::Out, Failure> {
+        let cuModuleLoadData::In { image, bytes, module } = arguments;
+        let session = ring.session;
+        session
+            .objects
+            .modules
+            .check_new(module)
+            .map_err(|_| BAD_HANDLE)?;
+        if bytes == 0 || bytes > MODULE_LEN_MAX {
+            return Err(result::INVALID_IMAGE.into());
+        }
+        let image = {
+            let view = session.memory.view();
+            let range = view.host(image, bytes).ok_or(result::INVALID_VALUE)?;
+            session.images.take(&range).map_err(|error| {
+                log::error!("copying a module image of {bytes} bytes: {error}");
+                result::OPERATING_SYSTEM
+            })?
+        };
+        let context = ring.context()?;
+        let raw = session.cuda.module_load(&image)?;
+        let loaded = Module {
+            context,
+            id: module,
+            raw,
+            image,
+        };
+        session
+            .objects
+            .modules
+            .insert(module, loaded)
+            .map_err(|_| BAD_HANDLE)?;
+        Ok(cuModuleLoadData::Out {})
+    }
+}
+
+impl Handle for cuModuleUnload::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuModuleUnload::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuModuleUnload::Out, Failure> {
+        let session = ring.session;
+        let module = session
+            .objects
+            .modules
+            .remove(arguments.module)
+            .ok_or(BAD_HANDLE)?;
+        session.memory.remove_module(module.id);
+        session
+            .objects
+            .functions
+            .remove_all(|function| std::sync::Arc::ptr_eq(&function.module, &module));
+        Ok(cuModuleUnload::Out {})
+    }
+}
+
+impl Handle for cuModuleGetFunction::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuModuleGetFunction::In,
+        blob: &[u8],
+        reply: &mut Vec<u8>,
+    ) -> Result<cuModuleGetFunction::Out, Failure> {
+        let cuModuleGetFunction::In { module, function } = arguments;
+        let session = ring.session;
+        let module = session.objects.modules.get(module).ok_or(BAD_HANDLE)?;
+        session
+            .objects
+            .functions
+            .check_new(function)
+            .map_err(|_| BAD_HANDLE)?;
+        module.context.make_current()?;
+        let raw = session.cuda.module_get_function(module.raw, &name(blob)?)?;
+        let mut params = Vec::new();
+        while params.len() < REPLY_LEN_MAX as usize / size_of::<KernelParam>() {
+            let (offset, size) = match session.cuda.func_get_param_info(raw, params.len()) {
+                Ok(param) => param,
+                Err(result::INVALID_VALUE) => break,
+                Err(code) => return Err(code.into()),
+            };
+            if offset
+                .checked_add(size)
+                .is_none_or(|end| end > KERNEL_PARAMS_LEN_MAX)
+            {
+                return Err(result::INVALID_IMAGE.into());
+            }
+            params.push(KernelParam {
+                offset: offset as u32,
+                size: size as u32,
+            });
+        }
+        reply.extend_from_slice(params.as_bytes());
+        let count = params.len() as u32;
+        let found = Function { module, raw, params };
+        session
+            .objects
+            .functions
+            .insert(function, found)
+            .map_err(|_| BAD_HANDLE)?;
+        Ok(cuModuleGetFunction::Out { params: count })
+    }
+}
+
+impl Handle for cuModuleGetGlobal::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuModuleGetGlobal::In,
+        blob: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuModuleGetGlobal::Out, Failure> {
+        let session = ring.session;
+        let module = session.objects.modules.get(arguments.module).ok_or(BAD_HANDLE)?;
+        module.context.make_current()?;
+        let (pointer, bytes) = session.cuda.module_get_global(module.raw, &name(blob)?)?;
+        session
+            .memory
+            .add_device(pointer, bytes, module.context.id, Some(module.id));
+        Ok(cuModuleGetGlobal::Out { pointer, bytes })
+    }
+}
+
+impl Handle for cuFuncGetAttribute::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuFuncGetAttribute::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuFuncGetAttribute::Out, Failure> {
+        let function = ring
+            .session
+            .objects
+            .functions
+            .get(arguments.function)
+            .ok_or(BAD_HANDLE)?;
+        function.module.context.make_current()?;
+        let value = ring
+            .session
+            .cuda
+            .func_get_attribute(function.raw, arguments.attribute)?;
+        Ok(cuFuncGetAttribute::Out { value })
+    }
+}

@@ -1,0 +1,508 @@
+//! The driver API of whichever libcuda is loaded: functions looked up by name, with integers where CUDA has
+//! enumerations (a guest's number must never become a Rust enum) and plain words where it has handles.
+//!
+//! A handle that is passed in came out of this module and has not been destroyed: the object tables
+//! ([`crate::handles`]) own every one and destroy it when its last user is gone. That is what makes the calls
+//! below sound.
+use cudarc::driver::sys;
+use libloading::Library;
+use std::ffi::{CStr, c_char, c_void};
+use vgpu_protocol::limits::GPUS_MAX;
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::ring::{GPU_ATTRIBUTES, GpuInfo};
+
+/// A handle that libcuda gave out.
+pub type Raw = usize;
+/// A function that libcuda calls when a stream comes to it.
+pub type HostFn = extern "C" fn(*mut c_void);
+
+/// The legacy default stream of the current context.
+pub const STREAM_LEGACY: Raw = 1;
+/// Capture mode that never interferes with another thread's capture.
+pub const CAPTURE_RELAXED: i32 = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED as i32;
+const CAPTURE_NONE: i32 = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE as i32;
+const EVENT_DISABLE_TIMING: u32 = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+/// 1 where the GPU reads and writes any memory of the process.
+pub const PAGEABLE_MEMORY_ACCESS: i32 =
+    sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS as i32;
+
+/// Why libcuda cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It cannot be loaded, or lacks a function.
+    #[error("{0}")]
+    Library(#[from] libloading::Error),
+    /// It loaded and refused.
+    #[error("{call} failed with CUDA error {code}")]
+    Call { call: &'static str, code: Code },
+    /// With PAGEABLE_MEMORY_ACCESS a guest's kernels could write all memory of this process.
+    #[error(
+        "GPU {0} can access pageable memory: load nvidia-uvm with uvm_disable_hmm=1 before guests may use it"
+    )]
+    PageableMemoryAccess(u32),
+    /// There is none.
+    #[error("no GPU")]
+    NoGpu,
+}
+
+macro_rules! functions {
+    ($($field:ident = $symbol:literal ($($type:ty),*);)*) => {
+        struct Functions { $($field: unsafe extern "C" fn($($type),*) -> Code,)* }
+        impl Functions {
+            fn load(library: &Library) -> Result<Self, libloading::Error> {
+                Ok(Self { $(
+                    // SAFETY: the driver API's ABI gives this name this signature.
+                    $field: *unsafe { library.get($symbol) }?,
+                )* })
+            }
+        }
+    };
+}
+
+functions! {
+    init = b"cuInit\0" (u32);
+    driver_get_version = b"cuDriverGetVersion\0" (*mut i32);
+    device_get_count = b"cuDeviceGetCount\0" (*mut i32);
+    device_get = b"cuDeviceGet\0" (*mut i32, i32);
+    device_get_name = b"cuDeviceGetName\0" (*mut c_char, i32, i32);
+    device_get_uuid = b"cuDeviceGetUuid_v2\0" (*mut [u8; 16], i32);
+    device_get_pci_bus_id = b"cuDeviceGetPCIBusId\0" (*mut c_char, i32, i32);
+    device_total_mem = b"cuDeviceTotalMem_v2\0" (*mut usize, i32);
+    device_get_attribute = b"cuDeviceGetAttribute\0" (*mut i32, i32, i32);
+    ctx_create = b"cuCtxCreate_v2\0" (*mut Raw, u32, i32);
+    ctx_destroy = b"cuCtxDestroy_v2\0" (Raw);
+    ctx_set_current = b"cuCtxSetCurrent\0" (Raw);
+    thread_exchange_capture_mode = b"cuThreadExchangeStreamCaptureMode\0" (*mut i32);
+    mem_alloc = b"cuMemAlloc_v2\0" (*mut u64, usize);
+    mem_free = b"cuMemFree_v2\0" (u64);
+    mem_get_info = b"cuMemGetInfo_v2\0" (*mut usize, *mut usize);
+    mem_host_register = b"cuMemHostRegister_v2\0" (*mut c_void, usize, u32);
+    mem_host_unregister = b"cuMemHostUnregister\0" (*mut c_void);
+    mem_host_get_device_pointer = b"cuMemHostGetDevicePointer_v2\0" (*mut u64, *mut c_void, u32);
+    memcpy_htod_async = b"cuMemcpyHtoDAsync_v2\0" (u64, *const c_void, usize, Raw);
+    memcpy_dtoh_async = b"cuMemcpyDtoHAsync_v2\0" (*mut c_void, u64, usize, Raw);
+    memcpy_dtod_async = b"cuMemcpyDtoDAsync_v2\0" (u64, u64, usize, Raw);
+    memset_d8_async = b"cuMemsetD8Async\0" (u64, u8, usize, Raw);
+    memset_d16_async = b"cuMemsetD16Async\0" (u64, u16, usize, Raw);
+    memset_d32_async = b"cuMemsetD32Async\0" (u64, u32, usize, Raw);
+    module_load_data = b"cuModuleLoadData\0" (*mut Raw, *const c_void);
+    module_unload = b"cuModuleUnload\0" (Raw);
+    module_get_function = b"cuModuleGetFunction\0" (*mut Raw, Raw, *const c_char);
+    module_get_global = b"cuModuleGetGlobal_v2\0" (*mut u64, *mut usize, Raw, *const c_char);
+    func_get_attribute = b"cuFuncGetAttribute\0" (*mut i32, i32, Raw);
+    func_get_param_info = b"cuFuncGetParamInfo\0" (Raw, usize, *mut usize, *mut usize);
+    launch_kernel = b"cuLaunchKernel\0" (Raw, u32, u32, u32, u32, u32, u32, u32, Raw, *mut *mut c_void, *mut *mut c_void);
+    launch_host_func = b"cuLaunchHostFunc\0" (Raw, HostFn, *mut c_void);
+    stream_create = b"cuStreamCreateWithPriority\0" (*mut Raw, u32, i32);
+    stream_destroy = b"cuStreamDestroy_v2\0" (Raw);
+    stream_wait_event = b"cuStreamWaitEvent\0" (Raw, Raw, u32);
+    stream_is_capturing = b"cuStreamIsCapturing\0" (Raw, *mut i32);
+    stream_begin_capture = b"cuStreamBeginCapture_v2\0" (Raw, i32);
+    stream_end_capture = b"cuStreamEndCapture\0" (Raw, *mut Raw);
+    stream_write_value64 = b"cuStreamWriteValue64_v2\0" (Raw, u64, u64, u32);
+    event_create = b"cuEventCreate\0" (*mut Raw, u32);
+    event_destroy = b"cuEventDestroy_v2\0" (Raw);
+    event_record = b"cuEventRecord\0" (Raw, Raw);
+    event_query = b"cuEventQuery\0" (Raw);
+    event_elapsed_time = b"cuEventElapsedTime\0" (*mut f32, Raw, Raw);
+    graph_instantiate = b"cuGraphInstantiateWithFlags\0" (*mut Raw, Raw, u64);
+    graph_launch = b"cuGraphLaunch\0" (Raw, Raw);
+    graph_destroy = b"cuGraphDestroy\0" (Raw);
+    graph_exec_destroy = b"cuGraphExecDestroy\0" (Raw);
+}
+
+/// A loaded libcuda that was initialised.
+pub struct Cuda {
+    f: Functions,
+    library: Library,
+    gpus: Vec<Gpu>,
+}
+
+struct Gpu {
+    device: i32,
+    info: GpuInfo,
+}
+
+/// A kernel's grid.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Blocks in each dimension.
+    pub blocks: [u32; 3],
+    /// Threads of a block in each dimension.
+    pub threads: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+}
+
+fn check(code: Code) -> Result<(), Code> {
+    if code == result::SUCCESS {
+        Ok(())
+    } else {
+        Err(code)
+    }
+}
+
+/// Calls `f` with a place for one result.
+fn get<T: Default>(f: impl FnOnce(*mut T) -> Code) -> Result<T, Code> {
+    let mut value = T::default();
+    check(f(&mut value))?;
+    Ok(value)
+}
+
+// Every unsafe block below calls a driver function with live handles (see the module's comment), with places for its
+// results that outlive the call, and with pointers that the caller vouches for where the method is unsafe.
+impl Cuda {
+    /// Loads `libcuda.so.1`, initialises it, and looks at the GPUs.
+    pub fn load() -> Result<Self, LoadError> {
+        // SAFETY: loading runs the library's constructors, as for every CUDA program.
+        let library = unsafe { Library::new("libcuda.so.1") }?;
+        let f = Functions::load(&library)?;
+        let mut cuda = Self {
+            f,
+            library,
+            gpus: Vec::new(),
+        };
+        // SAFETY: takes no pointer.
+        check(unsafe { (cuda.f.init)(0) }).map_err(|code| LoadError::Call { call: "cuInit", code })?;
+        // SAFETY: writes the place that `get` holds.
+        let count = get(|p| unsafe { (cuda.f.device_get_count)(p) }).map_err(|code| LoadError::Call {
+            call: "cuDeviceGetCount",
+            code,
+        })?;
+        for ordinal in 0..(count.max(0) as u32).min(GPUS_MAX) {
+            let gpu = cuda.look_at(ordinal)?;
+            cuda.gpus.push(gpu);
+        }
+        if cuda.gpus.is_empty() {
+            return Err(LoadError::NoGpu);
+        }
+        Ok(cuda)
+    }
+
+    fn look_at(&self, ordinal: u32) -> Result<Gpu, LoadError> {
+        let failed = |call| move |code| LoadError::Call { call, code };
+        // SAFETY: as above.
+        let device =
+            get(|p| unsafe { (self.f.device_get)(p, ordinal as i32) }).map_err(failed("cuDeviceGet"))?;
+        let mut info = GpuInfo {
+            name: [0; 128],
+            uuid: [0; 16],
+            pci: [0; 32],
+            memory: 0,
+            driver_version: 0,
+            reserved: 0,
+            attributes: [i32::MIN; GPU_ATTRIBUTES],
+        };
+        // SAFETY: the buffers have the lengths that are passed.
+        unsafe {
+            check((self.f.device_get_name)(
+                info.name.as_mut_ptr().cast(),
+                128,
+                device,
+            ))
+            .map_err(failed("cuDeviceGetName"))?;
+            check((self.f.device_get_uuid)(&mut info.uuid, device)).map_err(failed("cuDeviceGetUuid"))?;
+            check((self.f.device_get_pci_bus_id)(
+                info.pci.as_mut_ptr().cast(),
+                32,
+                device,
+            ))
+            .map_err(failed("cuDeviceGetPCIBusId"))?;
+        }
+        // SAFETY: as above.
+        info.memory = get(|p| unsafe { (self.f.device_total_mem)(p, device) })
+            .map_err(failed("cuDeviceTotalMem"))? as u64;
+        // SAFETY: as above.
+        info.driver_version =
+            get(|p| unsafe { (self.f.driver_get_version)(p) }).map_err(failed("cuDriverGetVersion"))? as u32;
+        for (number, value) in info.attributes.iter_mut().enumerate().skip(1) {
+            // SAFETY: as above; an attribute that the driver does not know is refused by it.
+            if let Ok(found) = get(|p| unsafe { (self.f.device_get_attribute)(p, number as i32, device) }) {
+                *value = found;
+            }
+        }
+        if info.attributes[PAGEABLE_MEMORY_ACCESS as usize] != 0 {
+            return Err(LoadError::PageableMemoryAccess(ordinal));
+        }
+        Ok(Gpu { device, info })
+    }
+
+    /// What there is to know of each GPU.
+    pub fn gpus(&self) -> impl ExactSizeIterator<Item = &GpuInfo> {
+        self.gpus.iter().map(|gpu| &gpu.info)
+    }
+
+    /// The function of that name, if this libcuda exports it.
+    ///
+    /// # Safety
+    /// `T` must be the function's type.
+    pub unsafe fn symbol<T: Copy>(&self, name: &[u8]) -> Option<T> {
+        // SAFETY: the caller's.
+        unsafe { self.library.get::<T>(name) }.ok().map(|symbol| *symbol)
+    }
+
+    pub fn ctx_create(&self, flags: u32, gpu: u32) -> Result<Raw, Code> {
+        let device = self.gpus.get(gpu as usize).ok_or(result::INVALID_DEVICE)?.device;
+        // SAFETY: see the comment above this block.
+        get(|p| unsafe { (self.f.ctx_create)(p, flags, device) })
+    }
+    pub fn ctx_destroy(&self, context: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.ctx_destroy)(context) })
+    }
+    /// Makes a context current to this thread; 0 for none.
+    pub fn ctx_set_current(&self, context: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.ctx_set_current)(context) })
+    }
+    /// Sets this thread's capture mode; the one before.
+    pub fn exchange_capture_mode(&self, mode: i32) -> Result<i32, Code> {
+        let mut mode = mode;
+        // SAFETY: see above.
+        check(unsafe { (self.f.thread_exchange_capture_mode)(&mut mode) })?;
+        Ok(mode)
+    }
+    pub fn mem_alloc(&self, bytes: usize) -> Result<u64, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.mem_alloc)(p, bytes) })
+    }
+    pub fn mem_free(&self, pointer: u64) -> Result<(), Code> {
+        // SAFETY: the pointer is in the table of allocations.
+        check(unsafe { (self.f.mem_free)(pointer) })
+    }
+    /// Free and total bytes.
+    pub fn mem_get_info(&self) -> Result<(u64, u64), Code> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: see above.
+        check(unsafe { (self.f.mem_get_info)(&mut free, &mut total) })?;
+        Ok((free as u64, total as u64))
+    }
+    /// Registers host memory for all contexts; its device pointer.
+    ///
+    /// # Safety
+    /// The range is mapped shared memory that stays mapped until [`Self::host_unregister`].
+    pub unsafe fn host_register(&self, addr: u64, len: u64) -> Result<u64, Code> {
+        const FLAGS: u32 = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.mem_host_register)(addr as *mut c_void, len as usize, FLAGS) })?;
+        // SAFETY: the range was just registered.
+        get(|p| unsafe { (self.f.mem_host_get_device_pointer)(p, addr as *mut c_void, 0) })
+    }
+    pub fn host_unregister(&self, addr: u64) -> Result<(), Code> {
+        // SAFETY: libcuda looks the address up and reads nothing there.
+        check(unsafe { (self.f.mem_host_unregister)(addr as *mut c_void) })
+    }
+    /// # Safety
+    /// Both ranges stay valid until the copy is done: device memory or registered memory, and mapped host memory.
+    pub unsafe fn memcpy_htod(&self, to: u64, from: u64, bytes: u64, stream: Raw) -> Result<(), Code> {
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.memcpy_htod_async)(to, from as *const c_void, bytes as usize, stream) })
+    }
+    /// # Safety
+    /// As [`Self::memcpy_htod`].
+    pub unsafe fn memcpy_dtoh(&self, to: u64, from: u64, bytes: u64, stream: Raw) -> Result<(), Code> {
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.memcpy_dtoh_async)(to as *mut c_void, from, bytes as usize, stream) })
+    }
+    /// # Safety
+    /// As [`Self::memcpy_htod`], both of them device or registered memory.
+    pub unsafe fn memcpy_dtod(&self, to: u64, from: u64, bytes: u64, stream: Raw) -> Result<(), Code> {
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.memcpy_dtod_async)(to, from, bytes as usize, stream) })
+    }
+    /// # Safety
+    /// `to` stays valid for `count` bytes until the work is done.
+    pub unsafe fn memset_d8(&self, to: u64, value: u8, count: u64, stream: Raw) -> Result<(), Code> {
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.memset_d8_async)(to, value, count as usize, stream) })
+    }
+    /// # Safety
+    /// `to` stays valid for `2 * count` bytes until the work is done.
+    pub unsafe fn memset_d16(&self, to: u64, value: u16, count: u64, stream: Raw) -> Result<(), Code> {
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.memset_d16_async)(to, value, count as usize, stream) })
+    }
+    /// # Safety
+    /// `to` stays valid for `4 * count` bytes until the work is done.
+    pub unsafe fn memset_d32(&self, to: u64, value: u32, count: u64, stream: Raw) -> Result<(), Code> {
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.memset_d32_async)(to, value, count as usize, stream) })
+    }
+    /// Loads a module into the current context.
+    pub fn module_load(&self, image: &crate::image::Image) -> Result<Raw, Code> {
+        // SAFETY: the image is sealed, ends with a zero byte and is followed by an inaccessible page, so that a length
+        // inside it that lies ends this process and reads nothing else.
+        get(|p| unsafe { (self.f.module_load_data)(p, image.as_ptr().cast()) })
+    }
+    pub fn module_unload(&self, module: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.module_unload)(module) })
+    }
+    pub fn module_get_function(&self, module: Raw, name: &CStr) -> Result<Raw, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.module_get_function)(p, module, name.as_ptr()) })
+    }
+    /// Address and bytes of a module's variable.
+    pub fn module_get_global(&self, module: Raw, name: &CStr) -> Result<(u64, u64), Code> {
+        let (mut pointer, mut bytes) = (0, 0);
+        // SAFETY: see above.
+        check(unsafe { (self.f.module_get_global)(&mut pointer, &mut bytes, module, name.as_ptr()) })?;
+        Ok((pointer, bytes as u64))
+    }
+    pub fn func_get_attribute(&self, function: Raw, attribute: i32) -> Result<i32, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.func_get_attribute)(p, attribute, function) })
+    }
+    /// Offset and bytes of a kernel's parameter; INVALID_VALUE after the last.
+    pub fn func_get_param_info(&self, function: Raw, index: usize) -> Result<(usize, usize), Code> {
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: see above.
+        check(unsafe { (self.f.func_get_param_info)(function, index, &mut offset, &mut size) })?;
+        Ok((offset, size))
+    }
+    /// Launches a kernel with packed parameters, which are copied.
+    pub fn launch_kernel(&self, function: Raw, grid: Grid, stream: Raw, params: &[u8]) -> Result<(), Code> {
+        let mut len = params.len();
+        // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE and _END.
+        let mut extra: [*mut c_void; 5] = [
+            1 as *mut c_void,
+            params.as_ptr().cast_mut().cast(),
+            2 as *mut c_void,
+            (&raw mut len).cast(),
+            std::ptr::null_mut(),
+        ];
+        let Grid {
+            blocks: [gx, gy, gz],
+            threads: [bx, by, bz],
+            shared,
+        } = grid;
+        // SAFETY: the parameters are read before the call returns; the caller checked their length.
+        check(unsafe {
+            (self.f.launch_kernel)(
+                function,
+                gx,
+                gy,
+                gz,
+                bx,
+                by,
+                bz,
+                shared,
+                stream,
+                std::ptr::null_mut(),
+                if params.is_empty() {
+                    std::ptr::null_mut()
+                } else {
+                    extra.as_mut_ptr()
+                },
+            )
+        })
+    }
+    /// # Safety
+    /// `call` may be called with `user` once the stream comes to it, and as often as a graph that captured it runs.
+    pub unsafe fn launch_host_fn(&self, stream: Raw, call: HostFn, user: *mut c_void) -> Result<(), Code> {
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.launch_host_func)(stream, call, user) })
+    }
+    pub fn stream_create(&self, flags: u32, priority: i32) -> Result<Raw, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.stream_create)(p, flags, priority) })
+    }
+    pub fn stream_destroy(&self, stream: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.stream_destroy)(stream) })
+    }
+    pub fn stream_wait_event(&self, stream: Raw, event: Raw, flags: u32) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.stream_wait_event)(stream, event, flags) })
+    }
+    /// Whether the stream captures, or may not be touched because a stream that it would wait for does.
+    pub fn stream_is_capturing(&self, stream: Raw) -> Result<bool, Code> {
+        // SAFETY: see above.
+        match get(|p| unsafe { (self.f.stream_is_capturing)(stream, p) }) {
+            Ok(status) => Ok(status != CAPTURE_NONE),
+            Err(result::STREAM_CAPTURE_IMPLICIT) => Ok(true),
+            Err(code) => Err(code),
+        }
+    }
+    pub fn stream_begin_capture(&self, stream: Raw, mode: i32) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.stream_begin_capture)(stream, mode) })
+    }
+    pub fn stream_end_capture(&self, stream: Raw) -> Result<Raw, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.stream_end_capture)(stream, p) })
+    }
+    /// # Safety
+    /// `addr` is registered memory that stays so until the work is done.
+    pub unsafe fn stream_write_value64(&self, stream: Raw, addr: u64, value: u64) -> Result<(), Code> {
+        // SAFETY: the caller's.
+        check(unsafe { (self.f.stream_write_value64)(stream, addr, value, 0) })
+    }
+    pub fn event_create(&self, flags: u32) -> Result<Raw, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.event_create)(p, flags) })
+    }
+    /// An event of our own, which nobody asks for a time.
+    pub fn event_create_untimed(&self) -> Result<Raw, Code> {
+        self.event_create(EVENT_DISABLE_TIMING)
+    }
+    pub fn event_destroy(&self, event: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.event_destroy)(event) })
+    }
+    pub fn event_record(&self, event: Raw, stream: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.event_record)(event, stream) })
+    }
+    /// Whether everything before the event's last record is done.
+    pub fn event_query(&self, event: Raw) -> Result<bool, Code> {
+        // SAFETY: see above.
+        match check(unsafe { (self.f.event_query)(event) }) {
+            Ok(()) => Ok(true),
+            Err(result::NOT_READY) => Ok(false),
+            Err(code) => Err(code),
+        }
+    }
+    /// Milliseconds from one event to another.
+    pub fn event_elapsed_time(&self, start: Raw, end: Raw) -> Result<f32, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.event_elapsed_time)(p, start, end) })
+    }
+    pub fn graph_instantiate(&self, graph: Raw, flags: u64) -> Result<Raw, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.graph_instantiate)(p, graph, flags) })
+    }
+    pub fn graph_launch(&self, exec: Raw, stream: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.graph_launch)(exec, stream) })
+    }
+    pub fn graph_destroy(&self, graph: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.graph_destroy)(graph) })
+    }
+    pub fn graph_exec_destroy(&self, exec: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.graph_exec_destroy)(exec) })
+    }
+}
+
+/// Whether a failure with this code means that the context, and with it this process, is lost.
+pub fn is_sticky(code: Code) -> bool {
+    use sys::cudaError_enum as e;
+    [
+        e::CUDA_ERROR_ECC_UNCORRECTABLE,
+        e::CUDA_ERROR_NVLINK_UNCORRECTABLE,
+        e::CUDA_ERROR_CONTAINED,
+        e::CUDA_ERROR_ILLEGAL_ADDRESS,
+        e::CUDA_ERROR_LAUNCH_TIMEOUT,
+        e::CUDA_ERROR_ASSERT,
+        e::CUDA_ERROR_HARDWARE_STACK_ERROR,
+        e::CUDA_ERROR_ILLEGAL_INSTRUCTION,
+        e::CUDA_ERROR_MISALIGNED_ADDRESS,
+        e::CUDA_ERROR_INVALID_ADDRESS_SPACE,
+        e::CUDA_ERROR_INVALID_PC,
+        e::CUDA_ERROR_LAUNCH_FAILED,
+    ]
+    .iter()
+    .any(|&sticky| sticky as i32 == code)
+}

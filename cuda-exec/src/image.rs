@@ -1,0 +1,112 @@
+//! Module images: copied once out of guest memory into a sealed file, and kept once however often they are loaded.
+use crate::memory::HostRange;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+const PAGE: usize = vgpu_protocol::limits::PAGE_LEN as usize;
+
+/// A module image: read-only, followed by at least one zero byte and then by an inaccessible page.
+#[derive(Debug)]
+pub struct Image {
+    base: *mut u8,
+    len: usize,
+    reserved: usize,
+}
+
+// SAFETY: the memory is sealed against writing and belongs to this value.
+unsafe impl Send for Image {}
+// SAFETY: as above.
+unsafe impl Sync for Image {}
+
+impl Image {
+    /// Copies a range of guest memory. The kernel copies it, so it does not matter what the guest does meanwhile.
+    fn copy(from: &HostRange<'_>) -> std::io::Result<Self> {
+        let file = rustix::fs::memfd_create("vgpu-image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let len = from.len() as usize;
+        let mut done = 0;
+        while done < len {
+            match from.write_to(file.as_fd(), done as u64)? {
+                0 => return Err(std::io::ErrorKind::WriteZero.into()),
+                n => done += n,
+            }
+        }
+        rustix::fs::ftruncate(&file, len as u64 + 1)?;
+        rustix::fs::fcntl_add_seals(
+            &file,
+            SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+        )?;
+        Self::map(file.as_fd(), len)
+    }
+
+    fn map(file: BorrowedFd<'_>, len: usize) -> std::io::Result<Self> {
+        let mapped = (len + 1).next_multiple_of(PAGE);
+        let reserved = mapped + PAGE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                reserved,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let image = Self {
+            base: base.cast(),
+            len,
+            reserved,
+        };
+        // SAFETY: replaces the front of the reservation just made.
+        unsafe {
+            rustix::mm::mmap(
+                base,
+                mapped,
+                ProtFlags::READ,
+                MapFlags::SHARED | MapFlags::FIXED,
+                file,
+                0,
+            )
+        }?;
+        Ok(image)
+    }
+
+    /// Its first byte.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.base
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped, sealed against change, and alive as long as this value.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // SAFETY: the mapping belongs to this value, and nobody holds a pointer into it any more.
+        let _ = unsafe { rustix::mm::munmap(self.base.cast(), self.reserved) };
+    }
+}
+
+/// Images that are in use, by their hash.
+#[derive(Default)]
+pub struct Images(Mutex<HashMap<[u8; 32], Weak<Image>>>);
+
+impl Images {
+    /// The image in a range of guest memory.
+    pub fn take(&self, from: &HostRange<'_>) -> std::io::Result<Arc<Image>> {
+        let image = Image::copy(from)?;
+        let hash: [u8; 32] = Sha256::digest(image.bytes()).into();
+        let mut images = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = images.get(&hash).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        images.retain(|_, image| image.strong_count() > 0);
+        let image = Arc::new(image);
+        images.insert(hash, Arc::downgrade(&image));
+        Ok(image)
+    }
+}

@@ -1,0 +1,574 @@
+//! What a guest's pointers may name: its own memory, mapped in the arena, and the device memory it allocated. With one
+//! address space for host and device, libcuda would take any address of this process; so every range is looked up here.
+//!
+//! Whoever submits work on a range holds a [`View`] until libcuda has taken the work; whoever takes a range away removes
+//! it here first, then waits for the work, then gives it back. So no work starts on a range that is going.
+use crate::shared::Shared;
+use rustix::mm::{MapFlags, ProtFlags};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use vgpu_protocol::host::{ExecMap, ExecRun};
+use vgpu_protocol::limits::{AREA_LEN, ARENA_LEN, MAP_LEN_MAX, MAPPED_LEN_MAX, MAPS_MAX, PAGE_LEN, RUNS_MAX};
+use vgpu_protocol::virtio::{MAP_REGISTER, Status};
+
+/// A file with guest memory.
+#[derive(Debug)]
+pub struct Region {
+    file: OwnedFd,
+    len: u64,
+}
+
+impl Region {
+    /// Checks that the file has `len` bytes and keeps them: a file that could shrink under a mapping would end this
+    /// process with SIGBUS.
+    pub fn new(file: OwnedFd, len: u64) -> Result<Self, Status> {
+        use rustix::fs::SealFlags;
+        let size = rustix::fs::fstat(&file).map_err(|_| Status::Invalid)?.st_size as u64;
+        let seals = rustix::fs::fcntl_get_seals(&file).map_err(|_| Status::Invalid)?;
+        if size < len || !seals.contains(SealFlags::SHRINK) {
+            log::error!("guest memory of {size} bytes for a region of {len}, seals {seals:?}: refused");
+            return Err(Status::Invalid);
+        }
+        Ok(Self { file, len })
+    }
+}
+
+/// A mapping of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mapping {
+    len: u64,
+    runs: u32,
+    /// The guest asked for the GPU's access.
+    register: bool,
+    /// libcuda knows it.
+    registered: bool,
+    /// Rings that lie in it.
+    rings: u32,
+}
+
+/// A mapping of which not all messages have come.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    len: u64,
+    covered: u64,
+    runs: u32,
+    flags: u32,
+}
+
+/// Device memory that the guest allocated, or a module's variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Device {
+    len: u64,
+    context: u32,
+    /// The module whose variable it is; `None` for an allocation.
+    module: Option<u32>,
+}
+
+/// What is mapped and allocated; pure.
+#[derive(Debug, Default)]
+struct Tables {
+    window: u64,
+    maps: BTreeMap<u64, Mapping>,
+    pending: BTreeMap<u64, Pending>,
+    device: BTreeMap<u64, Device>,
+    mapped: u64,
+    runs: u32,
+}
+
+impl Tables {
+    /// Checks one message against what is there and against every limit, and counts it in; whether it is the mapping's
+    /// last. `len` is the bytes of its runs.
+    fn admit(&mut self, map: &ExecMap, len: u64) -> Result<bool, Status> {
+        let pages = |n: u64| n != 0 && n % PAGE_LEN == 0;
+        let end = map.addr.checked_add(map.len).ok_or(Status::Invalid)?;
+        let in_arena = map.addr % PAGE_LEN == 0 && map.addr >= self.window && end <= self.window + ARENA_LEN;
+        if !in_arena || !pages(map.len) || !pages(len) || map.flags & !MAP_REGISTER != 0 {
+            return Err(Status::Invalid);
+        }
+        let is_area = map.addr == self.window && map.len == AREA_LEN && map.flags == MAP_REGISTER;
+        if self.maps.is_empty() && !is_area {
+            return Err(Status::Invalid);
+        }
+        let mut pending = match self.pending.get(&map.addr) {
+            Some(pending) => *pending,
+            None => {
+                let overlaps = overlap(&self.maps, map.addr, end, |m| m.len)
+                    || overlap(&self.pending, map.addr, end, |p| p.len);
+                if overlaps {
+                    return Err(Status::Invalid);
+                }
+                if map.len > MAP_LEN_MAX
+                    || self.mapped + map.len > MAPPED_LEN_MAX
+                    || self.maps.len() + self.pending.len() >= MAPS_MAX
+                {
+                    return Err(Status::Limit);
+                }
+                Pending {
+                    len: map.len,
+                    covered: 0,
+                    runs: 0,
+                    flags: map.flags,
+                }
+            }
+        };
+        if (pending.len, pending.covered, pending.flags) != (map.len, map.offset, map.flags)
+            || len > pending.len - pending.covered
+        {
+            return Err(Status::Invalid);
+        }
+        if map.runs_len > RUNS_MAX - self.runs {
+            return Err(Status::Limit);
+        }
+        if pending.covered == 0 {
+            self.mapped += pending.len;
+        }
+        self.runs += map.runs_len;
+        pending.runs += map.runs_len;
+        pending.covered += len;
+        self.pending.insert(map.addr, pending);
+        Ok(pending.covered == pending.len)
+    }
+
+    /// A mapping whose pages are all there may be used from now on.
+    fn publish(&mut self, addr: u64, registered: bool) {
+        if let Some(pending) = self.pending.remove(&addr) {
+            let mapping = Mapping {
+                len: pending.len,
+                runs: pending.runs,
+                register: pending.flags & MAP_REGISTER != 0,
+                registered,
+                rings: 0,
+            };
+            self.maps.insert(addr, mapping);
+        }
+    }
+
+    /// Forgets a mapping, complete or not; its length.
+    fn forget(&mut self, addr: u64) -> Option<u64> {
+        let (len, runs) = match (self.maps.remove(&addr), self.pending.remove(&addr)) {
+            (Some(m), _) => (m.len, m.runs),
+            (None, Some(p)) => (p.len, p.runs),
+            (None, None) => return None,
+        };
+        self.mapped -= len;
+        self.runs -= runs;
+        Some(len)
+    }
+
+    /// The mapping that holds all of a range.
+    fn mapping(&self, addr: u64, len: u64) -> Option<&Mapping> {
+        let (start, mapping) = self.maps.range(..=addr).next_back()?;
+        within(*start, mapping.len, addr, len).then_some(mapping)
+    }
+
+    fn is_device(&self, addr: u64, len: u64) -> bool {
+        let allocated = self.device.range(..=addr).next_back();
+        allocated.is_some_and(|(start, device)| within(*start, device.len, addr, len))
+            || self.mapping(addr, len).is_some_and(|mapping| mapping.register)
+    }
+}
+
+fn overlap<T>(ranges: &BTreeMap<u64, T>, addr: u64, end: u64, len: impl Fn(&T) -> u64) -> bool {
+    ranges
+        .range(..end)
+        .next_back()
+        .is_some_and(|(start, range)| start + len(range) > addr)
+}
+
+/// Whether `len` bytes at `addr` lie in `whole` bytes at `start`, which is not above `addr`.
+fn within(start: u64, whole: u64, addr: u64, len: u64) -> bool {
+    let offset = addr - start;
+    offset <= whole && len <= whole - offset
+}
+
+/// The guest's memory and the device memory it allocated.
+pub struct Memory {
+    window: u64,
+    regions: OnceLock<Vec<Region>>,
+    tables: RwLock<Tables>,
+}
+
+/// Ranges stay what they are while this is held.
+pub struct View<'a>(RwLockReadGuard<'a, Tables>);
+
+/// A range of mapped guest memory.
+pub struct HostRange<'a> {
+    addr: u64,
+    len: u64,
+    _view: &'a View<'a>,
+}
+
+impl View<'_> {
+    /// Whether the GPU may be told to read or write that range.
+    pub fn is_device(&self, addr: u64, len: u64) -> bool {
+        self.0.is_device(addr, len)
+    }
+
+    /// The range, if it is mapped guest memory.
+    pub fn host(&self, addr: u64, len: u64) -> Option<HostRange<'_>> {
+        self.0.mapping(addr, len).map(|_| HostRange {
+            addr,
+            len,
+            _view: self,
+        })
+    }
+}
+
+impl HostRange<'_> {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Has the kernel write what lies from `offset` on to the end of a file; the bytes written.
+    pub fn write_to(&self, file: BorrowedFd<'_>, offset: u64) -> std::io::Result<usize> {
+        let (addr, len) = (self.addr + offset, self.len - offset);
+        // SAFETY: the range is mapped as long as the view is held, and it is the kernel that reads it.
+        let written = unsafe {
+            libc::write(
+                std::os::fd::AsRawFd::as_raw_fd(&file),
+                addr as *const libc::c_void,
+                len as usize,
+            )
+        };
+        usize::try_from(written).map_err(|_| std::io::Error::last_os_error())
+    }
+}
+
+impl Memory {
+    /// The arena at a window's base is reserved and empty.
+    pub fn new(window: u64) -> Self {
+        Self {
+            window,
+            regions: OnceLock::new(),
+            tables: RwLock::new(Tables {
+                window,
+                ..Tables::default()
+            }),
+        }
+    }
+
+    /// Looks ranges up.
+    pub fn view(&self) -> View<'_> {
+        View(self.tables.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<R>(&self, f: impl FnOnce(&mut Tables) -> R) -> R {
+        f(&mut self.tables.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the guest's memory. Once.
+    pub fn set_regions(&self, regions: Vec<Region>) -> Result<(), Status> {
+        self.regions.set(regions).map_err(|_| Status::Invalid)
+    }
+
+    /// Maps runs of guest memory; whether the mapping is complete now, to be published. One that fails is undone as a
+    /// whole. The control thread alone calls this.
+    pub fn map(&self, map: &ExecMap, runs: &[ExecRun]) -> Result<bool, Status> {
+        let regions = self.regions.get().ok_or(Status::Invalid)?;
+        let mut len = 0u64;
+        for run in runs {
+            let region = regions.get(run.region as usize).ok_or(Status::Invalid)?;
+            let inside = run
+                .offset
+                .checked_add(run.len)
+                .is_some_and(|end| end <= region.len);
+            if !inside || run.len == 0 || (run.offset | run.len) % PAGE_LEN != 0 || run.reserved != 0 {
+                return Err(Status::Invalid);
+            }
+            len = len.checked_add(run.len).ok_or(Status::Invalid)?;
+        }
+        if runs.len() != map.runs_len as usize {
+            return Err(Status::Invalid);
+        }
+        let complete = self.change(|tables| tables.admit(map, len))?;
+        let mut addr = map.addr + map.offset;
+        for run in runs {
+            if let Err(error) = self.map_run(&regions[run.region as usize], run, addr) {
+                log::error!("mapping guest memory at {addr:#x}: {error}");
+                self.undo(map.addr);
+                return Err(Status::HostError);
+            }
+            addr += run.len;
+        }
+        Ok(complete)
+    }
+
+    fn map_run(&self, region: &Region, run: &ExecRun, addr: u64) -> std::io::Result<()> {
+        // SAFETY: `admit` has found the range free inside the arena, which holds nothing but the guest's memory.
+        unsafe {
+            rustix::mm::mmap(
+                addr as *mut _,
+                run.len as usize,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::FIXED,
+                region.file.as_fd(),
+                run.offset,
+            )
+        }?;
+        Ok(())
+    }
+
+    /// A complete mapping may be used from now on.
+    pub fn publish(&self, addr: u64, registered: bool) {
+        self.change(|tables| tables.publish(addr, registered));
+    }
+
+    /// Takes a mapping away that nobody uses: its addresses are reserved and inaccessible again.
+    pub fn undo(&self, addr: u64) {
+        let Some(len) = self.change(|tables| tables.forget(addr)) else {
+            return;
+        };
+        self.release(addr, len);
+    }
+
+    /// Makes the addresses of a forgotten mapping inaccessible.
+    pub fn release(&self, addr: u64, len: u64) {
+        // SAFETY: the range belonged to a mapping that was forgotten, so nobody looks there any more.
+        let mapped = unsafe {
+            rustix::mm::mmap_anonymous(
+                addr as *mut _,
+                len as usize,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+            )
+        };
+        if let Err(error) = mapped {
+            // The guest's pages would stay in use behind its back.
+            panic!("cannot take back {len} bytes at {addr:#x}: {error}");
+        }
+    }
+
+    /// Starts taking a mapping away: no new work finds it. Its length, and whether libcuda knows it. The session area
+    /// and mappings with rings stay.
+    pub fn retire(&self, addr: u64) -> Result<(u64, bool), Status> {
+        self.change(|tables| match tables.maps.get(&addr) {
+            None if tables.pending.contains_key(&addr) => {
+                let len = tables.forget(addr).ok_or(Status::NotFound)?;
+                Ok((len, false))
+            }
+            None => Err(Status::NotFound),
+            Some(mapping) if addr == tables.window || mapping.rings != 0 => Err(Status::Invalid),
+            Some(mapping) => {
+                let found = (mapping.len, mapping.registered);
+                tables.forget(addr);
+                Ok(found)
+            }
+        })
+    }
+
+    /// Address and length of the mappings that the guest wants registered and that are not.
+    pub fn unregistered(&self) -> Vec<(u64, u64)> {
+        let view = self.view();
+        let wanted = view.0.maps.iter().filter(|(_, m)| m.register && !m.registered);
+        wanted.map(|(addr, m)| (*addr, m.len)).collect()
+    }
+
+    /// libcuda knows a mapping.
+    pub fn set_registered(&self, addr: u64) {
+        self.change(|tables| {
+            if let Some(mapping) = tables.maps.get_mut(&addr) {
+                mapping.registered = true;
+            }
+        });
+    }
+
+    /// The context that knew all mappings is gone.
+    pub fn forget_registrations(&self) {
+        self.change(|tables| {
+            tables
+                .maps
+                .values_mut()
+                .for_each(|mapping| mapping.registered = false)
+        });
+    }
+
+    /// The memory of a whole range inside one mapping, which stays until [`Self::drop_ring`].
+    pub fn hold_ring(&self, addr: u64, len: u64) -> Result<Shared, Status> {
+        self.change(|tables| {
+            let (start, mapping) = tables
+                .maps
+                .range_mut(..=addr)
+                .next_back()
+                .ok_or(Status::Invalid)?;
+            if addr % PAGE_LEN != 0 || !within(*start, mapping.len, addr, len) {
+                return Err(Status::Invalid);
+            }
+            mapping.rings += 1;
+            // SAFETY: mapped read-write inside the arena, page-aligned, and kept by the count just raised.
+            Ok(unsafe { Shared::new(addr as *mut u8, len) })
+        })
+    }
+
+    /// A ring that was held is not used any more.
+    pub fn drop_ring(&self, addr: u64) {
+        self.change(|tables| {
+            if let Some((_, mapping)) = tables.maps.range_mut(..=addr).next_back() {
+                mapping.rings -= 1;
+            }
+        });
+    }
+
+    /// The session area, once it is mapped; it stays until the process ends.
+    pub fn area(&self) -> Option<Shared> {
+        let mapped = self.view().0.maps.contains_key(&self.window);
+        // SAFETY: mapped at the window's base, and `retire` refuses it.
+        mapped.then(|| unsafe { Shared::new(self.window as *mut u8, AREA_LEN) })
+    }
+
+    /// The guest may use this device memory.
+    pub fn add_device(&self, addr: u64, len: u64, context: u32, module: Option<u32>) {
+        self.change(|tables| tables.device.insert(addr, Device { len, context, module }));
+    }
+
+    /// The guest gives an allocation back: no new work finds it.
+    pub fn remove_device(&self, addr: u64) -> bool {
+        self.change(|tables| {
+            let allocated = tables
+                .device
+                .get(&addr)
+                .is_some_and(|device| device.module.is_none());
+            allocated && tables.device.remove(&addr).is_some()
+        })
+    }
+
+    /// Forgets the variables of a module.
+    pub fn remove_module(&self, module: u32) {
+        self.change(|tables| tables.device.retain(|_, device| device.module != Some(module)));
+    }
+
+    /// Forgets all device memory of a context; the allocations in it.
+    pub fn remove_context(&self, context: u32) -> Vec<u64> {
+        self.change(|tables| {
+            let gone = tables
+                .device
+                .extract_if(.., |_, device| device.context == context);
+            gone.filter(|(_, device)| device.module.is_none())
+                .map(|(addr, _)| addr)
+                .collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WINDOW: u64 = 1 << 44;
+
+    fn message(addr: u64, len: u64, offset: u64, flags: u32, runs_len: u32) -> ExecMap {
+        ExecMap {
+            addr,
+            len,
+            offset,
+            flags,
+            runs_len,
+        }
+    }
+
+    fn with_area() -> Tables {
+        let mut tables = Tables {
+            window: WINDOW,
+            ..Tables::default()
+        };
+        assert_eq!(
+            tables.admit(&message(WINDOW, AREA_LEN, 0, MAP_REGISTER, 1), AREA_LEN),
+            Ok(true)
+        );
+        tables.publish(WINDOW, false);
+        tables
+    }
+
+    #[test]
+    fn the_session_area_comes_first() {
+        let mut tables = Tables {
+            window: WINDOW,
+            ..Tables::default()
+        };
+        let other = message(WINDOW + AREA_LEN, 4096, 0, 0, 1);
+        assert_eq!(tables.admit(&other, 4096), Err(Status::Invalid));
+        assert_eq!(with_area().admit(&other, 4096), Ok(true));
+    }
+
+    #[test]
+    fn a_mapping_in_several_messages_is_usable_when_complete() {
+        let mut tables = with_area();
+        let addr = WINDOW + (1 << 20);
+        assert_eq!(tables.admit(&message(addr, 12288, 0, 1, 1), 4096), Ok(false));
+        // Another length, a gap, too much.
+        assert_eq!(
+            tables.admit(&message(addr, 16384, 4096, 1, 1), 4096),
+            Err(Status::Invalid)
+        );
+        assert_eq!(
+            tables.admit(&message(addr, 12288, 8192, 1, 1), 4096),
+            Err(Status::Invalid)
+        );
+        assert_eq!(
+            tables.admit(&message(addr, 12288, 4096, 1, 1), 12288),
+            Err(Status::Invalid)
+        );
+        assert!(!tables.is_device(addr, 4096));
+        assert_eq!(tables.admit(&message(addr, 12288, 4096, 1, 2), 8192), Ok(true));
+        tables.publish(addr, true);
+        assert!(tables.is_device(addr, 12288));
+        assert!(tables.is_device(addr + 12287, 1));
+        assert!(!tables.is_device(addr + 12287, 2));
+        assert_eq!(tables.forget(addr), Some(12288));
+        assert_eq!((tables.mapped, tables.runs), (AREA_LEN, 1));
+    }
+
+    #[test]
+    fn limits_hold() {
+        let mut tables = with_area();
+        let addr = WINDOW + (1 << 30);
+        assert_eq!(
+            tables.admit(&message(addr, MAP_LEN_MAX + 4096, 0, 0, 1), 4096),
+            Err(Status::Limit)
+        );
+        assert_eq!(
+            tables.admit(&message(addr, 4096, 0, 0, RUNS_MAX), 4096),
+            Err(Status::Limit)
+        );
+        for i in 1..MAPS_MAX as u64 {
+            assert_eq!(
+                tables.admit(&message(addr + i * 4096, 4096, 0, 0, 1), 4096),
+                Ok(true)
+            );
+            tables.publish(addr + i * 4096, false);
+        }
+        assert_eq!(
+            tables.admit(&message(addr, 4096, 0, 0, 1), 4096),
+            Err(Status::Limit)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn admitted_mappings_lie_in_the_arena_and_never_overlap(
+            asks in proptest::collection::vec((0u64..64, 1u64..16, any::<bool>(), any::<bool>()), 1..40)) {
+            let mut tables = with_area();
+            let base = WINDOW + ARENA_LEN - 64 * 4096;
+            for (page, pages, whole, forget) in asks {
+                let (addr, len) = (base + page * 4096, pages * 4096);
+                let part = if whole { len } else { 4096 };
+                if let Ok(complete) = tables.admit(&message(addr, len, 0, 0, 1), part) {
+                    prop_assert!(addr + len <= WINDOW + ARENA_LEN);
+                    if complete {
+                        tables.publish(addr, false);
+                    }
+                }
+                if forget {
+                    tables.forget(addr);
+                }
+                let mut all: Vec<_> = tables.maps.iter().map(|(a, m)| (*a, m.len))
+                    .chain(tables.pending.iter().map(|(a, p)| (*a, p.len))).collect();
+                all.sort();
+                prop_assert!(all.windows(2).all(|w| w[0].0 + w[0].1 <= w[1].0));
+                prop_assert_eq!(tables.mapped, all.iter().map(|(_, len)| len).sum::<u64>());
+            }
+        }
+    }
+}

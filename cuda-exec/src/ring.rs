@@ -1,0 +1,493 @@
+//! One ring's consumer: a thread that stands for one guest thread. It copies each record out once, checks the copy, runs
+//! it, and answers if it is asked to. The ring itself is written by the guest at any moment and decides nothing.
+use crate::dispatch;
+use crate::handles::{Context, Event, Stream};
+use crate::session::Session;
+use crate::shared::Shared;
+use crate::spin::Spin;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use vgpu_protocol::limits::{RECORD_LEN_MAX, RING_DATA_LEN, STREAMS_MAX, WORDS_MAX};
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::ring::{self, HEADER_LEN, RecordHeader, RecordShape, RingError, op};
+use vgpu_protocol::words::handle;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Why a call was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The guest's program gets this code.
+    Cuda(Code),
+    /// The session ends.
+    Broken(RingError),
+    /// The ring was taken away while the call waited.
+    Stopped,
+}
+
+impl From<Code> for Failure {
+    fn from(code: Code) -> Self {
+        Self::Cuda(code)
+    }
+}
+
+impl From<RingError> for Failure {
+    fn from(error: RingError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<crate::turn::Stopped> for Failure {
+    fn from(_: crate::turn::Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+/// What other threads know of a ring.
+pub struct RingState {
+    /// Position up to which records were executed.
+    executed: AtomicU64,
+    /// Threads that wait for that position.
+    waiting: AtomicU32,
+    progress: (Mutex<()>, Condvar),
+    stop: AtomicBool,
+    dry: AtomicBool,
+    doorbell: OwnedFd,
+    addr: u64,
+}
+
+impl RingState {
+    /// A ring at that address; the eventfd rings when the guest has written to it while its consumer slept.
+    pub fn new(addr: u64, doorbell: OwnedFd) -> Self {
+        Self {
+            executed: AtomicU64::new(0),
+            waiting: AtomicU32::new(0),
+            progress: (Mutex::new(()), Condvar::new()),
+            stop: AtomicBool::new(false),
+            dry: AtomicBool::new(false),
+            doorbell,
+            addr,
+        }
+    }
+
+    /// Where it lies.
+    pub fn addr(&self) -> u64 {
+        self.addr
+    }
+
+    /// Whether its consumer has found nothing to do.
+    pub fn is_dry(&self) -> bool {
+        self.dry.load(SeqCst)
+    }
+
+    /// Ends its consumer.
+    pub fn stop(&self) {
+        self.stop.store(true, SeqCst);
+        // Fails only if the counter is full, and then the consumer wakes up anyway.
+        let _ = rustix::io::write(&self.doorbell, &1u64.to_ne_bytes());
+        self.notify();
+    }
+
+    fn publish(&self, position: u64) {
+        self.executed.store(position, SeqCst);
+        if self.waiting.load(SeqCst) != 0 {
+            self.notify();
+        }
+    }
+
+    fn notify(&self) {
+        drop(self.progress.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.progress.1.notify_all();
+    }
+
+    /// Waits until records up to a position were executed, or `stop` says so.
+    fn wait_for(&self, position: u64, stop: impl Fn() -> bool) {
+        let done = || self.executed.load(SeqCst) >= position || self.stop.load(SeqCst);
+        for _ in 0..200 {
+            if done() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        self.waiting.fetch_add(1, SeqCst);
+        let mut guard = self.progress.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while !done() && !stop() {
+            let waited = self.progress.1.wait_timeout(guard, Duration::from_millis(20));
+            guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(guard);
+        self.waiting.fetch_sub(1, SeqCst);
+    }
+}
+
+/// One record, copied.
+pub struct Record<'a> {
+    pub op: u16,
+    pub reply: bool,
+    pub words: &'a [u64],
+    pub blob: &'a [u8],
+}
+
+/// A reply being made.
+#[derive(Default)]
+pub struct Reply {
+    pub words: [u64; WORDS_MAX],
+    pub words_len: usize,
+    pub blob: Vec<u8>,
+}
+
+impl Reply {
+    fn clear(&mut self) {
+        self.words_len = 0;
+        self.blob.clear();
+    }
+}
+
+/// A ring's consumer.
+pub struct Consumer {
+    pub session: &'static Session,
+    index: u32,
+    state: Arc<RingState>,
+    memory: Shared,
+    tail: u64,
+    context: Option<(u32, Weak<Context>)>,
+}
+
+impl Consumer {
+    /// The consumer of a ring whose memory is held.
+    pub fn new(session: &'static Session, index: u32, state: Arc<RingState>, memory: Shared) -> Self {
+        Self {
+            session,
+            index,
+            state,
+            memory,
+            tail: 0,
+            context: None,
+        }
+    }
+
+    /// The thread's work: until the ring is taken away.
+    pub fn run(mut self) {
+        crate::completion::wake_precisely();
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let mut spin = Spin::new(cpus);
+        let mut copy = vec![0u64; RECORD_LEN_MAX as usize / 8];
+        let mut reply = Reply::default();
+        while let Some(head) = self.await_head(&mut spin) {
+            if let Err(error) = ring::check_head(head, self.tail) {
+                self.session.broken(self.index, error);
+            }
+            while self.tail < head && !self.stopping() {
+                match self.take(head, &mut copy) {
+                    Ok(shape) => self.execute(shape, &copy, &mut reply),
+                    Err(error) => self.session.broken(self.index, error),
+                }
+                self.state.publish(self.tail);
+            }
+        }
+        for context in self.session.objects.contexts.all() {
+            context.drop_per_thread(self.index);
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.state.stop.load(SeqCst)
+    }
+
+    /// Waits until there is something after the tail; `None` when the ring is taken away.
+    fn await_head(&self, spin: &mut Spin) -> Option<u64> {
+        let head = self.memory.u64(ring::HEAD);
+        let asleep = self.memory.u32(ring::ASLEEP);
+        let look = |order| Some(head.load(order)).filter(|&head| head != self.tail);
+        if self.stopping() {
+            return None;
+        }
+        if let Some(head) = look(Acquire) {
+            return Some(head);
+        }
+        self.state.dry.store(true, SeqCst);
+        let found = loop {
+            let start = Instant::now();
+            let found = loop {
+                if let Some(head) = look(Acquire) {
+                    break Some(head);
+                }
+                if start.elapsed() >= spin.budget() {
+                    break None;
+                }
+                std::hint::spin_loop();
+            };
+            if let Some(head) = found {
+                spin.came();
+                break Some(head);
+            }
+            spin.none_came(start.elapsed());
+            asleep.store(1, SeqCst);
+            let sleep = Instant::now();
+            if look(SeqCst).is_none() && !self.stopping() {
+                // Interrupted or woken: look again either way.
+                let _ = rustix::io::read(&self.state.doorbell, &mut [0; 8]);
+                spin.came_soon(sleep.elapsed());
+            }
+            asleep.store(0, SeqCst);
+            if self.stopping() {
+                break None;
+            }
+        };
+        self.state.dry.store(false, SeqCst);
+        found
+    }
+
+    /// Copies the record at the tail out, checks its header, and moves the tail behind it.
+    fn take(&mut self, head: u64, copy: &mut [u64]) -> Result<RecordShape, RingError> {
+        let at = ring::DATA + self.tail % u64::from(RING_DATA_LEN);
+        let to_end = u64::from(RING_DATA_LEN) - self.tail % u64::from(RING_DATA_LEN);
+        let header_words = (u64::from(HEADER_LEN).min(to_end) / 8) as usize;
+        copy[..2].fill(0);
+        self.memory.copy_out(at, &mut copy[..header_words]);
+        let header = RecordHeader::read_from_bytes(copy[..2].as_bytes()).expect("two words are a header");
+        let shape = ring::check_header(header, head, self.tail)?;
+        if shape.op != op::SKIP {
+            // The header in the copy is the one that was checked.
+            self.memory
+                .copy_out(at + u64::from(HEADER_LEN), &mut copy[2..shape.len as usize / 8]);
+        }
+        let half = u64::from(RING_DATA_LEN) / 2;
+        let was_full = head - self.tail > half;
+        self.tail += u64::from(shape.len);
+        self.memory.u64(ring::TAIL).store(self.tail, SeqCst);
+        if was_full && head - self.tail <= half {
+            // A guest thread may sleep until there is room.
+            self.session.area.wake();
+        }
+        Ok(shape)
+    }
+
+    fn execute(&mut self, shape: RecordShape, copy: &[u64], reply: &mut Reply) {
+        let words = &copy[2..2 + shape.words];
+        let blob = &copy[2 + shape.words..].as_bytes()[..shape.blob];
+        reply.clear();
+        let record = Record {
+            op: shape.op,
+            reply: shape.reply,
+            words,
+            blob,
+        };
+        let outcome = match record.op {
+            op::SKIP => return,
+            op::DEPS => self.deps(&record),
+            op::SET_CONTEXT => self.set_context(&record),
+            op::FENCE => self.fence(&record),
+            op::GPU_INFO => self.gpu_info(&record, reply),
+            _ => dispatch::call(self, &record, reply),
+        };
+        let code = match outcome {
+            Ok(()) => result::SUCCESS,
+            Err(Failure::Cuda(code)) => code,
+            Err(Failure::Broken(error)) => self.session.broken(self.index, error),
+            Err(Failure::Stopped) => return,
+        };
+        if code != result::SUCCESS {
+            self.session.look_at(code);
+        }
+        if shape.reply {
+            self.answer(code, reply);
+        } else if code != result::SUCCESS {
+            log::debug!(
+                "ring {}: {} failed with {code}",
+                self.index,
+                dispatch::name(record.op)
+            );
+            let context = self.context.as_ref().map_or(handle::CONTEXT_NONE, |(id, _)| *id);
+            self.session.area.context_error(context, code);
+        }
+    }
+
+    fn answer(&self, code: Code, reply: &Reply) {
+        let (words, blob) = match code {
+            result::SUCCESS => (&reply.words[..reply.words_len], &reply.blob[..]),
+            _ => (&[][..], &[][..]),
+        };
+        let memory = &self.memory;
+        memory.copy_in(ring::REPLY, words);
+        memory.copy_bytes_in(ring::REPLY + 8 * words.len() as u64, blob);
+        memory.i32(ring::REPLY_STATUS).store(code, Relaxed);
+        memory.u32(ring::REPLY_WORDS).store(words.len() as u32, Relaxed);
+        memory.u32(ring::REPLY_BLOB).store(blob.len() as u32, Relaxed);
+        memory.u64(ring::REPLY_POS).store(self.tail, SeqCst);
+        self.session.area.wake();
+    }
+
+    fn deps(&self, record: &Record<'_>) -> Result<(), Failure> {
+        let bad = Failure::Broken(RingError::Arguments { op: record.op });
+        let pairs = <[[u64; 2]]>::ref_from_bytes(record.blob).map_err(|_| bad)?;
+        if pairs.is_empty()
+            || pairs.len() > vgpu_protocol::limits::DEPS_MAX
+            || !record.words.is_empty()
+            || record.reply
+        {
+            return Err(bad);
+        }
+        for &[index, position] in pairs {
+            if index == u64::from(self.index) || index >= u64::from(vgpu_protocol::limits::RINGS_MAX) {
+                return Err(bad);
+            }
+            // A ring that is gone runs nothing any more.
+            let Some(other) = self.session.ring(index as u32) else {
+                continue;
+            };
+            // What was written before this record and has not been executed is still in the other ring.
+            if position.saturating_sub(other.executed.load(SeqCst)) > u64::from(RING_DATA_LEN) {
+                return Err(bad);
+            }
+            other.wait_for(position, || self.stopping());
+        }
+        Ok(())
+    }
+
+    fn set_context(&mut self, record: &Record<'_>) -> Result<(), Failure> {
+        let (&[context], false, true) = (record.words, record.reply, record.blob.is_empty()) else {
+            return Err(RingError::Arguments { op: record.op }.into());
+        };
+        let id = u32::try_from(context).map_err(|_| RingError::Handle {
+            op: record.op,
+            handle: context,
+        })?;
+        self.context = match id {
+            handle::CONTEXT_NONE => None,
+            id => {
+                let found = self.session.objects.contexts.get(id);
+                let context = found.ok_or(RingError::Handle {
+                    op: record.op,
+                    handle: context,
+                })?;
+                Some((id, Arc::downgrade(&context)))
+            }
+        };
+        Ok(())
+    }
+
+    fn fence(&mut self, record: &Record<'_>) -> Result<(), Failure> {
+        let bad = Failure::Broken(RingError::Arguments { op: record.op });
+        let &[stream, slot, sequence] = record.words else {
+            return Err(bad);
+        };
+        let slot = u32::try_from(slot)
+            .ok()
+            .filter(|slot| *slot < STREAMS_MAX)
+            .ok_or(bad)?;
+        if record.reply || !record.blob.is_empty() {
+            return Err(bad);
+        }
+        let stream = self.stream(record.op, stream)?;
+        self.write_fence(&stream, slot, sequence)
+    }
+
+    fn gpu_info(&self, record: &Record<'_>, reply: &mut Reply) -> Result<(), Failure> {
+        if !record.words.is_empty() || !record.reply || !record.blob.is_empty() {
+            return Err(RingError::Arguments { op: record.op }.into());
+        }
+        for gpu in self.session.cuda.gpus() {
+            reply.blob.extend_from_slice(gpu.as_bytes());
+        }
+        reply.words[0] = self.session.cuda.gpus().len() as u64;
+        reply.words_len = 1;
+        Ok(())
+    }
+
+    /// The ring's current context, made current to this thread.
+    pub fn context(&self) -> Result<Arc<Context>, Code> {
+        let (_, context) = self.context.as_ref().ok_or(result::INVALID_CONTEXT)?;
+        let context = context.upgrade().filter(|context| !context.is_destroyed());
+        let context = context.ok_or(result::CONTEXT_IS_DESTROYED)?;
+        context.make_current()?;
+        Ok(context)
+    }
+
+    /// The stream that a word names.
+    pub fn stream(&self, op: u16, word: u64) -> Result<Arc<Stream>, Failure> {
+        match word {
+            handle::STREAM_LEGACY => Ok(self.context()?.legacy()?),
+            handle::STREAM_PER_THREAD => Ok(self.context()?.per_thread(self.index)?),
+            _ => {
+                let stream = u32::try_from(word)
+                    .ok()
+                    .and_then(|id| self.session.objects.streams.get(id));
+                let stream = stream.ok_or(RingError::Handle { op, handle: word })?;
+                stream.context.make_current()?;
+                Ok(stream)
+            }
+        }
+    }
+
+    /// The event with that id.
+    pub fn event(&self, op: u16, id: u32) -> Result<Arc<Event>, Failure> {
+        let event = self.session.objects.events.get(id);
+        Ok(event.ok_or(RingError::Handle {
+            op,
+            handle: u64::from(id),
+        })?)
+    }
+
+    /// Has libcuda take one operation of a stream. `compute` if it needs the compute engine, and so the turn; what a
+    /// capture records needs none. `work` answers with whatever must be kept until the operation is counted.
+    pub fn submit<K>(
+        &self,
+        stream: &Arc<Stream>,
+        compute: bool,
+        work: impl FnOnce(crate::cuda::Raw) -> Result<K, Code>,
+    ) -> Result<(), Failure> {
+        let raw = stream.raw()?;
+        if self.session.captures() && self.session.cuda.stream_is_capturing(raw)? {
+            work(raw)?;
+            return Ok(());
+        }
+        self.make_room(stream)?;
+        let turn = if compute {
+            Some(self.session.turn.enter(|| self.stopping())?)
+        } else {
+            None
+        };
+        let kept = work(raw)?;
+        let counted = self.session.relaxed(|| stream.submitted(compute));
+        drop((kept, turn));
+        Ok(counted?)
+    }
+
+    /// Waits until less than a window of operations is in flight on a stream.
+    fn make_room(&self, stream: &Arc<Stream>) -> Result<(), Failure> {
+        let window = self.session.window();
+        if !stream.track().full(window) {
+            return Ok(());
+        }
+        self.session.relaxed(|| {
+            let mut looks = 0u32;
+            while stream.track().full(window) {
+                stream.mark()?;
+                stream.settle()?;
+                if self.stopping() {
+                    return Err(Failure::Stopped);
+                }
+                looks += 1;
+                if looks > 20 {
+                    std::thread::sleep(crate::completion::FAST);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Has the GPU write a fence word behind a stream's work.
+    pub fn write_fence(&self, stream: &Arc<Stream>, slot: u32, sequence: u64) -> Result<(), Failure> {
+        let session = self.session;
+        let words = session.area.words().ok_or(result::ILLEGAL_STATE)?;
+        let word = words.u64(vgpu_protocol::area::fence(slot)).as_ptr() as u64;
+        self.submit(stream, false, |raw| {
+            // SAFETY: the session area is registered and stays so.
+            unsafe { session.cuda.stream_write_value64(raw, word, sequence) }
+        })?;
+        session.completion.fence(slot, sequence);
+        Ok(())
+    }
+}

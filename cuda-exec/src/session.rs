@@ -1,0 +1,312 @@
+//! One session: what one guest process has on the GPU. There is one per process, and it lives until the process ends.
+use crate::area::Area;
+use crate::calls::Slots;
+use crate::completion::Completion;
+use crate::cuda::{self, Cuda};
+use crate::handles::{Context, Objects, forget_current};
+use crate::image::Images;
+use crate::memory::Memory;
+use crate::ring::RingState;
+use crate::turn::Turn;
+use crate::window::WINDOW_DEFAULT;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use vgpu_protocol::limits::RINGS_MAX;
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::ring::RingError;
+use vgpu_protocol::virtio::Status;
+
+/// How this process ends, as its exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Exit {
+    /// The backend closed the socket.
+    Closed = 0,
+    /// It could not start.
+    Start = 1,
+    /// The guest broke the rules of the wire.
+    Protocol = 2,
+    /// The GPU context is lost.
+    Fault = 3,
+    /// A bug in this program.
+    Panic = 4,
+}
+
+/// Ends the process at once: no destructor of libcuda's, no exit handler.
+pub fn exit(how: Exit) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(how as i32) }
+}
+
+static SESSION: OnceLock<&'static Session> = OnceLock::new();
+
+/// The process' session, once it has started.
+pub fn current() -> Option<&'static Session> {
+    SESSION.get().copied()
+}
+
+/// See the module.
+pub struct Session {
+    pub cuda: Cuda,
+    pub memory: Memory,
+    pub objects: Objects,
+    pub images: Images,
+    pub area: Area,
+    pub turn: Turn,
+    pub completion: Completion,
+    pub host_functions: Slots,
+    rings: RwLock<Vec<Option<Arc<RingState>>>>,
+    home: Mutex<Home>,
+    /// Captures that have begun and not ended.
+    captures: AtomicU32,
+    /// Operations that may be in flight per stream.
+    window: AtomicU32,
+}
+
+/// The context that libcuda knows the guest's memory through. A context takes half a GiB of GPU memory, so the first one
+/// the guest creates is this one; when the guest destroys it, what is in it goes, and it is lent again.
+#[derive(Default)]
+struct Home {
+    context: Option<(cuda::Raw, u32)>,
+    lent: bool,
+}
+
+impl Session {
+    /// Starts a session in a confined process: `window` is the base of its window, `event` the eventfd that wakes the guest.
+    pub fn start(cuda: Cuda, window: u64, event: OwnedFd) -> &'static Self {
+        let session: &'static Self = Box::leak(Box::new(Self {
+            cuda,
+            memory: Memory::new(window),
+            objects: Objects::default(),
+            images: Images::default(),
+            area: Area::new(event),
+            turn: Turn::default(),
+            completion: Completion::default(),
+            host_functions: Slots::default(),
+            rings: RwLock::new(vec![None; RINGS_MAX as usize]),
+            home: Mutex::default(),
+            captures: AtomicU32::new(0),
+            window: AtomicU32::new(WINDOW_DEFAULT),
+        }));
+        // The only place that sets it, called once.
+        let _ = SESSION.set(session);
+        spawn("completion", move || session.completion.run(session));
+        spawn("turn", move || {
+            session.relax_this_thread();
+            session.turn.give_back(|| session.completion.computing(session))
+        });
+        session
+    }
+
+    /// Ends the session and the process: the guest gets `code` from every later call.
+    fn end(&self, how: Exit, code: Code) -> ! {
+        self.area.end(code);
+        exit(how)
+    }
+
+    /// The guest broke the rules of the wire.
+    pub fn broken(&self, ring: u32, error: RingError) -> ! {
+        log::error!("ring {ring}: {error}; the session ends");
+        self.end(Exit::Protocol, result::UNKNOWN)
+    }
+
+    /// A bug in this program.
+    pub fn panicked(&self) -> ! {
+        self.end(Exit::Panic, result::UNKNOWN)
+    }
+
+    /// A call failed with that code: ends the session if the context is lost with it.
+    pub fn look_at(&self, code: Code) {
+        if cuda::is_sticky(code) {
+            log::error!("the GPU context is lost with CUDA error {code}; the session ends");
+            self.end(Exit::Fault, code);
+        }
+    }
+
+    /// As [`Self::look_at`] for calls of our own, which otherwise succeed or are repeated.
+    pub fn survive(&self, outcome: Result<(), Code>) {
+        if let Err(code) = outcome {
+            self.look_at(code);
+            log::debug!("a call of our own failed with CUDA error {code}");
+        }
+    }
+
+    /// Operations that may be in flight per stream.
+    pub fn window(&self) -> u32 {
+        self.window.load(SeqCst)
+    }
+
+    /// The scheduler sets the window.
+    pub fn set_window(&self, operations: u32) {
+        self.window.store(operations.clamp(1, WINDOW_DEFAULT), SeqCst);
+    }
+
+    /// Whether any stream may be capturing.
+    pub fn captures(&self) -> bool {
+        self.captures.load(SeqCst) != 0
+    }
+
+    /// A capture began, or ended.
+    pub fn count_capture(&self, began: bool) {
+        if began {
+            self.captures.fetch_add(1, SeqCst);
+        } else {
+            self.captures.fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// This thread's calls are our own and must not disturb captures of the guest's.
+    pub fn relax_this_thread(&self) {
+        crate::completion::wake_precisely();
+        self.survive(self.cuda.exchange_capture_mode(cuda::CAPTURE_RELAXED).map(drop));
+    }
+
+    /// Calls of our own in a thread that has the guest's capture mode.
+    pub fn relaxed<R>(&self, f: impl FnOnce() -> R) -> R {
+        if !self.captures() {
+            return f();
+        }
+        let mode = self.cuda.exchange_capture_mode(cuda::CAPTURE_RELAXED);
+        let r = f();
+        self.survive(
+            mode.and_then(|mode| self.cuda.exchange_capture_mode(mode))
+                .map(drop),
+        );
+        r
+    }
+
+    fn home(&self) -> MutexGuard<'_, Home> {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a context for the guest, with this thread's current context changed to it.
+    pub fn create_context(&'static self, id: u32, flags: u32, gpu: u32) -> Result<Context, Code> {
+        let mut home = self.home();
+        if let (Some((raw, on)), false) = (home.context, home.lent)
+            && on == gpu
+        {
+            home.lent = true;
+            return Ok(Context::new(self, id, raw, true));
+        }
+        let created = self.cuda.ctx_create(flags, gpu);
+        forget_current();
+        let raw = created?;
+        let first = home.context.is_none();
+        if first {
+            if let Err(code) = self.register_all() {
+                self.survive(self.cuda.ctx_destroy(raw));
+                forget_current();
+                self.memory.forget_registrations();
+                return Err(code);
+            }
+            *home = Home {
+                context: Some((raw, gpu)),
+                lent: true,
+            };
+        }
+        Ok(Context::new(self, id, raw, first))
+    }
+
+    /// The guest has destroyed the context that is home.
+    pub fn home_is_free(&self) {
+        self.home().lent = false;
+    }
+
+    /// Registers what was mapped before there was a context.
+    fn register_all(&self) -> Result<(), Code> {
+        for (addr, len) in self.memory.unregistered() {
+            self.register(addr, len)?;
+            self.memory.set_registered(addr);
+        }
+        Ok(())
+    }
+
+    /// Registers mapped memory; a context is current.
+    fn register(&self, addr: u64, len: u64) -> Result<(), Code> {
+        // SAFETY: the caller has mapped the range, and unmaps it after unregistering it.
+        let pointer = unsafe { self.cuda.host_register(addr, len) }?;
+        if pointer != addr {
+            log::error!("memory at {addr:#x} is at {pointer:#x} for the GPU");
+            self.survive(self.cuda.host_unregister(addr));
+            return Err(result::OUT_OF_MEMORY);
+        }
+        Ok(())
+    }
+
+    /// A mapping's pages are all there: registers them if the guest wants that, and lets it use them.
+    pub fn publish(&self, addr: u64, len: u64, register: bool) -> Result<(), Status> {
+        let home = self.home();
+        let registered = match home.context {
+            Some((raw, _)) if register => {
+                forget_current();
+                let done = self
+                    .cuda
+                    .ctx_set_current(raw)
+                    .and_then(|()| self.register(addr, len));
+                if let Err(code) = done {
+                    self.look_at(code);
+                    log::warn!("registering {len} bytes at {addr:#x}: CUDA error {code}");
+                    self.memory.undo(addr);
+                    return Err(Status::Limit);
+                }
+                true
+            }
+            _ => false,
+        };
+        self.memory.publish(addr, registered);
+        if self.area.words().is_none()
+            && let Some(words) = self.memory.area()
+        {
+            self.area.set(words);
+        }
+        Ok(())
+    }
+
+    /// Takes a mapping back from the guest, once no work uses it.
+    pub fn unmap(&self, addr: u64) -> Result<(), Status> {
+        let (len, registered) = self.memory.retire(addr)?;
+        self.completion.drain(self);
+        if registered {
+            let home = self.home();
+            if let Some((raw, _)) = home.context {
+                forget_current();
+                self.survive(self.cuda.ctx_set_current(raw));
+            }
+            self.survive(self.cuda.host_unregister(addr));
+        }
+        self.memory.release(addr, len);
+        Ok(())
+    }
+
+    /// Takes the turn page and the socket to `vgpud`.
+    pub fn connect(&'static self, socket: OwnedFd, page: OwnedFd) -> std::io::Result<()> {
+        self.turn.connect(socket, page)
+    }
+
+    /// Adds a ring, or takes it away.
+    pub fn set_ring(&self, index: u32, ring: Option<Arc<RingState>>) {
+        self.rings.write().unwrap_or_else(PoisonError::into_inner)[index as usize] = ring;
+    }
+
+    /// The ring with that index.
+    pub fn ring(&self, index: u32) -> Option<Arc<RingState>> {
+        self.rings
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(index as usize)?
+            .clone()
+    }
+
+    /// Whether no ring has anything to do.
+    pub fn rings_are_dry(&self) -> bool {
+        let rings = self.rings.read().unwrap_or_else(PoisonError::into_inner);
+        rings.iter().flatten().all(|ring| ring.is_dry())
+    }
+}
+
+/// Starts a thread. A panic in it ends the session (see `main`).
+pub fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(f);
+    spawned.unwrap_or_else(|error| panic!("cannot start thread {name}: {error}"))
+}
