@@ -10,7 +10,7 @@ use vgpu_vm::Artifacts;
 use crate::initramfs::{self, Ours};
 use crate::kernel::{self, Version};
 use crate::qemu;
-use crate::util::{Layout, capture, copy_if_changed, file_name, files_below, place, progress, run};
+use crate::util::{Layout, capture, copy_if_changed, files_below, is_newer, place, progress, run};
 
 /// The host programs.
 const BINARIES: [&str; 4] = ["vgpud", "vgpu-backend", "vgpu-exec", "vgpu-harness"];
@@ -113,6 +113,7 @@ pub fn bare_initramfs(artifacts: &Artifacts) -> PathBuf {
 fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>> {
     let library = artifacts.guest_lib_dir().join("libcuda.so.1");
     let mut programs = Vec::new();
+    let mut outdated = Vec::new();
     for (sources, headers) in [
         ("tests/programs", "tests/programs"),
         ("guest-driver/kernel/tests", "guest-driver/kernel/uapi"),
@@ -125,12 +126,18 @@ fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>
             let name = source.file_stem().expect("a source has a name");
             let program = artifacts.program(&name.to_string_lossy());
             if !is_newer(&program, inputs.iter().chain([&source])) {
-                progress(&format!("compiling {}", file_name(&source).display()), || {
-                    compile(&source, &headers, &library, &program)
-                })?;
+                outdated.push((source, headers.clone(), program.clone()));
             }
             programs.push(program);
         }
+    }
+    if !outdated.is_empty() {
+        progress("compiling the guest programs", || {
+            let compile = |(source, headers, program): &(PathBuf, PathBuf, PathBuf)| {
+                compile(source, headers, &library, program)
+            };
+            outdated.iter().try_for_each(compile)
+        })?;
     }
     Ok(programs)
 }
@@ -160,11 +167,4 @@ fn compile(source: &Path, headers: &Path, library: &Path, program: &Path) -> Res
         .arg(library);
     // What libcuda itself needs is found where the program runs.
     capture(gcc.args(["-ldl", "-lm", "-Wl,--allow-shlib-undefined"])).map(drop)
-}
-
-/// Whether `output` exists and was made after all `inputs`.
-fn is_newer<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a PathBuf>) -> bool {
-    let date = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let made = date(output);
-    made.is_some() && inputs.all(|input| date(input).is_some_and(|date| Some(date) <= made))
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::fetch::Apt;
-use crate::util::{Layout, capture, copy_if_changed, file_name, files_below, progress};
+use crate::util::{Layout, capture, copy_if_changed, file_name, files_below, is_newer, progress};
 
 /// The guest kernels that the module is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -197,8 +197,15 @@ pub fn module(layout: &Layout, version: Version) -> Result<PathBuf> {
         let name = file_name(path).to_string_lossy();
         name.ends_with(".c") || name.ends_with(".h") || name == "Makefile" || name == "Kbuild"
     };
+    let mut copies = Vec::new();
     for path in files_below(&sources, &is_source)? {
-        copy_if_changed(&path, &folder.join(path.strip_prefix(&sources)?))?;
+        let copy = folder.join(path.strip_prefix(&sources)?);
+        copy_if_changed(&path, &copy)?;
+        copies.push(copy);
+    }
+    let module = folder.join("vgpu.ko");
+    if is_newer(&module, copies.iter().chain([&kernel.vmlinux()])) {
+        return Ok(module);
     }
     progress(&format!("building vgpu.ko for Linux {}", version.name()), || {
         let mut make = Command::new("make");
@@ -208,7 +215,6 @@ pub fn module(layout: &Layout, version: Version) -> Result<PathBuf> {
         // Type information for the module would need the uncompressed kernel and another tool.
         capture(make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=")).map(drop)
     })?;
-    let module = folder.join("vgpu.ko");
     if !module.exists() {
         bail!("make left no {}", module.display());
     }

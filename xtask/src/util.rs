@@ -149,3 +149,10 @@ pub fn place(from: &Path, to: &Path) -> Result<()> {
 pub fn file_name(path: &Path) -> &OsStr {
     path.file_name().expect("a path with a file name")
 }
+
+/// Whether `output` exists and was made after all `inputs`.
+pub fn is_newer<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a PathBuf>) -> bool {
+    let date = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let made = date(output);
+    made.is_some() && inputs.all(|input| date(input).is_some_and(|date| Some(date) <= made))
+}
