@@ -1,0 +1,297 @@
+//! The vocabulary: who takes part, what happens, what is to be done.
+
+/// A physical GPU, by its index in the host's inventory, below [`GpuSet::MAX`].
+pub type Gpu = u32;
+/// A VM's number.
+pub type Vm = u32;
+
+/// A session: one guest process' use of its VM's GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Session {
+    /// Whose it is.
+    pub vm: Vm,
+    /// Its number within the VM.
+    pub number: u32,
+}
+
+/// A set of GPUs of one host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GpuSet(u64);
+
+impl GpuSet {
+    /// No GPU.
+    pub const EMPTY: Self = Self(0);
+    /// GPUs that can be told apart.
+    pub const MAX: u32 = u64::BITS;
+
+    /// Whether it has no member.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The members of both.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The members of either.
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether they have a member in common.
+    pub fn meets(self, other: Self) -> bool {
+        !self.and(other).is_empty()
+    }
+
+    /// The members in rising order.
+    pub fn iter(self) -> impl Iterator<Item = Gpu> {
+        (0..Self::MAX).filter(move |gpu| self.0 >> gpu & 1 == 1)
+    }
+}
+
+impl FromIterator<Gpu> for GpuSet {
+    /// Panics on a GPU that is not below [`GpuSet::MAX`].
+    fn from_iter<I: IntoIterator<Item = Gpu>>(gpus: I) -> Self {
+        gpus.into_iter().fold(Self::EMPTY, |set, gpu| {
+            assert!(gpu < Self::MAX, "GPU {gpu} is beyond the limit of {}", Self::MAX);
+            Self(set.0 | 1 << gpu)
+        })
+    }
+}
+
+/// How urgent a VM's work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Waits for the others.
+    Low,
+    /// In between.
+    Medium,
+    /// First.
+    High,
+}
+
+impl Level {
+    /// The most urgent first.
+    pub const DESCENDING: [Self; 3] = [Self::High, Self::Medium, Self::Low];
+
+    /// This many levels further up, [`Level::High`] at most.
+    pub fn raised(self, steps: u64) -> Self {
+        match self as u64 + steps.min(2) {
+            0 => Self::Low,
+            1 => Self::Medium,
+            _ => Self::High,
+        }
+    }
+}
+
+/// One value per level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerLevel<T> {
+    pub low: T,
+    pub medium: T,
+    pub high: T,
+}
+
+impl<T: Copy> PerLevel<T> {
+    /// That level's.
+    pub fn of(&self, level: Level) -> T {
+        match level {
+            Level::Low => self.low,
+            Level::Medium => self.medium,
+            Level::High => self.high,
+        }
+    }
+}
+
+/// What can be tuned. Times in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long a turn lasts while a VM of the same level waits.
+    pub quantum_us: PerLevel<u64>,
+    /// How long the first waiting VM of a level waits before it counts as one of the level above.
+    pub aging_us: u64,
+    /// How long a VM that was busy still counts as active.
+    pub active_hold_us: u64,
+    /// How long a session that was asked back may drain before it is stopped.
+    pub grace_us: u64,
+    /// When a stopped session resumes without an order. An order is repeated at half that time.
+    pub deadman_us: u64,
+    /// The hardware time slice of the level's contexts.
+    pub slice_us: PerLevel<u64>,
+    /// Operations in flight per stream.
+    pub window: PerLevel<u32>,
+    /// A turn that nobody else waits for is looked at this often, and taken back if it is idle, so that idle
+    /// time is not charged for long.
+    pub look_us: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            quantum_us: PerLevel {
+                low: 20_000,
+                medium: 20_000,
+                high: 20_000,
+            },
+            aging_us: 1_000_000,
+            active_hold_us: 100_000,
+            grace_us: 10_000,
+            deadman_us: 2_000_000,
+            slice_us: PerLevel {
+                low: 200,
+                medium: 2_000,
+                high: 20_000,
+            },
+            window: PerLevel {
+                low: 128,
+                medium: 256,
+                high: 512,
+            },
+            look_us: 1_000_000,
+        }
+    }
+}
+
+/// The turn a session had when it was attached, as its turn page says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// None.
+    Nothing,
+    /// It holds one and works.
+    Held,
+    /// It holds one and is idle.
+    Idle,
+    /// It holds one and was asked to give it back.
+    Asked,
+}
+
+/// What happened. An event that names a session which is not attached changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The tuning changed.
+    Configured(Config),
+    /// A VM takes part from now on, or its level changed.
+    VmSet { vm: Vm, level: Level },
+    /// A VM takes part no longer; its sessions are gone with it.
+    VmRemoved { vm: Vm },
+    /// A session takes part from now on, on these GPUs (a gang: it gets all of them or none), with the turn
+    /// that was found in its page. Its VM takes part already.
+    Attached {
+        session: Session,
+        gpus: GpuSet,
+        found: Found,
+    },
+    /// A session is over.
+    Gone { session: Session },
+    /// Which controls were seen to have their effect on this session's GPU.
+    Proved {
+        session: Session,
+        slices: bool,
+        stop: bool,
+    },
+    /// It has work and no turn.
+    Want { session: Session },
+    /// It has no turn any longer: asked for it or not.
+    Released { session: Session },
+    /// Its page says that nothing of it is in flight.
+    IdleSeen { session: Session },
+    /// Its page says that it works.
+    BusySeen { session: Session },
+    /// How [`Action::TakeIfIdle`] or [`Action::AskBack`] went: whether it was idle and was taken at once.
+    TakeResult { session: Session, taken: bool },
+    /// How an order with that sequence number went.
+    OrderDone {
+        session: Session,
+        sequence: u64,
+        ok: bool,
+    },
+    /// Time has passed; see [`crate::Core::deadline`].
+    Tick,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Give this session the turn.
+    Grant { session: Session },
+    /// Take its turn if its page says idle, and report [`Event::TakeResult`].
+    TakeIfIdle { session: Session },
+    /// Take its turn if its page says idle, else ask for it. [`Event::TakeResult`] follows if it was taken,
+    /// [`Event::Released`] once it was given back.
+    AskBack { session: Session },
+    /// Tell it whether somebody cares if it is idle.
+    SetContended { session: Session, contended: bool },
+    /// Set its hardware time slice.
+    SetSlice {
+        session: Session,
+        sequence: u64,
+        slice_us: u64,
+    },
+    /// Set how many operations it may have in flight per stream.
+    SetWindow { session: Session, operations: u32 },
+    /// Stop what it runs, or keep it stopped. It resumes by itself after that time.
+    Stop {
+        session: Session,
+        sequence: u64,
+        deadman_us: u64,
+    },
+    /// Resume it.
+    Resume { session: Session, sequence: u64 },
+    /// For the books: a turn began, by a grant or by resuming what was stopped.
+    Began {
+        session: Session,
+        turn: u64,
+        level: Level,
+        waited_us: u64,
+    },
+    /// For the books: it ended.
+    Ended {
+        session: Session,
+        turn: u64,
+        held_us: u64,
+        charge: Charge,
+        end: End,
+    },
+}
+
+/// GPU time, summed over the GPUs of the gang.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// Nanoseconds.
+    pub ns: u64,
+    /// Whether some of it is a share, by time slices, of time in which several were admitted.
+    pub estimated: bool,
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The session gave it back unasked.
+    Released,
+    /// It gave it back when asked to.
+    Yielded,
+    /// It was idle and it was taken.
+    Taken,
+    /// It did not give it back in time and was stopped.
+    Stopped,
+    /// The session ended.
+    Gone,
+}
+
+/// What a session is doing, for people to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It neither has a turn nor wants one.
+    Out,
+    /// It wants one.
+    Waiting,
+    /// It has one.
+    Running,
+    /// It has one and nothing to do.
+    Idle,
+    /// It has one and was asked to give it back.
+    Asked,
+    /// It lost its turn by being stopped and waits to be resumed.
+    Stopped,
+}
