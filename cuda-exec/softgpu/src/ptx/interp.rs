@@ -498,7 +498,11 @@ impl<'a> Machine<'a> {
         match space {
             Space::Generic | Space::Global | Space::Const => {
                 for span in &self.cache {
-                    if address >= span.start && address + size <= span.end && (!write || span.writable) {
+                    if address >= span.start
+                        && address < span.end
+                        && size <= span.end - address
+                        && (!write || span.writable)
+                    {
                         return Ok(address as *mut u8);
                     }
                 }
