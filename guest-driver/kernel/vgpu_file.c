@@ -157,17 +157,19 @@ static int vgpu_session_open(struct vgpu_file *file, const struct vgpu_open *arg
 	get_task_comm(name, current->group_leader);
 	strscpy(body->name, name, sizeof(body->name));
 
-	err = vgpu_file_call(file, req);
-	if (!err) {
-		err = vgpu_session_adopt(file, args, req);
-		vgpu_file_set_status(file, err ? -ENODEV : 0);
-	} else if (err == -EINTR) {
+	err = vgpu_ctrl_call(file->dev, req);
+	if (err == -EINTR) {
 		/* The control queue closes it should it still be opened. */
 		vgpu_file_set_status(file, -ENODEV);
-	} else if (file->status == -ENODEV) {
-		/* "Lost" of a session that never was: it may be tried again. */
-		vgpu_file_set_status(file, -ENOTCONN);
+		goto put;
 	}
+	if (!err)
+		err = vgpu_status_to_errno(req->status);
+	/* It may be tried again. */
+	if (err)
+		goto put;
+	err = vgpu_session_adopt(file, args, req);
+	vgpu_file_set_status(file, err ? -ENODEV : 0);
 put:
 	if (req)
 		vgpu_req_put(req);

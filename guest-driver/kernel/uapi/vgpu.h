@@ -2,9 +2,18 @@
 /*
  * /dev/vgpu: what a program may ask of the virtio-vgpu driver.
  *
- * An open file is at most one session: one process' use of the GPU, served by one executor on the host.
- * Closing the last reference of the file ends it. All structures have natural alignment and a size that is a
- * multiple of 8; reserved fields must be zero. Unknown requests fail with ENOTTY.
+ * An open file is at most one session: one process' use of the GPU, served by
+ * one executor on the host. Closing the last reference of the file (descriptors
+ * and mappings) ends it and waits until the host uses none of its memory. All
+ * structures have natural alignment and a size that is a multiple of 8;
+ * reserved fields must be zero, or the request fails with EINVAL. Unknown
+ * requests fail with ENOTTY.
+ *
+ * Every request but VGPU_IOC_INFO and VGPU_IOC_OPEN fails with ENOTCONN while
+ * the file has no session. Every request fails with ENODEV once the device is
+ * gone, and every one that needs the session once that is lost.
+ *
+ * Use O_CLOEXEC. A child of fork() does not inherit the mappings.
  */
 #ifndef _UAPI_VGPU_H
 #define _UAPI_VGPU_H
@@ -48,8 +57,11 @@ struct vgpu_info {
  * @session:     out: the session's number
  * @reserved2:   zero
  *
- * Fails with EBUSY if the file has a session, EADDRNOTAVAIL if no window suits the host, ENODEV if the VM is
- * mapped to no GPU, EACCES if it is quarantined, ENOSPC if a limit is reached, EIO if the host failed.
+ * A window is aligned to 2 MiB, and all of it lies below 2^47. Fails with EBUSY
+ * if the file has or had a session, EADDRNOTAVAIL if no window suits the host,
+ * ENODEV if the VM is mapped to no GPU, EACCES if it is quarantined, ENOSPC if a
+ * limit is reached, EIO if the host failed. After a failure it may be tried
+ * again, except that a device which broke its word stays at EIO.
  */
 struct vgpu_open {
 	__u32 windows_len;
@@ -60,19 +72,25 @@ struct vgpu_open {
 	__u32 reserved2;
 };
 
-#define VGPU_BUF_REGISTER (1u << 0) /* the GPU reads and writes it: pinned memory */
+#define VGPU_BUF_REGISTER (1u << 0) /* pinned memory: the GPU reads and writes it */
 
 /**
  * struct vgpu_alloc - allocate a buffer that the host maps at the same address
- * @addr:     in: where; page-aligned, inside the arena. The caller then maps it there (MAP_SHARED|MAP_FIXED)
+ * @addr:     in: where; page-aligned, inside the arena. The caller then maps it
+ *            there (MAP_SHARED | MAP_FIXED)
  * @len:      in: bytes; a multiple of the page size
  * @flags:    in: VGPU_BUF_REGISTER or 0
  * @reserved: zero
  * @offset:   out: the offset to give to mmap() of this file
  *
- * The pages stay the file's until VGPU_IOC_FREE or its close, and every user mapping is gone; they are zeroed.
- * Fails with ENOMEM if there is no memory or it is broken into more runs than the budget allows, ENOSPC if the
- * host refuses it.
+ * The pages are zeroed. They stay the file's until VGPU_IOC_FREE or its close,
+ * and until every user mapping is gone. They are charged to the caller's memory
+ * cgroup, not to RLIMIT_MEMLOCK. Part of a buffer may be mapped, and anywhere:
+ * the offset counts its bytes. Private mappings are refused.
+ *
+ * Fails with ENOMEM if there is no memory or it is broken into more runs than
+ * the budget allows, EEXIST if a buffer lies there, ENOSPC if it is more than
+ * the session may have mapped or the host refuses it.
  */
 struct vgpu_alloc {
 	__u64 addr;
@@ -86,7 +104,9 @@ struct vgpu_alloc {
  * struct vgpu_free - give a buffer back
  * @addr: in: its address
  *
- * Returns once the host no longer uses the pages; existing user mappings stay valid until unmapped.
+ * Returns once the host no longer uses the pages; existing user mappings stay
+ * valid until unmapped. Fails with ENOENT if no buffer starts there, EINVAL if
+ * the host cannot do without it: the session area, or one with a ring in it.
  */
 struct vgpu_free {
 	__u64 addr;
@@ -96,7 +116,8 @@ struct vgpu_free {
  * struct vgpu_ring - start or stop the consumption of a ring
  * @ring:     in: its index
  * @reserved: zero
- * @addr:     in: where it lies, inside one buffer; unused when stopping
+ * @addr:     in: where it lies, page-aligned, inside one buffer; unused when
+ *            stopping
  */
 struct vgpu_ring {
 	__u32 ring;
@@ -106,12 +127,18 @@ struct vgpu_ring {
 
 /**
  * struct vgpu_wait - sleep until the host says "look"
- * @seen:        in: the count of events when the caller last looked; out: the count now
- * @deadline_ns: in: absolute CLOCK_MONOTONIC time at which to return anyway, 0 for none
+ * @seen:        in: the count of events when the caller last looked; out: the
+ *               count now
+ * @deadline_ns: in: absolute CLOCK_MONOTONIC time at which to return anyway, 0
+ *               for none
  *
- * Returns 0 when the count differs from @seen, ETIME at the deadline, EINTR on a signal, ENODEV when the
- * device or the session is gone. poll() reports POLLIN while the count differs from the one that the last
- * VGPU_IOC_WAIT of this file returned, POLLHUP|POLLERR when device or session are gone.
+ * Returns 0 when the count differs from @seen. Fails with ETIME at the deadline
+ * (@seen is set then, too), EINTR when a signal handler has run, even with
+ * SA_RESTART, ENODEV when the device or the session is gone.
+ *
+ * poll() reports POLLIN while the count differs from the one that the last
+ * VGPU_IOC_WAIT of this file set, nothing while there is no session, and
+ * POLLHUP | POLLERR when device or session are gone.
  */
 struct vgpu_wait {
 	__u64 seen;
@@ -124,6 +151,7 @@ struct vgpu_wait {
 #define VGPU_IOC_FREE         _IOW('V', 0x43, struct vgpu_free)
 #define VGPU_IOC_RING_CREATE  _IOW('V', 0x44, struct vgpu_ring)
 #define VGPU_IOC_RING_DESTROY _IOW('V', 0x45, struct vgpu_ring)
+/* Tells the host that the ring with this index has something in it. */
 #define VGPU_IOC_DOORBELL     _IOW('V', 0x46, __u32)
 #define VGPU_IOC_WAIT         _IOWR('V', 0x47, struct vgpu_wait)
 
