@@ -91,6 +91,10 @@ pub fn run(artifacts: &Artifacts) -> Result<()> {
     Ok(())
 }
 
+fn label(spec: VmSpec) -> String {
+    format!("vm {} {}", spec.id, spec.priority)
+}
+
 fn boot_all(stack: &Stack) -> Result<Vec<Vm>> {
     thread::scope(|scope| {
         let boots = VMS.map(|spec| scope.spawn(move || boot(stack, spec.id, MEMORY_MIB)));
@@ -134,13 +138,13 @@ fn programs(vm: &mut Vm, spec: VmSpec, programs: &[&str]) -> Result<Score> {
         let start = Instant::now();
         let output = vm
             .run(program)
-            .with_context(|| format!("vm {}: {program}", spec.id))?;
+            .with_context(|| format!("{}: {program}", label(spec)))?;
         let took = start.elapsed().as_secs_f64();
         let verdict = if output.success() { "ok" } else { "FAILED" };
         let said = last_line(&output.text);
         println!(
-            "    vm {} ({:<4})  {verdict:<6} {program:<16} {took:>5.1} s  {said}",
-            spec.id, spec.priority
+            "    {:<11} {verdict:<6} {program:<16} {took:>5.1} s  {said}",
+            label(spec)
         );
         if output.success() {
             score.right += 1;
