@@ -36,7 +36,7 @@ pub fn confine(candidates: &[u64]) -> io::Result<Option<u64>> {
 }
 
 fn take(window: u64) -> bool {
-    window % WINDOW_ALIGN == 0
+    window.is_multiple_of(WINDOW_ALIGN)
         && window >= LOW
         && window.checked_add(WINDOW_LEN).is_some_and(|end| end <= TOP)
         && reserve(window..window + WINDOW_LEN).is_ok()

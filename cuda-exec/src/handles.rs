@@ -440,7 +440,7 @@ pub struct Module {
     pub id: u32,
     pub raw: Raw,
     /// Kept while the module is loaded, so that loading the image again finds it.
-    pub image: Arc<Image>,
+    pub _image: Arc<Image>,
 }
 
 impl Drop for Module {

@@ -80,9 +80,10 @@ impl Tables {
     /// Checks one message against what is there and against every limit, and counts it in; whether it is the mapping's
     /// last. `len` is the bytes of its runs.
     fn admit(&mut self, map: &ExecMap, len: u64) -> Result<bool, Status> {
-        let pages = |n: u64| n != 0 && n % PAGE_LEN == 0;
+        let pages = |n: u64| n != 0 && n.is_multiple_of(PAGE_LEN);
         let end = map.addr.checked_add(map.len).ok_or(Status::Invalid)?;
-        let in_arena = map.addr % PAGE_LEN == 0 && map.addr >= self.window && end <= self.window + ARENA_LEN;
+        let in_arena =
+            map.addr.is_multiple_of(PAGE_LEN) && map.addr >= self.window && end <= self.window + ARENA_LEN;
         if !in_arena || !pages(map.len) || !pages(len) || map.flags & !MAP_REGISTER != 0 {
             return Err(Status::Invalid);
         }
@@ -392,7 +393,7 @@ impl Memory {
                 .range_mut(..=addr)
                 .next_back()
                 .ok_or(Status::Invalid)?;
-            if addr % PAGE_LEN != 0 || !within(*start, mapping.len, addr, len) {
+            if !addr.is_multiple_of(PAGE_LEN) || !within(*start, mapping.len, addr, len) {
                 return Err(Status::Invalid);
             }
             mapping.rings += 1;

@@ -27,7 +27,7 @@ impl Shared {
             .checked_add(size_of::<T>() as u64)
             .is_some_and(|end| end <= self.len);
         assert!(
-            inside && offset % align_of::<T>() as u64 == 0,
+            inside && offset.is_multiple_of(align_of::<T>() as u64),
             "word outside shared memory"
         );
         // SAFETY: just checked to lie within the range.

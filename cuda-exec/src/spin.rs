@@ -83,7 +83,8 @@ mod tests {
                     1 => spin.none_came(Duration::from_micros(us)),
                     _ => spin.came_soon(Duration::from_micros(us)),
                 }
-                prop_assert!(spin.budget() <= if cpus >= 4 { MAX } else { MAX_FEW });
+                let max = if cpus >= 4 { MAX } else { MAX_FEW };
+                prop_assert!(spin.budget() <= max);
             }
         }
     }

@@ -50,7 +50,7 @@ impl Handle for cuModuleLoadData::Call {
             context,
             id: module,
             raw,
-            image,
+            _image: image,
         };
         session
             .objects
