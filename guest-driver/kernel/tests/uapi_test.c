@@ -242,6 +242,9 @@ static void test_alloc_args(int fd, const struct vgpu_info *info, uint64_t windo
 	FAILS(ENOENT, free_at(fd, window + AREA_LEN));
 	FAILS(ENOENT, free_at(fd, window + PAGE));
 	FAILS(EFAULT, ioctl(fd, VGPU_IOC_FREE, NULL));
+	/* The host cannot do without the session area; it is still there then. */
+	FAILS(EINVAL, free_at(fd, window));
+	CHECK(map_at(fd, window, PAGE, window) == (void *)(uintptr_t)window);
 }
 
 /* Memory that this VM does not have. */
@@ -353,6 +356,9 @@ static void test_rings(int fd, const struct vgpu_info *info, uint64_t window)
 	ring.reserved = 0;
 	ring.addr = window + 8;
 	FAILS(EINVAL, ioctl(fd, VGPU_IOC_RING_CREATE, &ring));
+	ring.addr = window + info->arena_len - PAGE;
+	FAILS(ENOENT, ioctl(fd, VGPU_IOC_RING_CREATE, &ring));
+	FAILS(ENOENT, ioctl(fd, VGPU_IOC_RING_DESTROY, &ring));
 	FAILS(EFAULT, ioctl(fd, VGPU_IOC_RING_CREATE, NULL));
 	FAILS(EFAULT, ioctl(fd, VGPU_IOC_DOORBELL, NULL));
 }
