@@ -117,7 +117,8 @@ impl Core {
             .filter_map(|(id, session)| {
                 let order = match &session.place {
                     Place::Out => return None,
-                    Place::Seated(seat) if seat.idle => 3,
+                    // One that is on its way out comes last, or two could be sent away at once.
+                    Place::Seated(seat) if seat.idle || seat.unwanted_since.is_some() => 3,
                     Place::Seated(seat) if self.now >= seat.since + quantum => 2,
                     Place::Seated(_) => 0,
                     Place::Waiting { .. } | Place::Stopped { .. } => 1,

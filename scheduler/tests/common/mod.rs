@@ -1,0 +1,374 @@
+//! A `vgpud` of the test's own, and what plays its backends and executors.
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use vgpu_sched_api::messages::{Answer, FromExec, Request, Status, ToExec, TurnRecord, VERSION, VmStatus};
+use vgpu_sched_api::packet;
+use vgpu_sched_api::turn::{PAGE_LEN, Page, State, Word};
+
+/// After this long a test that waits has failed.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A pool map of software GPUs: these VMs in a pool of all.
+pub fn map(gpus: u32, vms: &[(u32, &str)], scheduler: &str) -> String {
+    let numbers: Vec<String> = vms.iter().map(|(vm, _)| vm.to_string()).collect();
+    let mut map = format!(
+        "[scheduler]\n{scheduler}\n[inventory]\nsoftgpu = {gpus}\n[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [{}]\n",
+        numbers.join(", ")
+    );
+    for (vm, priority) in vms {
+        map += &format!("[vm.{vm}]\npriority = \"{priority}\"\n");
+    }
+    map
+}
+
+/// A running `vgpud` in a folder of its own.
+pub struct Daemon {
+    dir: tempfile::TempDir,
+    child: Option<Child>,
+    log: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Daemon {
+    /// Starts one and waits until it is ready.
+    pub fn start(map: &str) -> Self {
+        let mut daemon = Self {
+            dir: tempfile::tempdir().unwrap(),
+            child: None,
+            log: None,
+        };
+        daemon.write_map(map);
+        daemon.restart();
+        daemon
+    }
+
+    pub fn write_map(&self, map: &str) {
+        std::fs::write(self.dir.path().join("pools.toml"), map).unwrap();
+    }
+
+    /// Has it use another map.
+    pub fn load(&self, map: &str) {
+        self.write_map(map);
+        assert_eq!(self.ask(&Request::Reload), Answer::Ok);
+    }
+
+    pub fn socket_path(&self) -> PathBuf {
+        self.dir.path().join("vgpud.sock")
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vgpud"));
+        command.arg("--config").arg(self.dir.path().join("pools.toml"));
+        command.arg("--socket").arg(self.socket_path());
+        command.arg("--state-dir").arg(self.dir.path().join("state"));
+        command.env("RUST_LOG", "debug").stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it after it was ended.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none());
+        let mut child = self.command().spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut log = String::new();
+        while !log.ends_with("ready\n") {
+            assert_ne!(lines.read_line(&mut log).unwrap(), 0, "vgpud ended: {log}");
+        }
+        self.child = Some(child);
+        self.log = Some(std::thread::spawn(move || {
+            // A line that is cut off by its end matters to nobody.
+            let _ = lines.read_to_string(&mut log);
+            log
+        }));
+    }
+
+    /// Ends it with a signal and returns its exit code, if it has one.
+    pub fn end(&mut self, signal: Signal) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+        let code = child.wait().unwrap().code();
+        let log = self.log.take().unwrap().join().unwrap();
+        if std::thread::panicking() {
+            eprintln!("{log}");
+        }
+        code
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
+    }
+
+    pub fn connect(&self) -> OwnedFd {
+        let family = AddressFamily::UNIX;
+        let socket =
+            rustix::net::socket_with(family, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::connect(&socket, &SocketAddrUnix::new(self.socket_path()).unwrap()).unwrap();
+        socket
+    }
+
+    pub fn ask(&self, request: &Request) -> Answer {
+        ask(&self.connect(), request, &[])
+    }
+
+    pub fn status(&self) -> Status {
+        match self.ask(&Request::Status) {
+            Answer::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn vm(&self, vm: u32) -> VmStatus {
+        let pools = self.status().pools;
+        pools
+            .into_iter()
+            .flat_map(|pool| pool.vms)
+            .find(|other| other.vm == vm)
+            .unwrap()
+    }
+
+    pub fn turns(&self) -> Vec<TurnRecord> {
+        match self.ask(&Request::Turns { from: 0 }) {
+            Answer::Turns { turns, .. } => turns,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A backend for a VM.
+    pub fn backend(&self, vm: u32) -> Backend {
+        let backend = Backend {
+            socket: self.connect(),
+        };
+        let answer = backend.ask(&Request::Hello { version: VERSION, vm });
+        assert!(matches!(answer, Answer::Welcome { .. }), "{answer:?}");
+        backend
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.end(Signal::KILL);
+        }
+    }
+}
+
+/// Sends a request and waits for its answer.
+pub fn ask(socket: &OwnedFd, request: &Request, fds: &[&OwnedFd]) -> Answer {
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    packet::send(socket, request, &fds).unwrap();
+    packet::receive(socket).unwrap().0
+}
+
+/// A VM's backend.
+pub struct Backend {
+    socket: OwnedFd,
+}
+
+impl Backend {
+    pub fn ask(&self, request: &Request) -> Answer {
+        ask(&self.socket, request, &[])
+    }
+
+    /// Opens a session and attaches an executor to it.
+    pub fn session(&self, session: u32) -> Exec {
+        let answer = self.ask(&Request::OpenSession {
+            session,
+            pid: 100 + session,
+            program: "test".to_owned(),
+        });
+        assert!(matches!(answer, Answer::Gpus { .. }), "{answer:?}");
+        let mut exec = Exec::new();
+        self.attach(session, &mut exec);
+        exec
+    }
+
+    /// Attaches an executor, over a new socket.
+    pub fn attach(&self, session: u32, exec: &mut Exec) {
+        let (ours, theirs) = socket_pair();
+        exec.socket = ours;
+        let answer = self.attach_with(session, &[&exec.memfd, &theirs, &exec.pidfd]);
+        assert_eq!(answer, Answer::Ok);
+    }
+
+    pub fn attach_with(&self, session: u32, fds: &[&OwnedFd]) -> Answer {
+        let program = "test".to_owned();
+        let request = Request::AttachSession {
+            session,
+            pid: 100 + session,
+            program,
+            exec_pid: 1,
+        };
+        ask(&self.socket, &request, fds)
+    }
+}
+
+pub fn socket_pair() -> (OwnedFd, OwnedFd) {
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap()
+}
+
+/// A sealed memfd of a turn page's length.
+pub fn page_memfd() -> OwnedFd {
+    let memfd = rustix::fs::memfd_create("turn", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&memfd, PAGE_LEN as u64).unwrap();
+    rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW).unwrap();
+    memfd
+}
+
+/// An executor: a child process that only lives, and this side's view of its turn page and socket.
+pub struct Exec {
+    child: Child,
+    memfd: OwnedFd,
+    page: &'static Page,
+    pub pidfd: OwnedFd,
+    socket: OwnedFd,
+}
+
+impl Exec {
+    pub fn new() -> Self {
+        let memfd = page_memfd();
+        // SAFETY: a new mapping at an address of the kernel's choice. It is never unmapped, so it is good for
+        // 'static; a `Page` is atomics and padding.
+        let page = unsafe {
+            let flags = ProtFlags::READ | ProtFlags::WRITE;
+            let page = rustix::mm::mmap(std::ptr::null_mut(), PAGE_LEN, flags, MapFlags::SHARED, &memfd, 0);
+            &*page.unwrap().cast::<Page>()
+        };
+        // Lives until its input is closed.
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        Self {
+            child,
+            memfd,
+            page,
+            pidfd,
+            socket: socket_pair().0,
+        }
+    }
+
+    pub fn say(&self, message: &FromExec) {
+        packet::send(&self.socket, message, &[]).unwrap();
+    }
+
+    pub fn want(&self) {
+        self.say(&FromExec::Want);
+    }
+
+    /// Wants a turn and waits for it.
+    pub fn take_turn(&self) {
+        self.want();
+        self.until(State::Held);
+    }
+
+    pub fn word(&self) -> Word {
+        self.page.word()
+    }
+
+    pub fn state(&self) -> State {
+        self.word().state
+    }
+
+    /// Waits for a state.
+    pub fn until(&self, state: State) {
+        self.until_page(&format!("{state:?}"), |page| page.word().state == state);
+    }
+
+    /// Waits until one of both has a state.
+    pub fn until_either(&self, other: &Self, state: State) {
+        let end = Instant::now() + LIMIT;
+        while self.state() != state && other.state() != state {
+            assert!(Instant::now() < end, "{:?}, {:?}", self.word(), other.word());
+            // Woken by the one, and looking at the other now and then.
+            self.page
+                .sleep(self.page.bell().load(Ordering::SeqCst), Duration::from_millis(1));
+        }
+    }
+
+    pub fn until_contended(&self) {
+        self.until_page("contended", Page::contended);
+    }
+
+    fn until_page(&self, what: &str, done: impl Fn(&Page) -> bool) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let bell = self.page.bell().load(Ordering::SeqCst);
+            if done(self.page) {
+                return;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "not {what} in time: {:?}", self.page.word());
+            self.page.sleep(bell, left);
+        }
+    }
+
+    /// Changes the state as an executor does; false if it was not `from` any longer.
+    pub fn change(&self, from: State, to: State) -> bool {
+        let word = self.page.word();
+        word.state == from && self.page.change(word, Word { state: to, ..word }).is_ok()
+    }
+
+    /// Gives back as asked.
+    pub fn give_back(&self) {
+        self.until(State::Yield);
+        assert!(self.change(State::Yield, State::None));
+        self.say(&FromExec::Released);
+    }
+
+    /// The next order.
+    pub fn order(&self) -> ToExec {
+        packet::receive(&self.socket).unwrap().0
+    }
+
+    /// Waits for the next order that stops or resumes.
+    pub fn stop_or_resume(&self) -> ToExec {
+        loop {
+            let order = self.order();
+            if matches!(order, ToExec::Stop { .. } | ToExec::Resume { .. }) {
+                return order;
+            }
+        }
+    }
+
+    /// Waits for the next slice that is ordered, in microseconds.
+    pub fn slice(&self) -> u64 {
+        loop {
+            if let ToExec::Slice { microseconds, .. } = self.order() {
+                return microseconds;
+            }
+        }
+    }
+
+    /// Ends the process.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Whether vgpud has closed the socket.
+    pub fn wait_hung_up(&self) {
+        loop {
+            match packet::receive::<ToExec>(&self.socket) {
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Drop for Exec {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,347 @@
+//! `vgpud` over its real sockets and pages, with backends and executors played by the test.
+mod common;
+
+use common::{Daemon, Exec, ask, map, page_memfd, socket_pair};
+use rustix::process::Signal;
+use vgpu_sched_api::messages::{Answer, FromExec, Priority, Refusal, Request, ToExec, VERSION};
+use vgpu_sched_api::turn::{State, Word};
+
+fn refusal(answer: Answer) -> Refusal {
+    match answer {
+        Answer::Refused { why, .. } => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A quantum that ends at once, and one that does not end during a test.
+const SHORT: &str = "quantum_ms = { low = 1, medium = 1, high = 1 }";
+const LONG: &str = "quantum_ms = { low = 3600000, medium = 3600000, high = 3600000 }";
+
+#[test]
+fn a_session_gets_its_turn_and_keeps_it_while_nobody_waits() {
+    let daemon = Daemon::start(&map(2, &[(1, "low")], ""));
+    let status = daemon.status();
+    assert_eq!(status.gpus.len(), 2);
+    assert_eq!(status.gpus[1].pools, ["A"]);
+    let backend = daemon.backend(1);
+    let Answer::Gpus { uuids } = backend.ask(&Request::OpenSession {
+        session: 3,
+        pid: 1,
+        program: "a".to_owned(),
+    }) else {
+        panic!()
+    };
+    assert_eq!(
+        uuids,
+        status.gpus.iter().map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>()
+    );
+
+    let exec = backend.session(3);
+    assert_eq!(exec.slice(), 200);
+    exec.take_turn();
+    assert_eq!(
+        exec.word(),
+        Word {
+            generation: 1,
+            state: State::Held
+        }
+    );
+    assert_eq!(daemon.vm(1).sessions[0].state, "running");
+    assert!(exec.change(State::Held, State::None));
+    exec.say(&FromExec::Released);
+    exec.take_turn();
+    assert_eq!(exec.word().generation, 2);
+    let turns = daemon.turns();
+    assert_eq!(turns.len(), 2);
+    assert_eq!(turns[0].end.as_deref(), Some("released"));
+    assert_eq!(
+        (turns[1].number, turns[1].held_us, turns[1].vm, turns[1].session),
+        (2, None, 1, 3)
+    );
+    assert_eq!(turns[1].gpu, uuids.join(","));
+    assert_eq!(backend.ask(&Request::CloseSession { session: 3 }), Answer::Ok);
+    assert_eq!(exec.state(), State::None);
+    assert_eq!(daemon.vm(1).turns, 2);
+    assert!(daemon.vm(1).gpu_microseconds > 0);
+}
+
+#[test]
+fn within_a_level_the_turn_goes_round() {
+    let vms = [(1, "low"), (2, "low")];
+    let daemon = Daemon::start(&map(1, &vms, SHORT));
+    let (one, two) = (daemon.backend(1), daemon.backend(2));
+    let (first, second) = (one.session(1), two.session(1));
+    first.take_turn();
+    second.want();
+    first.until_contended();
+    // Its quantum ends, and it gives back; only then the other one has it.
+    first.until(State::Yield);
+    assert_eq!(second.state(), State::None);
+    daemon.load(&map(1, &vms, LONG));
+    first.give_back();
+    second.until(State::Held);
+    // An idle holder loses it before its quantum ends, without a word.
+    first.want();
+    second.until_contended();
+    assert!(second.change(State::Held, State::Idle));
+    first.until(State::Held);
+    assert_eq!(second.state(), State::None);
+    let ends: Vec<_> = daemon.turns().into_iter().map(|turn| turn.end).collect();
+    assert_eq!(ends, [Some("yielded".to_owned()), Some("taken".to_owned()), None]);
+}
+
+#[test]
+fn a_high_vm_is_let_in_beside_a_low_one_and_leaves_it_one_guest() {
+    let vms = [(1, "low"), (2, "high")];
+    let daemon = Daemon::start(&map(1, &vms, LONG));
+    let (low, high) = (daemon.backend(1), daemon.backend(2));
+    let (a, b, h) = (low.session(1), low.session(2), high.session(1));
+    assert_eq!((a.slice(), h.slice()), (200, 20_000));
+    a.take_turn();
+    b.take_turn();
+    h.take_turn();
+    // Two busy low sessions below an active high one: one of them must go, the later one.
+    b.until(State::Yield);
+    assert_eq!((a.state(), h.state()), (State::Held, State::Held));
+    b.give_back();
+    b.want();
+    // They take turns at being the guest.
+    daemon.load(&map(1, &vms, SHORT));
+    a.until(State::Yield);
+    daemon.load(&map(1, &vms, LONG));
+    a.give_back();
+    b.until(State::Held);
+    a.want();
+    // The high one is idle for long enough: both are admitted.
+    h.until_contended();
+    assert!(h.change(State::Held, State::Idle));
+    a.until(State::Held);
+    assert_eq!(b.state(), State::Held);
+    // It works again, without asking, and one of them must go again.
+    assert!(h.change(State::Idle, State::Held));
+    a.until_either(&b, State::Yield);
+    assert_eq!(h.state(), State::Held);
+}
+
+#[test]
+fn a_dead_or_closed_holder_makes_room() {
+    let daemon = Daemon::start(&map(1, &[(1, "low"), (2, "low")], ""));
+    let (one, two) = (daemon.backend(1), daemon.backend(2));
+    let (mut first, second) = (one.session(1), two.session(1));
+    first.take_turn();
+    second.want();
+    first.kill();
+    second.until(State::Held);
+    first.wait_hung_up();
+    assert_eq!(daemon.vm(1).sessions, []);
+
+    let third = one.session(2);
+    third.want();
+    assert_eq!(two.ask(&Request::CloseSession { session: 1 }), Answer::Ok);
+    third.until(State::Held);
+    assert_eq!(second.state(), State::None, "its turn was taken back");
+}
+
+#[test]
+fn a_restarted_scheduler_adopts_the_holders() {
+    let mut daemon = Daemon::start(&map(1, &[(1, "low"), (2, "low")], SHORT));
+    let (mut first, mut second) = {
+        let (one, two) = (daemon.backend(1), daemon.backend(2));
+        let (first, second) = (one.session(1), two.session(1));
+        first.take_turn();
+        (first, second)
+    };
+    assert_eq!(daemon.end(Signal::KILL), None);
+    assert_eq!(first.state(), State::Held);
+    daemon.restart();
+    let (one, two) = (daemon.backend(1), daemon.backend(2));
+    one.attach(1, &mut first);
+    two.attach(1, &mut second);
+    assert_eq!(daemon.vm(1).sessions[0].state, "running");
+    second.want();
+    first.until(State::Yield);
+    assert_eq!(first.word().generation, 1);
+    assert_eq!(second.state(), State::None);
+    first.give_back();
+    second.until(State::Held);
+}
+
+#[test]
+fn what_a_vm_used_survives_a_clean_end() {
+    let mut daemon = Daemon::start(&map(1, &[(1, "low")], ""));
+    {
+        let backend = daemon.backend(1);
+        backend.session(1).take_turn();
+    }
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    assert!(!daemon.socket_path().exists());
+    daemon.restart();
+    let _backend = daemon.backend(1);
+    let vm = daemon.vm(1);
+    assert_eq!(vm.turns, 1);
+    assert!(vm.gpu_microseconds > 0);
+}
+
+#[test]
+fn a_bad_map_changes_nothing_and_a_good_one_running_vms() {
+    let good = map(1, &[(1, "low"), (2, "low")], "");
+    let daemon = Daemon::start(&good);
+    let one = daemon.backend(1);
+    let exec = one.session(1);
+    assert_eq!(exec.slice(), 200);
+    daemon.write_map(&good.replacen("\"low\"", "\"hihg\"", 1));
+    let Answer::Refused {
+        why: Refusal::BadConfig,
+        message,
+    } = daemon.ask(&Request::Reload)
+    else {
+        panic!()
+    };
+    assert!(
+        message.contains("line 10") && message.contains("`high`"),
+        "{message}"
+    );
+    assert_eq!(daemon.vm(1).priority, Priority::Low);
+    daemon.write_map(&good.replace("softgpu = 1", "softgpu = 2"));
+    assert_eq!(refusal(daemon.ask(&Request::Reload)), Refusal::BadConfig);
+
+    daemon.write_map(&map(1, &[(1, "high")], ""));
+    assert_eq!(daemon.ask(&Request::Reload), Answer::Ok);
+    assert_eq!(exec.slice(), 20_000);
+    assert_eq!(daemon.vm(1).priority, Priority::High);
+    let two = daemon.connect();
+    assert_eq!(
+        refusal(ask(
+            &two,
+            &Request::Hello {
+                version: VERSION,
+                vm: 2
+            },
+            &[]
+        )),
+        Refusal::NotMapped
+    );
+    // The same by signal.
+    daemon.write_map(&map(1, &[(1, "medium")], ""));
+    daemon.signal(Signal::HUP);
+    assert_eq!(exec.slice(), 2_000);
+}
+
+#[test]
+fn one_that_does_not_give_back_is_stopped_and_resumed() {
+    let daemon = Daemon::start(&map(1, &[(1, "low"), (2, "low")], "deadman_ms = 60000"));
+    let (one, two) = (daemon.backend(1), daemon.backend(2));
+    let (first, second) = (one.session(1), two.session(1));
+    first.say(&FromExec::Proved {
+        slices: true,
+        stop: true,
+    });
+    first.take_turn();
+    second.want();
+    first.until(State::Yield);
+    let ToExec::Stop {
+        sequence,
+        deadman_ms: 60_000,
+    } = first.stop_or_resume()
+    else {
+        panic!()
+    };
+    assert_eq!(second.state(), State::None);
+    first.say(&FromExec::Done {
+        sequence,
+        ok: true,
+        microseconds: 600,
+    });
+    second.until(State::Held);
+    assert_eq!(daemon.vm(1).sessions[0].state, "stopped");
+    assert_eq!(first.state(), State::Yield);
+    second.give_back();
+    assert!(matches!(first.stop_or_resume(), ToExec::Resume { .. }));
+    first.give_back();
+    first.take_turn();
+    let turns = daemon.turns();
+    let of_first: Vec<_> = turns
+        .iter()
+        .filter(|turn| turn.vm == 1)
+        .map(|turn| turn.end.as_deref())
+        .collect();
+    assert_eq!(of_first, [Some("stopped"), Some("yielded"), None]);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let daemon = Daemon::start(&map(1, &[(1, "low")], ""));
+    let stranger = daemon.connect();
+    assert_eq!(
+        refusal(ask(
+            &stranger,
+            &Request::Hello {
+                version: VERSION + 1,
+                vm: 1
+            },
+            &[]
+        )),
+        Refusal::Invalid
+    );
+    assert_eq!(
+        refusal(ask(
+            &stranger,
+            &Request::Hello {
+                version: VERSION,
+                vm: 2
+            },
+            &[]
+        )),
+        Refusal::NotMapped
+    );
+    let open = Request::OpenSession {
+        session: 1,
+        pid: 1,
+        program: String::new(),
+    };
+    assert_eq!(refusal(ask(&stranger, &open, &[])), Refusal::Invalid);
+
+    let backend = daemon.backend(1);
+    assert_eq!(
+        refusal(ask(
+            &stranger,
+            &Request::Hello {
+                version: VERSION,
+                vm: 1
+            },
+            &[]
+        )),
+        Refusal::Duplicate
+    );
+    assert_eq!(
+        refusal(backend.ask(&Request::CloseSession { session: 1 })),
+        Refusal::NotFound
+    );
+    let _exec = backend.session(1);
+    assert_eq!(refusal(backend.ask(&open)), Refusal::Duplicate);
+
+    let other = Exec::new();
+    let (socket, _theirs) = socket_pair();
+    let page = page_memfd();
+    for fds in [
+        vec![],
+        vec![&page, &socket],
+        vec![&socket, &socket, &other.pidfd],
+        vec![&page, &page, &other.pidfd],
+        vec![&page, &socket, &socket],
+    ] {
+        assert_eq!(refusal(backend.attach_with(2, &fds)), Refusal::Invalid, "{fds:?}");
+    }
+    assert_eq!(
+        backend.attach_with(2, &[&page, &socket, &other.pidfd]),
+        Answer::Ok
+    );
+
+    // A backend that is gone makes room for the next at once.
+    drop(backend);
+    daemon.backend(1);
+
+    let output = daemon.command().output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("listens there already"));
+}
