@@ -251,7 +251,7 @@ mod tests {
                     held.push(extents);
                 }
                 let mut all: Vec<(u64, u64)> = held.iter().flatten().map(|extent| (extent.offset, extent.len)).collect();
-                all.extend(&free.by_offset);
+                all.extend(free.by_offset.iter().map(|(&offset, &len)| (offset, len)));
                 all.sort_unstable();
                 let mut at = PAGE_LEN;
                 for (offset, len) in all {

@@ -1,0 +1,146 @@
+//! A backend under test.
+use crate::executor;
+use crate::scheduler::PATIENCE;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// A running `vgpu-backend`; dropping it ends it.
+pub struct Backend {
+    pub dir: tempfile::TempDir,
+    child: Child,
+    log: Receiver<String>,
+}
+
+impl Backend {
+    /// Starts one that listens at a path.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = command(&dir);
+        command.arg("--socket-path").arg(dir.path().join("vhost"));
+        let backend = Self::spawn(dir, command);
+        backend.wait_log("listening");
+        backend
+    }
+
+    /// Starts one that is handed a listening socket.
+    pub fn start_with_descriptor() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("vhost")).unwrap();
+        let number = listener.as_raw_fd();
+        let mut command = command(&dir);
+        command.arg("--fd").arg("7");
+        // SAFETY: one system call, in the child.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::dup2(number, 7) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        Self::spawn(dir, command)
+    }
+
+    fn spawn(dir: tempfile::TempDir, mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (send, log) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { dir, child, log }
+    }
+
+    /// Where front ends connect.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("vhost")
+    }
+
+    /// Where it expects `vgpud`.
+    pub fn scheduler(&self) -> PathBuf {
+        self.dir.path().join("vgpud")
+    }
+
+    /// Waits for a line in the log that contains `text`, and returns it.
+    pub fn wait_log(&self, text: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.log.recv_timeout(left) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(_) => panic!("the backend never wrote {text:?}"),
+            }
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(dir: &tempfile::TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-backend"));
+    command
+        .args(["--vm-id", "7", "--vgpud"])
+        .arg(dir.path().join("vgpud"))
+        .arg("--exec")
+        .arg(std::env::current_exe().unwrap())
+        .arg("--exec-env")
+        .arg(format!("{}=1", executor::MARK))
+        .env("RUST_LOG", "debug")
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Whether the process behind a pidfd ends in time.
+pub fn ends(pidfd: &OwnedFd) -> bool {
+    let patience = rustix::event::Timespec {
+        tv_sec: PATIENCE.as_secs() as _,
+        tv_nsec: 0,
+    };
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+        pidfd.as_fd(),
+        rustix::event::PollFlags::IN,
+    )];
+    rustix::event::poll(&mut fds, Some(&patience)).unwrap() > 0
+}
+
+/// Whether the process behind a pidfd has ended.
+pub fn has_ended(pidfd: &OwnedFd) -> bool {
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+        pidfd.as_fd(),
+        rustix::event::PollFlags::IN,
+    )];
+    rustix::event::poll(&mut fds, Some(&now)).unwrap() > 0
+}
+
+/// A point in time at which a test gives up, for waits that take one.
+pub fn deadline_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
+    (now + PATIENCE).as_nanos() as u64
+}

@@ -1,0 +1,614 @@
+//! The tests.
+use crate::executor::{DIE, ECHO, NONSENSE_LEN, REFUSED_LEN, SUM};
+use crate::guest::{self, Guest, RING_BUFFER_LEN, refused};
+use crate::host::{Backend, ends, has_ended};
+use crate::scheduler::{Refuse, Scheduler, speaks};
+use crate::transport::socket::Socket;
+use crate::transport::{Transport, TransportError};
+use crate::vmm::{Buffer, REQUEST_PLACE, Vmm};
+use std::sync::atomic::Ordering;
+use vgpu_protocol::limits::{AREA_LEN, CONTROL_LEN_MAX, PAGE_LEN, RUNS_PER_MESSAGE_MAX};
+use vgpu_protocol::virtio::{ControlKind, MAP_REGISTER, Map, RingCreate, Run, Status};
+use vgpu_protocol::{result, ring};
+use vgpu_sched_api::messages::{Refusal, Request};
+use vgpu_sched_api::turn::PAGE_LEN as TURN_PAGE_LEN;
+
+/// Name and function of every test.
+pub const ALL: &[(&str, fn())] = &[
+    ("a_session_from_open_to_close", a_session_from_open_to_close),
+    ("a_listening_descriptor_will_do", a_listening_descriptor_will_do),
+    (
+        "a_dead_executor_is_one_lost_session",
+        a_dead_executor_is_one_lost_session,
+    ),
+    (
+        "an_executor_that_speaks_nonsense_is_killed",
+        an_executor_that_speaks_nonsense_is_killed,
+    ),
+    (
+        "a_front_end_that_dies_in_a_request_is_cleaned_up",
+        a_front_end_that_dies_in_a_request_is_cleaned_up,
+    ),
+    (
+        "what_an_executor_refuses_is_refused",
+        what_an_executor_refuses_is_refused,
+    ),
+    ("vgpud_decides_who_may_open", vgpud_decides_who_may_open),
+    ("sessions_outlive_vgpud", sessions_outlive_vgpud),
+    (
+        "the_end_of_the_backend_is_the_end_of_its_executors",
+        the_end_of_the_backend_is_the_end_of_its_executors,
+    ),
+    (
+        "memory_in_many_pieces_is_mapped_in_order",
+        memory_in_many_pieces_is_mapped_in_order,
+    ),
+    ("malformed_requests_are_answered", malformed_requests_are_answered),
+    ("malformed_chains_are_given_back", malformed_chains_are_given_back),
+    (
+        "a_ring_that_makes_no_sense_ends_nothing_else",
+        a_ring_that_makes_no_sense_ends_nothing_else,
+    ),
+    (
+        "answers_that_nobody_takes_do_no_harm",
+        answers_that_nobody_takes_do_no_harm,
+    ),
+    ("an_event_waits_for_a_buffer", an_event_waits_for_a_buffer),
+    (
+        "a_reset_reaps_before_it_is_answered",
+        a_reset_reaps_before_it_is_answered,
+    ),
+    (
+        "a_paused_guest_finds_its_sessions_lost",
+        a_paused_guest_finds_its_sessions_lost,
+    ),
+    ("other_memory_ends_the_sessions", other_memory_ends_the_sessions),
+    (
+        "memory_that_can_shrink_is_refused",
+        memory_that_can_shrink_is_refused,
+    ),
+    (
+        "requests_to_one_session_do_not_wait_for_another",
+        requests_to_one_session_do_not_wait_for_another,
+    ),
+];
+
+fn a_session_from_open_to_close() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut guest = Guest::open(&backend.socket());
+    vgpud.wait("a greeting", |asked| {
+        matches!(asked.request, Request::Hello { vm: 7, .. }).then_some(())
+    });
+    vgpud.wait("an opening", |asked| match &asked.request {
+        Request::OpenSession {
+            session: 1,
+            pid,
+            program,
+        } => {
+            assert_eq!(*pid, std::process::id());
+            assert!(program.starts_with("backend"), "{program}");
+            Some(())
+        }
+        _ => None,
+    });
+    let (_, fds) = vgpud.attached(1);
+    let [page, socket, pidfd] = &fds[..] else {
+        panic!("{fds:?}");
+    };
+    assert_eq!(rustix::fs::fstat(page).unwrap().st_size, TURN_PAGE_LEN as i64);
+    assert!(
+        rustix::fs::ftruncate(page, 0).is_err(),
+        "the turn page can shrink"
+    );
+    assert!(speaks(socket), "the executor has no way to vgpud");
+
+    let ring = guest.at(0);
+    guest.ring(3, ring);
+    for _ in 0..100 {
+        guest.command(3, ring, &[ECHO]);
+    }
+    assert!(refused(
+        guest.transport.free(ring, RING_BUFFER_LEN),
+        Status::Invalid
+    ));
+    assert!(refused(guest.transport.ring_create(3, ring), Status::Invalid));
+    assert!(refused(guest.transport.ring_destroy(4), Status::NotFound));
+    assert!(refused(
+        guest.transport.alloc(ring + PAGE_LEN, PAGE_LEN, false),
+        Status::Invalid
+    ));
+    assert_eq!(guest.status(), 0);
+    guest.transport.ring_destroy(3).unwrap();
+    guest.transport.free(ring, RING_BUFFER_LEN).unwrap();
+    // The pages come back as new ones.
+    guest.transport.alloc(ring, RING_BUFFER_LEN, true).unwrap();
+    assert_eq!(
+        guest
+            .word(ring + vgpu_protocol::ring::HEAD)
+            .load(Ordering::SeqCst),
+        0
+    );
+    assert!(!has_ended(pidfd));
+    drop(guest);
+    vgpud.closed(1);
+    assert!(ends(pidfd));
+}
+
+fn a_listening_descriptor_will_do() {
+    let backend = Backend::start_with_descriptor();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    // One front end after the other.
+    for session in 1..=3 {
+        let mut guest = Guest::open(&backend.socket());
+        let ring = guest.at(0);
+        guest.ring(0, ring);
+        guest.command(0, ring, &[ECHO]);
+        drop(guest);
+        vgpud.closed(session);
+    }
+}
+
+fn a_dead_executor_is_one_lost_session() {
+    let mut backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut guest = Guest::open(&backend.socket());
+    let ring = guest.at(0);
+    guest.ring(0, ring);
+    guest.command(0, ring, &[ECHO]);
+    guest
+        .word(ring + vgpu_protocol::ring::DATA)
+        .store(DIE, Ordering::SeqCst);
+    guest.transport.doorbell(0).unwrap();
+    guest.wait();
+    assert_eq!(guest.status(), result::UNKNOWN);
+    vgpud.closed(1);
+    assert!(refused(
+        guest.transport.alloc(guest.at(1 << 20), PAGE_LEN, false),
+        Status::Lost
+    ));
+    guest.transport.doorbell(0).unwrap();
+    drop(guest);
+    let mut guest = Guest::open(&backend.socket());
+    let (exec_pid, fds) = vgpud.attached(2);
+    // Killed from outside, the same.
+    let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    guest.wait();
+    assert_eq!(guest.status(), result::UNKNOWN);
+    assert!(ends(&fds[2]));
+    assert!(backend.lives());
+}
+
+fn an_executor_that_speaks_nonsense_is_killed() {
+    let mut backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut guest = Guest::open(&backend.socket());
+    let (_, fds) = vgpud.attached(1);
+    let at = guest.at(0);
+    assert!(refused(
+        guest.transport.alloc(at, NONSENSE_LEN, false),
+        Status::Lost
+    ));
+    guest.wait();
+    assert_eq!(guest.status(), result::UNKNOWN);
+    assert!(ends(&fds[2]));
+    assert!(backend.lives());
+}
+
+fn a_front_end_that_dies_in_a_request_is_cleaned_up() {
+    let mut backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut child = guest::spawn_hanging(&backend.socket());
+    let (_, fds) = vgpud.attached(1);
+    // It hangs in its request; another front end is not served in between.
+    backend.wait_log("hangs");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(ends(&fds[2]));
+    vgpud.closed(1);
+    let mut guest = Guest::open(&backend.socket());
+    let ring = guest.at(0);
+    guest.ring(0, ring);
+    guest.command(0, ring, &[ECHO]);
+    assert!(backend.lives());
+}
+
+fn what_an_executor_refuses_is_refused() {
+    let backend = Backend::start();
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let guest = Guest::open(&backend.socket());
+    let at = guest.at(0);
+    let result = guest.transport.alloc(at, REFUSED_LEN, false);
+    assert!(matches!(result, Err(TransportError::NoMemory)), "{result:?}");
+    guest.transport.alloc(at, PAGE_LEN, false).unwrap();
+    guest.transport.free(at, PAGE_LEN).unwrap();
+    assert!(refused(
+        guest.transport.free(guest.window, AREA_LEN),
+        Status::Invalid
+    ));
+}
+
+fn vgpud_decides_who_may_open() {
+    let cases = [
+        (Some(Refusal::NotMapped), None, None, Status::NoGpu),
+        (None, Some(Refusal::Quarantined), None, Status::Quarantined),
+        (None, Some(Refusal::NoGpu), None, Status::NoGpu),
+        (None, None, Some(Refusal::Quarantined), Status::Quarantined),
+    ];
+    for (hello, open, attach, expected) in cases {
+        let backend = Backend::start();
+        let vgpud = Scheduler::start(&backend.scheduler(), Refuse { hello, open, attach });
+        let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
+        let result = transport.open(&[guest::window()]);
+        assert!(refused(result, expected), "{hello:?} {open:?} {attach:?}");
+        if attach.is_none() {
+            assert_eq!(
+                vgpud.count(|request| matches!(request, Request::AttachSession { .. })),
+                0
+            );
+        }
+    }
+}
+
+fn sessions_outlive_vgpud() {
+    let backend = Backend::start();
+    let first = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut guest = Guest::open(&backend.socket());
+    let ring = guest.at(0);
+    guest.ring(0, ring);
+    let (exec_pid, _) = first.attached(1);
+    drop(first);
+    guest.command(0, ring, &[ECHO]);
+    let second = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let (again, fds) = second.attached(1);
+    assert_eq!(exec_pid, again);
+    assert!(speaks(&fds[1]), "the executor has no way to the new vgpud");
+    guest.command(0, ring, &[ECHO]);
+    drop(guest);
+    second.closed(1);
+    assert!(ends(&fds[2]));
+}
+
+fn the_end_of_the_backend_is_the_end_of_its_executors() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let guest = Guest::open(&backend.socket());
+    let (_, fds) = vgpud.attached(1);
+    drop(backend);
+    assert!(ends(&fds[2]));
+    let result = guest.transport.alloc(guest.at(0), PAGE_LEN, false);
+    assert!(matches!(result, Err(TransportError::Gone)), "{result:?}");
+    assert!(matches!(guest.transport.wait(0, 0), Err(TransportError::Gone)));
+}
+
+/// Opens a session with its area.
+fn open(vmm: &mut Vmm, window: u64) -> u32 {
+    let session = vmm.open(window).unwrap();
+    let map = Map {
+        addr: window,
+        len: AREA_LEN,
+        offset: 0,
+        flags: MAP_REGISTER,
+        runs_len: 1,
+    };
+    let run = Run {
+        gpa: vmm.area(session),
+        len: AREA_LEN,
+    };
+    assert_eq!(vmm.map(session, map, &[run]), Status::Ok);
+    session
+}
+
+fn memory_in_many_pieces_is_mapped_in_order() {
+    let backend = Backend::start();
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    vmm.give_event_buffer();
+    let window = guest::window();
+    let session = open(&mut vmm, window);
+    let ring_addr = window + (1 << 20);
+    let map = Map {
+        addr: ring_addr,
+        len: RING_BUFFER_LEN,
+        offset: 0,
+        flags: 0,
+        runs_len: 1,
+    };
+    let ring_gpa = vmm.high(0);
+    let run = Run {
+        gpa: ring_gpa,
+        len: RING_BUFFER_LEN,
+    };
+    assert_eq!(vmm.map(session, map, &[run]), Status::Ok);
+    let create = RingCreate {
+        ring: 0,
+        reserved: 0,
+        addr: ring_addr,
+    };
+    assert_eq!(vmm.request(ControlKind::RingCreate, session, &create), Status::Ok);
+
+    // Single pages, from the last to the first, and at the end a run that crosses from one region to the next.
+    let count = RUNS_PER_MESSAGE_MAX + 500;
+    let crossing = Run {
+        gpa: vmm.high(0) - PAGE_LEN,
+        len: 2 * PAGE_LEN,
+    };
+    let mut runs: Vec<Run> = (0..count as u64)
+        .rev()
+        .map(|page| Run {
+            gpa: vmm.high(1 << 20) + 2 * page * PAGE_LEN,
+            len: PAGE_LEN,
+        })
+        .collect();
+    let mut expected = 0u64;
+    let mut place = 1u64;
+    runs.push(crossing);
+    for run in &runs {
+        // One word in each page.
+        for page in 0..run.len / PAGE_LEN {
+            let gpa = run.gpa + page * PAGE_LEN;
+            let value = if gpa == ring_gpa { 64 } else { gpa ^ 0x5bd1_e995 };
+            vmm.word(gpa).store(value, Ordering::SeqCst);
+            expected = expected.wrapping_add(value.wrapping_mul(place));
+            place += PAGE_LEN / 8;
+        }
+    }
+    let addr = window + (2 << 20);
+    let len: u64 = runs.iter().map(|run| run.len).sum();
+    let mut offset = 0;
+    for part in runs.chunks(RUNS_PER_MESSAGE_MAX) {
+        let map = Map {
+            addr,
+            len,
+            offset,
+            flags: 0,
+            runs_len: part.len() as u32,
+        };
+        assert_eq!(vmm.map(session, map, part), Status::Ok);
+        offset += part.iter().map(|run| run.len).sum::<u64>();
+    }
+    for (index, word) in [SUM, addr, len].into_iter().enumerate() {
+        vmm.word(ring_gpa + ring::DATA + 8 * index as u64)
+            .store(word, Ordering::SeqCst);
+    }
+    vmm.doorbell(session, 0);
+    assert_eq!(vmm.wait_event(), session);
+    assert_eq!(
+        vmm.word(ring_gpa + ring::DATA + 24).load(Ordering::SeqCst),
+        expected
+    );
+}
+
+fn malformed_requests_are_answered() {
+    let mut backend = Backend::start();
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    // A fixed sequence of numbers that look random (Knuth's multiplier).
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as u32
+    };
+    for _ in 0..1000 {
+        let len = random() as usize % 160;
+        let mut bytes: Vec<u8> = (0..len).map(|_| random() as u8).collect();
+        if let Some(kind) = bytes.get_mut(..8) {
+            kind.copy_from_slice(&u64::from(random() % 8).to_le_bytes());
+        }
+        let (status, body) = vmm.exchange(&bytes);
+        assert_ne!(status, Status::Ok, "{bytes:?}");
+        assert!(body.is_empty());
+    }
+    let session = open(&mut vmm, guest::window());
+    assert_eq!(
+        vmm.request(ControlKind::SessionClose, session + 1, &()),
+        Status::NotFound
+    );
+    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
+    assert_eq!(
+        vmm.request(ControlKind::SessionClose, session, &()),
+        Status::NotFound
+    );
+    assert!(backend.lives());
+}
+
+fn malformed_chains_are_given_back() {
+    let mut backend = Backend::start();
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let buffer = |gpa, len, writable| Buffer { gpa, len, writable };
+    let reply = buffer(vmm.reply_place(), 64, true);
+    let request = buffer(REQUEST_PLACE, 8, false);
+    let nowhere = 1 << 50;
+    // Whether there is room for an answer, and so one.
+    let cases = [
+        (vec![request], false),
+        (vec![], false),
+        (vec![request, Buffer { len: 7, ..reply }], false),
+        (vec![reply, request], true),
+        (vec![buffer(nowhere, 8, false), reply], true),
+        (vec![buffer(u64::MAX - 3, 8, false), reply], true),
+        (
+            vec![buffer(REQUEST_PLACE, CONTROL_LEN_MAX as u32 + 1, false), reply],
+            true,
+        ),
+        (
+            vec![
+                buffer(REQUEST_PLACE, u32::MAX, false),
+                buffer(REQUEST_PLACE, u32::MAX, false),
+                reply,
+            ],
+            false,
+        ),
+        (vec![request, buffer(nowhere, 64, true)], false),
+        (vec![request; 200], false),
+    ];
+    for (chain, answered) in cases {
+        let written = vmm.chain(&chain);
+        assert_eq!(written > 0, answered, "{chain:?}");
+        if answered {
+            assert_eq!(vmm.last_status(), Status::Invalid, "{chain:?}");
+        }
+    }
+    vmm.looping_chain();
+    let session = open(&mut vmm, guest::window());
+    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
+    assert!(backend.lives());
+}
+
+fn a_ring_that_makes_no_sense_ends_nothing_else() {
+    let mut backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let session = open(&mut vmm, guest::window());
+    let (_, fds) = vgpud.attached(session);
+    // The doorbell queue claims to hold more than it can; the control queue goes on.
+    vmm.jump(1, 1000);
+    backend.wait_log("queue 1 is broken");
+    assert_eq!(vmm.request(ControlKind::Unmap, session, &0u64), Status::NotFound);
+    assert!(!has_ended(&fds[2]));
+    vmm.stop();
+    vmm.start([0; 3]);
+    open(&mut vmm, guest::window());
+    assert!(backend.lives());
+}
+
+fn answers_that_nobody_takes_do_no_harm() {
+    let mut backend = Backend::start();
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    // Sessions that do not open, as fast as they can be asked for, with one and the same buffer.
+    for _ in 0..20 {
+        vmm.publish_same_request(200);
+        vmm.wait_used(200);
+    }
+    let session = open(&mut vmm, guest::window());
+    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
+    assert!(backend.lives());
+}
+
+fn an_event_waits_for_a_buffer() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let window = guest::window();
+    let (first, second) = (open(&mut vmm, window), open(&mut vmm, window));
+    for session in [first, second] {
+        let (exec_pid, _) = vgpud.attached(session);
+        let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        vgpud.closed(session);
+        // Answered after the session is lost, and so after its event.
+        assert_eq!(vmm.request(ControlKind::Unmap, session, &0u64), Status::Lost);
+        assert_eq!(vmm.status_word(session), result::UNKNOWN);
+    }
+    assert!(!vmm.has_event());
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        vmm.give_event_buffer();
+        told.push(vmm.wait_event());
+    }
+    assert_eq!(told, [first, second]);
+    assert_eq!(vmm.request(ControlKind::SessionClose, first, &()), Status::Ok);
+    assert_eq!(vmm.request(ControlKind::SessionClose, second, &()), Status::Ok);
+}
+
+fn a_reset_reaps_before_it_is_answered() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    for round in 0..3 {
+        let sessions = [open(&mut vmm, guest::window()), open(&mut vmm, guest::window())];
+        let before = sessions.map(|session| vmm.status_word(session));
+        vmm.stop();
+        for session in sessions {
+            let (_, fds) = vgpud.attached(session);
+            assert!(has_ended(&fds[2]), "round {round}");
+        }
+        // A new driver may own that memory by now.
+        assert_eq!(sessions.map(|session| vmm.status_word(session)), before);
+        vmm.start([0; 3]);
+        assert_eq!(
+            vmm.request(ControlKind::SessionClose, sessions[0], &()),
+            Status::NotFound
+        );
+    }
+}
+
+fn a_paused_guest_finds_its_sessions_lost() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    vmm.give_event_buffer();
+    let session = open(&mut vmm, guest::window());
+    let (_, fds) = vgpud.attached(session);
+    let bases = vmm.stop();
+    assert!(has_ended(&fds[2]));
+    vmm.start(bases);
+    assert_eq!(vmm.wait_event(), session);
+    assert_eq!(vmm.status_word(session), result::UNKNOWN);
+    assert_eq!(vmm.request(ControlKind::Unmap, session, &0u64), Status::Lost);
+    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
+    assert_eq!(
+        vmm.request(ControlKind::SessionClose, session, &()),
+        Status::NotFound
+    );
+    open(&mut vmm, guest::window());
+}
+
+fn other_memory_ends_the_sessions() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    vmm.give_event_buffer();
+    let session = open(&mut vmm, guest::window());
+    let (_, fds) = vgpud.attached(session);
+    // The same again is no change.
+    vmm.set_memory(false).unwrap();
+    assert!(!has_ended(&fds[2]));
+    vmm.set_memory(true).unwrap();
+    assert!(has_ended(&fds[2]));
+    assert_eq!(vmm.wait_event(), session);
+    assert_eq!(vmm.status_word(session), result::UNKNOWN);
+    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
+    open(&mut vmm, guest::window());
+}
+
+fn memory_that_can_shrink_is_refused() {
+    let mut backend = Backend::start();
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    Vmm::refused(&backend.socket());
+    backend.wait_log("not a memfd sealed against shrinking");
+    open(&mut Vmm::connect(&backend.socket()), guest::window());
+    assert!(backend.lives());
+}
+
+fn requests_to_one_session_do_not_wait_for_another() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let window = guest::window();
+    let (slow, quick) = (open(&mut vmm, window), open(&mut vmm, window));
+    let (_, fds) = vgpud.attached(slow);
+    let map = Map {
+        addr: window + (1 << 20),
+        len: crate::executor::HANGING_LEN,
+        offset: 0,
+        flags: 0,
+        runs_len: 1,
+    };
+    let run = Run {
+        gpa: vmm.high(0),
+        len: map.len,
+    };
+    let hanging = vmm.begin_map(slow, map, &[run]);
+    backend.wait_log("hangs");
+    assert_eq!(vmm.request(ControlKind::Unmap, quick, &0u64), Status::NotFound);
+    // Its end does not wait for what is under way.
+    let closing = vmm.begin(ControlKind::SessionClose, slow, &());
+    assert_eq!(vmm.finish(closing), Status::Ok);
+    assert!(has_ended(&fds[2]));
+    assert_eq!(vmm.finish(hanging), Status::Lost);
+    assert_eq!(vmm.request(ControlKind::SessionClose, quick, &()), Status::Ok);
+}
