@@ -14,6 +14,7 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
+#include <linux/swap.h>
 #include <linux/version.h>
 
 #include "vgpu_drv.h"
@@ -183,7 +184,8 @@ static int vgpu_pages_alloc(struct vgpu_pages *pages, unsigned long count,
 {
 	int err = -EFBIG;
 
-	if (!runs_max || count > totalram_pages())
+	/* Trying would only push everybody else's memory out first. */
+	if (!runs_max || count > si_mem_available() + get_nr_swap_pages())
 		return -ENOMEM;
 	for (int hard = 0; err == -EFBIG && hard <= 1; hard++) {
 		pages->len = 0;

@@ -31,6 +31,7 @@
 #define PAGE		4096ULL
 #define AREA_LEN	(64ULL << 10)
 #define WINDOW_ALIGN	(2ULL << 20)
+#define WINDOW_STEP	(12ULL << 40)
 
 static int failures;
 
@@ -63,18 +64,26 @@ static int xopen(void)
 	return fd;
 }
 
-/* A window that is free in this process. */
-static uint64_t find_window(const struct vgpu_info *info)
+/* Windows that are free in this process, reserved. */
+static void find_windows(const struct vgpu_info *info, struct vgpu_open *open)
 {
-	uint64_t len = info->window_len + WINDOW_ALIGN;
-	void *at = mmap(NULL, len, PROT_NONE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	memset(open, 0, sizeof(*open));
+	for (uint64_t addr = WINDOW_ALIGN; open->windows_len < VGPU_WINDOWS_MAX;
+	     addr += WINDOW_STEP) {
+		void *at;
 
-	if (at == MAP_FAILED) {
-		perror("reserving a window");
+		if (addr > (1ULL << 47) - info->window_len)
+			break;
+		at = mmap((void *)(uintptr_t)addr, info->window_len, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+			  MAP_FIXED_NOREPLACE, -1, 0);
+		if (at != MAP_FAILED)
+			open->windows[open->windows_len++] = addr;
+	}
+	if (!open->windows_len) {
+		printf("no window is free\n");
 		exit(2);
 	}
-	return ((uintptr_t)at + WINDOW_ALIGN - 1) & ~(WINDOW_ALIGN - 1);
 }
 
 static int alloc_at(int fd, uint64_t addr, uint64_t len, uint32_t flags,
@@ -151,8 +160,9 @@ static void test_unknown(int fd)
 }
 
 /* Without a session nothing works, and nothing waits. */
-static void test_no_session(int fd, uint64_t window)
+static void test_no_session(int fd)
 {
+	const uint64_t window = 1ULL << 40;
 	struct pollfd pollfd = { .fd = fd, .events = POLLIN | POLLOUT };
 	struct vgpu_wait wait = { .deadline_ns = now_ns() };
 	struct vgpu_ring ring = { .addr = window };
@@ -169,9 +179,9 @@ static void test_no_session(int fd, uint64_t window)
 	CHECK(poll(&pollfd, 1, 0) == 0);
 }
 
-static void test_open_args(int fd, uint64_t window)
+static void test_open_args(int fd)
 {
-	struct vgpu_open args = { .windows_len = 1, .windows = { window } };
+	struct vgpu_open args = { .windows_len = 1, .windows = { 1ULL << 40 } };
 	struct vgpu_open bad;
 
 	bad = args, bad.windows_len = 0;
@@ -193,20 +203,30 @@ static void test_open_args(int fd, uint64_t window)
 	FAILS(EFAULT, ioctl(fd, VGPU_IOC_OPEN, NULL));
 }
 
-/* Opens the session, with its area as the wire demands. */
-static void open_session(int fd, uint64_t window)
+/* Opens the session, with its area as the wire demands; its window. */
+static uint64_t open_session(int fd, const struct vgpu_info *info)
 {
-	struct vgpu_open args = { .windows_len = 1, .windows = { window } };
+	struct vgpu_open args;
 	uint64_t offset;
+	bool offered = false;
 
+	find_windows(info, &args);
 	if (ioctl(fd, VGPU_IOC_OPEN, &args)) {
 		perror("VGPU_IOC_OPEN");
 		exit(2);
 	}
-	CHECK(args.window == window);
+	for (uint32_t i = 0; i < args.windows_len; i++) {
+		if (args.windows[i] == args.window)
+			offered = true;
+		else
+			munmap((void *)(uintptr_t)args.windows[i], info->window_len);
+	}
+	CHECK(offered);
 	CHECK(args.session != 0);
-	CHECK(alloc_at(fd, window, AREA_LEN, VGPU_BUF_REGISTER, &offset) == 0);
-	CHECK(map_at(fd, window, AREA_LEN, offset) == (void *)(uintptr_t)window);
+	CHECK(alloc_at(fd, args.window, AREA_LEN, VGPU_BUF_REGISTER, &offset) == 0);
+	CHECK(map_at(fd, args.window, AREA_LEN, offset) ==
+	      (void *)(uintptr_t)args.window);
+	return args.window;
 }
 
 static void test_double_open(int fd, uint64_t window)
@@ -421,10 +441,9 @@ static void test_wait(int fd)
 /* Two files of one process are two sessions; the end of one leaves the other. */
 static void test_two_files(const struct vgpu_info *info)
 {
-	uint64_t window = find_window(info);
 	int fd = xopen();
+	uint64_t window = open_session(fd, info);
 
-	open_session(fd, window);
 	*(volatile char *)(uintptr_t)window = 1;
 	close(fd);
 	/* The mapping holds the file, so only this ends the session. */
@@ -442,12 +461,11 @@ int main(void)
 	test_info(fd, &info);
 	if (failures)
 		return 1;
-	window = find_window(&info);
 	test_unknown(fd);
-	test_no_session(fd, window);
-	test_open_args(fd, window);
-	test_no_session(fd, window);
-	open_session(fd, window);
+	test_no_session(fd);
+	test_open_args(fd);
+	test_no_session(fd);
+	window = open_session(fd, &info);
 	test_double_open(fd, window);
 	test_alloc_args(fd, &info, window);
 	test_too_much(fd, &info, window);
