@@ -91,7 +91,11 @@ pub fn find(name: &[u8], version: u32, per_thread: bool) -> Lookup {
     let of = |per_thread: bool| row.symbols.iter().filter(move |s| s.per_thread == per_thread);
     let fits = |s: &&Symbol| s.since <= version;
     let best = |per_thread| of(per_thread).filter(fits).max_by_key(|s| s.since);
-    let found = if per_thread { best(true).or_else(|| best(false)) } else { best(false) };
+    let found = if per_thread {
+        best(true).or_else(|| best(false))
+    } else {
+        best(false)
+    };
     found.map_or(Lookup::TooNew, |symbol| Lookup::Found(symbol.function))
 }
 
@@ -108,9 +112,18 @@ mod tests {
         assert_eq!(create(11030), at(api::cuCtxCreate_v2 as *const ()));
         assert_eq!(create(11040), at(api::cuCtxCreate_v3 as *const ()));
         assert_eq!(create(13000), at(api::cuCtxCreate_v4 as *const ()));
-        assert_eq!(find(b"cuLaunchKernel", 13000, false), at(api::cuLaunchKernel as *const ()));
-        assert_eq!(find(b"cuLaunchKernel", 13000, true), at(api::cuLaunchKernel_ptsz as *const ()));
-        assert_eq!(find(b"cuMemAlloc", 13000, true), at(api::cuMemAlloc_v2 as *const ()));
+        assert_eq!(
+            find(b"cuLaunchKernel", 13000, false),
+            at(api::cuLaunchKernel as *const ())
+        );
+        assert_eq!(
+            find(b"cuLaunchKernel", 13000, true),
+            at(api::cuLaunchKernel_ptsz as *const ())
+        );
+        assert_eq!(
+            find(b"cuMemAlloc", 13000, true),
+            at(api::cuMemAlloc_v2 as *const ())
+        );
         assert_eq!(find(b"cuMemAlloc_v2", 13000, false), Lookup::Unknown);
         assert_eq!(find(b"cuNothing", 13000, false), Lookup::Unknown);
     }
@@ -118,7 +131,11 @@ mod tests {
     #[test]
     fn every_name_of_the_table_is_found() {
         for call in vgpu_protocol::calls::CALLS {
-            assert!(matches!(find(call.name.as_bytes(), NEWEST, false), Lookup::Found(_)), "{}", call.name);
+            assert!(
+                matches!(find(call.name.as_bytes(), NEWEST, false), Lookup::Found(_)),
+                "{}",
+                call.name
+            );
         }
     }
 

@@ -45,13 +45,15 @@ impl<T> Deref for Found<T> {
 }
 
 type Slot<T> = ArcSwapOption<Entry<T>>;
+/// Slots, made when the first of them is used.
+type Chunk<T> = OnceLock<Box<[Slot<T>]>>;
 
 /// Objects of one kind.
 pub struct Table<T> {
     kind: usize,
     first: u32,
     end: u32,
-    chunks: Box<[OnceLock<Box<[Slot<T>]>>]>,
+    chunks: Box<[Chunk<T>]>,
     ids: Mutex<Ids>,
     made: AtomicU64,
 }
@@ -168,7 +170,7 @@ mod tests {
         let id = table.reserve().unwrap();
         let entry = table.insert(id, "first");
         let handle = entry.handle();
-        assert_eq!(**table.get(handle).unwrap().deref().deref(), *"first");
+        assert_eq!(table.get(handle).unwrap().value, "first");
         assert!(table.remove(handle).is_some());
         assert!(table.remove(handle).is_none());
         table.release(id);

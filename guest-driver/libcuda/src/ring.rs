@@ -210,7 +210,9 @@ impl Ring {
     ) -> Result<Reply, Code> {
         let mut producer = lock(&self.producer);
         self.begin(session, thread, &mut producer, caller, ordered)?;
-        self.put(session, thread, &mut producer, record, |to| to.copy_from_slice(blob))?;
+        self.put(session, thread, &mut producer, record, |to| {
+            to.copy_from_slice(blob)
+        })?;
         self.publish(session, &mut producer)?;
         let position = producer.head;
         let answered = self.memory.u64(layout::REPLY_POS);

@@ -6,7 +6,6 @@ use crate::lock;
 use crate::objects::Stream;
 use crate::session::Session;
 use crate::thread::Thread;
-use crate::wait::Wake;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use vgpu_protocol::result::Code;
@@ -140,16 +139,27 @@ impl Session {
                 chunk,
                 addr,
             };
-            if !done {
-                for guard in guards {
-                    let point = self.fence(thread, &guard.stream)?;
-                    self.wait(thread, Wake::Event, || {
-                        (self.is_reached(point) || guard.stream.is_dead()).then_some(())
-                    })?;
-                }
+            if !done && let Err(code) = self.drain(thread, &guards) {
+                // Perhaps still read: it stays guarded.
+                lock(&staging.state).chunks[chunk].guards = guards;
+                return Err(code);
             }
             return Ok(lease);
         }
+    }
+
+    /// Waits until nothing guards a chunk any more.
+    fn drain(&self, thread: &Thread, guards: &[Guard]) -> Result<(), Code> {
+        for Guard { stream, .. } in guards {
+            let point = self.fence(thread, stream)?;
+            self.wait_for(thread, stream.context, point)?;
+            if !self.is_reached(point) && !stream.is_dead() {
+                // What failed may be the fence itself.
+                self.area.take_error(stream.context)?;
+                self.wait_for(thread, stream.context, point)?;
+            }
+        }
+        Ok(())
     }
 
     /// A place in the chunk that small copies share.

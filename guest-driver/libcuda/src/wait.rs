@@ -73,11 +73,7 @@ impl Session {
         }
     }
 
-    fn spin<T>(
-        &self,
-        patience: &Patience,
-        poll: &mut impl FnMut() -> Option<T>,
-    ) -> Result<Option<T>, Code> {
+    fn spin<T>(&self, patience: &Patience, poll: &mut impl FnMut() -> Option<T>) -> Result<Option<T>, Code> {
         let (start, limit) = (Instant::now(), patience.spin());
         loop {
             for _ in 0..32 {
@@ -107,7 +103,9 @@ impl Session {
                 return Ok(answer);
             }
             self.area.status()?;
-            let now = self.transport.wait(seen, monotonic_ns() + LOOK_AGAIN.as_nanos() as u64);
+            let now = self
+                .transport
+                .wait(seen, monotonic_ns() + LOOK_AGAIN.as_nanos() as u64);
             drop(sleeper);
             match now {
                 Ok(now) => self.seen.0.store(now, Ordering::Release),

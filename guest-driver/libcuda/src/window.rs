@@ -28,8 +28,7 @@ pub struct Reservation {
 impl Reservation {
     /// Sets a range aside, if nothing is there.
     fn new(base: u64, len: u64) -> Option<Self> {
-        let flags =
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
         // SAFETY: a new mapping that replaces none; a kernel that does not know the flag takes the address as a
         // hint, which the comparison below sees.
         let at = unsafe { libc::mmap(base as *mut _, len as usize, libc::PROT_NONE, flags, -1, 0) };

@@ -1,5 +1,5 @@
 //! Copies between host and device. Pinned memory is copied by address; pageable memory goes through staging.
-use super::{cuda_pairs};
+use super::cuda_pairs;
 use crate::abi::{CUdeviceptr, CUstream, Host};
 use crate::fence::refuse_capture;
 use crate::objects::{Context, Point, Stream};
@@ -53,16 +53,28 @@ impl Job<'_> {
 
     fn submit_to_device(&self, to: u64, from: u64, bytes: u64) -> Result<(), Code> {
         let stream = self.stream.word;
-        let arguments = cuMemcpyHtoDAsync::In { to, from, bytes, stream };
-        self.call.submit::<cuMemcpyHtoDAsync::Call>(self.context.id, arguments)?;
+        let arguments = cuMemcpyHtoDAsync::In {
+            to,
+            from,
+            bytes,
+            stream,
+        };
+        self.call
+            .submit::<cuMemcpyHtoDAsync::Call>(self.context.id, arguments)?;
         self.stream.did_submit();
         Ok(())
     }
 
     fn submit_to_host(&self, to: u64, from: u64, bytes: u64) -> Result<(), Code> {
         let stream = self.stream.word;
-        let arguments = cuMemcpyDtoHAsync::In { to, from, bytes, stream };
-        self.call.submit::<cuMemcpyDtoHAsync::Call>(self.context.id, arguments)?;
+        let arguments = cuMemcpyDtoHAsync::In {
+            to,
+            from,
+            bytes,
+            stream,
+        };
+        self.call
+            .submit::<cuMemcpyDtoHAsync::Call>(self.context.id, arguments)?;
         self.stream.did_submit();
         Ok(())
     }
@@ -113,7 +125,12 @@ impl Job<'_> {
                     self.submit_to_host(lease.addr, from + offset as u64, part as u64)?;
                     lease.guard(&self.stream);
                     let point = self.call.session.fence(self.call.thread, &self.stream)?;
-                    under_way.push_back(Staged { lease, offset, len: part, point });
+                    under_way.push_back(Staged {
+                        lease,
+                        offset,
+                        len: part,
+                        point,
+                    });
                 }
                 while !under_way.is_empty() {
                     self.unstage(to, under_way.pop_front())?;
@@ -125,7 +142,13 @@ impl Job<'_> {
 
     /// Waits for a staged part and copies it to where it belongs.
     fn unstage(&self, to: Host, staged: Option<Staged<'_>>) -> Result<(), Code> {
-        let Some(Staged { lease, offset, len, point }) = staged else {
+        let Some(Staged {
+            lease,
+            offset,
+            len,
+            point,
+        }) = staged
+        else {
             return Ok(());
         };
         let session = self.call.session;
@@ -143,8 +166,14 @@ impl Job<'_> {
         if len == 0 {
             return Ok(());
         }
-        let arguments = cuMemcpyDtoDAsync::In { to, from, bytes: len as u64, stream: self.stream.word };
-        self.call.submit::<cuMemcpyDtoDAsync::Call>(self.context.id, arguments)?;
+        let arguments = cuMemcpyDtoDAsync::In {
+            to,
+            from,
+            bytes: len as u64,
+            stream: self.stream.word,
+        };
+        self.call
+            .submit::<cuMemcpyDtoDAsync::Call>(self.context.id, arguments)?;
         self.stream.did_submit();
         Ok(())
     }
@@ -185,7 +214,12 @@ fn copy(
     if sync {
         refuse_capture(&stream)?;
     }
-    run(&Job { call, context: &context, stream, sync })
+    run(&Job {
+        call,
+        context: &context,
+        stream,
+        sync,
+    })
 }
 
 struct Staged<'a> {

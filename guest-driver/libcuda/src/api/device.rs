@@ -10,26 +10,26 @@ use vgpu_protocol::ring::{GPU_ATTRIBUTES, GpuInfo};
 /// Attributes that say whether a call works, each with such a call: while the call table does not offer it, the
 /// attribute is 0 whatever the device can do, and programs take their other way.
 const NEEDS: &[(usize, &str)] = &[
-    (83, "cuMemAllocManaged"),           // MANAGED_MEMORY
-    (88, "cuMemPrefetchAsync"),          // PAGEABLE_MEMORY_ACCESS
-    (89, "cuMemPrefetchAsync"),          // CONCURRENT_MANAGED_ACCESS
-    (95, "cuLaunchCooperativeKernel"),   // COOPERATIVE_LAUNCH
+    (83, "cuMemAllocManaged"),                    // MANAGED_MEMORY
+    (88, "cuMemPrefetchAsync"),                   // PAGEABLE_MEMORY_ACCESS
+    (89, "cuMemPrefetchAsync"),                   // CONCURRENT_MANAGED_ACCESS
+    (95, "cuLaunchCooperativeKernel"),            // COOPERATIVE_LAUNCH
     (96, "cuLaunchCooperativeKernelMultiDevice"), // COOPERATIVE_MULTI_DEVICE_LAUNCH
-    (92, "cuStreamWaitValue32"),         // CAN_USE_STREAM_MEM_OPS_V1
-    (93, "cuStreamWaitValue64"),         // CAN_USE_64_BIT_STREAM_MEM_OPS_V1
-    (122, "cuStreamWaitValue64"),        // CAN_USE_64_BIT_STREAM_MEM_OPS
-    (98, "cuFlushGPUDirectRDMAWrites"),  // CAN_FLUSH_REMOTE_WRITES
-    (99, "cuMemHostRegister"),           // HOST_REGISTER_SUPPORTED
-    (102, "cuMemAddressReserve"),        // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
-    (103, "cuMemExportToShareableHandle"), // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
-    (113, "cuMemHostRegister"),          // READ_ONLY_HOST_REGISTER_SUPPORTED
-    (114, "cuImportExternalSemaphore"),  // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
-    (115, "cuMemAllocAsync"),            // MEMORY_POOLS_SUPPORTED
-    (116, "cuFlushGPUDirectRDMAWrites"), // GPU_DIRECT_RDMA_SUPPORTED
-    (119, "cuMemPoolExportToShareableHandle"), // MEMPOOL_SUPPORTED_HANDLE_TYPES
-    (125, "cuIpcGetEventHandle"),        // IPC_EVENT_SUPPORTED
-    (127, "cuTensorMapEncodeTiled"),     // TENSOR_MAP_ACCESS_SUPPORTED
-    (132, "cuMulticastCreate"),          // MULTICAST_SUPPORTED
+    (92, "cuStreamWaitValue32"),                  // CAN_USE_STREAM_MEM_OPS_V1
+    (93, "cuStreamWaitValue64"),                  // CAN_USE_64_BIT_STREAM_MEM_OPS_V1
+    (122, "cuStreamWaitValue64"),                 // CAN_USE_64_BIT_STREAM_MEM_OPS
+    (98, "cuFlushGPUDirectRDMAWrites"),           // CAN_FLUSH_REMOTE_WRITES
+    (99, "cuMemHostRegister"),                    // HOST_REGISTER_SUPPORTED
+    (102, "cuMemAddressReserve"),                 // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+    (103, "cuMemExportToShareableHandle"),        // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
+    (113, "cuMemHostRegister"),                   // READ_ONLY_HOST_REGISTER_SUPPORTED
+    (114, "cuImportExternalSemaphore"),           // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
+    (115, "cuMemAllocAsync"),                     // MEMORY_POOLS_SUPPORTED
+    (116, "cuFlushGPUDirectRDMAWrites"),          // GPU_DIRECT_RDMA_SUPPORTED
+    (119, "cuMemPoolExportToShareableHandle"),    // MEMPOOL_SUPPORTED_HANDLE_TYPES
+    (125, "cuIpcGetEventHandle"),                 // IPC_EVENT_SUPPORTED
+    (127, "cuTensorMapEncodeTiled"),              // TENSOR_MAP_ACCESS_SUPPORTED
+    (132, "cuMulticastCreate"),                   // MULTICAST_SUPPORTED
 ];
 
 fn is_offered(attribute: usize) -> bool {

@@ -33,7 +33,10 @@ fn elapsed(milliseconds: Out<f32>, start: CUevent, end: CUevent) -> Result<(), C
             return Err(result::NOT_READY);
         }
     }
-    let arguments = calls::cuEventElapsedTime::In { start: start.id, end: end.id };
+    let arguments = calls::cuEventElapsedTime::In {
+        start: start.id,
+        end: end.id,
+    };
     let out = call.ask::<calls::cuEventElapsedTime::Call>(start.context, arguments)?;
     milliseconds.set(f32::from_bits(out.milliseconds_bits))
 }

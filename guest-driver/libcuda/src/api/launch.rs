@@ -24,10 +24,18 @@ enum Params {
 impl Params {
     fn new(function: &Function, each: In<Host>, extra: In<usize>) -> Result<Self, Code> {
         if !each.is_null() {
-            return if extra.is_null() { Ok(Self::Each(each)) } else { Err(result::INVALID_VALUE) };
+            return if extra.is_null() {
+                Ok(Self::Each(each))
+            } else {
+                Err(result::INVALID_VALUE)
+            };
         }
         if extra.is_null() {
-            return if function.params.is_empty() { Ok(Self::Each(each)) } else { Err(result::INVALID_VALUE) };
+            return if function.params.is_empty() {
+                Ok(Self::Each(each))
+            } else {
+                Err(result::INVALID_VALUE)
+            };
         }
         let (mut buffer, mut size) = (0, 0);
         for at in (0..).step_by(2) {
@@ -38,7 +46,10 @@ impl Params {
                     // SAFETY: the value of this entry is the address of a size_t.
                     let place = unsafe { Host::new(extra.at(at + 1)?) };
                     let bytes = place.bytes(size_of::<usize>())?;
-                    size = bytes.iter().rev().fold(0, |word, &byte| word << 8 | usize::from(byte));
+                    size = bytes
+                        .iter()
+                        .rev()
+                        .fold(0, |word, &byte| word << 8 | usize::from(byte));
                 }
                 _ => return Err(result::INVALID_VALUE),
             }

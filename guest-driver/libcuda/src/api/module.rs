@@ -90,7 +90,11 @@ fn load(place: Out<CUmodule>, image: &[u8]) -> Result<(), Code> {
     let loaded = session.alloc(image.len() as u64, false).and_then(|addr| {
         // SAFETY: a new buffer of at least this length, which nothing else uses.
         unsafe { std::ptr::copy_nonoverlapping(image.as_ptr(), addr as *mut u8, image.len()) };
-        let arguments = calls::cuModuleLoadData::In { image: addr, bytes: image.len() as u64, module: id };
+        let arguments = calls::cuModuleLoadData::In {
+            image: addr,
+            bytes: image.len() as u64,
+            module: id,
+        };
         let loaded = call.ask::<calls::cuModuleLoadData::Call>(context.id, arguments);
         let freed = session.free(addr, image.len() as u64);
         loaded.and(freed)
@@ -99,12 +103,15 @@ fn load(place: Out<CUmodule>, image: &[u8]) -> Result<(), Code> {
         session.modules.release(id);
         return Err(code);
     }
-    let entry = session.modules.insert(id, Module {
+    let entry = session.modules.insert(
         id,
-        context: context.id,
-        functions: Mutex::new(HashMap::new()),
-        globals: Mutex::new(HashMap::new()),
-    });
+        Module {
+            id,
+            context: context.id,
+            functions: Mutex::new(HashMap::new()),
+            globals: Mutex::new(HashMap::new()),
+        },
+    );
     place.set(entry.handle())
 }
 
@@ -143,8 +150,10 @@ fn layout(blob: &[u8], count: u32) -> Option<(Box<[KernelParam]>, usize)> {
     if !rest.is_empty() || params.len() != count as usize {
         return None;
     }
-    let params: Box<[KernelParam]> =
-        params.iter().map(|bytes| KernelParam::read_from_bytes(bytes).ok()).collect::<Option<_>>()?;
+    let params: Box<[KernelParam]> = params
+        .iter()
+        .map(|bytes| KernelParam::read_from_bytes(bytes).ok())
+        .collect::<Option<_>>()?;
     let ends = params.iter().map(|p| p.offset.checked_add(p.size));
     let len = ends.collect::<Option<Vec<_>>>()?.into_iter().max().unwrap_or(0) as usize;
     (len <= KERNEL_PARAMS_LEN_MAX).then_some((params, len))
@@ -304,18 +313,27 @@ mod tests {
         let mut wrapper = [0u8; 24];
         wrapper[..4].copy_from_slice(&FATBIN_WRAPPER_MAGIC.to_le_bytes());
         wrapper[8..16].copy_from_slice(&(image.as_ptr() as u64).to_le_bytes());
-        assert_eq!(unwrapped(host(&wrapper)).map(Host::addr), Ok(image.as_ptr() as u64));
+        assert_eq!(
+            unwrapped(host(&wrapper)).map(Host::addr),
+            Ok(image.as_ptr() as u64)
+        );
         assert_eq!(unwrapped(host(image)).map(Host::addr), Ok(image.as_ptr() as u64));
     }
 
     #[test]
     fn a_strange_layout_is_refused() {
-        let params = [KernelParam { offset: 0, size: 8 }, KernelParam { offset: 8, size: 4 }];
+        let params = [
+            KernelParam { offset: 0, size: 8 },
+            KernelParam { offset: 8, size: 4 },
+        ];
         let blob = params.as_bytes();
         assert_eq!(layout(blob, 2).map(|(_, len)| len), Some(12));
         assert!(layout(blob, 3).is_none());
         assert!(layout(&blob[1..], 2).is_none());
-        let huge = [KernelParam { offset: u32::MAX, size: 8 }];
+        let huge = [KernelParam {
+            offset: u32::MAX,
+            size: 8,
+        }];
         assert!(layout(huge.as_bytes(), 1).is_none());
     }
 }

@@ -24,7 +24,10 @@ const CAPTURE_ACTIVE: c_int = 1;
 /// The context of a stream, which its program has not destroyed.
 fn context_of(call: &Call, stream: &Stream) -> Result<Arc<crate::handles::Entry<Context>>, Code> {
     let contexts = call.session.contexts.all();
-    contexts.into_iter().find(|c| c.id == stream.context).ok_or(result::CONTEXT_IS_DESTROYED)
+    contexts
+        .into_iter()
+        .find(|c| c.id == stream.context)
+        .ok_or(result::CONTEXT_IS_DESTROYED)
 }
 
 /// Ends a capture for all streams that take part in it.

@@ -152,7 +152,13 @@ impl Device {
         device
             .request(&mut info)
             .map_err(|error| TransportError::NoDevice(format!("{PATH} is not a vgpu device: {error}")))?;
-        let is = (info.abi_version, info.wire_version, u64::from(info.page_len), info.window_len, info.arena_len);
+        let is = (
+            info.abi_version,
+            info.wire_version,
+            u64::from(info.page_len),
+            info.window_len,
+            info.arena_len,
+        );
         let wanted = (ABI_VERSION, VERSION, PAGE_LEN, WINDOW_LEN, ARENA_LEN);
         if is != wanted {
             return Err(TransportError::NoDevice(format!(
@@ -192,7 +198,14 @@ fn refused(error: io::Error) -> TransportError {
 }
 
 /// A mapping at a fixed address, which replaces what is there.
-fn map(addr: u64, len: u64, protection: i32, flags: i32, fd: RawFd, offset: u64) -> Result<(), TransportError> {
+fn map(
+    addr: u64,
+    len: u64,
+    protection: i32,
+    flags: i32,
+    fd: RawFd,
+    offset: u64,
+) -> Result<(), TransportError> {
     // SAFETY: the caller's part of the arena, which this process has reserved and uses for nothing else.
     let at = unsafe {
         libc::mmap(
@@ -223,14 +236,15 @@ impl Transport for Device {
             ..Open::default()
         };
         open.windows[..windows.len()].copy_from_slice(windows);
-        self.request(&mut open).map_err(|error| match error.raw_os_error() {
-            Some(libc::EADDRNOTAVAIL) => TransportError::Refused(Status::NoWindow),
-            Some(libc::ENODEV) => TransportError::Refused(Status::NoGpu),
-            Some(libc::EACCES) => TransportError::Refused(Status::Quarantined),
-            Some(libc::ENOSPC) => TransportError::Refused(Status::Limit),
-            Some(libc::EIO) => TransportError::Refused(Status::HostError),
-            _ => TransportError::Os(error),
-        })?;
+        self.request(&mut open)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EADDRNOTAVAIL) => TransportError::Refused(Status::NoWindow),
+                Some(libc::ENODEV) => TransportError::Refused(Status::NoGpu),
+                Some(libc::EACCES) => TransportError::Refused(Status::Quarantined),
+                Some(libc::ENOSPC) => TransportError::Refused(Status::Limit),
+                Some(libc::EIO) => TransportError::Refused(Status::HostError),
+                _ => TransportError::Os(error),
+            })?;
         SESSION_FD.store(self.fd(), Ordering::Relaxed);
         static HANDLER: Once = Once::new();
         HANDLER.call_once(|| {

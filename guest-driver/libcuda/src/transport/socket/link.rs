@@ -539,13 +539,8 @@ impl Watcher {
 
     /// Waits for the end of the greeting, and ends the connection if it takes too long. Whether the link ended.
     fn greeting(&self) -> bool {
-        match poll(
-            [borrow(&self.shared.stop), borrow(&self.shared.greeted)],
-            Some(GREETING_WAIT),
-        ) {
-            Ok([false, true]) => false,
-            _ => true,
-        }
+        let fds = [borrow(&self.shared.stop), borrow(&self.shared.greeted)];
+        !matches!(poll(fds, Some(GREETING_WAIT)), Ok([false, true]))
     }
 
     fn events(&mut self) {

@@ -6,7 +6,7 @@
 
 mod link;
 mod memory;
-mod queue;
+pub mod queue;
 
 use link::Link;
 
@@ -116,7 +116,7 @@ impl Transport for Socket {
     }
 
     fn alloc(&self, addr: u64, len: u64, register: bool) -> Result<(), TransportError> {
-        let valid = addr % PAGE_LEN == 0 && len % PAGE_LEN == 0 && len > 0;
+        let valid = addr.is_multiple_of(PAGE_LEN) && len.is_multiple_of(PAGE_LEN) && len > 0;
         if !valid || self.buffers().contains_key(&addr) {
             return Err(TransportError::Refused(Status::Invalid));
         }

@@ -113,13 +113,13 @@ impl Queue {
     }
 
     fn word16(&self, offset: u64) -> &AtomicU16 {
-        assert!(offset % 2 == 0 && offset + 2 <= RINGS_LEN);
+        assert!(offset.is_multiple_of(2) && offset + 2 <= RINGS_LEN);
         // SAFETY: inside the rings and aligned, as just checked; shared with the device, so only used atomically.
         unsafe { AtomicU16::from_ptr(self.rings.as_ptr().add(offset as usize).cast()) }
     }
 
     fn word32(&self, offset: u64) -> &AtomicU32 {
-        assert!(offset % 4 == 0 && offset + 4 <= RINGS_LEN);
+        assert!(offset.is_multiple_of(4) && offset + 4 <= RINGS_LEN);
         // SAFETY: as in `word16`.
         unsafe { AtomicU32::from_ptr(self.rings.as_ptr().add(offset as usize).cast()) }
     }
