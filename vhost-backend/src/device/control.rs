@@ -53,7 +53,7 @@ pub fn decode(bytes: &[u8]) -> Result<Request, &'static str> {
         ControlKind::Unmap => SessionRequest::Unmap(exact(body)?),
         ControlKind::RingCreate => {
             let ring: RingCreate = exact(body)?;
-            if ring.ring >= RINGS_MAX || ring.reserved != 0 || ring.addr % PAGE_LEN != 0 {
+            if ring.ring >= RINGS_MAX || ring.reserved != 0 || !ring.addr.is_multiple_of(PAGE_LEN) {
                 return Err("ring number or address out of bounds");
             }
             SessionRequest::RingCreate(ring)

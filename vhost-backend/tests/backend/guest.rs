@@ -63,7 +63,7 @@ impl Guest {
 
     /// A 64-bit word in a buffer.
     pub fn word(&self, addr: u64) -> &AtomicU64 {
-        assert!(addr % 8 == 0 && addr >= self.window);
+        assert!(addr.is_multiple_of(8) && addr >= self.window);
         // SAFETY: what the tests name is mapped, and aligned.
         unsafe { AtomicU64::from_ptr(addr as *mut u64) }
     }

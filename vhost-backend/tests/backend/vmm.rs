@@ -1,10 +1,7 @@
 //! A small VMM: a front end with two memory regions, whose rings a test can stop, start, and fill with anything.
-#[path = "../../../guest-driver/libcuda/src/transport/socket/queue.rs"]
-#[allow(dead_code, unused_imports, reason = "the guest library's own module")]
-mod queue;
-
 use crate::scheduler::PATIENCE;
-pub use queue::Buffer;
+use crate::transport::socket::queue;
+pub use crate::transport::socket::queue::Buffer;
 use queue::Queue;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -36,6 +33,8 @@ pub const REQUEST_PLACE: u64 = 1 << 20;
 const REPLY_OFFSET: u64 = 48 << 10;
 const DOORBELL_PLACE: u64 = 512 << 10;
 const EVENT_PLACE: u64 = 516 << 10;
+/// A window for sessions that this process takes no part in.
+pub const WINDOW: u64 = 4 << 42;
 /// Areas of sessions, by their number.
 const AREAS: u64 = 4 << 20;
 
@@ -169,7 +168,7 @@ impl Vmm {
         self.kicks = (0..3).map(|_| event_fd()).collect();
         self.calls = (0..3).map(|_| event_fd()).collect();
         let user = self.low.place.as_ptr() as u64;
-        for index in 0..3 {
+        for (index, base) in bases.into_iter().enumerate() {
             let rings = user + index as u64 * queue::RINGS_LEN;
             let place = VringConfigData {
                 queue_max_size: queue::LEN,
@@ -182,7 +181,7 @@ impl Vmm {
             };
             self.frontend.set_vring_num(index, queue::LEN).unwrap();
             self.frontend.set_vring_addr(index, &place).unwrap();
-            self.frontend.set_vring_base(index, bases[index]).unwrap();
+            self.frontend.set_vring_base(index, base).unwrap();
             self.frontend.set_vring_call(index, &self.calls[index]).unwrap();
             self.frontend.set_vring_kick(index, &self.kicks[index]).unwrap();
             self.frontend.set_vring_enable(index, true).unwrap();
@@ -386,15 +385,8 @@ impl Vmm {
         let first = 2 * SLOTS as u16;
         self.write(self.reply_place(), &[0xff; 8]);
         self.write(REQUEST_PLACE, &[0; 8]);
-        if chain.is_empty() {
-            // A head outside the table.
-            let rings = self.available(0);
-            self.queues[0].publish(queue::LEN);
-            assert_eq!(self.available(0), rings.wrapping_add(1));
-        } else {
-            self.queues[0].describe(first, chain);
-            self.queues[0].publish(first);
-        }
+        self.queues[0].describe(first, chain);
+        self.queues[0].publish(first);
         self.kick(0);
         self.take(0).1
     }
@@ -414,6 +406,12 @@ impl Vmm {
         self.queues[0].publish(100);
         self.kick(0);
         assert_eq!(self.take(0), (100, 0));
+    }
+
+    /// Puts a chain into the control queue that starts outside the table. It cannot be given back.
+    pub fn head_outside(&mut self) {
+        self.queues[0].publish(queue::LEN);
+        self.kick(0);
     }
 
     /// Moves a queue's available index by `by`.
