@@ -23,13 +23,27 @@ unsafe impl Send for Image {}
 unsafe impl Sync for Image {}
 
 impl Image {
+    /// An image of our own.
+    pub fn new(bytes: &[u8]) -> std::io::Result<Self> {
+        Self::write(bytes.len(), |file, done| {
+            Ok(rustix::io::write(file, &bytes[done..])?)
+        })
+    }
+
     /// Copies a range of guest memory. The kernel copies it, so it does not matter what the guest does meanwhile.
     fn copy(from: &HostRange<'_>) -> std::io::Result<Self> {
+        Self::write(from.len() as usize, |file, done| from.write_to(file, done as u64))
+    }
+
+    /// Makes an image of `len` bytes, of which `write` writes some from an offset on.
+    fn write(
+        len: usize,
+        write: impl Fn(BorrowedFd<'_>, usize) -> std::io::Result<usize>,
+    ) -> std::io::Result<Self> {
         let file = rustix::fs::memfd_create("vgpu-image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        let len = from.len() as usize;
         let mut done = 0;
         while done < len {
-            match from.write_to(file.as_fd(), done as u64)? {
+            match write(file.as_fd(), done)? {
                 0 => return Err(std::io::ErrorKind::WriteZero.into()),
                 n => done += n,
             }

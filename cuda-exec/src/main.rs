@@ -16,6 +16,7 @@ mod dispatch;
 mod handles;
 mod image;
 mod memory;
+mod preempt;
 mod ring;
 mod session;
 mod shared;

@@ -449,6 +449,9 @@ impl Consumer {
         } else {
             None
         };
+        if turn.is_some() {
+            self.session.preempt.prove_once(self.session);
+        }
         let kept = work(raw)?;
         let counted = self.session.relaxed(|| stream.submitted(compute));
         drop((kept, turn));

@@ -6,6 +6,7 @@ use crate::cuda::{self, Cuda};
 use crate::handles::{Context, Objects, forget_current};
 use crate::image::Images;
 use crate::memory::Memory;
+use crate::preempt::Preempt;
 use crate::ring::RingState;
 use crate::turn::Turn;
 use crate::window::WINDOW_DEFAULT;
@@ -56,6 +57,7 @@ pub struct Session {
     pub turn: Turn,
     pub completion: Completion,
     pub host_functions: Slots,
+    pub preempt: Preempt,
     rings: RwLock<Vec<Option<Arc<RingState>>>>,
     home: Mutex<Home>,
     /// Captures that have begun and not ended.
@@ -76,6 +78,7 @@ impl Session {
     /// Starts a session in a confined process: `window` is the base of its window, `event` the eventfd that wakes the guest.
     pub fn start(cuda: Cuda, window: u64, event: OwnedFd) -> &'static Self {
         let session: &'static Self = Box::leak(Box::new(Self {
+            preempt: Preempt::new(&cuda),
             cuda,
             memory: Memory::new(window),
             objects: Objects::default(),
@@ -191,6 +194,7 @@ impl Session {
         }
         let created = self.cuda.ctx_create(flags, gpu);
         forget_current();
+        self.preempt.refresh();
         let raw = created?;
         let first = home.context.is_none();
         if first {
@@ -281,7 +285,10 @@ impl Session {
 
     /// Takes the turn page and the socket to `vgpud`.
     pub fn connect(&'static self, socket: OwnedFd, page: OwnedFd) -> std::io::Result<()> {
-        self.turn.connect(socket, page)
+        let orders = socket.try_clone()?;
+        self.turn.connect(socket, page)?;
+        self.preempt.serve(self, orders);
+        Ok(())
     }
 
     /// Adds a ring, or takes it away.

@@ -1,15 +1,17 @@
 //! One executor on the software GPU, as its backend, its guest and vgpud see it.
 mod support;
 
+use std::sync::atomic::Ordering::SeqCst;
 use support::*;
+use vgpu_protocol::area;
 use vgpu_protocol::calls::*;
-use vgpu_protocol::host::ExecKind;
+use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
 use vgpu_protocol::result;
-use vgpu_protocol::ring::{GpuInfo, RecordHeader, op};
+use vgpu_protocol::ring::{self, GpuInfo, op};
 use vgpu_protocol::virtio::Status;
 use vgpu_protocol::words::{KernelParam, handle::STREAM_LEGACY};
-use vgpu_sched_api::messages::FromExec;
-use vgpu_sched_api::turn::State;
+use vgpu_sched_api::messages::{FromExec, ToExec};
+use vgpu_sched_api::turn::{State, Word};
 use zerocopy::{FromBytes, IntoBytes};
 
 const KERNELS: &str = include_str!("kernels.ptx");
@@ -138,4 +140,547 @@ fn the_gpus_are_described() {
     let gpus = <[GpuInfo]>::ref_from_bytes(&blob).unwrap();
     assert_eq!(gpus.len() as u64, words[0]);
     assert!(gpus[0].memory > 0 && gpus[0].name[0] != 0);
+}
+
+/// A counter in pinned memory, and a kernel that adds 1 to it for each of 128 threads, as function 2.
+fn counter(exec: &mut Exec) -> u64 {
+    function(exec, "bump", 2);
+    exec.memory.u32(PINNED.start).store(0, SeqCst);
+    WINDOW + PINNED.start
+}
+
+fn bump(exec: &mut Exec, ring: u32, stream: u64, word: u64) {
+    exec.call_on::<cuLaunchKernel::Call>(ring, launch(2, 1, stream), &word.to_le_bytes());
+}
+
+/// Starts a session with a context, the kernels and the turn.
+fn ready() -> Exec {
+    let mut exec = Exec::start();
+    exec.connect();
+    exec.context();
+    load(&mut exec);
+    exec.grant();
+    exec
+}
+
+fn proved(exec: &Exec) -> FromExec {
+    loop {
+        match exec.hear() {
+            FromExec::Want => {}
+            other => return other,
+        }
+    }
+}
+
+#[test]
+fn a_turn_is_given_back_when_drained_and_asked_for_again() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.fence(0, STREAM_LEGACY, 1, 1);
+    assert_eq!(
+        proved(&exec),
+        FromExec::Proved {
+            slices: true,
+            stop: true
+        }
+    );
+    // Nothing is in flight: it says so by itself.
+    wait_until("idleness", || exec.page().word().state == State::Idle);
+    // New work takes the turn back into use, without a word.
+    exec.memory.u32(PINNED.start + 64).store(0, SeqCst);
+    function(&mut exec, "wait", 3);
+    let flag = WINDOW + PINNED.start + 64;
+    let mut spin = launch(3, 1, STREAM_LEGACY);
+    spin.block_x = 1;
+    exec.call::<cuLaunchKernel::Call>(spin, &flag.to_le_bytes());
+    wait_until("work", || exec.page().word().state == State::Held);
+    // Asked back while the kernel runs: it is not given back before the kernel ends.
+    wait_until("the kernel", || {
+        exec.memory.u32(PINNED.start + 68).load(SeqCst) > 0
+    });
+    let held = exec.page().word();
+    exec.page()
+        .change(
+            held,
+            Word {
+                state: State::Yield,
+                ..held
+            },
+        )
+        .unwrap();
+    exec.page().ring_bell();
+    // This one waits for the next turn.
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    assert_eq!(exec.page().word().state, State::Yield);
+    exec.memory.u32(PINNED.start + 64).store(1, SeqCst);
+    assert_eq!(exec.hear(), FromExec::Released);
+    assert_eq!(
+        exec.page().word(),
+        Word {
+            state: State::None,
+            ..held
+        }
+    );
+    assert_eq!(exec.hear(), FromExec::Want);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 128);
+    exec.grant();
+    exec.fence(0, STREAM_LEGACY, 1, 2);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 256);
+}
+
+#[test]
+fn a_sleeping_guest_thread_is_woken_by_a_fence_and_by_an_answer() {
+    let mut exec = ready();
+    exec.memory.u32(area::WAITERS).store(1, SeqCst);
+    let word = counter(&mut exec);
+    readable(&exec.event);
+    rustix::io::read(&exec.event, &mut [0; 8]).unwrap();
+    exec.memory.u32(PINNED.start + 64).store(0, SeqCst);
+    function(&mut exec, "wait", 3);
+    let mut spin = launch(3, 1, STREAM_LEGACY);
+    spin.block_x = 1;
+    exec.call::<cuLaunchKernel::Call>(spin, &(word + 64).to_le_bytes());
+    let position = exec.put(0, op::FENCE, false, &[STREAM_LEGACY, 9, 1], &[]);
+    wait_until("the fence's record", || {
+        exec.memory.u64(ring_at(0) + ring::TAIL).load(SeqCst) == position
+    });
+    wait_until("the kernel", || {
+        exec.memory.u32(PINNED.start + 68).load(SeqCst) > 0
+    });
+    let _ = rustix::io::read(&exec.event, &mut [0; 8]);
+    let events = exec.memory.u32(area::EVENTS).load(SeqCst);
+    exec.memory.u32(PINNED.start + 64).store(1, SeqCst);
+    readable(&exec.event);
+    assert!(exec.memory.u32(area::EVENTS).load(SeqCst) > events);
+    exec.await_fence(9, 1);
+}
+
+#[test]
+fn a_record_waits_for_what_it_names_in_another_ring() {
+    let mut exec = ready();
+    exec.ring_create(1).unwrap();
+    exec.put(1, op::SET_CONTEXT, false, &[1], &[]);
+    let word = counter(&mut exec);
+    // Ring 0 cannot go on before it has the turn; ring 1 names that position before it copies.
+    exec.page()
+        .change(
+            exec.page().word(),
+            Word {
+                generation: 1,
+                state: State::None,
+            },
+        )
+        .unwrap();
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    let first = exec.head(0);
+    exec.put(1, op::DEPS, false, &[], [0u64, first].as_bytes());
+    let to = alloc(&mut exec, 4096);
+    let _ = to;
+    exec.put(1, op::FENCE, false, &[STREAM_LEGACY, 2, 1], &[]);
+    assert_eq!(exec.hear(), FromExec::Want);
+    assert_eq!(exec.memory.u64(area::fence(2)).load(SeqCst), 0);
+    exec.grant();
+    exec.await_fence(2, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 128);
+}
+
+#[test]
+fn a_capture_becomes_a_graph_that_runs_again_and_again() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    exec.call::<cuStreamCreate::Call>(
+        cuStreamCreate::In {
+            stream: 7,
+            flags: 1,
+            priority: 0,
+        },
+        &[],
+    );
+    exec.get::<cuStreamBeginCapture::Call>(cuStreamBeginCapture::In { stream: 7, mode: 0 }, &[])
+        .unwrap();
+    for _ in 0..3 {
+        bump(&mut exec, 0, 7, word);
+    }
+    exec.call::<cuEventCreate::Call>(cuEventCreate::In { event: 1, flags: 2 }, &[]);
+    let record = cuEventRecord::In {
+        event: 1,
+        stream: 7,
+        slot: 7,
+        sequence: 0,
+    };
+    exec.call::<cuEventRecord::Call>(record, &[]);
+    exec.get::<cuStreamEndCapture::Call>(cuStreamEndCapture::In { stream: 7, graph: 1 }, &[])
+        .unwrap();
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 0);
+    let instantiate = cuGraphInstantiateWithFlags::In {
+        graph: 1,
+        flags: 0,
+        exec: 1,
+    };
+    exec.get::<cuGraphInstantiateWithFlags::Call>(instantiate, &[])
+        .unwrap();
+    for _ in 0..5 {
+        exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 7 }, &[]);
+    }
+    exec.fence(0, 7, 7, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 5 * 3 * 128);
+    exec.call::<cuGraphExecDestroy::Call>(cuGraphExecDestroy::In { exec: 1 }, &[]);
+    exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 1 }, &[]);
+    assert_eq!(exec.context_error(1), 0);
+    assert_eq!(
+        exec.get::<cuGraphInstantiateWithFlags::Call>(instantiate, &[])
+            .err(),
+        Some(result::INVALID_HANDLE)
+    );
+}
+
+#[test]
+fn a_host_function_runs_in_the_guest_in_stream_order_and_holds_no_turn() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.call::<cuLaunchHostFunc::Call>(
+        cuLaunchHostFunc::In {
+            stream: STREAM_LEGACY,
+            cookie: 0xc00c1e,
+        },
+        &[],
+    );
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.put(0, op::FENCE, false, &[STREAM_LEGACY, 1, 1], &[]);
+    let posted = wait_for("the host function", || {
+        (0..HOST_FUNCTIONS_MAX)
+            .map(area::host_function)
+            .find(|slot| exec.memory.u32(slot + 8).load(SeqCst) == area::HOST_FN_POSTED)
+    });
+    assert_eq!(exec.memory.u64(posted).load(SeqCst), 0xc00c1e);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 128);
+    proved(&exec);
+    // While the guest runs it, the GPU is not the session's: the turn can be had back at once.
+    let held = wait_for("work behind it", || {
+        Some(exec.page().word()).filter(|word| matches!(word.state, State::Held | State::Idle))
+    });
+    if exec
+        .page()
+        .change(
+            Word {
+                state: State::Held,
+                ..held
+            },
+            Word {
+                state: State::Yield,
+                ..held
+            },
+        )
+        .is_ok()
+    {
+        exec.page().ring_bell();
+        assert_eq!(exec.hear(), FromExec::Released);
+    } else {
+        exec.page()
+            .change(
+                Word {
+                    state: State::Idle,
+                    ..held
+                },
+                Word {
+                    state: State::None,
+                    ..held
+                },
+            )
+            .unwrap();
+    }
+    // What is behind the function waits for the turn.
+    exec.memory.u32(posted + 8).store(area::HOST_FN_DONE, SeqCst);
+    assert_eq!(exec.hear(), FromExec::Want);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 128);
+    exec.grant();
+    exec.await_fence(1, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 256);
+    assert_eq!(exec.memory.u32(posted + 8).load(SeqCst), area::HOST_FN_FREE);
+}
+
+#[test]
+fn a_running_kernel_is_stopped_and_resumed_by_order_and_by_the_dead_man() {
+    let mut exec = ready();
+    exec.memory.u64(PINNED.start).store(0, SeqCst);
+    function(&mut exec, "wait", 3);
+    let mut spin = launch(3, 1, STREAM_LEGACY);
+    spin.block_x = 1;
+    exec.call::<cuLaunchKernel::Call>(spin, &(WINDOW + PINNED.start).to_le_bytes());
+    assert_eq!(
+        proved(&exec),
+        FromExec::Proved {
+            slices: true,
+            stop: true
+        }
+    );
+    let count = |exec: &Exec| exec.memory.u32(PINNED.start + 4).load(SeqCst);
+    let moves = |exec: &Exec| {
+        let from = count(exec);
+        wait_until("the kernel", || count(exec) != from);
+    };
+    moves(&exec);
+    let done = |exec: &Exec| match exec.hear() {
+        FromExec::Done { sequence, ok, .. } => (sequence, ok),
+        other => panic!("{other:?}"),
+    };
+    exec.order(&ToExec::Slice {
+        sequence: 1,
+        microseconds: 1000,
+    });
+    assert_eq!(done(&exec), (1, true));
+    exec.order(&ToExec::Stop {
+        sequence: 2,
+        deadman_ms: 60_000,
+    });
+    assert_eq!(done(&exec), (2, true));
+    // A write of the kernel's that was on its way may still arrive; then nothing moves, however often we look.
+    let settled = (0..1000).map(|_| count(&exec)).last();
+    assert!((0..100_000).all(|_| Some(count(&exec)) == settled));
+    exec.order(&ToExec::Resume { sequence: 3 });
+    assert_eq!(done(&exec), (3, true));
+    moves(&exec);
+    exec.order(&ToExec::Stop {
+        sequence: 4,
+        deadman_ms: 1,
+    });
+    assert_eq!(done(&exec), (4, true));
+    moves(&exec);
+    exec.memory.u32(PINNED.start).store(1, SeqCst);
+    exec.fence(0, STREAM_LEGACY, 1, 1);
+}
+
+#[test]
+fn a_fault_ends_the_session_with_its_code() {
+    let mut exec = ready();
+    counter(&mut exec);
+    bump(&mut exec, 0, STREAM_LEGACY, 0x10);
+    assert_eq!(exec.end(), (Some(3), result::ILLEGAL_ADDRESS));
+}
+
+#[test]
+fn pointers_outside_the_guests_memory_are_refused() {
+    let mut exec = ready();
+    let device = alloc(&mut exec, 4096);
+    let stream = STREAM_LEGACY;
+    let host = WINDOW + PINNED.start;
+    let mut refused = |to, from, bytes| {
+        exec.call::<cuMemcpyHtoDAsync::Call>(
+            cuMemcpyHtoDAsync::In {
+                to,
+                from,
+                bytes,
+                stream,
+            },
+            &[],
+        );
+        exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
+        exec.context_error(1)
+    };
+    assert_eq!(refused(device, host, 4096), 0);
+    assert_eq!(refused(device, host, 4097), result::INVALID_VALUE);
+    assert_eq!(refused(device + 4096, host, 1), result::INVALID_VALUE);
+    assert_eq!(refused(device, host, u64::MAX), result::INVALID_VALUE);
+    assert_eq!(
+        refused(device, WINDOW + PLAIN.end - 4095, 4096),
+        result::INVALID_VALUE
+    );
+    // This process' own memory, wherever it is.
+    assert_eq!(refused(0x5555_5555_4000, host, 8), result::INVALID_VALUE);
+    assert_eq!(refused(device, 0x5555_5555_4000, 8), result::INVALID_VALUE);
+    // The guest's memory that is not pinned is no device memory.
+    assert_eq!(refused(WINDOW + PLAIN.start, host, 8), result::INVALID_VALUE);
+    assert_eq!(refused(host + 64, host, 8), 0);
+    let memset = cuMemsetD32Async::In {
+        to: device,
+        value: 1,
+        count: 1025,
+        stream,
+    };
+    exec.call::<cuMemsetD32Async::Call>(memset, &[]);
+    let image = cuModuleLoadData::In {
+        image: WINDOW + PLAIN.end - 8,
+        bytes: 16,
+        module: 9,
+    };
+    assert_eq!(
+        exec.get::<cuModuleLoadData::Call>(image, &[]).err(),
+        Some(result::INVALID_VALUE)
+    );
+    assert_eq!(exec.context_error(1), result::INVALID_VALUE);
+    let free = |pointer| cuMemFree::In { pointer };
+    assert_eq!(
+        exec.get::<cuMemFree::Call>(free(device + 8), &[]).err(),
+        Some(result::INVALID_VALUE)
+    );
+    exec.get::<cuMemFree::Call>(free(device), &[]).unwrap();
+    assert_eq!(
+        exec.get::<cuMemFree::Call>(free(device), &[]).err(),
+        Some(result::INVALID_VALUE)
+    );
+}
+
+#[test]
+fn unknown_handles_are_answered_where_the_guest_waits() {
+    let mut exec = ready();
+    let get = cuModuleGetFunction::In {
+        module: 77,
+        function: 1,
+    };
+    assert_eq!(
+        exec.get::<cuModuleGetFunction::Call>(get, b"add").err(),
+        Some(result::INVALID_HANDLE)
+    );
+    let again = cuCtxCreate::In {
+        flags: 0,
+        device: 0,
+        context: 1,
+    };
+    assert_eq!(
+        exec.get::<cuCtxCreate::Call>(again, &[]).err(),
+        Some(result::INVALID_HANDLE)
+    );
+    let begin = cuStreamBeginCapture::In { stream: 3, mode: 0 };
+    assert_eq!(
+        exec.get::<cuStreamBeginCapture::Call>(begin, &[]).err(),
+        Some(result::INVALID_HANDLE)
+    );
+    let missing = cuModuleGetFunction::In {
+        module: 1,
+        function: 1,
+    };
+    assert_eq!(
+        exec.get::<cuModuleGetFunction::Call>(missing, b"none").err(),
+        Some(result::NOT_FOUND)
+    );
+    let (found, _) = exec
+        .get::<cuModuleGetGlobal::Call>(cuModuleGetGlobal::In { module: 1 }, b"answer")
+        .unwrap();
+    assert_eq!(found.bytes, 4);
+}
+
+#[test]
+fn a_context_goes_with_all_that_is_in_it_and_can_be_made_again() {
+    let mut exec = ready();
+    let device = alloc(&mut exec, 1 << 20);
+    exec.call::<cuStreamCreate::Call>(
+        cuStreamCreate::In {
+            stream: 3,
+            flags: 0,
+            priority: 0,
+        },
+        &[],
+    );
+    let (before, _) = exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
+    exec.get::<cuCtxDestroy::Call>(cuCtxDestroy::In { context: 1 }, &[])
+        .unwrap();
+    let nothing = exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).err();
+    assert_eq!(nothing, Some(result::CONTEXT_IS_DESTROYED));
+    exec.context();
+    let (after, _) = exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
+    assert!(after.free >= before.free + (1 << 20));
+    let gone = exec
+        .get::<cuMemFree::Call>(cuMemFree::In { pointer: device }, &[])
+        .err();
+    assert_eq!(gone, Some(result::INVALID_VALUE));
+    load(&mut exec);
+    add_vectors(&mut exec, |_| {});
+    // A second one at the same time, of another id.
+    exec.get::<cuCtxCreate::Call>(
+        cuCtxCreate::In {
+            flags: 0,
+            device: 0,
+            context: 2,
+        },
+        &[],
+    )
+    .unwrap();
+    exec.put(0, op::SET_CONTEXT, false, &[2], &[]);
+    alloc(&mut exec, 4096);
+    exec.get::<cuCtxDestroy::Call>(cuCtxDestroy::In { context: 2 }, &[])
+        .unwrap();
+}
+
+#[test]
+fn mappings_are_checked_and_taken_back() {
+    let mut exec = ready();
+    // The area stays; a ring's memory stays while the ring runs; overlaps and strangers are refused.
+    assert_eq!(exec.unmap(0), Err(Status::Invalid));
+    assert_eq!(exec.unmap(ring_at(0)), Err(Status::Invalid));
+    assert_eq!(exec.unmap(4096), Err(Status::NotFound));
+    assert_eq!(exec.map(PINNED.start + 4096, 4096, true), Err(Status::Invalid));
+    assert_eq!(exec.map(1 << 40, 4096, true), Err(Status::Invalid));
+    assert_eq!(exec.ring_create(0), Err(Status::Invalid));
+    assert_eq!(exec.ring_destroy(5), Err(Status::NotFound));
+    exec.unmap(PINNED.start).unwrap();
+    let device = alloc(&mut exec, 4096);
+    let from = WINDOW + PINNED.start;
+    let copy = cuMemcpyHtoDAsync::In {
+        to: device,
+        from,
+        bytes: 8,
+        stream: STREAM_LEGACY,
+    };
+    exec.call::<cuMemcpyHtoDAsync::Call>(copy, &[]);
+    exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
+    assert_eq!(exec.context_error(1), result::INVALID_VALUE);
+    exec.map(PINNED.start, PINNED.end - PINNED.start, true).unwrap();
+    add_vectors(&mut exec, |_| {});
+    exec.ring_destroy(0).unwrap();
+    exec.unmap(ring_at(0)).unwrap();
+    exec.ring_create(0).unwrap();
+    let position = exec.put(0, op::GPU_INFO, true, &[], &[]);
+    assert_eq!(exec.answer(0, position).0, 0);
+}
+
+#[test]
+fn a_session_goes_on_when_vgpud_was_restarted() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.fence(0, STREAM_LEGACY, 1, 1);
+    proved(&exec);
+    exec.scheduler = exec.event.try_clone().unwrap();
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.fence(0, STREAM_LEGACY, 1, 2);
+    exec.connect();
+    assert_eq!(
+        exec.hear(),
+        FromExec::Proved {
+            slices: true,
+            stop: true
+        }
+    );
+    // A new vgpud takes what is idle, and is asked for it again.
+    let idle = wait_for("idleness", || {
+        Some(exec.page().word()).filter(|word| word.state == State::Idle)
+    });
+    exec.page()
+        .change(
+            idle,
+            Word {
+                state: State::None,
+                ..idle
+            },
+        )
+        .unwrap();
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    assert_eq!(exec.hear(), FromExec::Want);
+    exec.grant();
+    exec.fence(0, STREAM_LEGACY, 1, 3);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 3 * 128);
+}
+
+#[test]
+fn more_launches_than_the_window_all_run() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    exec.order(&ToExec::Window { operations: 4 });
+    for _ in 0..2000 {
+        bump(&mut exec, 0, STREAM_LEGACY, word);
+    }
+    exec.fence(0, STREAM_LEGACY, 1, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 2000 * 128);
 }
