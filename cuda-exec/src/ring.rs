@@ -144,13 +144,42 @@ impl Reply {
     }
 }
 
+/// Where a consumer stands in its ring.
+struct Cursor {
+    memory: Shared,
+    tail: u64,
+}
+
+impl Cursor {
+    /// Copies the record at the tail out, checks its header, and moves the tail behind it. Also whether that made room in
+    /// a ring that was more than half full.
+    fn take(&mut self, head: u64, copy: &mut [u64]) -> Result<(RecordShape, bool), RingError> {
+        let at = ring::DATA + self.tail % u64::from(RING_DATA_LEN);
+        let to_end = u64::from(RING_DATA_LEN) - self.tail % u64::from(RING_DATA_LEN);
+        let header_words = (u64::from(HEADER_LEN).min(to_end) / 8) as usize;
+        copy[..2].fill(0);
+        self.memory.copy_out(at, &mut copy[..header_words]);
+        let header = RecordHeader::read_from_bytes(copy[..2].as_bytes()).expect("two words are a header");
+        let shape = ring::check_header(header, head, self.tail)?;
+        if shape.op != op::SKIP {
+            // The header in the copy is the one that was checked.
+            self.memory
+                .copy_out(at + u64::from(HEADER_LEN), &mut copy[2..shape.len as usize / 8]);
+        }
+        let half = u64::from(RING_DATA_LEN) / 2;
+        let was_full = head - self.tail > half;
+        self.tail += u64::from(shape.len);
+        self.memory.u64(ring::TAIL).store(self.tail, SeqCst);
+        Ok((shape, was_full && head - self.tail <= half))
+    }
+}
+
 /// A ring's consumer.
 pub struct Consumer {
     pub session: &'static Session,
     index: u32,
     state: Arc<RingState>,
-    memory: Shared,
-    tail: u64,
+    cursor: Cursor,
     context: Option<(u32, Weak<Context>)>,
 }
 
@@ -161,8 +190,7 @@ impl Consumer {
             session,
             index,
             state,
-            memory,
-            tail: 0,
+            cursor: Cursor { memory, tail: 0 },
             context: None,
         }
     }
@@ -175,15 +203,21 @@ impl Consumer {
         let mut copy = vec![0u64; RECORD_LEN_MAX as usize / 8];
         let mut reply = Reply::default();
         while let Some(head) = self.await_head(&mut spin) {
-            if let Err(error) = ring::check_head(head, self.tail) {
+            if let Err(error) = ring::check_head(head, self.cursor.tail) {
                 self.session.broken(self.index, error);
             }
-            while self.tail < head && !self.stopping() {
-                match self.take(head, &mut copy) {
-                    Ok(shape) => self.execute(shape, &copy, &mut reply),
+            while self.cursor.tail < head && !self.stopping() {
+                match self.cursor.take(head, &mut copy) {
+                    Ok((shape, made_room)) => {
+                        if made_room {
+                            // A guest thread may sleep until there is.
+                            self.session.area.wake();
+                        }
+                        self.execute(shape, &copy, &mut reply);
+                    }
                     Err(error) => self.session.broken(self.index, error),
                 }
-                self.state.publish(self.tail);
+                self.state.publish(self.cursor.tail);
             }
         }
         for context in self.session.objects.contexts.all() {
@@ -197,9 +231,9 @@ impl Consumer {
 
     /// Waits until there is something after the tail; `None` when the ring is taken away.
     fn await_head(&self, spin: &mut Spin) -> Option<u64> {
-        let head = self.memory.u64(ring::HEAD);
-        let asleep = self.memory.u32(ring::ASLEEP);
-        let look = |order| Some(head.load(order)).filter(|&head| head != self.tail);
+        let head = self.cursor.memory.u64(ring::HEAD);
+        let asleep = self.cursor.memory.u32(ring::ASLEEP);
+        let look = |order| Some(head.load(order)).filter(|&head| head != self.cursor.tail);
         if self.stopping() {
             return None;
         }
@@ -237,31 +271,6 @@ impl Consumer {
         };
         self.state.dry.store(false, SeqCst);
         found
-    }
-
-    /// Copies the record at the tail out, checks its header, and moves the tail behind it.
-    fn take(&mut self, head: u64, copy: &mut [u64]) -> Result<RecordShape, RingError> {
-        let at = ring::DATA + self.tail % u64::from(RING_DATA_LEN);
-        let to_end = u64::from(RING_DATA_LEN) - self.tail % u64::from(RING_DATA_LEN);
-        let header_words = (u64::from(HEADER_LEN).min(to_end) / 8) as usize;
-        copy[..2].fill(0);
-        self.memory.copy_out(at, &mut copy[..header_words]);
-        let header = RecordHeader::read_from_bytes(copy[..2].as_bytes()).expect("two words are a header");
-        let shape = ring::check_header(header, head, self.tail)?;
-        if shape.op != op::SKIP {
-            // The header in the copy is the one that was checked.
-            self.memory
-                .copy_out(at + u64::from(HEADER_LEN), &mut copy[2..shape.len as usize / 8]);
-        }
-        let half = u64::from(RING_DATA_LEN) / 2;
-        let was_full = head - self.tail > half;
-        self.tail += u64::from(shape.len);
-        self.memory.u64(ring::TAIL).store(self.tail, SeqCst);
-        if was_full && head - self.tail <= half {
-            // A guest thread may sleep until there is room.
-            self.session.area.wake();
-        }
-        Ok(shape)
     }
 
     fn execute(&mut self, shape: RecordShape, copy: &[u64], reply: &mut Reply) {
@@ -309,13 +318,13 @@ impl Consumer {
             result::SUCCESS => (&reply.words[..reply.words_len], &reply.blob[..]),
             _ => (&[][..], &[][..]),
         };
-        let memory = &self.memory;
+        let memory = &self.cursor.memory;
         memory.copy_in(ring::REPLY, words);
         memory.copy_bytes_in(ring::REPLY + 8 * words.len() as u64, blob);
         memory.i32(ring::REPLY_STATUS).store(code, Relaxed);
         memory.u32(ring::REPLY_WORDS).store(words.len() as u32, Relaxed);
         memory.u32(ring::REPLY_BLOB).store(blob.len() as u32, Relaxed);
-        memory.u64(ring::REPLY_POS).store(self.tail, SeqCst);
+        memory.u64(ring::REPLY_POS).store(self.cursor.tail, SeqCst);
         self.session.area.wake();
     }
 
@@ -492,5 +501,56 @@ impl Consumer {
         })?;
         session.completion.fence(slot, sequence);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+    use vgpu_protocol::ring::RING_LEN;
+
+    /// A guest that rewrites a record's header all the time: what is taken is always one of the headers that pass the check,
+    /// or refused, and what is copied is as long as the header in the copy says.
+    #[test]
+    fn a_header_that_changes_is_taken_as_one_of_what_it_was() {
+        let mut memory = vec![0u64; RING_LEN as usize / 8];
+        // SAFETY: the vector outlives the threads below, and is touched through this value only.
+        let shared = unsafe { Shared::new(memory.as_mut_ptr().cast(), RING_LEN) };
+        let header = |len: u32, words: u16| RecordHeader {
+            len,
+            op: op::FENCE,
+            flags: 0,
+            words,
+            reserved: 0,
+            blob: 0,
+        };
+        let headers = [header(40, 3), header(24, 1), header(1 << 30, 3), header(24, 3)];
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !end.load(Relaxed) {
+                    for header in &headers {
+                        shared.copy_bytes_in(ring::DATA, header.as_bytes());
+                    }
+                }
+            });
+            let mut copy = vec![0u64; RECORD_LEN_MAX as usize / 8];
+            let mut taken = 0;
+            while taken < 2000 {
+                let mut cursor = Cursor {
+                    memory: shared,
+                    tail: 0,
+                };
+                if let Ok((shape, _)) = cursor.take(64, &mut copy) {
+                    let kept = RecordHeader::read_from_bytes(copy[..2].as_bytes()).unwrap();
+                    assert_eq!((kept.len, usize::from(kept.words)), (shape.len, shape.words));
+                    assert_eq!(ring::check_header(kept, 64, 0), Ok(shape));
+                    assert_eq!(cursor.tail, u64::from(shape.len));
+                    taken += 1;
+                }
+            }
+            end.store(true, Relaxed);
+        });
     }
 }

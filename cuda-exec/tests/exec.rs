@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use support::*;
 use vgpu_protocol::area;
 use vgpu_protocol::calls::*;
-use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
+use vgpu_protocol::limits::{HOST_FUNCTIONS_MAX, RING_DATA_LEN};
 use vgpu_protocol::result;
-use vgpu_protocol::ring::{self, GpuInfo, op};
+use vgpu_protocol::ring::{self, GpuInfo, RecordHeader, op};
 use vgpu_protocol::virtio::Status;
 use vgpu_protocol::words::{KernelParam, handle::STREAM_LEGACY};
 use vgpu_sched_api::messages::{FromExec, ToExec};
@@ -275,8 +275,6 @@ fn a_record_waits_for_what_it_names_in_another_ring() {
     bump(&mut exec, 0, STREAM_LEGACY, word);
     let first = exec.head(0);
     exec.put(1, op::DEPS, false, &[], [0u64, first].as_bytes());
-    let to = alloc(&mut exec, 4096);
-    let _ = to;
     exec.put(1, op::FENCE, false, &[STREAM_LEGACY, 2, 1], &[]);
     assert_eq!(exec.hear(), FromExec::Want);
     assert_eq!(exec.memory.u64(area::fence(2)).load(SeqCst), 0);
@@ -612,7 +610,8 @@ fn mappings_are_checked_and_taken_back() {
     assert_eq!(exec.unmap(4096), Err(Status::NotFound));
     assert_eq!(exec.map(PINNED.start + 4096, 4096, true), Err(Status::Invalid));
     assert_eq!(exec.map(1 << 40, 4096, true), Err(Status::Invalid));
-    assert_eq!(exec.ring_create(0), Err(Status::Invalid));
+    assert_eq!(exec.ring_start(0), Err(Status::Invalid));
+    assert_eq!(exec.ring_start(1), Err(Status::Invalid));
     assert_eq!(exec.ring_destroy(5), Err(Status::NotFound));
     exec.unmap(PINNED.start).unwrap();
     let device = alloc(&mut exec, 4096);
@@ -683,4 +682,134 @@ fn more_launches_than_the_window_all_run() {
     }
     exec.fence(0, STREAM_LEGACY, 1, 1);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 2000 * 128);
+}
+
+/// Writes a record that breaks a rule, and sees the session end for it.
+fn ends_the_session(write: impl FnOnce(&mut Exec)) {
+    let mut exec = Exec::start();
+    write(&mut exec);
+    assert_eq!(exec.end(), (Some(2), result::UNKNOWN));
+    // The guest is told.
+    readable(&exec.event);
+    assert!(exec.memory.u32(area::EVENTS).load(SeqCst) > 0);
+}
+
+fn header(len: u32, op: u16, words: u16, blob: u32) -> RecordHeader {
+    RecordHeader {
+        len,
+        op,
+        flags: 0,
+        words,
+        reserved: 0,
+        blob,
+    }
+}
+
+#[test]
+fn a_record_of_a_wrong_length_ends_the_session() {
+    ends_the_session(|exec| {
+        exec.put_raw(0, header(20, op::SET_CONTEXT, 1, 0), &[0], &[]);
+    });
+    ends_the_session(|exec| {
+        exec.put_raw(0, header(1 << 20, op::SET_CONTEXT, 1, 0), &[0], &[]);
+    });
+    ends_the_session(|exec| {
+        exec.put_raw(0, header(24, op::SET_CONTEXT, 2, 0), &[0], &[]);
+    });
+}
+
+#[test]
+fn an_unknown_operation_ends_the_session() {
+    ends_the_session(|exec| {
+        exec.put(0, 0xfff, true, &[], &[]);
+    });
+}
+
+#[test]
+fn a_call_with_other_arguments_than_its_row_says_ends_the_session() {
+    ends_the_session(|exec| {
+        exec.put(0, cuMemGetInfo::OP, true, &[1], &[]);
+    });
+    ends_the_session(|exec| {
+        exec.put(0, cuMemGetInfo::OP, false, &[], &[]);
+    });
+    ends_the_session(|exec| {
+        exec.put(0, cuMemFree::OP, true, &[1], b"blob");
+    });
+}
+
+#[test]
+fn an_unknown_handle_in_a_call_that_is_not_answered_ends_the_session() {
+    ends_the_session(|exec| {
+        exec.put(0, op::SET_CONTEXT, false, &[5], &[]);
+    });
+    ends_the_session(|exec| {
+        exec.context();
+        exec.call::<cuLaunchKernel::Call>(launch(3, 1, STREAM_LEGACY), &[]);
+    });
+    ends_the_session(|exec| {
+        exec.context();
+        exec.call::<cuEventCreate::Call>(cuEventCreate::In { event: 1, flags: 0 }, &[]);
+        exec.call::<cuEventCreate::Call>(cuEventCreate::In { event: 1, flags: 0 }, &[]);
+    });
+}
+
+#[test]
+fn a_position_that_jumps_ends_the_session() {
+    ends_the_session(|exec| exec.publish(0, 1 << 20));
+    ends_the_session(|exec| exec.publish(0, 12));
+    ends_the_session(|exec| {
+        let position = exec.put(0, op::SET_CONTEXT, false, &[0], &[]);
+        let tail = ring_at(0) + ring::TAIL;
+        wait_until("the record", || exec.memory.u64(tail).load(SeqCst) == position);
+        exec.publish(0, 8);
+    });
+}
+
+#[test]
+fn waiting_for_what_no_ring_can_hold_ends_the_session() {
+    ends_the_session(|exec| {
+        exec.put(0, op::DEPS, false, &[], [0u64, 8].as_bytes());
+    });
+    ends_the_session(|exec| {
+        exec.ring_create(1).unwrap();
+        exec.put(0, op::DEPS, false, &[], [1u64, 1 << 40].as_bytes());
+    });
+}
+
+#[test]
+fn a_record_that_is_rewritten_while_it_is_read_is_used_as_it_was_checked() {
+    let mut exec = ready();
+    let device = alloc(&mut exec, 4096);
+    let inside = device + 4000;
+    // What is written is 96 bytes: inside at one of the two addresses, across the end at the other.
+    let outside = device + 4001;
+    exec.get::<cuMemAlloc::Call>(cuMemAlloc::In { bytes: 4096 }, &[])
+        .unwrap();
+    let (mut done, mut refused) = (0, 0);
+    for round in 0..300 {
+        let memset = cuMemsetD8Async::In {
+            to: inside,
+            value: 1,
+            count: 96,
+            stream: STREAM_LEGACY,
+        };
+        let at = ring_at(0) + ring::DATA + exec.head(0) % u64::from(RING_DATA_LEN) + 16;
+        // The guest rewrites the address while the executor may be reading it.
+        exec.call::<cuMemsetD8Async::Call>(memset, &[]);
+        for i in 0..round % 40 {
+            exec.memory
+                .u64(at)
+                .store(if i % 2 == 0 { outside } else { inside }, SeqCst);
+        }
+        exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
+        match exec.context_error(1) {
+            0 => done += 1,
+            result::INVALID_VALUE => refused += 1,
+            other => panic!("CUDA error {other}"),
+        }
+    }
+    assert_eq!(done + refused, 300);
+    assert!(done > 0);
+    assert!(exec.child.try_wait().unwrap().is_none());
 }

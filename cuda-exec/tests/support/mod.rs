@@ -243,6 +243,12 @@ impl Exec {
         self.memory.write(at, &vec![0; RING_LEN as usize]);
         self.map(at, RING_LEN.next_multiple_of(4096), false)?;
         self.heads[ring as usize] = 0;
+        self.ring_start(ring)
+    }
+
+    /// Has the executor consume a ring whose memory is as it is.
+    pub fn ring_start(&mut self, ring: u32) -> Result<u64, Status> {
+        let at = ring_at(ring);
         let body = RingCreate {
             ring,
             reserved: 0,
