@@ -12,6 +12,8 @@ const LOW: u64 = 64 << 30;
 const TOP: u64 = 0x7fff_ffff_f000;
 /// The main thread's stack is grown to this many bytes, since afterwards it cannot grow.
 const STACK_LEN: usize = 2 << 20;
+/// How often to look for gaps.
+const PASSES: u32 = 100;
 /// Windows are aligned like this.
 const WINDOW_ALIGN: u64 = 2 << 20;
 
@@ -26,13 +28,29 @@ pub fn confine(candidates: &[u64]) -> io::Result<Option<u64>> {
         return Ok(None);
     };
     grow_stack();
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    for gap in gaps(&mapped(&maps), window..window + WINDOW_LEN) {
-        reserve(gap)?;
-    }
+    occupy(window..window + WINDOW_LEN)?;
     // SAFETY: `take` reserved this range a moment ago and nothing uses it.
     unsafe { rustix::mm::munmap((window + ARENA_LEN) as *mut _, (WINDOW_LEN - ARENA_LEN) as usize) }?;
     Ok(Some(window))
+}
+
+/// Reserves all that is free around the window. Other threads (and reading the list) may map something at any moment, so
+/// looks again until a list shows no gap.
+fn occupy(window: Range<u64>) -> io::Result<()> {
+    for _ in 0..PASSES {
+        let maps = std::fs::read_to_string("/proc/self/maps")?;
+        let gaps = gaps(&mapped(&maps), window.clone());
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        for gap in gaps {
+            match reserve(gap) {
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                reserved => reserved?,
+            }
+        }
+    }
+    Err(io::Error::other("gaps keep appearing in the address space"))
 }
 
 fn take(window: u64) -> bool {

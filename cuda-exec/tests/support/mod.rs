@@ -100,7 +100,7 @@ pub struct Exec {
     page: Memory,
     pub scheduler: OwnedFd,
     window: u64,
-    _library: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl Drop for Exec {
@@ -120,14 +120,24 @@ fn pair() -> (OwnedFd, OwnedFd) {
     .unwrap()
 }
 
-/// The software GPU as the libcuda of that folder. Cargo builds it beside this test.
-fn library() -> tempfile::TempDir {
-    let built: PathBuf = std::env::current_exe()
+/// A folder with the libcuda to use: the software GPU, which Cargo builds beside this test, or the one in
+/// `VGPU_TEST_LIBCUDA_DIR`.
+fn library() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(given) = std::env::var_os("VGPU_TEST_LIBCUDA_DIR") {
+        return (dir, given.into());
+    }
+    let built = std::env::current_exe()
         .unwrap()
         .with_file_name("libsoftgpu_cuda.so");
-    let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(built, dir.path().join("libcuda.so.1")).unwrap();
-    dir
+    let path = dir.path().into();
+    (dir, path)
+}
+
+/// The program: Cargo's, or `VGPU_TEST_EXEC`.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("VGPU_TEST_EXEC").unwrap_or_else(|| env!("CARGO_BIN_EXE_vgpu-exec").into())
 }
 
 impl Exec {
@@ -160,12 +170,12 @@ impl Exec {
 
     fn spawn() -> Self {
         let (backend, theirs) = pair();
-        let library = library();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-exec"));
+        let (dir, library) = library();
+        let mut command = Command::new(program());
         command
             .env_clear()
-            .env("LD_LIBRARY_PATH", library.path())
-            .env("VGPU_SOFTGPU_DIR", library.path())
+            .env("LD_LIBRARY_PATH", library)
+            .env("VGPU_SOFTGPU_DIR", dir.path())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or("info".into()))
             .stdin(Stdio::null());
         let socket = theirs.as_raw_fd();
@@ -193,7 +203,7 @@ impl Exec {
             page: Memory::new(PAGE_LEN as u64),
             scheduler,
             window: WINDOW,
-            _library: library,
+            _dir: dir,
         }
     }
 
