@@ -174,7 +174,7 @@ fn capturing(stream: &Stream) -> MutexGuard<'_, Option<Capturing>> {
 }
 
 /// Refuses a call on a stream that is being captured, and invalidates the capture.
-pub fn forbid_on(stream: &Arc<Stream>) -> Result {
+pub(crate) fn forbid_on(stream: &Arc<Stream>) -> Result {
     if let Some(state) = &*capturing(stream) {
         state.session.invalidate();
         return Err(error::STREAM_CAPTURE_UNSUPPORTED);
@@ -191,7 +191,7 @@ fn legacy_allowed(stream: &Stream) -> Result {
 }
 
 /// Makes an operation a node if the stream is being captured; false if it is to be run.
-pub fn add(stream: &Arc<Stream>, work: &Work) -> Result<bool> {
+pub(crate) fn add(stream: &Arc<Stream>, work: &Work) -> Result<bool> {
     let mut state = capturing(stream);
     let Some(state) = &mut *state else {
         legacy_allowed(stream)?;
@@ -228,7 +228,7 @@ pub fn add(stream: &Arc<Stream>, work: &Work) -> Result<bool> {
 }
 
 /// The capture of a stream and the nodes its next one would follow, for an event recorded there.
-pub fn frontier(stream: &Arc<Stream>) -> Result<Option<(Arc<Session>, Vec<usize>)>> {
+pub(crate) fn frontier(stream: &Arc<Stream>) -> Result<Option<(Arc<Session>, Vec<usize>)>> {
     let state = capturing(stream);
     match &*state {
         Some(state) if !state.session.is_valid() => Err(error::STREAM_CAPTURE_INVALIDATED),
@@ -238,7 +238,7 @@ pub fn frontier(stream: &Arc<Stream>) -> Result<Option<(Arc<Session>, Vec<usize>
 }
 
 /// A stream waits for an event recorded in a capture, and so becomes part of it.
-pub fn join(stream: &Arc<Stream>, session: &Arc<Session>, frontier: &[usize]) -> Result {
+pub(crate) fn join(stream: &Arc<Stream>, session: &Arc<Session>, frontier: &[usize]) -> Result {
     if !session.is_valid() {
         return Err(error::STREAM_CAPTURE_INVALIDATED);
     }
@@ -279,7 +279,7 @@ pub fn join(stream: &Arc<Stream>, session: &Arc<Session>, frontier: &[usize]) ->
 }
 
 /// A captured stream may not wait for work outside the capture.
-pub fn isolate(stream: &Arc<Stream>) -> Result {
+pub(crate) fn isolate(stream: &Arc<Stream>) -> Result {
     if let Some(state) = &*capturing(stream) {
         state.session.invalidate();
         return Err(error::STREAM_CAPTURE_ISOLATION);
@@ -288,7 +288,7 @@ pub fn isolate(stream: &Arc<Stream>) -> Result {
 }
 
 /// A stream is destroyed while it is being captured.
-pub fn abandon(runtime: &Runtime, stream: &Arc<Stream>) {
+pub(crate) fn abandon(runtime: &Runtime, stream: &Arc<Stream>) {
     let state = capturing(stream).take();
     if let Some(state) = state {
         state.session.invalidate();

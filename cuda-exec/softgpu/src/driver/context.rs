@@ -41,7 +41,7 @@ thread_local! {
 }
 
 /// The current context of the calling thread; an error if there is none or the process is lost.
-pub fn current() -> Result<Arc<Context>> {
+pub(crate) fn current() -> Result<Arc<Context>> {
     let runtime = runtime()?;
     let handle = current_handle().ok_or(error::INVALID_CONTEXT)?;
     runtime
@@ -57,7 +57,7 @@ fn current_handle() -> Option<CUcontext> {
 }
 
 /// The context of a handle, 0 being the current one.
-pub fn context(handle: CUcontext) -> Result<Arc<Context>> {
+pub(crate) fn context(handle: CUcontext) -> Result<Arc<Context>> {
     if handle == 0 {
         return current();
     }

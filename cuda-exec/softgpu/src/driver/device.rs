@@ -33,7 +33,7 @@ pub struct Primary {
 }
 
 /// The devices which this process may see.
-pub fn discover() -> Vec<Device> {
+pub(crate) fn discover() -> Vec<Device> {
     let count = std::env::var("VGPU_SOFTGPU_DEVICES")
         .ok()
         .and_then(|v| v.parse().ok())
@@ -74,14 +74,14 @@ fn visible_numbers(count: u32, visible: Option<&str>) -> Vec<u32> {
 }
 
 /// The UUID of device `number`: the same on every machine and at every start.
-pub fn uuid(number: u32) -> [u8; 16] {
+pub(crate) fn uuid(number: u32) -> [u8; 16] {
     let mut uuid = *b"vgpusoft\x80\0\0\0\xbad\x67\x70";
     uuid[8..12].copy_from_slice(&(0x8000_0000 | number).to_be_bytes());
     uuid
 }
 
 /// The UUID as tools print it, `GPU-...`.
-pub fn uuid_text(number: u32) -> String {
+pub(crate) fn uuid_text(number: u32) -> String {
     let hex: String = uuid(number).iter().map(|b| format!("{b:02x}")).collect();
     format!(
         "GPU-{}-{}-{}-{}-{}",
@@ -98,7 +98,7 @@ fn pci_bus_id(number: u32) -> String {
 }
 
 /// The device of an ordinal.
-pub fn device(ordinal: CUdevice) -> Result<&'static Device> {
+pub(crate) fn device(ordinal: CUdevice) -> Result<&'static Device> {
     let devices = &initialised()?.devices;
     usize::try_from(ordinal)
         .ok()

@@ -118,7 +118,7 @@ impl Event {
 }
 
 /// Makes `stream` wait for `event`.
-pub fn wait(stream: &Arc<Stream>, event: &Arc<Event>, flags: u32) -> Result {
+pub(crate) fn wait(stream: &Arc<Stream>, event: &Arc<Event>, flags: u32) -> Result {
     if flags & !EXTERNAL != 0 {
         return Err(error::INVALID_VALUE);
     }

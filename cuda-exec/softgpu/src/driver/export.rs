@@ -42,7 +42,7 @@ const SINCE: &[(&str, i32)] = &[
 const PER_THREAD: u64 = 2;
 
 /// The address behind an exported name.
-pub fn exported(name: &str) -> Option<*const ()> {
+pub(crate) fn exported(name: &str) -> Option<*const ()> {
     TABLES
         .iter()
         .copied()

@@ -47,7 +47,7 @@ impl GraphExec {
 }
 
 /// The nodes (numbered from `base`) that no other comes after.
-pub fn leaves(nodes: &[Node], base: usize) -> Vec<usize> {
+pub(crate) fn leaves(nodes: &[Node], base: usize) -> Vec<usize> {
     let mut is_leaf = vec![true; nodes.len()];
     for before in nodes.iter().flat_map(|node| &node.after) {
         if let Some(flag) = before.checked_sub(base).and_then(|n| is_leaf.get_mut(n)) {
@@ -61,7 +61,7 @@ pub fn leaves(nodes: &[Node], base: usize) -> Vec<usize> {
 }
 
 /// Makes a graph of a capture's nodes.
-pub fn add(runtime: &Runtime, nodes: Vec<Node>) -> CUgraph {
+pub(crate) fn add(runtime: &Runtime, nodes: Vec<Node>) -> CUgraph {
     let handle = new_handle();
     runtime
         .graphs

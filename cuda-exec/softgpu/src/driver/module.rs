@@ -54,7 +54,7 @@ fn image_text(image: *const c_void) -> Result<String> {
 }
 
 /// Loads PTX into a context.
-pub fn load(runtime: &Runtime, context: &Arc<Context>, text: &str) -> Result<CUmodule> {
+pub(crate) fn load(runtime: &Runtime, context: &Arc<Context>, text: &str) -> Result<CUmodule> {
     let refused = |e: PtxError| {
         eprintln!("softgpu: PTX {e}");
         error::INVALID_PTX
@@ -145,7 +145,7 @@ fn initialise(var: &Var, symbols: &Symbols) -> std::result::Result<(), PtxError>
 }
 
 /// The function handle of a kernel; always the same for the same kernel.
-pub fn function(runtime: &Runtime, module: &Module, name: &str) -> Result<CUfunction> {
+pub(crate) fn function(runtime: &Runtime, module: &Module, name: &str) -> Result<CUfunction> {
     let kernel = module.kernels.get(name).ok_or(error::NOT_FOUND)?;
     let mut functions = module.functions.lock().unwrap_or_else(|e| e.into_inner());
     if let Some(&handle) = functions.get(name) {

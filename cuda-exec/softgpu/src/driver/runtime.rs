@@ -39,7 +39,7 @@ extern "C" fn in_child() {
 }
 
 /// The runtime; an error before `cuInit`.
-pub fn initialised() -> Result<&'static Runtime> {
+pub(crate) fn initialised() -> Result<&'static Runtime> {
     match RUNTIME.get() {
         Some(runtime) if !FORKED.load(Ordering::Relaxed) => Ok(runtime),
         _ => Err(error::NOT_INITIALIZED),
@@ -47,7 +47,7 @@ pub fn initialised() -> Result<&'static Runtime> {
 }
 
 /// The runtime; an error before `cuInit` and once the process is lost.
-pub fn runtime() -> Result<&'static Runtime> {
+pub(crate) fn runtime() -> Result<&'static Runtime> {
     let runtime = initialised()?;
     runtime.check()?;
     Ok(runtime)

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-/// A submitter blocks while so many operations wait on one stream.
-const DEPTH: usize = 1024;
+/// A submitter blocks while so many operations of one stream are not done.
+const DEPTH: u64 = 1024;
 /// How long a worker waits for more before it goes.
 const LINGER: Duration = Duration::from_millis(500);
 /// `CU_STREAM_NON_BLOCKING`
@@ -166,7 +166,7 @@ impl Stream {
 
     fn wait_for_room(&self) {
         let mut queue = self.queue();
-        while queue.ops.len() >= DEPTH {
+        while queue.submitted - self.completed.load(Ordering::Acquire) >= DEPTH {
             queue.waiters += 1;
             queue = self.done.wait(queue).unwrap_or_else(|e| e.into_inner());
             queue.waiters -= 1;
@@ -273,7 +273,7 @@ fn block_signals() {
 }
 
 /// The stream of a handle, in the current context.
-pub fn stream(handle: CUstream, default: DefaultStream) -> Result<Arc<Stream>> {
+pub(crate) fn stream(handle: CUstream, default: DefaultStream) -> Result<Arc<Stream>> {
     let context = current()?;
     match (handle, default) {
         (0, DefaultStream::Legacy) | (STREAM_LEGACY, _) => Ok(context.legacy.clone()),
@@ -283,18 +283,18 @@ pub fn stream(handle: CUstream, default: DefaultStream) -> Result<Arc<Stream>> {
 }
 
 /// The default stream.
-pub fn default_stream(default: DefaultStream) -> Result<Arc<Stream>> {
+pub(crate) fn default_stream(default: DefaultStream) -> Result<Arc<Stream>> {
     stream(0, default)
 }
 
 /// Waits for a point, and says whether the process was lost meanwhile.
-pub fn wait_for(runtime: &Runtime, marker: &Marker) -> Result {
+pub(crate) fn wait_for(runtime: &Runtime, marker: &Marker) -> Result {
     marker.wait();
     runtime.check()
 }
 
 /// `cuCtxSynchronize`
-pub fn synchronize_context(context: &Arc<Context>) -> Result {
+pub(crate) fn synchronize_context(context: &Arc<Context>) -> Result {
     let runtime = runtime()?;
     runtime.captures.forbid_in_context(context)?;
     runtime.captures.forbid()?;

@@ -117,7 +117,7 @@ impl Work {
 pub type Engine = Option<Running>;
 
 /// Runs an operation on the calling thread. Once the process is lost nothing is done any more.
-pub fn run(context: &Arc<Context>, work: &Work, engine: &mut Engine) {
+pub(crate) fn run(context: &Arc<Context>, work: &Work, engine: &mut Engine) {
     let Ok(runtime) = initialised() else { return };
     if runtime.check().is_err() {
         if let Work::Record(record) = work {
