@@ -179,27 +179,29 @@ static void test_no_session(int fd)
 	CHECK(poll(&pollfd, 1, 0) == 0);
 }
 
+#define OPEN_FAILS(args, field, value)					\
+	do {								\
+		struct vgpu_open bad = (args);				\
+									\
+		bad.field = (value);					\
+		FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));		\
+	} while (0)
+
 static void test_open_args(int fd)
 {
-	struct vgpu_open args = { .windows_len = 1, .windows = { 1ULL << 40 } };
-	struct vgpu_open bad;
+	const struct vgpu_open good = {
+		.windows_len = 2,
+		.windows = { 1ULL << 40, 1ULL << 41 },
+	};
 
-	bad = args, bad.windows_len = 0;
-	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
-	bad = args, bad.windows_len = VGPU_WINDOWS_MAX + 1;
-	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
-	bad = args, bad.reserved = 1;
-	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
-	bad = args, bad.reserved2 = 1;
-	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
-	bad = args, bad.windows[0] = 0;
-	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
-	bad = args, bad.windows[0] += PAGE;
-	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
-	bad = args, bad.windows[0] = (1ULL << 47) - WINDOW_ALIGN;
-	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
-	bad = args, bad.windows_len = 2, bad.windows[1] = -WINDOW_ALIGN;
-	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN, &bad));
+	OPEN_FAILS(good, windows_len, 0);
+	OPEN_FAILS(good, windows_len, VGPU_WINDOWS_MAX + 1);
+	OPEN_FAILS(good, reserved, 1);
+	OPEN_FAILS(good, reserved2, 1);
+	OPEN_FAILS(good, windows[0], 0);
+	OPEN_FAILS(good, windows[0], good.windows[0] + PAGE);
+	OPEN_FAILS(good, windows[0], (1ULL << 47) - WINDOW_ALIGN);
+	OPEN_FAILS(good, windows[1], -WINDOW_ALIGN);
 	FAILS(EFAULT, ioctl(fd, VGPU_IOC_OPEN, NULL));
 }
 
