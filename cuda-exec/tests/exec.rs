@@ -813,3 +813,127 @@ fn a_record_that_is_rewritten_while_it_is_read_is_used_as_it_was_checked() {
     assert!(done > 0);
     assert!(exec.child.try_wait().unwrap().is_none());
 }
+
+#[test]
+fn a_context_made_while_the_session_is_stopped_does_not_run_either() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.fence(0, STREAM_LEGACY, 1, 1);
+    proved(&exec);
+    exec.order(&ToExec::Stop {
+        sequence: 1,
+        deadman_ms: 60_000,
+    });
+    assert!(matches!(
+        exec.hear(),
+        FromExec::Done {
+            sequence: 1,
+            ok: true,
+            ..
+        }
+    ));
+    exec.get::<cuCtxCreate::Call>(
+        cuCtxCreate::In {
+            flags: 0,
+            device: 0,
+            context: 2,
+        },
+        &[],
+    )
+    .unwrap();
+    exec.put(0, op::SET_CONTEXT, false, &[2], &[]);
+    let memset = cuMemsetD32Async::In {
+        to: word + 256,
+        value: 7,
+        count: 1,
+        stream: STREAM_LEGACY,
+    };
+    exec.memory.u32(PINNED.start + 256).store(0, SeqCst);
+    exec.call::<cuMemsetD32Async::Call>(memset, &[]);
+    exec.ring_create(1).unwrap();
+    exec.put(1, op::SET_CONTEXT, false, &[1], &[]);
+    bump(&mut exec, 1, STREAM_LEGACY, word);
+    // Loading into the new context and launching there may wait for the resume, so nobody waits for it here.
+    exec.memory.write(PLAIN.start, KERNELS.as_bytes());
+    let image = cuModuleLoadData::In {
+        image: WINDOW + PLAIN.start,
+        bytes: KERNELS.len() as u64,
+        module: 2,
+    };
+    let loaded = exec.call::<cuModuleLoadData::Call>(image, &[]);
+    let tail = ring_at(1) + ring::TAIL;
+    let launched = exec.head(1);
+    wait_until("the launch", || exec.memory.u64(tail).load(SeqCst) == launched);
+    assert!((0..100_000).all(|_| exec.memory.u32(PINNED.start).load(SeqCst) == 128));
+    exec.order(&ToExec::Resume { sequence: 2 });
+    assert!(matches!(
+        exec.hear(),
+        FromExec::Done {
+            sequence: 2,
+            ok: true,
+            ..
+        }
+    ));
+    assert_eq!(exec.answer(0, loaded).0, 0);
+    exec.put(1, op::FENCE, false, &[STREAM_LEGACY, 2, 1], &[]);
+    exec.await_fence(2, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 256);
+    exec.fence(0, STREAM_LEGACY, 3, 1);
+    assert_eq!(exec.memory.u32(PINNED.start + 256).load(SeqCst), 7);
+}
+
+/// Not a test of anything: figures of this machine, for whoever changes the executor. `cargo test --release -p vgpu-exec --
+/// --ignored --nocapture figures`.
+#[test]
+#[ignore = "measures"]
+fn figures() {
+    use std::time::Instant;
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    function(&mut exec, "nothing", 4);
+    let null = |exec: &mut Exec| {
+        let mut null = launch(4, 1, STREAM_LEGACY);
+        null.block_x = 1;
+        exec.call::<cuLaunchKernel::Call>(null, &[]);
+    };
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.fence(0, STREAM_LEGACY, 1, 1);
+    const MANY: u32 = 100_000;
+    for round in 0..3 {
+        let start = Instant::now();
+        for _ in 0..MANY {
+            null(&mut exec);
+        }
+        exec.fence(0, STREAM_LEGACY, 1, 2 + round);
+        println!(
+            "null launches back to back: {:.2} us each",
+            start.elapsed().as_secs_f64() * 1e6 / f64::from(MANY)
+        );
+    }
+    let mut times: Vec<_> = (0..5000)
+        .map(|i| {
+            let start = Instant::now();
+            null(&mut exec);
+            exec.fence(0, STREAM_LEGACY, 1, 10 + i);
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!(
+        "null launch and its fence: p50 {:?} p99 {:?}",
+        times[2500], times[4950]
+    );
+    let mut times: Vec<_> = (0..5000)
+        .map(|_| {
+            let start = Instant::now();
+            exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!(
+        "a call that is answered: p50 {:?} p99 {:?}",
+        times[2500], times[4950]
+    );
+}

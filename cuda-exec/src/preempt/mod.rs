@@ -31,6 +31,8 @@ pub trait Controls: Send {
     fn resume(&mut self) -> Result<(), ControlError>;
     /// Sees that what libcuda has made since has the slice that was set.
     fn refresh(&mut self) -> Result<(), ControlError>;
+    /// Tries whether a slice that is set is then in force, and leaves the one that was.
+    fn try_slice(&mut self) -> Result<(), ControlError>;
 }
 
 /// The session's controls.
@@ -80,7 +82,10 @@ impl Preempt {
                 log::warn!("stop and resume cannot be tried: {error:#}");
                 false
             });
-            let slices = self.controls().refresh().is_ok();
+            let slices = self.controls().try_slice();
+            let slices = slices
+                .inspect_err(|error| log::warn!("a time slice cannot be set: {error}"))
+                .is_ok();
             log::info!("slices {}, stop {}", works(slices), works(stop));
             session
                 .turn

@@ -24,9 +24,13 @@ const TSG_SET_TIMESLICE: u32 = 0xa06c_0103;
 const TSG_GET_TIMESLICE: u32 = 0xa06c_0104;
 const DISABLE_CHANNELS: u32 = 0x2080_110b;
 const CHANNELS_MAX: usize = 64;
+/// A slice to try, in microseconds: not one that anybody sets.
+const TRIED: u64 = 1234;
 
 /// The resource manager does not know the object: it was freed with its parent.
 const GONE: [u32; 2] = [0x33, 0x57];
+/// A control was accepted and has no effect: no status of the driver's.
+const NOT_IN_FORCE: ControlError = ControlError(0xd000_0000);
 /// Set in a status that is an error of the system call, with the number below.
 const SYSTEM: u32 = 0xe000_0000;
 
@@ -241,6 +245,17 @@ fn timeslice(group: &Object) -> Result<u64, ControlError> {
     Ok(microseconds)
 }
 
+/// Sets a slice, and sees that it is in force.
+fn set_and_see(group: &Object, microseconds: u64) -> Result<(), ControlError> {
+    set_timeslice(group, microseconds)?;
+    let now = timeslice(group)?;
+    if now != microseconds {
+        log::warn!("a time slice of {microseconds} us was accepted and is {now} us");
+        return Err(NOT_IN_FORCE);
+    }
+    Ok(())
+}
+
 impl Objects {
     /// Forgets an object and what was made below it.
     fn forget(&mut self, client: u32, handle: u32) {
@@ -340,21 +355,23 @@ impl Objects {
         self.disable(&channels, disable)
     }
 
-    /// Gives all groups the slice, unless they have it.
+    /// Gives all groups the slice that was set.
     fn apply_slice(&mut self) -> Result<(), ControlError> {
-        let Some(slice) = self.slice else { return Ok(()) };
-        let groups: Vec<_> = self.groups().collect();
-        for group in groups {
-            let set = set_timeslice(&group, slice).and_then(|()| match timeslice(&group)? {
-                is if is == slice => Ok(()),
-                is => {
-                    log::warn!("a time slice of {slice} us was accepted and is {is} us");
-                    Err(ControlError(0))
-                }
-            });
-            match set {
+        match self.slice {
+            Some(slice) => self.for_each_group(|group| set_and_see(group, slice)),
+            None => Ok(()),
+        }
+    }
+
+    /// Does something with all groups; those that have gone meanwhile are forgotten.
+    fn for_each_group(
+        &mut self,
+        f: impl Fn(&Object) -> Result<(), ControlError>,
+    ) -> Result<(), ControlError> {
+        for group in self.groups().collect::<Vec<_>>() {
+            match f(&group) {
                 Err(error) if GONE.contains(&error.0) => self.forget(group.client, group.handle),
-                set => set?,
+                done => done?,
             }
         }
         Ok(())
@@ -385,6 +402,18 @@ impl Controls for Nvidia {
 
     fn refresh(&mut self) -> Result<(), ControlError> {
         objects().apply_slice()
+    }
+
+    fn try_slice(&mut self) -> Result<(), ControlError> {
+        let mut objects = objects();
+        if objects.groups().next().is_none() {
+            return Err(NOT_IN_FORCE);
+        }
+        objects.for_each_group(|group| {
+            let before = timeslice(group)?;
+            set_and_see(group, TRIED)?;
+            set_and_see(group, before)
+        })
     }
 }
 

@@ -36,6 +36,13 @@ impl Controls for SoftGpu {
     fn resume(&mut self) -> Result<(), ControlError> {
         self.control(RESUME, 0)
     }
+    fn try_slice(&mut self) -> Result<(), ControlError> {
+        // It refuses what is no slice, so it looks at what it is told.
+        match self.control(SET_SLICE, 0) {
+            Err(_) => Ok(()),
+            Ok(()) => Err(ControlError(0)),
+        }
+    }
     fn refresh(&mut self) -> Result<(), ControlError> {
         // It applies the slice to new contexts by itself.
         Ok(())
