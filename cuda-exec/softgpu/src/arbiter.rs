@@ -261,7 +261,7 @@ pub extern "C" fn vgpu_softgpu_control(op: u32, arg: u64) -> i32 {
             if arg == 0 {
                 return micros.min(i32::MAX as u64) as i32;
             }
-            if arg % 8 != 0 {
+            if !arg.is_multiple_of(8) {
                 return -1;
             }
             // SAFETY: the interface asks for 0 or the address of a u64.

@@ -4,5 +4,6 @@
 //! The shared library exports the functions of `cuda.h` (CUDA 13.0) that [`driver`] has.
 
 mod arbiter;
+pub use arbiter::vgpu_softgpu_control;
 pub mod driver;
 pub mod ptx;

@@ -160,7 +160,7 @@ fn attribute(device: &Device, id: i32) -> Result<i32> {
         113 => 1,                       // READ_ONLY_HOST_REGISTER_SUPPORTED
         122 | 123 => 1,                 // the stream memory operations, second version
         133 => -1,                      // NUMA_ID
-        1..=150 => 0,
+        id if (1..=150).contains(&id) => 0,
         _ => return Err(error::INVALID_VALUE),
     })
 }

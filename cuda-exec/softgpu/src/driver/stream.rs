@@ -322,7 +322,7 @@ fn create(out: Out<CUstream>, flags: u32, priority: i32) -> Result {
 /// An address that a stream memory operation may use.
 fn word(context: &Context, address: u64, width: Width) -> Result {
     let bytes = width.bytes();
-    if address % bytes != 0
+    if !address.is_multiple_of(bytes)
         || !runtime()?
             .memory
             .is_accessible(address, bytes, Some(context.handle))

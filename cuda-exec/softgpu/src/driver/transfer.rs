@@ -100,7 +100,7 @@ fn fill(stream: &Arc<Stream>, to: u64, value: u32, size: u8, count: usize, synch
     let len = (count as u64)
         .checked_mul(u64::from(size))
         .ok_or(error::INVALID_VALUE)?;
-    if to % u64::from(size) != 0 {
+    if !to.is_multiple_of(u64::from(size)) {
         return Err(error::INVALID_VALUE);
     }
     if len == 0 {

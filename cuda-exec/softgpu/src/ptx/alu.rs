@@ -603,39 +603,28 @@ macro_rules! compare {
 compare!(Int, setp_int,
     Eq eq a b => a == b; Ne ne a b => a != b; Lt lt a b => a < b; Le le a b => a <= b; Gt gt a b => a > b; Ge ge a b => a >= b);
 compare!(Flt, setp_float,
-    Eq feq a b => a == b; Ne fne a b => a < b || a > b; Lt flt a b => a < b; Le fle a b => a <= b;
-    Gt fgt a b => a > b; Ge fge a b => a >= b;
-    EqU fequ a b => !(a < b || a > b); NeU fneu a b => a != b; LtU fltu a b => !unordered_ge(a, b);
-    LeU fleu a b => !(a > b); GtU fgtu a b => !unordered_le(a, b); GeU fgeu a b => !(a < b);
-    Num fnum a b => !a.is_nan() && !b.is_nan(); Nan fnan a b => a.is_nan() || b.is_nan());
+    Eq feq a b => a == b; Ne fne a b => !unordered(a, b) && a != b;
+    Lt flt a b => a < b; Le fle a b => a <= b; Gt fgt a b => a > b; Ge fge a b => a >= b;
+    EqU fequ a b => unordered(a, b) || a == b; NeU fneu a b => a != b;
+    LtU fltu a b => unordered(a, b) || a < b; LeU fleu a b => unordered(a, b) || a <= b;
+    GtU fgtu a b => unordered(a, b) || a > b; GeU fgeu a b => unordered(a, b) || a >= b;
+    Num fnum a b => !unordered(a, b); Nan fnan a b => unordered(a, b));
 
-fn unordered_ge<T: Flt>(a: T, b: T) -> bool {
-    a >= b
+#[inline(always)]
+fn unordered<T: Flt>(a: T, b: T) -> bool {
+    a.is_nan() || b.is_nan()
 }
 
-fn unordered_le<T: Flt>(a: T, b: T) -> bool {
-    a <= b
-}
-
-/// `imm` packs which of testp's classes count: see lowering.
+/// Whether a belongs to a class of floats, by `imm`: finite, infinite, a number, not a number.
 pub fn testp<T: Flt>(r: Regs, i: &Ins) {
-    let v = f64_of::<T>(r.val::<T>(i.a));
+    let v = r.val::<T>(i.a);
+    // Only infinities and NaNs are not 0 when taken from themselves.
+    let finite = !v.sub(v).is_nan();
     let result = match i.imm {
-        0 => v.is_finite(),
-        1 => v.is_infinite(),
+        0 => finite,
+        1 => !finite && !v.is_nan(),
         2 => !v.is_nan(),
         _ => v.is_nan(),
     };
     r.set(i.d, result as u64);
-}
-
-fn f64_of<T: Flt>(v: T) -> f64 {
-    let mut wide = 0.0;
-    // Comparisons carry the class over without a conversion trait.
-    if v.is_nan() {
-        wide = f64::NAN;
-    } else if v.sub(v).is_nan() {
-        wide = f64::INFINITY;
-    }
-    wide
 }

@@ -396,7 +396,7 @@ impl<'a> Parser<'a> {
             let name = self.word()?.to_owned();
             let (count, open) = self.dimensions()?;
             let init = if self.eat(b'=') {
-                self.initialiser(ty)?
+                self.initialiser()?
             } else {
                 Vec::new()
             };
@@ -422,12 +422,12 @@ impl<'a> Parser<'a> {
         Ok(vars)
     }
 
-    fn initialiser(&mut self, ty: Ty) -> Result<Vec<Init>, PtxError> {
+    fn initialiser(&mut self) -> Result<Vec<Init>, PtxError> {
         let mut values = Vec::new();
         if self.eat(b'{') {
             while !self.eat(b'}') {
                 if self.peek() == Some(Tok::Punct(b'{')) {
-                    values.extend(self.initialiser(ty)?);
+                    values.extend(self.initialiser()?);
                 } else {
                     values.push(self.initial_value()?);
                 }

@@ -48,6 +48,19 @@ pub fn in_child(name: &str, body: impl FnOnce()) {
     assert!(status.success(), "{name} failed in its child");
 }
 
+/// Runs a child to its end; shows what it said if it failed.
+#[track_caller]
+pub fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&text)
+    );
+}
+
 /// The command that runs test `test` as the process `role`.
 pub fn child(test: &str, role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());

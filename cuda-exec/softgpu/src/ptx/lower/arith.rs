@@ -238,7 +238,7 @@ impl<'m> Lowering<'m> {
                 for (n, part) in parts.iter().enumerate() {
                     if *part != Arg::Sink {
                         let d = self.dest(frame, part)?;
-                        self.alu(alu::extract, d, &[copy], n as i64 * width | width << 8)?;
+                        self.alu(alu::extract, d, &[copy], (n as i64 * width) | (width << 8))?;
                     }
                 }
             }
