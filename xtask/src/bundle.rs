@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use vgpu_vm::Artifacts;
 
 use crate::build::{self, Profile};
 use crate::util::{Layout, capture, files_below, progress};
@@ -28,33 +29,24 @@ const OURS: [&str; 3] = ["bin", "lib", "programs"];
 pub fn run(layout: &Layout) -> Result<()> {
     let artifacts = build::everything(layout, Profile::Release)?;
     let dist = layout.root.join("dist");
-    let folder = dist.join(NAME);
+    fs::create_dir_all(&dist)?;
     let archive = dist.join(format!("{NAME}.tar.xz"));
     progress("packing the bundle", || {
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
-        fs::create_dir_all(&folder)?;
-        for name in ["boot", "qemu"].iter().chain(&OURS) {
-            capture(
-                Command::new("cp")
-                    .arg("-rL")
-                    .arg(artifacts.root().join(name))
-                    .arg(&folder),
-            )?;
-        }
-        fs::remove_file(folder.join("boot").join(build::BARE_INITRAMFS))?;
-        for name in OURS {
-            for file in files_below(&folder.join(name), &|_| true)? {
-                capture(Command::new("strip").arg("--strip-unneeded").arg(file))?;
-            }
-        }
-        write_script(&folder.join("run"))?;
+        let scratch = tempfile::tempdir_in(&dist)?;
+        let folder = scratch.path().join(NAME);
+        fill(&folder, &artifacts)?;
+        let packed = scratch.path().join("archive");
         let mut tar = Command::new("tar");
         tar.env("XZ_OPT", "-6 -T0")
             .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"]);
-        tar.arg("-cJf").arg(&archive).arg("-C").arg(&dist).arg(NAME);
-        capture(&mut tar).map(drop)
+        capture(
+            tar.arg("-cJf")
+                .arg(&packed)
+                .arg("-C")
+                .arg(scratch.path())
+                .arg(NAME),
+        )?;
+        Ok(fs::rename(packed, &archive)?)
     })?;
     let bytes = fs::metadata(&archive)?.len();
     println!(
@@ -66,6 +58,26 @@ pub fn run(layout: &Layout) -> Result<()> {
         bail!("the bundle is larger than {} MiB", BYTES_MAX >> 20);
     }
     Ok(())
+}
+
+/// Lays out what the archive holds.
+fn fill(folder: &Path, artifacts: &Artifacts) -> Result<()> {
+    fs::create_dir(folder)?;
+    for name in ["boot", "qemu"].iter().chain(&OURS) {
+        capture(
+            Command::new("cp")
+                .arg("-rL")
+                .arg(artifacts.root().join(name))
+                .arg(folder),
+        )?;
+    }
+    fs::remove_file(folder.join("boot").join(build::BARE_INITRAMFS))?;
+    for name in OURS {
+        for file in files_below(&folder.join(name), &|_| true)? {
+            capture(Command::new("strip").arg("--strip-unneeded").arg(file))?;
+        }
+    }
+    write_script(&folder.join("run"))
 }
 
 fn write_script(path: &Path) -> Result<()> {
