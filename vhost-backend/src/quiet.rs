@@ -61,8 +61,8 @@ impl Quiet {
             .unwrap_or_else(PoisonError::into_inner)
             .admit(Instant::now());
         match admitted {
-            Some(0) => log::warn!("{message}"),
-            Some(n) => log::warn!("{message} ({n} warnings before it left out)"),
+            Some(0) => log::warn!(target: "vgpu_backend", "{message}"),
+            Some(n) => log::warn!(target: "vgpu_backend", "{message} ({n} warnings before it left out)"),
             None => {}
         }
     }

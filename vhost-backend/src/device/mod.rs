@@ -52,8 +52,10 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// How long all sessions together may take to end. Longer than one executor may take, as they end side by side.
-const STOP_WAIT: Duration = Duration::from_secs(8);
+/// How long all sessions together may take to end. They end side by side, so little longer than one executor.
+const STOP_WAIT: Duration = spawn::REAP_WAIT.saturating_add(Duration::from_secs(3));
+/// Sessions that ended with the rings and that are remembered for their driver.
+const LOST_MAX: usize = 16 * SESSIONS_MAX as usize;
 /// How long the queue thread may take to come round.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 /// Chains taken from one queue before the others get their turn.
@@ -183,6 +185,9 @@ impl Device {
         stopped.now = true;
         let lost = sessions.iter().map(|(&number, handle)| (number, handle.area()));
         stopped.lost.extend(lost);
+        while stopped.lost.len() > LOST_MAX {
+            stopped.lost.pop_first();
+        }
     }
 
     /// The rings run. If they stopped before: is it the same driver, which knows its sessions, or a new one?

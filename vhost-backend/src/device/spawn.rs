@@ -12,8 +12,9 @@ use vgpu_protocol::host::{EXEC_SOCKET_FD, ExecHeader, ExecKind, ExecReply};
 use vgpu_sched_api::packet::{self, PacketError};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// How long a killed executor may take to disappear: a process that holds a GPU takes 0.1 s.
-const REAP_WAIT: Duration = Duration::from_secs(5);
+/// How long a killed executor may take to disappear: a process that holds a GPU takes 0.1 s, and longer if it has
+/// much memory registered, whose pages are released one by one.
+pub const REAP_WAIT: Duration = Duration::from_secs(20);
 
 /// A running executor. Dropping it kills it.
 #[derive(Debug)]

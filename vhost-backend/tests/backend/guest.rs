@@ -115,8 +115,25 @@ pub fn spawn_hanging(socket: &Path) -> Child {
         .unwrap()
 }
 
+/// Counts the threads of a guest process that opens a session and drops it again.
+pub fn threads_left(socket: &Path) -> String {
+    let command = Command::new(std::env::current_exe().unwrap())
+        .env(MARK, socket)
+        .env("VGPU_TEST_DROP", "1")
+        .output()
+        .unwrap();
+    String::from_utf8(command.stdout).unwrap()
+}
+
 /// That process.
 pub fn run(socket: &Path) {
     let guest = Guest::open(socket);
+    if std::env::var_os("VGPU_TEST_DROP").is_some() {
+        let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+        let before = threads();
+        drop(guest);
+        print!("{before} then {}", threads());
+        return;
+    }
     let _ = guest.transport.alloc(guest.at(0), HANGING_LEN, false);
 }

@@ -71,6 +71,15 @@ pub const ALL: &[(&str, fn())] = &[
         "requests_to_one_session_do_not_wait_for_another",
         requests_to_one_session_do_not_wait_for_another,
     ),
+    (
+        "a_flood_of_doorbells_does_not_hold_up_a_stop",
+        a_flood_of_doorbells_does_not_hold_up_a_stop,
+    ),
+    (
+        "a_transport_takes_its_thread_along",
+        a_transport_takes_its_thread_along,
+    ),
+    ("capabilities_are_printed", capabilities_are_printed),
 ];
 
 fn a_session_from_open_to_close() {
@@ -611,4 +620,39 @@ fn requests_to_one_session_do_not_wait_for_another() {
     assert!(has_ended(&fds[2]));
     assert_eq!(vmm.finish(hanging), Status::Lost);
     assert_eq!(vmm.request(ControlKind::SessionClose, quick, &()), Status::Ok);
+}
+
+fn a_flood_of_doorbells_does_not_hold_up_a_stop() {
+    let mut backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let session = open(&mut vmm, WINDOW);
+    let (_, fds) = vgpud.attached(session);
+    // As a guest's other processors would: they go on while one resets the device.
+    let flood = vmm.flood(1);
+    for _ in 0..3 {
+        assert_eq!(vmm.request(ControlKind::Unmap, session, &0u64), Status::NotFound);
+    }
+    vmm.stop();
+    assert!(has_ended(&fds[2]));
+    flood.end();
+    vmm.start([0; 3]);
+    open(&mut vmm, WINDOW);
+    assert!(backend.lives());
+}
+
+fn a_transport_takes_its_thread_along() {
+    let backend = Backend::start();
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    assert_eq!(guest::threads_left(&backend.socket()), "2 then 1");
+}
+
+fn capabilities_are_printed() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_vgpu-backend"))
+        .arg("--print-capabilities")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(said["type"].is_string() && said["features"].is_array(), "{said}");
 }

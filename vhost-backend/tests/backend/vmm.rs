@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use vgpu_protocol::limits::{AREA_LEN, CONTROL_LEN_MAX};
 use vgpu_protocol::virtio::{
@@ -468,6 +469,29 @@ impl Vmm {
         self.take(1);
     }
 
+    /// Keeps a queue full of what its descriptors say, until told to end.
+    pub fn flood(&self, index: usize) -> Flood {
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = ended.clone();
+        let kick = self.kicks[index].try_clone().unwrap();
+        let rings = self.low.place.as_ptr() as usize + index * queue::RINGS_LEN as usize;
+        let thread = std::thread::spawn(move || {
+            // SAFETY: both are inside the low region, aligned, and mapped until the program ends.
+            let (available, used) = unsafe {
+                (
+                    AtomicU16::from_ptr((rings + queue::AVAILABLE as usize + 2) as *mut u16),
+                    AtomicU16::from_ptr((rings + queue::USED as usize + 2) as *mut u16),
+                )
+            };
+            while !end.load(Ordering::SeqCst) {
+                let full = used.load(Ordering::SeqCst).wrapping_add(queue::LEN);
+                available.store(full, Ordering::SeqCst);
+                let _ = kick.write(1);
+            }
+        });
+        Flood { ended, thread }
+    }
+
     /// Gives the device one buffer for an event.
     pub fn give_event_buffer(&mut self) {
         let buffer = Buffer {
@@ -490,6 +514,20 @@ impl Vmm {
         self.take(virtio::QUEUE_EVENT as usize);
         let event = self.read(EVENT_PLACE, size_of::<Event>());
         Event::read_from_bytes(&event).unwrap().session
+    }
+}
+
+/// A thread that keeps a queue full.
+pub struct Flood {
+    ended: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Flood {
+    /// Ends it.
+    pub fn end(self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
     }
 }
 

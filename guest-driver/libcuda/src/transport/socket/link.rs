@@ -25,8 +25,9 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// How long the backend may take to greet. It serves one process at a time: another one's comes after that one's end.
-const GREETING_WAIT: Duration = Duration::from_secs(10);
+/// How long the backend may take to greet. It serves one process at a time, and the next one when all that the last one
+/// had on the GPU is gone.
+const GREETING_WAIT: Duration = Duration::from_secs(30);
 /// Guest-physical address of the shared memory's start.
 const GPA_BASE: u64 = 1 << 32;
 /// VIRTIO_F_VERSION_1.
