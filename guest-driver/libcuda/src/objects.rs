@@ -136,13 +136,13 @@ impl Stream {
         self.dead.load(Ordering::Acquire)
     }
 
-    /// Whether its work up to the count `work` is known to be done; `None` if no fence would tell.
-    pub fn is_done(&self, area: &Area, work: u64) -> Option<bool> {
-        let fenced = *lock(&self.fenced);
-        if self.is_dead() || work == 0 {
-            return Some(true);
-        }
-        (fenced.work >= work).then(|| area.fence(self.slot) >= fenced.sequence)
+    /// The last fence, if it is behind the work up to the count `work`.
+    pub fn covering(&self, work: u64) -> Option<Point> {
+        let fenced = lock(&self.fenced);
+        (fenced.work >= work).then_some(Point {
+            slot: self.slot,
+            sequence: fenced.sequence,
+        })
     }
 
     /// Says that its context is gone.

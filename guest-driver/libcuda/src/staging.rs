@@ -3,10 +3,10 @@
 //! A chunk that was copied from is free again when its streams have done what was submitted to them; a fence is asked for only
 //! when chunks run out. Small copies share a chunk.
 use crate::lock;
-use crate::objects::Stream;
+use crate::objects::{Point, Stream};
 use crate::session::Session;
 use crate::thread::Thread;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use vgpu_protocol::result::Code;
 
@@ -17,6 +17,9 @@ const CHUNKS: usize = 16;
 pub const DEPTH: usize = 4;
 /// Copies of up to this many bytes share a chunk.
 const SMALL_LEN: usize = 64 << 10;
+
+/// Who waits for a chunk looks again after this long: the session may have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The chunks; allocated with the first copy that needs them.
 #[derive(Default)]
@@ -46,10 +49,22 @@ struct Chunk {
     age: u64,
 }
 
-/// A stream reads the chunk until this much of its work is done.
+/// A stream uses the chunk until this much of its work is done.
 struct Guard {
     stream: Arc<Stream>,
     work: u64,
+    /// A fence behind that work, once there is one.
+    point: Option<Point>,
+}
+
+impl Guard {
+    /// Whether the work is known to be done; asks for nothing.
+    fn is_done(&mut self, session: &Session) -> bool {
+        if self.point.is_none() {
+            self.point = self.stream.covering(self.work);
+        }
+        self.stream.is_dead() || self.point.is_some_and(|point| session.is_reached(point))
+    }
 }
 
 /// Part of a chunk, given out.
@@ -67,10 +82,12 @@ impl Lease<'_> {
         let mut state = lock(&self.session.staging.state);
         let guards = &mut state.chunks[self.chunk].guards;
         match guards.iter_mut().find(|g| Arc::ptr_eq(&g.stream, stream)) {
-            Some(guard) => guard.work = guard.work.max(work),
+            Some(guard) if guard.work >= work => {}
+            Some(guard) => (guard.work, guard.point) = (work, None),
             None => guards.push(Guard {
                 stream: stream.clone(),
                 work,
+                point: None,
             }),
         }
     }
@@ -85,18 +102,29 @@ impl Drop for Lease<'_> {
 }
 
 impl Chunk {
-    fn is_done(&self, session: &Session) -> bool {
-        self.users == 0
-            && self
-                .guards
-                .iter()
-                .all(|g| g.stream.is_done(&session.area, g.work) == Some(true))
+    /// Whether nobody uses it, as far as is known.
+    fn is_free(&mut self, session: &Session) -> bool {
+        self.users == 0 && self.guards.iter_mut().all(|guard| guard.is_done(session))
     }
 }
 
 impl Session {
     /// Memory for `len` bytes, at most [`CHUNK_LEN`]; waits until there is some.
     pub fn stage(&self, thread: &Thread, len: usize) -> Result<Lease<'_>, Code> {
+        loop {
+            if let Some(lease) = self.try_stage(thread, len)? {
+                return Ok(lease);
+            }
+            let state = lock(&self.staging.state);
+            if state.chunks.iter().all(|chunk| chunk.users > 0) {
+                drop(self.staging.freed.wait_timeout(state, LOOK_AGAIN));
+            }
+        }
+    }
+
+    /// The same without waiting for other threads to give chunks back. Who holds one must not wait for another: all
+    /// could wait so.
+    pub fn try_stage(&self, thread: &Thread, len: usize) -> Result<Option<Lease<'_>>, Code> {
         debug_assert!(len <= CHUNK_LEN);
         let staging = &self.staging;
         let mut state = lock(&staging.state);
@@ -104,54 +132,54 @@ impl Session {
             state.base = self.alloc((CHUNKS * CHUNK_LEN) as u64, true)?;
             state.chunks.resize_with(CHUNKS, Chunk::default);
         }
-        loop {
-            self.area.status()?;
-            if len <= SMALL_LEN
-                && let Some(lease) = self.share(&mut state, len)
-            {
-                return Ok(lease);
-            }
-            let open = state.open;
-            let idle = (0..CHUNKS).filter(|&i| open != Some(i) && state.chunks[i].users == 0);
-            let Some(chunk) = idle.min_by_key(|&i| (!state.chunks[i].is_done(self), state.chunks[i].age))
-            else {
-                let wait = staging.freed.wait_timeout(state, Duration::from_millis(100));
-                state = wait.unwrap_or_else(PoisonError::into_inner).0;
-                continue;
-            };
-            state.takes += 1;
-            let (age, addr) = (state.takes, state.base + (chunk * CHUNK_LEN) as u64);
-            let taken = &mut state.chunks[chunk];
-            taken.age = age;
-            taken.users = 1;
-            taken.used = len;
-            let done = taken
-                .guards
-                .iter()
-                .all(|g| g.stream.is_done(&self.area, g.work) == Some(true));
-            let guards = std::mem::take(&mut taken.guards);
-            if len <= SMALL_LEN && done {
-                state.open = Some(chunk);
-            }
-            drop(state);
-            let lease = Lease {
-                session: self,
-                chunk,
-                addr,
-            };
-            if !done && let Err(code) = self.drain(thread, &guards) {
-                // Perhaps still read: it stays guarded.
-                lock(&staging.state).chunks[chunk].guards = guards;
-                return Err(code);
-            }
-            return Ok(lease);
+        self.area.status()?;
+        if len <= SMALL_LEN
+            && let Some(lease) = self.share(&mut state, len)
+        {
+            return Ok(Some(lease));
         }
+        let open = state.open;
+        let mut best: Option<(bool, u64, usize)> = None;
+        for (i, chunk) in state.chunks.iter_mut().enumerate() {
+            if chunk.users == 0 && open != Some(i) {
+                let candidate = (!chunk.is_free(self), chunk.age, i);
+                best = Some(best.map_or(candidate, |best| best.min(candidate)));
+            }
+        }
+        let Some((busy, _, chunk)) = best else {
+            // The open one may be all that is left.
+            state.open = None;
+            return Ok(None);
+        };
+        state.takes += 1;
+        let (age, addr) = (state.takes, state.base + (chunk * CHUNK_LEN) as u64);
+        let taken = &mut state.chunks[chunk];
+        (taken.age, taken.users, taken.used) = (age, 1, len);
+        let guards = std::mem::take(&mut taken.guards);
+        if len <= SMALL_LEN && !busy {
+            state.open = Some(chunk);
+        }
+        drop(state);
+        let lease = Lease {
+            session: self,
+            chunk,
+            addr,
+        };
+        if busy && let Err(code) = self.drain(thread, &guards) {
+            // Perhaps still in use: it stays guarded.
+            lock(&staging.state).chunks[chunk].guards = guards;
+            return Err(code);
+        }
+        Ok(Some(lease))
     }
 
     /// Waits until nothing guards a chunk any more.
     fn drain(&self, thread: &Thread, guards: &[Guard]) -> Result<(), Code> {
-        for Guard { stream, .. } in guards {
-            let point = self.fence(thread, stream)?;
+        for Guard { stream, point, .. } in guards {
+            let point = match point {
+                Some(point) => *point,
+                None => self.fence(thread, stream)?,
+            };
             self.wait_for(thread, stream.context, point)?;
             if !self.is_reached(point) && !stream.is_dead() {
                 // What failed may be the fence itself.
@@ -167,7 +195,7 @@ impl Session {
         let index = state.open?;
         let addr = state.base + (index * CHUNK_LEN) as u64;
         let chunk = &mut state.chunks[index];
-        if chunk.is_done(self) {
+        if chunk.is_free(self) {
             chunk.guards.clear();
             chunk.used = 0;
         }

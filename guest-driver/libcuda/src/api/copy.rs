@@ -121,16 +121,26 @@ impl Job<'_> {
                     if under_way.len() == DEPTH {
                         self.unstage(to, under_way.pop_front())?;
                     }
-                    let lease = self.call.session.stage(self.call.thread, part)?;
+                    let lease = loop {
+                        let (session, thread) = (self.call.session, self.call.thread);
+                        if under_way.is_empty() {
+                            break session.stage(thread, part)?;
+                        }
+                        match session.try_stage(thread, part)? {
+                            Some(lease) => break lease,
+                            None => self.unstage(to, under_way.pop_front())?,
+                        }
+                    };
                     self.submit_to_host(lease.addr, from + offset as u64, part as u64)?;
-                    lease.guard(&self.stream);
-                    let point = self.call.session.fence(self.call.thread, &self.stream)?;
-                    under_way.push_back(Staged {
+                    let mut staged = Staged {
                         lease,
+                        stream: &self.stream,
                         offset,
                         len: part,
-                        point,
-                    });
+                        point: None,
+                    };
+                    staged.point = Some(self.call.session.fence(self.call.thread, &self.stream)?);
+                    under_way.push_back(staged);
                 }
                 while !under_way.is_empty() {
                     self.unstage(to, under_way.pop_front())?;
@@ -142,23 +152,22 @@ impl Job<'_> {
 
     /// Waits for a staged part and copies it to where it belongs.
     fn unstage(&self, to: Host, staged: Option<Staged<'_>>) -> Result<(), Code> {
-        let Some(Staged {
-            lease,
-            offset,
-            len,
-            point,
-        }) = staged
-        else {
+        let Some(mut staged) = staged else {
             return Ok(());
         };
         let session = self.call.session;
-        session.wait_for(self.call.thread, self.context.id, point)?;
-        if !session.is_reached(point) {
-            self.call.take_errors(self.context.id)?;
+        if let Some(point) = staged.point {
+            session.wait_for(self.call.thread, self.context.id, point)?;
+            if !session.is_reached(point) {
+                // An error ended the wait; without one to tell, another thread was told.
+                self.call.take_errors(self.context.id)?;
+                session.wait_for(self.call.thread, self.context.id, point)?;
+            }
         }
         // SAFETY: the lease is `len` bytes of mapped memory that the device has finished writing; it is in the arena,
         // where the destination is not.
-        unsafe { to.copy_in(offset, lease.addr as *const u8, len) };
+        unsafe { to.copy_in(staged.offset, staged.lease.addr as *const u8, staged.len) };
+        staged.len = 0;
         Ok(())
     }
 
@@ -222,11 +231,23 @@ fn copy(
     })
 }
 
+/// A part of a copy to the host that is under way.
 struct Staged<'a> {
     lease: Lease<'a>,
+    stream: &'a Arc<Stream>,
     offset: usize,
+    /// Bytes; 0 once they are where they belong.
     len: usize,
-    point: Point,
+    point: Option<Point>,
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // Given up, but the device may still write it.
+            self.lease.guard(self.stream);
+        }
+    }
 }
 
 cuda_pairs! {

@@ -119,6 +119,26 @@ fn pageable_memory_goes_there_and_back() {
 }
 
 #[test]
+fn more_copies_than_staging_holds_go_on_at_once() {
+    let test = Test::start();
+    let context = test.context;
+    std::thread::scope(|scope| {
+        for i in 0..8u32 {
+            scope.spawn(move || {
+                ok(cuCtxSetCurrent(context));
+                let count = 2_000_000;
+                let mut pointer = 0;
+                ok(cuMemAlloc_v2(Out::to(&mut pointer), 4 * count));
+                ok(cuMemsetD32_v2(pointer, i, count));
+                for _ in 0..3 {
+                    assert!(read(pointer, count).iter().all(|&value| value == i));
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn pinned_memory_is_copied_by_address_and_in_any_direction() {
     let test = Test::start();
     let (mut pinned, mut flags) = (0usize, 0);
