@@ -110,7 +110,7 @@ pub fn a_running_kernel_is_stopped_and_resumed<M: Machine, N: Machine>(
 ) -> Result<String> {
     // About 5 s of one kernel on an H100 that fills it, about 10 s on the software GPU.
     let long = match gpu {
-        Gpu::Nvidia => "work 500000000 1 1056 256",
+        Gpu::Nvidia => "work 55000000 1 1056 256",
         Gpu::Software => "work 6000000 1 2 32",
     };
     let busy = one.start(long)?;

@@ -242,7 +242,7 @@ fn latency(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     let (mut low, mut high) = (Host::new(&stack, 1), Host::new(&stack, 9));
     let calls = if gpu == Gpu::Nvidia { 300 } else { 30 };
     let long = if gpu == Gpu::Nvidia {
-        "work 100000000 12 1056 256"
+        "work 11000000 12 1056 256"
     } else {
         "work 100000 12 2 32"
     };
@@ -253,6 +253,11 @@ fn latency(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
             .trim_start_matches("latency: ")
             .to_owned()
     };
+    if gpu == Gpu::Nvidia {
+        report.step("latency: natively, alone", || {
+            Ok(tell(&native(artifacts, &format!("latency {calls}"))?))
+        });
+    }
     report.step("latency: a high VM alone", || {
         Ok(tell(&with_logs(&stack, high.must(&format!("latency {calls}")))?))
     });

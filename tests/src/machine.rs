@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use vgpu_vm::process::Process;
-use vgpu_vm::{Output, Vm};
+use vgpu_vm::{Artifacts, Output, Vm};
 
 use crate::Stack;
 
@@ -83,15 +83,21 @@ impl Host {
     /// Programs of this host that use that VM's GPU.
     pub fn new(stack: &Stack, vm: u32) -> Self {
         let artifacts = stack.artifacts();
+        let mut host = Self::native(artifacts);
+        host.environment
+            .push(("VGPU_SOCKET".into(), stack.socket(vm).into()));
+        host.environment
+            .push(("LD_LIBRARY_PATH".into(), artifacts.guest_lib_dir().into()));
+        host
+    }
+
+    /// The same programs on the machine's own library.
+    pub fn native(artifacts: &Artifacts) -> Self {
         let mut path = artifacts.programs_dir().into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         Self {
-            environment: vec![
-                ("PATH".into(), path),
-                ("VGPU_SOCKET".into(), stack.socket(vm).into()),
-                ("LD_LIBRARY_PATH".into(), artifacts.guest_lib_dir().into()),
-            ],
+            environment: vec![("PATH".into(), path)],
         }
     }
 }
