@@ -29,10 +29,11 @@
 //! **Aging.** The first waiting VM of a level (per GPU) rises by one level for each `aging_us` that it waits, and
 //! with its level rises its slice; once its turn ends it falls back. Only the first rises, and its clock starts
 //! when the one before it was seated: a queue that moves is not starved, and a long queue of low VMs must not
-//! crowd the high level. *Bound:* with `k` VMs of its own level before it and `h` VMs at high level on its GPUs, a VM
-//! is seated after at most `(k + 1) (2 aging + (h + 1) (quantum + drain))`: at the latest at high level nobody is
-//! above it, and those that have waited less come after it. `drain` is what a session takes to give its turn back:
-//! `grace_us` and a stop where stopping is proved, else the rest of its kernels.
+//! crowd the high level. *Bound:* on one GPU, with `k` VMs of its own level before it in the queue and `h` VMs of high
+//! level, a VM is seated after at most `(k + 1) (2 aging + (h + 2) (quantum + drain))`: each of the `k` is first for
+//! no longer than that; who is first has reached the high level after `2 aging`, where nobody is above it, and before
+//! it come the level's own VMs, the first of the third level, and one that was seated. `drain` is what a session
+//! takes to give its turn back: `grace_us` and a stop where stopping is proved, else the rest of its kernels.
 //!
 //! **Giving back.** A session that loses its seat is taken off at once if it is idle, else asked. If it does
 //! not give back within `grace_us` (its kernel is long) and stopping was proved on it, it is stopped where it is. Its
@@ -434,7 +435,7 @@ impl Core {
         vm.busy_at = Some(now);
         vm.aging_since = None;
         let begins = vm.turn_since.is_none();
-        let (base, level) = (vm.base, vm.level);
+        let level = vm.level;
         vm.turn_since.get_or_insert(now);
         self.seated.insert(session);
         actions.push(Action::Began {
@@ -444,18 +445,21 @@ impl Core {
             waited_us,
         });
         if begins {
-            let gpus = self.gang(session.vm);
-            self.queue_moved(session.vm, base, gpus);
+            self.queue_moved(session.vm);
         }
     }
 
-    /// The others of that level who wait for those GPUs start to age from now on.
-    fn queue_moved(&mut self, except: Vm, base: Level, gpus: GpuSet) {
-        let others: Vec<Vm> = self.vms.keys().copied().filter(|vm| *vm != except).collect();
-        for other in others {
+    /// Those who wait behind a VM that was seated, at its level and for its GPUs, age from now on.
+    fn queue_moved(&mut self, seated: Vm) {
+        let gpus = self.gang(seated);
+        let Some((base, ticket)) = self.vms.get(&seated).map(|vm| (vm.base, vm.ticket)) else {
+            return;
+        };
+        for other in self.vms.keys().copied().collect::<Vec<_>>() {
             let meets = self.gang(other).meets(gpus);
             if let Some(vm) = self.vms.get_mut(&other)
                 && vm.base == base
+                && vm.ticket > ticket
                 && meets
                 && let Some(since) = &mut vm.aging_since
             {
