@@ -88,6 +88,14 @@ impl Guest {
         self.seen = now;
     }
 
+    /// Waits until the session has ended: its status.
+    pub fn wait_lost(&mut self) -> i32 {
+        while self.status() == 0 {
+            self.wait();
+        }
+        self.status()
+    }
+
     /// Writes a command into a ring, rings, and waits until it was consumed.
     pub fn command(&mut self, number: u32, addr: u64, command: &[u64]) {
         for (index, &word) in command.iter().enumerate() {

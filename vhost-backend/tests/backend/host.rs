@@ -34,11 +34,13 @@ impl Backend {
         let listener = UnixListener::bind(dir.path().join("vhost")).unwrap();
         let number = listener.as_raw_fd();
         let mut command = command(&dir);
-        command.arg("--fd").arg("7");
+        // Far from any that this process may have.
+        const NUMBER: i32 = 900;
+        command.arg("--fd").arg(NUMBER.to_string());
         // SAFETY: one system call, in the child.
         unsafe {
             command.pre_exec(move || {
-                if libc::dup2(number, 7) < 0 {
+                if libc::dup2(number, NUMBER) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
                 Ok(())

@@ -169,8 +169,7 @@ fn a_dead_executor_is_one_lost_session() {
         .word(ring + vgpu_protocol::ring::DATA)
         .store(DIE, Ordering::SeqCst);
     guest.transport.doorbell(0).unwrap();
-    guest.wait();
-    assert_eq!(guest.status(), result::UNKNOWN);
+    assert_eq!(guest.wait_lost(), result::UNKNOWN);
     vgpud.closed(1);
     assert!(refused(
         guest.transport.alloc(guest.at(1 << 20), PAGE_LEN, false),
@@ -183,8 +182,7 @@ fn a_dead_executor_is_one_lost_session() {
     // Killed from outside, the same.
     let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    guest.wait();
-    assert_eq!(guest.status(), result::UNKNOWN);
+    assert_eq!(guest.wait_lost(), result::UNKNOWN);
     assert!(ends(&fds[2]));
     assert!(backend.lives());
 }
@@ -199,8 +197,7 @@ fn an_executor_that_speaks_nonsense_is_killed() {
         guest.transport.alloc(at, NONSENSE_LEN, false),
         Status::Lost
     ));
-    guest.wait();
-    assert_eq!(guest.status(), result::UNKNOWN);
+    assert_eq!(guest.wait_lost(), result::UNKNOWN);
     assert!(ends(&fds[2]));
     assert!(backend.lives());
 }
