@@ -454,10 +454,8 @@ impl Daemon {
             Ok((FromExec::Want, _)) => self.feed(Event::Want { session }),
             Ok((FromExec::Released, _)) => match live.page.state() {
                 State::None => self.feed(Event::Released { session }),
-                state => log::warn!(
-                    "{} says it gave its turn back, its page says {state:?}",
-                    name(session)
-                ),
+                // The page said so before the message came, and it has the next turn already.
+                state => log::debug!("{}: gave a turn back that was over, now {state:?}", name(session)),
             },
             Ok((
                 FromExec::Done {

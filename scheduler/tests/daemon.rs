@@ -1,8 +1,10 @@
 //! `vgpud` over its real sockets and pages, with backends and executors played by the test.
 mod common;
 
-use common::{Daemon, Exec, ask, map, page_memfd, socket_pair};
+use common::{Daemon, Exec, LIMIT, ask, map, page_memfd, socket_pair};
 use rustix::process::Signal;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Instant;
 use vgpu_sched_api::messages::{Answer, FromExec, Priority, Refusal, Request, ToExec, VERSION};
 use vgpu_sched_api::turn::{State, Word};
 
@@ -268,6 +270,44 @@ fn one_that_does_not_give_back_is_stopped_and_resumed() {
     assert_eq!(of_first, [Some("stopped"), Some("yielded"), None]);
 }
 
+/// Executors that work, rest and give back as fast as they can: nothing is lost, and two VMs of one level are never
+/// at work at the same time.
+#[test]
+fn no_two_vms_of_a_level_work_at_once() {
+    const PIECES: u32 = 300;
+    let vms = [(1, "low"), (2, "low"), (3, "low"), (4, "high")];
+    let daemon = Daemon::start(&map(1, &vms, SHORT));
+    let backends: Vec<_> = vms.iter().map(|(vm, _)| (*vm, daemon.backend(*vm))).collect();
+    let execs: Vec<_> = backends
+        .iter()
+        .flat_map(|(vm, backend)| [(*vm, backend.session(1)), (*vm, backend.session(2))])
+        .collect();
+    let at_work = [const { AtomicU32::new(0) }; 5];
+    std::thread::scope(|scope| {
+        for (vm, exec) in &execs {
+            let at_work = &at_work;
+            scope.spawn(move || {
+                exec.work(PIECES, || {
+                    at_work[*vm as usize].fetch_add(1, SeqCst);
+                    for low in (1..=3).filter(|low| *vm <= 3 && low != vm) {
+                        assert_eq!(at_work[low as usize].load(SeqCst), 0, "VM {low} beside VM {vm}");
+                    }
+                    at_work[*vm as usize].fetch_sub(1, SeqCst);
+                });
+            });
+        }
+    });
+    for (vm, _) in vms {
+        let status = daemon.vm(vm);
+        assert!(status.turns > 0);
+        assert!(
+            status.sessions.iter().all(|session| session.state == "out"),
+            "{status:?}"
+        );
+    }
+    assert!(daemon.turns().iter().all(|turn| turn.end.is_some()));
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     let daemon = Daemon::start(&map(1, &[(1, "low")], ""));
@@ -337,9 +377,17 @@ fn what_makes_no_sense_is_refused() {
         Answer::Ok
     );
 
-    // A backend that is gone makes room for the next at once.
+    // A backend that is gone makes room for the next. (A child that another test is about to start may share its
+    // socket for a moment.)
     drop(backend);
-    daemon.backend(1);
+    let hello = Request::Hello {
+        version: VERSION,
+        vm: 1,
+    };
+    let limit = Instant::now() + LIMIT;
+    while !matches!(daemon.ask(&hello), Answer::Welcome { .. }) {
+        assert!(Instant::now() < limit);
+    }
 
     let output = daemon.command().output().unwrap();
     assert!(!output.status.success());

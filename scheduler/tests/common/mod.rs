@@ -14,7 +14,7 @@ use vgpu_sched_api::packet;
 use vgpu_sched_api::turn::{PAGE_LEN, Page, State, Word};
 
 /// After this long a test that waits has failed.
-const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// A pool map of software GPUs: these VMs in a pool of all.
 pub fn map(gpus: u32, vms: &[(u32, &str)], scheduler: &str) -> String {
@@ -317,6 +317,47 @@ impl Exec {
     pub fn change(&self, from: State, to: State) -> bool {
         let word = self.page.word();
         word.state == from && self.page.change(word, Word { state: to, ..word }).is_ok()
+    }
+
+    /// Does so many pieces of work as an executor does: only while its page says Held, giving back when asked,
+    /// saying that it is idle now and then.
+    pub fn work(&self, pieces: u32, piece: impl Fn()) {
+        let mut asked = None;
+        let mut done = 0;
+        while done < pieces {
+            let bell = self.page.bell().load(Ordering::SeqCst);
+            let word = self.word();
+            match word.state {
+                State::Held => {
+                    piece();
+                    done += 1;
+                    if self.page.contended() && done % 3 == 0 {
+                        self.change(State::Held, State::Idle);
+                    }
+                }
+                State::Idle => {
+                    self.change(State::Idle, State::Held);
+                }
+                State::None => {
+                    if asked != Some(word.generation) {
+                        self.want();
+                        asked = Some(word.generation);
+                    }
+                    self.page.sleep(bell, LIMIT);
+                }
+                State::Yield => {
+                    assert!(self.change(State::Yield, State::None));
+                    self.say(&FromExec::Released);
+                }
+            }
+        }
+        // What it was asked before it was through must not stay unanswered.
+        while self.state() != State::None {
+            self.change(State::Idle, State::Held);
+            self.change(State::Held, State::None);
+            self.change(State::Yield, State::None);
+        }
+        self.say(&FromExec::Released);
     }
 
     /// Gives back as asked.
