@@ -15,7 +15,7 @@ use std::time::Instant;
 use vgpu_sched_api::messages::{FromExec, PACKET_LEN_MAX, Priority, Request, ToExec, TurnRecord};
 use vgpu_sched_api::packet::{self, PacketError};
 use vgpu_sched_api::turn::State;
-use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Session};
+use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Session, Standing};
 
 /// How often usage is written, in microseconds.
 const WRITE_US: u64 = 1_000_000;
@@ -87,6 +87,7 @@ pub(crate) struct Live {
     idle: bool,
     /// Orders to stop and to resume that were not confirmed yet.
     orders: BTreeMap<u64, &'static str>,
+    was_stopped: bool,
 }
 
 /// A new attachment, checked.
@@ -236,16 +237,13 @@ impl Daemon {
                 sequence,
                 deadman_us,
             } => {
-                log::info!(
-                    "{}: stopped: it did not give its turn back in time",
-                    name(session)
-                );
+                self.log_stop(session);
                 self.note_order(session, sequence, "stop");
                 let deadman_ms = deadman_us.div_ceil(1000);
                 self.order(session, &ToExec::Stop { sequence, deadman_ms }, Some(sequence));
             }
             Action::Resume { session, sequence } => {
-                log::info!("{}: resumed", name(session));
+                log::debug!("{}: to be resumed", name(session));
                 self.note_order(session, sequence, "resume");
                 self.order(session, &ToExec::Resume { sequence }, Some(sequence));
             }
@@ -350,6 +348,28 @@ impl Daemon {
                 State::Idle | State::Held | State::Yield => {}
             }
         }
+    }
+
+    /// The first stop of a session is news; with long kernels and others waiting, every turn ends with one.
+    fn log_stop(&mut self, session: Session) {
+        // An order that is repeated keeps stopped what is.
+        if self.core.standing(session) == Some(Standing::Stopped) {
+            return;
+        }
+        let Some(live) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        let level = if live.was_stopped {
+            log::Level::Debug
+        } else {
+            log::Level::Info
+        };
+        live.was_stopped = true;
+        log::log!(
+            level,
+            "{}: to be stopped: it does not give its turn back in time",
+            name(session)
+        );
     }
 
     fn note_order(&mut self, session: Session, sequence: u64, what: &'static str) {
@@ -547,6 +567,7 @@ impl Daemon {
                 contended: false,
                 idle: false,
                 orders: BTreeMap::new(),
+                was_stopped: false,
             },
         );
         self.feed(Event::Attached { session, gpus, found });

@@ -57,6 +57,10 @@ fn main() -> Result<()> {
         inventory,
     })?;
     log::info!("ready");
+    // Without a service manager that asked for it this does nothing.
+    if let Err(error) = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]) {
+        log::warn!("the service manager is not told: {error}");
+    }
     let result = daemon.run();
     // Nobody may take a socket without a listener for a scheduler that is about to answer.
     if let Err(error) = std::fs::remove_file(&arguments.socket) {
