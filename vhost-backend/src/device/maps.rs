@@ -8,34 +8,35 @@ use vgpu_protocol::virtio::{MAP_REGISTER, Map, RingCreate, Run, Status};
 #[derive(Debug)]
 pub struct Maps {
     window: u64,
-    whole: BTreeMap<u64, Mapping>,
-    /// A mapping of which not all messages came yet.
-    partial: Option<Partial>,
+    maps: BTreeMap<u64, Mapping>,
     rings: BTreeMap<u32, u64>,
+    /// Bytes of all mappings, also of those that are not whole yet.
     mapped: u64,
+    /// Runs that came so far.
     runs: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Mapping {
     len: u64,
+    flags: u32,
+    /// Bytes that messages covered so far; the mapping is whole when all are.
+    covered: u64,
     runs: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Partial {
-    addr: u64,
-    len: u64,
-    flags: u32,
-    covered: u64,
-    runs: u32,
+impl Mapping {
+    fn is_whole(&self) -> bool {
+        self.covered == self.len
+    }
 }
 
 /// A checked message, to be recorded once the executor has done it.
 #[derive(Debug)]
 #[must_use]
 pub struct Step {
-    after: Partial,
+    addr: u64,
+    after: Mapping,
 }
 
 impl Maps {
@@ -43,8 +44,7 @@ impl Maps {
     pub fn new(window: u64) -> Self {
         Self {
             window,
-            whole: BTreeMap::new(),
-            partial: None,
+            maps: BTreeMap::new(),
             rings: BTreeMap::new(),
             mapped: 0,
             runs: 0,
@@ -53,69 +53,57 @@ impl Maps {
 
     /// Whether the session area, which comes first, is mapped.
     pub fn has_area(&self) -> bool {
-        !self.whole.is_empty()
+        self.maps.get(&self.window).is_some_and(Mapping::is_whole)
     }
 
-    /// Checks a message whose runs count as `count` (a run that crosses memory regions counts more than once).
-    /// A message that is refused ends the mapping it belongs to.
-    pub fn check(&mut self, map: &Map, runs: &[Run], count: usize) -> Result<Step, Status> {
-        let before = self.partial.take();
-        let bytes = runs
-            .iter()
-            .try_fold(0u64, |sum, run| sum.checked_add(run.len))
-            .ok_or(Status::Invalid)?;
-        let start = match before {
-            _ if map.offset == 0 => self.check_new(map)?,
-            Some(partial)
-                if (partial.addr, partial.len, partial.flags, partial.covered)
-                    == (map.addr, map.len, map.flags, map.offset) =>
-            {
-                partial
+    /// Checks a message whose runs count as `count` (a run that crosses memory regions counts more than once). One
+    /// that is refused changes nothing: what earlier messages of the same mapping covered stays, until it is unmapped.
+    pub fn check(&self, map: &Map, runs: &[Run], count: usize) -> Result<Step, Status> {
+        let before = match self.maps.get(&map.addr) {
+            Some(&mapping) if !mapping.is_whole() => {
+                if (mapping.len, mapping.flags, mapping.covered) != (map.len, map.flags, map.offset) {
+                    return Err(Status::Invalid);
+                }
+                mapping
             }
-            _ => return Err(Status::Invalid),
+            _ => self.check_new(map)?,
         };
-        let covered = start.covered.checked_add(bytes).ok_or(Status::Invalid)?;
-        if covered > map.len {
-            return Err(Status::Invalid);
-        }
-        let count = u32::try_from(count).map_err(|_| Status::Limit)?;
-        let count = start.runs.checked_add(count).ok_or(Status::Limit)?;
-        if count.checked_add(self.runs).is_none_or(|all| all > RUNS_MAX) {
-            return Err(Status::Limit);
-        }
+        let covered = runs
+            .iter()
+            .try_fold(before.covered, |sum, run| sum.checked_add(run.len))
+            .filter(|&covered| covered <= map.len)
+            .ok_or(Status::Invalid)?;
+        let count = u32::try_from(count)
+            .ok()
+            .filter(|&count| count <= RUNS_MAX - self.runs)
+            .ok_or(Status::Limit)?;
         Ok(Step {
-            after: Partial {
+            addr: map.addr,
+            after: Mapping {
                 covered,
-                runs: count,
-                ..start
+                runs: before.runs + count,
+                ..before
             },
         })
     }
 
-    fn check_new(&self, map: &Map) -> Result<Partial, Status> {
+    fn check_new(&self, map: &Map) -> Result<Mapping, Status> {
         let offset = map.addr.checked_sub(self.window).ok_or(Status::Invalid)?;
         let end = offset.checked_add(map.len).ok_or(Status::Invalid)?;
-        if end > ARENA_LEN {
+        if end > ARENA_LEN || map.offset != 0 {
             return Err(Status::Invalid);
         }
         if !self.has_area() && (offset, map.len, map.flags) != (0, AREA_LEN, MAP_REGISTER) {
             return Err(Status::Invalid);
         }
-        if self.whole.len() >= MAPS_MAX
-            || map.len > MAP_LEN_MAX
-            || self
-                .mapped
-                .checked_add(map.len)
-                .is_none_or(|all| all > MAPPED_LEN_MAX)
-        {
-            return Err(Status::Limit);
-        }
-        let below = self.whole.range(..map.addr + map.len).next_back();
+        let below = self.maps.range(..map.addr + map.len).next_back();
         if below.is_some_and(|(addr, mapping)| addr + mapping.len > map.addr) {
             return Err(Status::Invalid);
         }
-        Ok(Partial {
-            addr: map.addr,
+        if self.maps.len() >= MAPS_MAX || map.len > MAP_LEN_MAX || map.len > MAPPED_LEN_MAX - self.mapped {
+            return Err(Status::Limit);
+        }
+        Ok(Mapping {
             len: map.len,
             flags: map.flags,
             covered: 0,
@@ -123,46 +111,36 @@ impl Maps {
         })
     }
 
-    /// Ends a mapping of which not all messages came.
-    pub fn abandon(&mut self) {
-        self.partial = None;
-    }
-
     /// Records a message that the executor has done. Whether the mapping is whole now.
     pub fn done(&mut self, step: Step) -> bool {
-        let Partial {
-            addr,
-            len,
-            covered,
-            runs,
-            ..
-        } = step.after;
-        if covered < len {
-            self.partial = Some(step.after);
-            return false;
+        let Step { addr, after } = step;
+        match self.maps.insert(addr, after) {
+            Some(before) => self.runs += after.runs - before.runs,
+            None => {
+                self.mapped += after.len;
+                self.runs += after.runs;
+            }
         }
-        self.whole.insert(addr, Mapping { len, runs });
-        self.mapped += len;
-        self.runs += runs;
-        true
+        after.is_whole()
     }
 
-    /// Whether the mapping at `addr` may be undone: it exists, is not the session area, and no ring lies in it.
-    pub fn check_unmap(&self, addr: u64) -> Result<(), Status> {
-        let mapping = self.whole.get(&addr).ok_or(Status::NotFound)?;
+    /// Whether the mapping at `addr` may be undone: it exists, whole or not, is not the session area, and no ring lies
+    /// in it. Whether it is whole.
+    pub fn check_unmap(&self, addr: u64) -> Result<bool, Status> {
+        let mapping = self.maps.get(&addr).ok_or(Status::NotFound)?;
         let in_use = self
             .rings
             .values()
             .any(|&ring| ring >= addr && ring - addr < mapping.len);
-        if addr == self.window || in_use {
+        if (addr == self.window && mapping.is_whole()) || in_use {
             return Err(Status::Invalid);
         }
-        Ok(())
+        Ok(mapping.is_whole())
     }
 
     /// Records that the mapping at `addr` is undone.
     pub fn unmapped(&mut self, addr: u64) {
-        if let Some(mapping) = self.whole.remove(&addr) {
+        if let Some(mapping) = self.maps.remove(&addr) {
             self.mapped -= mapping.len;
             self.runs -= mapping.runs;
         }
@@ -174,8 +152,8 @@ impl Maps {
             return Err(Status::Invalid);
         }
         let end = ring.addr.checked_add(RING_LEN).ok_or(Status::Invalid)?;
-        match self.whole.range(..=ring.addr).next_back() {
-            Some((addr, mapping)) if end <= addr + mapping.len && *addr != self.window => Ok(()),
+        match self.maps.range(..=ring.addr).next_back() {
+            Some((addr, mapping)) if end <= addr + mapping.len && mapping.is_whole() => Ok(()),
             _ => Err(Status::NotFound),
         }
     }
@@ -229,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_area_comes_first() {
-        let mut maps = Maps::new(WINDOW);
+        let maps = Maps::new(WINDOW);
         for wrong in [
             map(4096, AREA_LEN, 0, MAP_REGISTER),
             map(0, AREA_LEN, 0, 0),
@@ -248,40 +226,59 @@ mod tests {
             .check(&map(at, 3 * PAGE_LEN, 0, 0), &run(PAGE_LEN), 1)
             .unwrap();
         assert!(!maps.done(step));
-        assert_eq!(maps.check_unmap(WINDOW + at), Err(Status::NotFound));
+        assert_eq!(maps.check_unmap(WINDOW + at), Ok(false));
         let step = maps
             .check(&map(at, 3 * PAGE_LEN, PAGE_LEN, 0), &run(2 * PAGE_LEN), 1)
             .unwrap();
         assert!(maps.done(step));
-        maps.check_unmap(WINDOW + at).unwrap();
+        assert_eq!(maps.check_unmap(WINDOW + at), Ok(true));
     }
 
     #[test]
-    fn a_part_that_does_not_fit_ends_the_mapping() {
+    fn a_part_that_does_not_fit_takes_nothing() {
+        let mut maps = with_area();
+        let step = maps
+            .check(&map(AREA_LEN, 3 * PAGE_LEN, 0, 0), &run(PAGE_LEN), 1)
+            .unwrap();
+        assert!(!maps.done(step));
         for wrong in [
             map(AREA_LEN, 3 * PAGE_LEN, 2 * PAGE_LEN, 0),
+            map(AREA_LEN, 3 * PAGE_LEN, 0, 0),
             map(AREA_LEN, 4 * PAGE_LEN, PAGE_LEN, 0),
             map(AREA_LEN, 3 * PAGE_LEN, PAGE_LEN, MAP_REGISTER),
+            map(AREA_LEN + PAGE_LEN, 3 * PAGE_LEN, 0, 0),
         ] {
-            let mut maps = with_area();
-            let step = maps
-                .check(&map(AREA_LEN, 3 * PAGE_LEN, 0, 0), &run(PAGE_LEN), 1)
-                .unwrap();
-            assert!(!maps.done(step));
-            assert!(maps.check(&wrong, &run(PAGE_LEN), 1).is_err());
-            let next = map(AREA_LEN, 3 * PAGE_LEN, PAGE_LEN, 0);
-            assert!(maps.check(&next, &run(PAGE_LEN), 1).is_err());
+            let refused = maps.check(&wrong, &run(PAGE_LEN), 1);
+            assert_eq!(refused.unwrap_err(), Status::Invalid, "{wrong:?}");
         }
-        let mut maps = with_area();
-        assert!(
-            maps.check(&map(AREA_LEN, PAGE_LEN, 0, 0), &run(2 * PAGE_LEN), 1)
-                .is_err()
+        let next = map(AREA_LEN, 3 * PAGE_LEN, PAGE_LEN, 0);
+        assert_eq!(
+            maps.check(&next, &run(3 * PAGE_LEN), 1).unwrap_err(),
+            Status::Invalid
         );
+        let other = map(1 << 30, PAGE_LEN, 0, 0);
+        let step = maps.check(&other, &run(PAGE_LEN), 1).unwrap();
+        assert!(maps.done(step));
+        let step = maps.check(&next, &run(2 * PAGE_LEN), 1).unwrap();
+        assert!(maps.done(step));
+    }
+
+    #[test]
+    fn a_mapping_that_is_not_whole_can_be_undone() {
+        let mut maps = with_area();
+        let before = (maps.mapped, maps.runs);
+        let step = maps
+            .check(&map(AREA_LEN, 3 * PAGE_LEN, 0, 0), &run(PAGE_LEN), 7)
+            .unwrap();
+        assert!(!maps.done(step));
+        assert_eq!(maps.check_unmap(WINDOW + AREA_LEN), Ok(false));
+        maps.unmapped(WINDOW + AREA_LEN);
+        assert_eq!((maps.mapped, maps.runs), before);
     }
 
     #[test]
     fn limits_hold() {
-        let mut maps = with_area();
+        let maps = with_area();
         let big = map(1 << 30, MAP_LEN_MAX + PAGE_LEN, 0, 0);
         assert_eq!(maps.check(&big, &run(PAGE_LEN), 1).unwrap_err(), Status::Limit);
         let scattered = map(1 << 30, PAGE_LEN, 0, 0);
@@ -313,7 +310,7 @@ mod tests {
         assert_eq!(maps.check_ring(&ring), Err(Status::Invalid));
         assert_eq!(maps.check_unmap(WINDOW + at), Err(Status::Invalid));
         maps.ring_destroyed(5);
-        maps.check_unmap(WINDOW + at).unwrap();
+        assert_eq!(maps.check_unmap(WINDOW + at), Ok(true));
         let past = RingCreate {
             addr: WINDOW + at + PAGE_LEN,
             ..ring
@@ -337,13 +334,13 @@ mod tests {
                 }
                 let mut end = 0;
                 let mut sum = 0;
-                for (addr, mapping) in &maps.whole {
+                for (addr, mapping) in &maps.maps {
                     prop_assert!(*addr >= end);
                     end = addr + mapping.len;
                     sum += mapping.len;
                 }
                 prop_assert_eq!(sum, maps.mapped);
-                prop_assert_eq!(maps.runs as usize, maps.whole.len());
+                prop_assert_eq!(maps.runs as usize, maps.maps.len());
             }
         }
     }

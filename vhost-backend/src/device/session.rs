@@ -360,12 +360,8 @@ impl Session {
     }
 
     fn map(&mut self, map: &Map, runs: &[Run]) -> Result<(), Status> {
-        let Some(places) = self.around.memory.translate(runs) else {
-            self.maps.abandon();
-            return Err(Status::Invalid);
-        };
+        let places = self.around.memory.translate(runs).ok_or(Status::Invalid)?;
         if places.len() > RUNS_PER_MESSAGE_MAX {
-            self.maps.abandon();
             return Err(Status::Limit);
         }
         let step = self.maps.check(map, runs, places.len())?;
@@ -391,8 +387,13 @@ impl Session {
     }
 
     fn unmap(&mut self, unmap: &Unmap) -> Result<(), Status> {
-        self.maps.check_unmap(unmap.addr)?;
-        self.ask(ExecKind::Unmap, unmap.as_bytes(), &[])?;
+        let whole = self.maps.check_unmap(unmap.addr)?;
+        match self.ask(ExecKind::Unmap, unmap.as_bytes(), &[]) {
+            Ok(_) => {}
+            // It has undone a mapping itself that it could not complete.
+            Err(Status::NotFound) if !whole => {}
+            Err(status) => return Err(status),
+        }
         self.maps.unmapped(unmap.addr);
         Ok(())
     }

@@ -23,6 +23,8 @@ pub const MARK: &str = "VGPU_TEST_EXECUTOR";
 pub const HANGING_LEN: u64 = 13 * PAGE_LEN;
 /// A mapping of this length is refused with `Limit`.
 pub const REFUSED_LEN: u64 = 17 * PAGE_LEN;
+/// The second message of a mapping of this length fails, and with it the whole mapping.
+pub const FAILING_LEN: u64 = 23 * PAGE_LEN;
 /// A mapping of this length is answered with nonsense.
 pub const NONSENSE_LEN: u64 = 19 * PAGE_LEN;
 
@@ -144,6 +146,12 @@ impl Executor {
         if map.len == REFUSED_LEN {
             return Err(Status::Limit);
         }
+        if map.len == FAILING_LEN && map.offset > 0 {
+            let begun = self.maps.remove(&map.addr).unwrap();
+            // SAFETY: only this program's own mapping is there.
+            unsafe { rustix::mm::munmap(map.addr as *mut _, begun as usize).unwrap() };
+            return Err(Status::HostError);
+        }
         let mut at = map.addr + map.offset;
         for run in runs.chunks_exact(size_of::<ExecRun>()) {
             let run = ExecRun::read_from_bytes(run).unwrap();
@@ -167,9 +175,7 @@ impl Executor {
             mapped.map_err(|_| Status::HostError)?;
             at += run.len;
         }
-        if at == map.addr + map.len {
-            self.maps.insert(map.addr, map.len);
-        }
+        self.maps.insert(map.addr, at - map.addr);
         Ok(0)
     }
 }

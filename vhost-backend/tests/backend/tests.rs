@@ -1,5 +1,5 @@
 //! The tests.
-use crate::executor::{DIE, ECHO, NONSENSE_LEN, REFUSED_LEN, SUM};
+use crate::executor::{DIE, ECHO, FAILING_LEN, NONSENSE_LEN, REFUSED_LEN, SUM};
 use crate::guest::{self, Guest, RING_BUFFER_LEN, refused};
 use crate::host::{Backend, ends, has_ended};
 use crate::scheduler::{Refuse, Scheduler, speaks};
@@ -233,6 +233,38 @@ fn what_an_executor_refuses_is_refused() {
         guest.transport.free(guest.window, AREA_LEN),
         Status::Invalid
     ));
+    drop(guest);
+
+    // In the middle of a mapping: what came before is undone when the guest asks for that, also when the executor has
+    // nothing of it any more.
+    let mut vmm = Vmm::connect(&backend.socket());
+    let session = open(&mut vmm, WINDOW);
+    let addr = WINDOW + (1 << 20);
+    let run = Run {
+        gpa: vmm.high(0),
+        len: PAGE_LEN,
+    };
+    for len in [FAILING_LEN, 5 * PAGE_LEN] {
+        let map = Map {
+            addr,
+            len,
+            offset: 0,
+            flags: 0,
+            runs_len: 1,
+        };
+        let second = Map {
+            offset: PAGE_LEN,
+            ..map
+        };
+        assert_eq!(vmm.map(session, map, &[run]), Status::Ok);
+        let outside = Run { gpa: 1 << 50, ..run };
+        assert_eq!(vmm.map(session, second, &[outside]), Status::Invalid);
+        if len == FAILING_LEN {
+            assert_eq!(vmm.map(session, second, &[run]), Status::HostError);
+        }
+        assert_eq!(vmm.request(ControlKind::Unmap, session, &addr), Status::Ok);
+        assert_eq!(vmm.request(ControlKind::Unmap, session, &addr), Status::NotFound);
+    }
 }
 
 fn vgpud_decides_who_may_open() {

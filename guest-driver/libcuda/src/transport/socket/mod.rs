@@ -56,7 +56,7 @@ impl Socket {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the host map the extents, one after the other, at `addr`.
+    /// Has the host map the extents, one after the other, at `addr`. It keeps nothing of a mapping that fails.
     fn map(&self, addr: u64, len: u64, flags: u32, extents: &[Extent]) -> Result<(), TransportError> {
         let mut offset = 0;
         for part in extents.chunks(RUNS_PER_MESSAGE_MAX) {
@@ -68,15 +68,23 @@ impl Socket {
                 runs_len: part.len() as u32,
             };
             let mut body = map.as_bytes().to_vec();
+            let mut covered = offset;
             for extent in part {
                 let run = Run {
                     gpa: link::gpa(extent.offset),
                     len: extent.len,
                 };
                 body.extend_from_slice(run.as_bytes());
-                offset += extent.len;
+                covered += extent.len;
             }
-            self.request(ControlKind::Map, &body)?;
+            if let Err(error) = self.request(ControlKind::Map, &body) {
+                // A message that is refused takes nothing; what earlier ones covered is undone.
+                if offset > 0 {
+                    self.request(ControlKind::Unmap, Unmap { addr }.as_bytes())?;
+                }
+                return Err(error);
+            }
+            offset = covered;
         }
         Ok(())
     }
@@ -130,8 +138,10 @@ impl Transport for Socket {
             .and_then(|()| self.map(addr, len, flags, &extents));
         if let Err(error) = mapped {
             memory.unmap(addr, len)?;
-            // A refused mapping leaves nothing behind on the host; a lost connection ends with everything reaped.
-            memory.release(extents)?;
+            // Where the host did not even answer, the pages stay out of use.
+            if let TransportError::Refused(_) | TransportError::Os(_) = error {
+                memory.release(extents)?;
+            }
             return Err(match error {
                 TransportError::Refused(Status::Limit) => TransportError::NoMemory,
                 error => error,
