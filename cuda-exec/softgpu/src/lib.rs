@@ -1,9 +1,35 @@
 //! A software GPU: a `libcuda.so.1` which runs PTX on the CPU, so that programs for the CUDA driver API run
-//! unchanged on a machine without a GPU.
+//! unchanged on a machine without a GPU. It imitates what matters of an H100: streams that are really
+//! asynchronous, faults that lose the process, contexts of several processes that take turns in time slices,
+//! and kernels that can be stopped and resumed.
 //!
-//! The shared library exports the functions of `cuda.h` (CUDA 13.0) that [`driver`] has.
+//! - [`ptx`]: from PTX text to a machine that runs it.
+//! - [`driver`]: the functions of `cuda.h` (CUDA 13.0), exported under their C names.
+//! - `arbiter`: whose kernels run when.
+//!
+//! # Environment
+//! | variable | meaning |
+//! | --- | --- |
+//! | `VGPU_SOFTGPU_DEVICES` | number of devices, 1 to 64; 1 unless given |
+//! | `VGPU_SOFTGPU_MEMORY` | memory of each device in bytes, 4 GiB unless given; the first process on a device decides |
+//! | `VGPU_SOFTGPU_DIR` | directory of the files through which processes share the devices; `/dev/shm/vgpu-softgpu-<uid>` unless given |
+//! | `CUDA_VISIBLE_DEVICES` | as for the real library: numbers, or UUIDs as `GPU-...` |
+//!
+//! # Control
+//! One function is exported beside those of CUDA, [`vgpu_softgpu_control`]: what an owner of channels can do
+//! with the driver of real hardware, stop and resume its kernels and set its time slice.
+//!
+//! # What differs from hardware
+//! - Device memory is memory of the process: the host can read and write it at its device address.
+//! - Denormals are never flushed, approximations are exact to the last place, and `%clock64` counts half
+//!   nanoseconds.
+//! - An instruction that is not known is found when the module is loaded, not by the compiler: the module is
+//!   refused with `CUDA_ERROR_INVALID_PTX`, and standard error says which line. Machine code (cubin, fat
+//!   binaries) is refused with `CUDA_ERROR_NO_BINARY_FOR_GPU`.
+//! - Device functions are inlined, so recursion and calls through pointers are refused.
 
 mod arbiter;
-pub use arbiter::vgpu_softgpu_control;
 pub mod driver;
 pub mod ptx;
+
+pub use arbiter::vgpu_softgpu_control;

@@ -481,6 +481,10 @@ fn contexts_are_a_stack() {
     std::thread::spawn(|| {
         let mut address = 0;
         assert_eq!(cuMemAlloc_v2(Out(&mut address), 8), code(INVALID_CONTEXT));
+        assert_eq!(cuCtxGetDevice(Out(&mut 0)), code(INVALID_CONTEXT));
+        let (mut major, mut minor) = (0, 0);
+        ok(cuDeviceComputeCapability(Out(&mut major), Out(&mut minor), 0));
+        assert_eq!((major, minor), (9, 0));
     })
     .join()
     .unwrap();

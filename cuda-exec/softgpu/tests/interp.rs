@@ -441,6 +441,20 @@ fn threads_that_wait_for_each_other_in_a_loop_all_get_on() {
 }
 
 #[test]
+fn blocks_that_wait_for_each_other_all_get_on() {
+    let mut out = vec![0u64; 2];
+    let memory = Slices::of(&mut [&mut out]);
+    // A barrier of the whole grid, and then the last one counts.
+    let kernel = snippet(
+        "atom.global.add.u32 %r1, [%rd0], 1;
+         WAIT: ld.volatile.global.u32 %r2, [%rd0]; setp.lt.u32 %p1, %r2, 24; @%p1 bra WAIT;
+         red.global.add.u32 [%rd0+8], 1;",
+    );
+    start(&kernel, 12, 2, &[memory.address(0)], &memory, 1_000_000).unwrap();
+    assert_eq!((out[0], out[1]), (24, 24));
+}
+
+#[test]
 fn a_spin_on_the_timer_ends_and_passes_safe_points() {
     let mut out = vec![0u64; 2];
     let memory = Slices::of(&mut [&mut out]);

@@ -1,7 +1,9 @@
 //! Arithmetic on slots. Each function is monomorphic in its type, so that an instruction costs one indirect
 //! call and no decision.
 
+use super::convert::{self, Round};
 use super::ir::Ins;
+use super::types::{Class, Ty};
 
 /// A function that computes on slots.
 pub type AluFn = fn(Regs, &Ins);
@@ -172,6 +174,44 @@ macro_rules! flt {
 }
 
 flt!(f32, u32; f64, u64);
+
+/// A 16-bit float, computed with as a double and rounded when it is stored. Twice the 11 bits of precision
+/// and two more are enough for the results of the basic operations to be rounded right.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+pub struct F16(f64);
+
+/// The same with the exponent of a single.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+pub struct BF16(f64);
+
+macro_rules! small_flt {
+    ($($t:ident, $ty:expr);*) => {$(
+        impl Val for $t {
+            fn of(bits: u64) -> Self { $t(convert::read_float(bits, $ty)) }
+            fn bits(self) -> u64 { convert::write_float(self.0, $ty, Round::Nearest) }
+        }
+        impl Flt for $t {
+            fn add(self, o: Self) -> Self { $t(self.0 + o.0) }
+            fn sub(self, o: Self) -> Self { $t(self.0 - o.0) }
+            fn mul(self, o: Self) -> Self { $t(self.0 * o.0) }
+            fn div(self, o: Self) -> Self { $t(self.0 / o.0) }
+            fn fma(self, b: Self, c: Self) -> Self { $t(self.0.mul_add(b.0, c.0)) }
+            fn neg(self) -> Self { $t(-self.0) }
+            fn abs(self) -> Self { $t(self.0.abs()) }
+            fn min(self, o: Self) -> Self { $t(self.0.min(o.0)) }
+            fn max(self, o: Self) -> Self { $t(self.0.max(o.0)) }
+            fn sqrt(self) -> Self { $t(self.0.sqrt()) }
+            fn one() -> Self { $t(1.0) }
+            fn zero() -> Self { $t(0.0) }
+            fn nan() -> Self { $t(f64::NAN) }
+            fn is_nan(self) -> bool { self.0.is_nan() }
+            fn copysign(self, sign: Self) -> Self { $t(self.0.copysign(sign.0)) }
+            fn map(self, f: fn(f64) -> f64) -> Self { $t(f(self.0)) }
+        }
+    )*};
+}
+
+small_flt!(F16, Ty::new(Class::Float, 16); BF16, Ty::new(Class::Brain, 16));
 
 pub fn mov(r: Regs, i: &Ins) {
     r.set(i.d, r.get(i.a));
@@ -566,6 +606,21 @@ pub fn bfi<T: Int>(r: Regs, i: &Ins) {
     };
     let shifted = if pos >= 64 { 0 } else { a << pos };
     r.set(i.d, b & !mask | shifted & mask);
+}
+
+/// d = c + the products of the four bytes of a and b; `imm` bit 0: a is signed, bit 1: b is.
+pub fn dp4a(r: Regs, i: &Ins) {
+    let byte = |v: u32, at: u32, signed: bool| {
+        let byte = (v >> (at * 8)) as u8;
+        if signed {
+            i32::from(byte as i8)
+        } else {
+            i32::from(byte)
+        }
+    };
+    let (a, b) = (r.val::<u32>(i.a), r.val::<u32>(i.b));
+    let products = (0..4).map(|at| byte(a, at, i.imm & 1 != 0) * byte(b, at, i.imm & 2 != 0));
+    r.put(i.d, products.fold(r.val::<i32>(i.c), i32::wrapping_add));
 }
 
 /// How operands are compared; the unordered ones are true when one is NaN.

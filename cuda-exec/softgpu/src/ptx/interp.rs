@@ -7,6 +7,7 @@ mod warp;
 use super::alu::Regs;
 use super::ir::{Ins, Kernel, NONE, Reduce, Run};
 use super::types::{Clock, Fixed, LaneMask, Space};
+use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -84,6 +85,11 @@ pub struct Launch<'a> {
 
 /// Jumps between two safe points. A loop has one jump at least, so this bounds their distance.
 const FUEL: u32 = 2048;
+/// Safe points that a block may pass while others are waiting.
+const PATIENCE: u32 = 64;
+/// Most blocks resident at once, and most memory they may take together.
+const RESIDENT_BLOCKS: usize = 1024;
+const RESIDENT_BYTES: usize = 256 << 20;
 /// Threads of a warp.
 const WARP: usize = 32;
 const BARRIERS: usize = 16;
@@ -118,43 +124,51 @@ fn global_timer() -> u64 {
     since.map_or(0, |d| d.as_nanos() as u64)
 }
 
-/// Runs a launch to its end.
+/// Runs a launch to its end. A block that takes long makes room for others, so that blocks which wait for
+/// each other all get on, as far as they would be resident at once.
 pub fn run(launch: &Launch<'_>) -> Result<(), Stop> {
     let mut machine = Machine::new(launch);
-    for z in 0..launch.grid[2] {
-        for y in 0..launch.grid[1] {
-            for x in 0..launch.grid[0] {
-                machine.block([x, y, z])?;
-            }
+    let [nx, ny, nz] = launch.grid.map(u64::from);
+    let mut unstarted = (0..nx * ny * nz).map(|n| [n % nx, n / nx % ny, n / nx / ny].map(|i| i as u32));
+    let resident = (RESIDENT_BYTES / machine.block.bytes()).clamp(1, RESIDENT_BLOCKS);
+    let mut waiting = VecDeque::new();
+    loop {
+        let next = if waiting.len() < resident {
+            unstarted.next()
+        } else {
+            None
+        };
+        match next {
+            Some(ctaid) => machine.start(ctaid),
+            None => match waiting.pop_front() {
+                Some(block) => machine.block = block,
+                None => return Ok(()),
+            },
+        }
+        let alone = waiting.is_empty() && unstarted.size_hint().0 == 0;
+        if !machine.advance(alone)? {
+            let fresh = Block::new(launch);
+            waiting.push_back(std::mem::replace(&mut machine.block, fresh));
         }
     }
-    Ok(())
 }
 
-struct Machine<'a> {
-    launch: &'a Launch<'a>,
-    kernel: &'a Kernel,
+/// The state of a block.
+struct Block {
     threads: Vec<Thread>,
     /// One register file after the other.
     regs: Vec<u64>,
     shared: Vec<u128>,
-    shared_len: u64,
     local: Vec<u128>,
     arrived: [u32; BARRIERS],
-    /// The stretches accessed last.
-    cache: [Span; 4],
-    evict: usize,
-    fuel: u32,
 }
 
-impl<'a> Machine<'a> {
-    fn new(launch: &'a Launch<'a>) -> Machine<'a> {
+impl Block {
+    fn new(launch: &Launch<'_>) -> Block {
         let kernel = launch.kernel;
         let count = launch.block.iter().map(|&n| n as usize).product::<usize>();
         let shared_len = kernel.shared_bytes + launch.dynamic_shared;
-        Machine {
-            launch,
-            kernel,
+        Block {
             threads: vec![
                 Thread {
                     pc: 0,
@@ -164,50 +178,86 @@ impl<'a> Machine<'a> {
             ],
             regs: vec![0; kernel.template.len() * count],
             shared: vec![0; shared_len.div_ceil(16).max(1)],
-            shared_len: shared_len as u64,
             local: vec![0; (kernel.local_bytes / 16 * count).max(1)],
             arrived: [0; BARRIERS],
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&self.regs[..]) + size_of_val(&self.shared[..]) + size_of_val(&self.local[..])
+    }
+}
+
+struct Machine<'a> {
+    launch: &'a Launch<'a>,
+    kernel: &'a Kernel,
+    /// The block being run.
+    block: Block,
+    shared_len: u64,
+    /// The stretches accessed last.
+    cache: [Span; 4],
+    evict: usize,
+    fuel: u32,
+    /// Safe points until it is another block's turn.
+    patience: u32,
+}
+
+impl<'a> Machine<'a> {
+    fn new(launch: &'a Launch<'a>) -> Machine<'a> {
+        Machine {
+            launch,
+            kernel: launch.kernel,
+            block: Block::new(launch),
+            shared_len: (launch.kernel.shared_bytes + launch.dynamic_shared) as u64,
             cache: [NOWHERE; 4],
             evict: 0,
             fuel: FUEL,
+            patience: PATIENCE,
         }
     }
 
     fn regs(&mut self, thread: usize) -> Regs {
         let slots = self.kernel.template.len();
-        let file = &mut self.regs[thread * slots..(thread + 1) * slots];
+        let file = &mut self.block.regs[thread * slots..(thread + 1) * slots];
         // SAFETY: the file has as many slots as the template, and only this kernel's instructions are run
         // with it. The vector is never resized, and only this machine's thread touches it.
         unsafe { Regs::new(file.as_mut_ptr()) }
     }
 
-    fn block(&mut self, ctaid: [u32; 3]) -> Result<(), Stop> {
-        self.arrived = [0; BARRIERS];
-        for thread in 0..self.threads.len() {
-            self.threads[thread] = Thread {
+    /// Makes the block the one at `ctaid`, at its beginning.
+    fn start(&mut self, ctaid: [u32; 3]) {
+        self.block.arrived = [0; BARRIERS];
+        for thread in 0..self.block.threads.len() {
+            self.block.threads[thread] = Thread {
                 pc: 0,
                 state: State::Ready,
             };
-            self.start(thread, ctaid);
+            self.start_thread(thread, ctaid);
         }
-        let warps = self.threads.len().div_ceil(WARP);
-        loop {
+    }
+
+    /// Runs the block for a while, or if `alone` to its end; true if it has ended.
+    fn advance(&mut self, alone: bool) -> Result<bool, Stop> {
+        let warps = self.block.threads.len().div_ceil(WARP);
+        self.patience = PATIENCE;
+        while alone || self.patience > 0 {
             let mut ready = false;
             for warp in 0..warps {
                 ready |= self.warp(warp)?;
             }
             if !ready {
-                if self.threads.iter().all(|t| t.state == State::Exited) {
-                    return Ok(());
+                if self.block.threads.iter().all(|t| t.state == State::Exited) {
+                    return Ok(true);
                 }
                 if !self.release_barriers() {
                     self.idle()?;
                 }
             }
         }
+        Ok(false)
     }
 
-    fn start(&mut self, thread: usize, ctaid: [u32; 3]) {
+    fn start_thread(&mut self, thread: usize, ctaid: [u32; 3]) {
         let [nx, ny, _] = self.launch.block;
         let (x, y, z) = (
             thread as u32 % nx,
@@ -216,7 +266,7 @@ impl<'a> Machine<'a> {
         );
         let lane = (thread % WARP) as u32;
         let slots = self.kernel.template.len();
-        self.regs[thread * slots..(thread + 1) * slots].copy_from_slice(&self.kernel.template);
+        self.block.regs[thread * slots..(thread + 1) * slots].copy_from_slice(&self.kernel.template);
         let regs = self.regs(thread);
         for &(slot, what) in &self.kernel.fixed {
             let value = match what {
@@ -226,7 +276,7 @@ impl<'a> Machine<'a> {
                 Fixed::Nctaid(axis) => self.launch.grid[axis as usize],
                 Fixed::LaneId => lane,
                 Fixed::WarpId => (thread / WARP) as u32,
-                Fixed::NwarpId => self.threads.len().div_ceil(WARP) as u32,
+                Fixed::NwarpId => self.block.threads.len().div_ceil(WARP) as u32,
                 Fixed::SmId => 0,
                 Fixed::NsmId => 1,
                 Fixed::GridId => self.launch.id as u32,
@@ -245,18 +295,18 @@ impl<'a> Machine<'a> {
     /// Runs the threads of a warp until none of them is ready, or one ran out of fuel; true if some are
     /// still ready.
     fn warp(&mut self, warp: usize) -> Result<bool, Stop> {
-        let lanes = warp * WARP..((warp + 1) * WARP).min(self.threads.len());
+        let lanes = warp * WARP..((warp + 1) * WARP).min(self.block.threads.len());
         loop {
             let mut ready = false;
             for thread in lanes.clone() {
-                if let State::Sleeping(until) = self.threads[thread].state
+                if let State::Sleeping(until) = self.block.threads[thread].state
                     && now() >= until
                 {
-                    self.threads[thread].state = State::Ready;
+                    self.block.threads[thread].state = State::Ready;
                 }
-                if self.threads[thread].state == State::Ready {
+                if self.block.threads[thread].state == State::Ready {
                     self.thread(thread)?;
-                    ready |= self.threads[thread].state == State::Ready;
+                    ready |= self.block.threads[thread].state == State::Ready;
                 }
             }
             if ready {
@@ -270,6 +320,7 @@ impl<'a> Machine<'a> {
 
     fn safe_point(&mut self) -> Result<(), Stop> {
         self.fuel = FUEL;
+        self.patience = self.patience.saturating_sub(1);
         // Memory may have gone while others ran.
         self.cache = [NOWHERE; 4];
         self.launch.gate.pause().map_err(|Aborted| Stop::Aborted)
@@ -277,7 +328,7 @@ impl<'a> Machine<'a> {
 
     /// Nobody can run: some sleep, or all wait for something that only an abort ends.
     fn idle(&mut self) -> Result<(), Stop> {
-        let wake = self.threads.iter().filter_map(|t| match t.state {
+        let wake = self.block.threads.iter().filter_map(|t| match t.state {
             State::Sleeping(until) => Some(until),
             _ => None,
         });
@@ -292,9 +343,14 @@ impl<'a> Machine<'a> {
     fn release_barriers(&mut self) -> bool {
         let mut waiting = [0u32; BARRIERS];
         let mut expected = [0u32; BARRIERS];
-        let live = self.threads.iter().filter(|t| t.state != State::Exited).count() as u32;
-        for thread in 0..self.threads.len() {
-            if self.threads[thread].state == State::Barrier {
+        let live = self
+            .block
+            .threads
+            .iter()
+            .filter(|t| t.state != State::Exited)
+            .count() as u32;
+        for thread in 0..self.block.threads.len() {
+            if self.block.threads[thread].state == State::Barrier {
                 let (id, count) = self.barrier_of(thread);
                 waiting[id] += 1;
                 expected[id] = count.unwrap_or(live);
@@ -302,11 +358,11 @@ impl<'a> Machine<'a> {
         }
         let mut released = false;
         for id in 0..BARRIERS {
-            if waiting[id] == 0 || waiting[id] + self.arrived[id] < expected[id] {
+            if waiting[id] == 0 || waiting[id] + self.block.arrived[id] < expected[id] {
                 continue;
             }
             released = true;
-            self.arrived[id] = 0;
+            self.block.arrived[id] = 0;
             self.release(id);
         }
         released
@@ -314,25 +370,25 @@ impl<'a> Machine<'a> {
 
     /// Barrier number and thread count of the barrier `thread` waits at.
     fn barrier_of(&mut self, thread: usize) -> (usize, Option<u32>) {
-        let ins = self.kernel.code[self.threads[thread].pc];
+        let ins = self.kernel.code[self.block.threads[thread].pc];
         let regs = self.regs(thread);
         let count = (ins.b != NONE).then(|| regs.get(ins.b) as u32);
         (regs.get(ins.a) as usize % BARRIERS, count)
     }
 
     fn release(&mut self, id: usize) {
-        let members: Vec<usize> = (0..self.threads.len())
-            .filter(|&t| self.threads[t].state == State::Barrier && self.barrier_of(t).0 == id)
+        let members: Vec<usize> = (0..self.block.threads.len())
+            .filter(|&t| self.block.threads[t].state == State::Barrier && self.barrier_of(t).0 == id)
             .collect();
         let mut yes = 0;
         for &thread in &members {
-            let ins = self.kernel.code[self.threads[thread].pc];
+            let ins = self.kernel.code[self.block.threads[thread].pc];
             if ins.c != NONE && self.regs(thread).get(ins.c) != 0 {
                 yes += 1;
             }
         }
         for &thread in &members {
-            let ins = self.kernel.code[self.threads[thread].pc];
+            let ins = self.kernel.code[self.block.threads[thread].pc];
             if let Run::BarrierReduce(_) = ins.run {
                 // The result is left in the predicate's stead by the operation itself.
                 let result = match ins.run {
@@ -342,8 +398,8 @@ impl<'a> Machine<'a> {
                 };
                 self.regs(thread).set(ins.d, result);
             }
-            self.threads[thread] = Thread {
-                pc: self.threads[thread].pc + 1,
+            self.block.threads[thread] = Thread {
+                pc: self.block.threads[thread].pc + 1,
                 state: State::Ready,
             };
         }
@@ -354,7 +410,7 @@ impl<'a> Machine<'a> {
         let kernel = self.kernel;
         let code = &kernel.code[..];
         let regs = self.regs(thread);
-        let mut pc = self.threads[thread].pc;
+        let mut pc = self.block.threads[thread].pc;
         self.fuel = self.fuel.saturating_sub(1);
         let state = loop {
             // Lowering ends every kernel with an exit, so this is never beyond the end.
@@ -418,7 +474,7 @@ impl<'a> Machine<'a> {
                 Run::Exit => break State::Exited,
                 Run::Barrier | Run::BarrierReduce(_) => break State::Barrier,
                 Run::Warp(_) => break State::Warp,
-                Run::BarrierArrive => self.arrived[regs.get(ins.a) as usize % BARRIERS] += 1,
+                Run::BarrierArrive => self.block.arrived[regs.get(ins.a) as usize % BARRIERS] += 1,
                 Run::JumpTable => {
                     let table = &kernel.jump_tables[ins.imm as usize];
                     match table.get(regs.get(ins.a) as u32 as usize) {
@@ -461,7 +517,7 @@ impl<'a> Machine<'a> {
             }
             pc += 1;
         };
-        self.threads[thread] = Thread { pc, state };
+        self.block.threads[thread] = Thread { pc, state };
         if self.fuel == 0 {
             self.safe_point()?;
         }
@@ -471,10 +527,10 @@ impl<'a> Machine<'a> {
     /// Where a space other than global lies in generic addresses: its start and length.
     fn window(&self, space: Space, thread: usize) -> (u64, u64) {
         match space {
-            Space::Shared => (self.shared.as_ptr() as u64, self.shared_len),
+            Space::Shared => (self.block.shared.as_ptr() as u64, self.shared_len),
             Space::Local => {
                 let bytes = self.kernel.local_bytes as u64;
-                (self.local.as_ptr() as u64 + thread as u64 * bytes, bytes)
+                (self.block.local.as_ptr() as u64 + thread as u64 * bytes, bytes)
             }
             Space::Param => (self.launch.params.as_ptr() as u64, self.kernel.param_bytes as u64),
             _ => (0, 0),

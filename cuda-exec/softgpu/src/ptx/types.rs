@@ -52,7 +52,7 @@ impl Ty {
             "f32" => (Float, 32),
             "f64" => (Float, 64),
             "bf16" => (Brain, 16),
-            // Packed halves move as 32 bits; arithmetic on them is refused where it is lowered.
+            // Packed halves move as 32 bits; arithmetic takes them apart.
             "f16x2" | "bf16x2" => (Bits, 32),
             _ => return None,
         };

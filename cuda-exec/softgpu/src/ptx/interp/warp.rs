@@ -13,7 +13,7 @@ impl Machine<'_> {
         let mut waiting = 0u32;
         for thread in lanes {
             let bit = 1 << (thread - first);
-            match self.threads[thread].state {
+            match self.block.threads[thread].state {
                 State::Exited => {}
                 State::Warp => {
                     live |= bit;
@@ -33,7 +33,8 @@ impl Machine<'_> {
                 // Those which came to the same place are taken as running together.
                 None => (lane..32)
                     .filter(|&l| {
-                        waiting >> l & 1 != 0 && self.threads[first + l].pc == self.threads[first + lane].pc
+                        waiting >> l & 1 != 0
+                            && self.block.threads[first + l].pc == self.block.threads[first + lane].pc
                     })
                     .fold(0, |m, l| m | 1 << l),
             };
@@ -52,7 +53,7 @@ impl Machine<'_> {
     }
 
     fn warp_ins(&self, thread: usize) -> Ins {
-        self.kernel.code[self.threads[thread].pc]
+        self.kernel.code[self.block.threads[thread].pc]
     }
 
     /// The operation a thread waits at, and its member mask.
@@ -105,7 +106,7 @@ impl Machine<'_> {
             if ins.e != NONE {
                 regs.set(ins.e, e);
             }
-            let thread = &mut self.threads[first + lane];
+            let thread = &mut self.block.threads[first + lane];
             thread.pc += 1;
             thread.state = State::Ready;
         }

@@ -31,6 +31,8 @@ macro_rules! float_fn {
         match ($ty.class, $ty.bits) {
             (Class::Float, 32) => Some(alu::$f::<f32> as AluFn),
             (Class::Float, 64) => Some(alu::$f::<f64> as AluFn),
+            (Class::Float, 16) => Some(alu::$f::<alu::F16> as AluFn),
+            (Class::Brain, 16) => Some(alu::$f::<alu::BF16> as AluFn),
             _ => None,
         }
     };
@@ -56,6 +58,52 @@ macro_rules! bit_fn {
             _ => None,
         }
     };
+}
+
+/// Qualifiers of arithmetic that are honoured, or change nothing here (flushing denormals, and how precise
+/// an approximation has to be).
+const QUALIFIERS: &[&str] = &[
+    "rn", "rz", "rm", "rp", "ftz", "sat", "approx", "full", "lo", "hi", "wide", "cc", "NaN", "l", "r",
+    "wrap", "clamp", "shiftamt", "f16x2", "bf16x2",
+];
+
+/// The type of each half, if the instruction works on two in one register.
+fn packed_type(op: &Op<'_>) -> Option<Ty> {
+    let names = [
+        ("f16x2", Ty::new(Class::Float, 16)),
+        ("bf16x2", Ty::new(Class::Brain, 16)),
+    ];
+    names.into_iter().find(|(name, _)| op.has(name)).map(|(_, ty)| ty)
+}
+
+/// A slot as an operand of the body being lowered.
+fn as_arg(frame: &Frame<'_>, slot: u16) -> Arg {
+    Arg::Reg(u32::from(slot - frame.base))
+}
+
+/// The options of a `cvt`; none if it has some that are not supported.
+fn cvt_options(op: &Op<'_>) -> Option<Options> {
+    let mut options = Options {
+        round: Round::Nearest,
+        integral: false,
+        saturate: op.has("sat"),
+    };
+    for qual in &op.quals {
+        (options.round, options.integral) = match *qual {
+            "rn" => (Round::Nearest, false),
+            "rz" => (Round::Zero, false),
+            "rm" => (Round::Down, false),
+            "rp" => (Round::Up, false),
+            "rni" => (Round::Nearest, true),
+            "rzi" => (Round::Zero, true),
+            "rmi" => (Round::Down, true),
+            "rpi" => (Round::Up, true),
+            "ftz" | "sat" => continue,
+            q if Ty::named(q).is_some() => continue,
+            _ => return None,
+        };
+    }
+    Some(options)
 }
 
 impl<'m> Lowering<'m> {
@@ -90,9 +138,24 @@ impl<'m> Lowering<'m> {
             }
             _ => {}
         }
-        let Some(&ty) = op.types.last() else {
+        if let Some(part) = packed_type(op) {
+            return self.packed(frame, op, args, part);
+        }
+        match op.types.last() {
+            Some(&ty) => self.scalar(frame, op, args, ty),
+            None => Ok(false),
+        }
+    }
+
+    /// Arithmetic on one value of type `ty`.
+    fn scalar(&mut self, frame: &Frame<'m>, op: &Op<'_>, args: &[Arg], ty: Ty) -> Result<bool, PtxError> {
+        if !op
+            .quals
+            .iter()
+            .all(|q| QUALIFIERS.contains(q) || Ty::named(q).is_some())
+        {
             return Ok(false);
-        };
+        }
         let directed = op.quals.iter().any(|q| matches!(*q, "rz" | "rm" | "rp"));
         if directed && ty.is_float() {
             return Ok(false);
@@ -160,6 +223,10 @@ impl<'m> Lowering<'m> {
                 let imm = i64::from(op.has("shiftamt"));
                 return self.simple(frame, int_fn!(ty, bfind), args, &[ty], imm);
             }
+            "dp4a" => {
+                let imm = i64::from(op.types[0].is_signed()) | (i64::from(ty.is_signed()) << 1);
+                return self.simple(frame, Some(alu::dp4a), args, &[U32; 3], imm);
+            }
             "bfe" => (int_fn!(ty, bfe), &[ty, U32, U32]),
             "bfi" => (int_fn!(ty, bfi), &[ty, ty, U32, U32]),
             "selp" => (Some(alu::selp), &[ty, ty, PRED]),
@@ -185,6 +252,37 @@ impl<'m> Lowering<'m> {
             };
             self.alu(clamp, d, &[d], 0)?;
         }
+        Ok(true)
+    }
+
+    /// Arithmetic on two halves at once: taken apart, computed one by one, put together.
+    fn packed(&mut self, frame: &Frame<'m>, op: &Op<'_>, args: &[Arg], part: Ty) -> Result<bool, PtxError> {
+        const OPS: [&str; 9] = ["add", "sub", "mul", "fma", "neg", "abs", "min", "max", "ex2"];
+        if !OPS.contains(&op.name) {
+            return Ok(false);
+        }
+        let d = self.dest(frame, self.arg(args, 0)?)?;
+        let bits = Ty::new(Class::Bits, 32);
+        let wholes: Result<Vec<u16>, PtxError> = args[1..]
+            .iter()
+            .map(|arg| self.source(frame, arg, bits))
+            .collect();
+        let wholes = wholes?;
+        let mut halves = [NONE; 2];
+        for (n, half) in halves.iter_mut().enumerate() {
+            let mut parts = Vec::new();
+            for &whole in &wholes {
+                let slot = self.slot(0)?;
+                self.alu(alu::extract, slot, &[whole], (n as i64 * 16) | (16 << 8))?;
+                parts.push(as_arg(frame, slot));
+            }
+            *half = self.slot(0)?;
+            parts.insert(0, as_arg(frame, *half));
+            if !self.scalar(frame, op, &parts, part)? {
+                return Ok(false);
+            }
+        }
+        self.alu(alu::pack, d, &halves, 16)?;
         Ok(true)
     }
 
@@ -271,31 +369,29 @@ impl<'m> Lowering<'m> {
         let [dst, src] = op.types[..] else {
             return Ok(false);
         };
-        if op.has("pack") || op.quals.iter().any(|q| q.ends_with("x2")) || args.len() != 2 {
+        let Some(options) = cvt_options(op) else {
             return Ok(false);
-        }
-        let mut options = Options {
-            round: Round::Nearest,
-            integral: false,
-            saturate: op.has("sat"),
         };
-        for qual in &op.quals {
-            (options.round, options.integral) = match *qual {
-                "rn" => (Round::Nearest, false),
-                "rz" => (Round::Zero, false),
-                "rm" => (Round::Down, false),
-                "rp" => (Round::Up, false),
-                "rni" => (Round::Nearest, true),
-                "rzi" => (Round::Zero, true),
-                "rmi" => (Round::Down, true),
-                "rpi" => (Round::Up, true),
-                "ftz" | "sat" => continue,
-                q if Ty::named(q).is_some() => continue,
-                _ => return Ok(false),
-            };
+        match (packed_type(op), args) {
+            // The first operand goes into the upper half.
+            (Some(part), [d, high, low]) if src.is_float() => {
+                let (f, imm) = convert::select(part, src, options);
+                let d = self.dest(frame, d)?;
+                let mut halves = [NONE; 2];
+                for (half, arg) in halves.iter_mut().zip([low, high]) {
+                    let a = self.source(frame, arg, src)?;
+                    *half = self.slot(0)?;
+                    self.alu(f, *half, &[a], imm)?;
+                }
+                self.alu(alu::pack, d, &halves, 16)?;
+                Ok(true)
+            }
+            (None, [_, _]) => {
+                let (f, imm) = convert::select(dst, src, options);
+                self.simple(frame, Some(f), args, &[src], imm)
+            }
+            _ => Ok(false),
         }
-        let (f, imm) = convert::select(dst, src, options);
-        self.simple(frame, Some(f), args, &[src], imm)
     }
 
     fn compare(&self, op: &Op<'_>, ty: Ty) -> Option<AluFn> {
