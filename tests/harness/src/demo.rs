@@ -68,10 +68,7 @@ pub fn run(artifacts: &Artifacts) -> Result<()> {
         let all = right + scores[index].wrong + loads[index].wrong;
         wrong += all - right;
         let turns = turns_of(spec.id, &turns);
-        println!(
-            "    vm {} ({:<4}): {right} of {all} programs right; {turns}",
-            spec.id, spec.priority
-        );
+        println!("    {:<9} {right} of {all} programs right; {turns}", label(*spec));
     }
     println!("    {:.0} s in all", start.elapsed().as_secs_f64());
     for vm in &vms {
