@@ -192,24 +192,30 @@ impl Session {
             home.lent = true;
             return Ok(Context::new(self, id, raw, true));
         }
+        if home.context.is_some() {
+            // Takes long, and waits for the resume while the session is stopped: mappings must not wait with it.
+            drop(home);
+            return Ok(Context::new(self, id, self.new_context(flags, gpu)?, false));
+        }
+        let raw = self.new_context(flags, gpu)?;
+        if let Err(code) = self.register_all() {
+            self.survive(self.cuda.ctx_destroy(raw));
+            forget_current();
+            self.memory.forget_registrations();
+            return Err(code);
+        }
+        *home = Home {
+            context: Some((raw, gpu)),
+            lent: true,
+        };
+        Ok(Context::new(self, id, raw, true))
+    }
+
+    fn new_context(&self, flags: u32, gpu: u32) -> Result<cuda::Raw, Code> {
         let created = self.cuda.ctx_create(flags, gpu);
         forget_current();
         self.preempt.refresh();
-        let raw = created?;
-        let first = home.context.is_none();
-        if first {
-            if let Err(code) = self.register_all() {
-                self.survive(self.cuda.ctx_destroy(raw));
-                forget_current();
-                self.memory.forget_registrations();
-                return Err(code);
-            }
-            *home = Home {
-                context: Some((raw, gpu)),
-                lent: true,
-            };
-        }
-        Ok(Context::new(self, id, raw, first))
+        created
     }
 
     /// The guest has destroyed the context that is home.
