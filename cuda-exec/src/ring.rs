@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use vgpu_protocol::limits::{RECORD_LEN_MAX, RING_DATA_LEN, STREAMS_MAX, WORDS_MAX};
+use vgpu_protocol::limits::{RECORD_LEN_MAX, REPLY_LEN_MAX, RING_DATA_LEN, STREAMS_MAX, WORDS_MAX};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{self, HEADER_LEN, RecordHeader, RecordShape, RingError, op};
 use vgpu_protocol::words::handle;
@@ -318,6 +318,10 @@ impl Consumer {
             result::SUCCESS => (&reply.words[..reply.words_len], &reply.blob[..]),
             _ => (&[][..], &[][..]),
         };
+        assert!(
+            8 * words.len() + blob.len() <= REPLY_LEN_MAX as usize,
+            "a handler's reply is too long"
+        );
         let memory = &self.cursor.memory;
         memory.copy_in(ring::REPLY, words);
         memory.copy_bytes_in(ring::REPLY + 8 * words.len() as u64, blob);

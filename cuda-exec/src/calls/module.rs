@@ -12,6 +12,9 @@ use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::words::KernelParam;
 use zerocopy::IntoBytes;
 
+/// Parameters that a reply can list, beside one word.
+const PARAMS_MAX: usize = (REPLY_LEN_MAX as usize - 8) / size_of::<KernelParam>();
+
 fn name(blob: &[u8]) -> Result<CString, Code> {
     if blob.len() > NAME_LEN_MAX {
         return Err(result::INVALID_VALUE);
@@ -101,7 +104,7 @@ impl Handle for cuModuleGetFunction::Call {
         module.context.make_current()?;
         let raw = session.cuda.module_get_function(module.raw, &name(blob)?)?;
         let mut params = Vec::new();
-        while params.len() < REPLY_LEN_MAX as usize / size_of::<KernelParam>() {
+        loop {
             let (offset, size) = match session.cuda.func_get_param_info(raw, params.len()) {
                 Ok(param) => param,
                 Err(result::INVALID_VALUE) => break,
@@ -112,6 +115,9 @@ impl Handle for cuModuleGetFunction::Call {
                 .is_none_or(|end| end > KERNEL_PARAMS_LEN_MAX)
             {
                 return Err(result::INVALID_IMAGE.into());
+            }
+            if params.len() == PARAMS_MAX {
+                return Err(result::NOT_SUPPORTED.into());
             }
             params.push(KernelParam {
                 offset: offset as u32,
