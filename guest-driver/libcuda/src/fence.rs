@@ -5,7 +5,11 @@ use crate::session::{Call, Session};
 use crate::thread::Thread;
 use crate::wait::Wake;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use vgpu_protocol::result::{self, Code};
+
+/// How much longer than its context's error a fence may take.
+const LATE: Duration = Duration::from_secs(1);
 
 impl Session {
     /// A point behind all work that was submitted to `stream`; asks for a fence only if the last one does not cover it.
@@ -47,27 +51,41 @@ impl Session {
         self.area.fence(point.slot) >= point.sequence
     }
 
-    /// Waits until a point is reached. An error of the context ends the wait: the fence may be what failed.
+    /// Waits until a point is reached. What fails may be the fence itself, which then never comes: so an error of the
+    /// context that nobody takes meanwhile ends the wait after a while, and is taken.
     pub fn wait_for(&self, thread: &Thread, context: u32, point: Point) -> Result<(), Code> {
-        self.wait(thread, Wake::Event, || {
-            (self.is_reached(point) || self.area.has_error(context)).then_some(())
-        })
+        loop {
+            self.wait(thread, Wake::Event, || {
+                (self.is_reached(point) || self.area.has_error(context)).then_some(())
+            })?;
+            let since = Instant::now();
+            let reached = self.wait(thread, Wake::Event, || match self.is_reached(point) {
+                true => Some(true),
+                false => (since.elapsed() >= LATE).then_some(false),
+            })?;
+            if reached {
+                return Ok(());
+            }
+            self.area.take_error(context)?;
+        }
     }
 
-    /// Waits for everything that was submitted to a context. Streams that capture have nothing to wait for.
+    /// Waits for everything that was submitted to a context. What a capture holds is not submitted: streams that take part
+    /// in one, or wait for it, were fenced before.
     pub fn synchronize(&self, thread: &Thread, context: &Context) -> Result<(), Code> {
-        let mut points = std::mem::take(&mut *lock(&context.retired));
-        for stream in context.streams.all() {
-            if stream.kind == StreamKind::NonBlocking && stream.capture() == 0 {
-                points.push(self.fence(thread, &stream)?);
-            }
-        }
-        if !context.streams.blocking_capture() {
-            points.push(self.fence(thread, &context.legacy)?);
+        let mut points = lock(&context.retired).clone();
+        let other = context.streams.all();
+        let other = other.iter().filter(|s| s.kind == StreamKind::NonBlocking);
+        for stream in other.chain([&context.legacy]) {
+            points.push(match refuse_capture(stream) {
+                Ok(()) => self.fence(thread, stream)?,
+                Err(_) => stream.last_fence(),
+            });
         }
         for point in points {
             self.wait_for(thread, context.id, point)?;
         }
+        lock(&context.retired).retain(|&point| !self.is_reached(point));
         Ok(())
     }
 }

@@ -145,6 +145,14 @@ impl Stream {
         })
     }
 
+    /// The last fence that was asked for.
+    pub fn last_fence(&self) -> Point {
+        Point {
+            slot: self.slot,
+            sequence: lock(&self.fenced).sequence,
+        }
+    }
+
     /// Says that its context is gone.
     pub fn bury(&self, area: &Area) {
         self.dead.store(true, Ordering::Release);

@@ -180,10 +180,7 @@ impl Session {
                 Some(point) => *point,
                 None => self.fence(thread, stream)?,
             };
-            self.wait_for(thread, stream.context, point)?;
-            if !self.is_reached(point) && !stream.is_dead() {
-                // What failed may be the fence itself.
-                self.area.take_error(stream.context)?;
+            if !stream.is_dead() {
                 self.wait_for(thread, stream.context, point)?;
             }
         }

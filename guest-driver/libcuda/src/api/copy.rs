@@ -158,11 +158,6 @@ impl Job<'_> {
         let session = self.call.session;
         if let Some(point) = staged.point {
             session.wait_for(self.call.thread, self.context.id, point)?;
-            if !session.is_reached(point) {
-                // An error ended the wait; without one to tell, another thread was told.
-                self.call.take_errors(self.context.id)?;
-                session.wait_for(self.call.thread, self.context.id, point)?;
-            }
         }
         // SAFETY: the lease is `len` bytes of mapped memory that the device has finished writing; it is in the arena,
         // where the destination is not.

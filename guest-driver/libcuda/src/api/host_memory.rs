@@ -54,10 +54,14 @@ cuda! {
         let pinned = || session.pinned.write().unwrap_or_else(PoisonError::into_inner);
         let memory = pinned().remove(&pointer.addr()).ok_or(result::INVALID_VALUE)?;
         // Records that name it may still be in the rings, which the device's control queue does not follow.
-        for context in session.contexts.all() {
-            let _ = session.synchronize(call.thread, &context);
+        let mut contexts = session.contexts.all().into_iter();
+        let freed = contexts
+            .try_for_each(|context| session.synchronize(call.thread, &context))
+            .and_then(|()| session.free(pointer.addr(), memory.len));
+        if freed.is_err() {
+            pinned().insert(pointer.addr(), memory);
         }
-        session.free(pointer.addr(), memory.len)
+        freed
     }
 
     fn cuMemHostGetDevicePointer_v2(device: Out<CUdeviceptr>, pointer: Host, flags: c_uint) {
