@@ -441,6 +441,22 @@ fn threads_that_wait_for_each_other_in_a_loop_all_get_on() {
 }
 
 #[test]
+fn named_barriers_count_arrivals_and_reduce() {
+    // Warp 0 arrives, warp 1 waits for both; then all 64 vote at another barrier.
+    let out = results(
+        "setp.lt.u32 %p1, %r0, 32; @%p1 bra ARRIVE;
+         bar.sync 2, 64; ld.volatile.global.u64 %rd2, [%rd0+8]; st.global.u64 [%rd0], %rd2; bra VOTE;
+         ARRIVE: st.global.u64 [%rd0+8], 5; bar.arrive 2, 64;
+         VOTE: setp.lt.u32 %p2, %r0, 40;
+         bar.red.popc.u32 %r1, 1, %p2; bar.red.and.pred %p3, 1, %p2; bar.red.or.pred %p4, 1, 64, !%p2;
+         selp.u32 %r2, 1, 0, %p3; selp.u32 %r3, 2, 0, %p4; or.b32 %r2, %r2, %r3;
+         setp.ne.u32 %p5, %r0, 63; @%p5 bra END; st.global.v2.u32 [%rd0+16], {%r1, %r2}; END:",
+        64,
+    );
+    assert_eq!(out[..3], [5, 5, 40 | 2 << 32]);
+}
+
+#[test]
 fn blocks_that_wait_for_each_other_all_get_on() {
     let mut out = vec![0u64; 2];
     let memory = Slices::of(&mut [&mut out]);

@@ -210,7 +210,7 @@ impl Stream {
             let mut op = Some(op);
             while let Some(Op { after, work }) = op.take() {
                 after.iter().for_each(Marker::wait);
-                work::run(&context, &work, &mut engine);
+                work::run_guarded(&context, &work, &mut engine);
                 // A kernel that follows at once runs in the same turn of the compute engine.
                 let more = engine.is_some() && self.next_is_ready_kernel();
                 if !more {

@@ -116,8 +116,16 @@ impl Work {
 /// The compute engine while kernels of one stream have it.
 pub type Engine = Option<Running>;
 
+/// Runs an operation; a panic loses the process, and no more than that.
+pub(crate) fn run_guarded(context: &Arc<Context>, work: &Work, engine: &mut Engine) {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(context, work, engine)));
+    if let (Err(_), Ok(runtime)) = (result, initialised()) {
+        runtime.lose(error::LAUNCH_FAILED);
+    }
+}
+
 /// Runs an operation on the calling thread. Once the process is lost nothing is done any more.
-pub(crate) fn run(context: &Arc<Context>, work: &Work, engine: &mut Engine) {
+fn run(context: &Arc<Context>, work: &Work, engine: &mut Engine) {
     let Ok(runtime) = initialised() else { return };
     if runtime.check().is_err() {
         if let Work::Record(record) = work {

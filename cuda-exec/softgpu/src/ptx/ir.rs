@@ -177,6 +177,27 @@ impl Ins {
         }
     }
 
+    /// Whether every slot it names, or uses without asking, is one of a file of `slots`.
+    pub fn is_sound(&self, slots: usize) -> bool {
+        let real = |slot: u16| (slot as usize) < slots;
+        let used: &[u16] = match self.run {
+            Run::Alu(_) | Run::ToGeneric(_) | Run::FromGeneric(_) | Run::IsSpace(_) => &[self.d, self.a],
+            Run::Clock(_) => &[self.d],
+            Run::JumpTable | Run::Sleep | Run::Barrier | Run::BarrierArrive => &[self.a],
+            Run::BarrierReduce(_) => &[self.d, self.a, self.c],
+            Run::Atomic { .. } => &[self.a, self.b, self.c],
+            Run::Load { lanes, .. } | Run::Store { lanes, .. } => {
+                return real(self.a) && self.lanes()[..lanes as usize].iter().all(|s| real(*s));
+            }
+            Run::Warp(WarpOp::Shuffle(_)) => &[self.a, self.b, self.c],
+            Run::Warp(WarpOp::Sync | WarpOp::ActiveMask) => &[],
+            Run::Warp(_) => &[self.a],
+            Run::Jump | Run::Exit | Run::Trap | Run::Fence => &[],
+        };
+        let named = [self.guard, self.d, self.a, self.b, self.c, self.e];
+        used.iter().all(|s| real(*s)) && named.iter().all(|s| *s == NONE || real(*s))
+    }
+
     /// The slots that `lanes` memory operands use, in order.
     #[inline(always)]
     pub fn lanes(&self) -> [u16; 4] {

@@ -42,6 +42,13 @@ pub fn lower(module: &Module, function: &Function, symbols: &Symbols) -> Result<
     };
     lowering.module_shared()?;
     lowering.entry(function)?;
+    if let Some(bad) = lowering
+        .code
+        .iter()
+        .find(|ins| !ins.is_sound(lowering.template.len()))
+    {
+        return Err(PtxError::new(bad.line, "operand missing"));
+    }
     let param_bytes = function
         .params
         .iter()
@@ -202,15 +209,25 @@ impl<'m> Lowering<'m> {
         Ins::new(run, self.line)
     }
 
-    /// d = f(a, b, c)
+    /// d = f(a, b, c). Sources that are not given are slots all the same, so that no function can read
+    /// what is not there.
     fn alu(&mut self, f: AluFn, d: u16, sources: &[u16], imm: i64) -> Result<(), PtxError> {
-        let at = |n: usize| sources.get(n).copied().unwrap_or(NONE);
+        let mut all = [d; 4];
+        for (place, &source) in all.iter_mut().zip(sources.iter().filter(|s| **s != NONE)) {
+            *place = source;
+        }
+        self.alu_sparse(f, d, all, imm)
+    }
+
+    /// The same for a function which asks whether a source is [`NONE`].
+    fn alu_sparse(&mut self, f: AluFn, d: u16, sources: [u16; 4], imm: i64) -> Result<(), PtxError> {
+        let [a, b, c, e] = sources;
         let ins = Ins {
             d,
-            a: at(0),
-            b: at(1),
-            c: at(2),
-            e: at(3),
+            a,
+            b,
+            c,
+            e,
             imm,
             ..self.ins(Run::Alu(f))
         };

@@ -125,6 +125,7 @@ pub fn parse(text: &str) -> Result<Module, PtxError> {
     let mut parser = Parser {
         toks: lex(text)?,
         at: 0,
+        depth: 0,
     };
     parser.module()
 }
@@ -132,6 +133,8 @@ pub fn parse(text: &str) -> Result<Module, PtxError> {
 struct Parser<'a> {
     toks: Vec<(Tok<'a>, u32)>,
     at: usize,
+    /// Brackets open in the operand or initial value being parsed.
+    depth: u32,
 }
 
 /// Names in force while a body is parsed.
@@ -173,6 +176,10 @@ impl Body {
 
 /// Far above what a compiler emits, far below what would exhaust memory.
 const MAX_REGISTERS: u32 = 60_000;
+/// Brackets in brackets.
+const MAX_NESTING: u32 = 16;
+/// Parameters of one kernel, in bytes, as PTX has it.
+const MAX_PARAMS: usize = 32_764;
 
 impl<'a> Parser<'a> {
     fn line(&self) -> u32 {
@@ -422,7 +429,18 @@ impl<'a> Parser<'a> {
         Ok(vars)
     }
 
+    /// One level further into brackets; they may not be nested without end.
+    fn deeper(&mut self) -> Result<(), PtxError> {
+        self.depth += 1;
+        if self.depth > MAX_NESTING {
+            self.error("brackets nested too deeply")
+        } else {
+            Ok(())
+        }
+    }
+
     fn initialiser(&mut self) -> Result<Vec<Init>, PtxError> {
+        self.deeper()?;
         let mut values = Vec::new();
         if self.eat(b'{') {
             while !self.eat(b'}') {
@@ -436,6 +454,7 @@ impl<'a> Parser<'a> {
         } else {
             values.push(self.initial_value()?);
         }
+        self.depth -= 1;
         Ok(values)
     }
 
@@ -508,6 +527,9 @@ impl<'a> Parser<'a> {
             };
             let offset = end.next_multiple_of(align);
             end = offset + size;
+            if end > MAX_PARAMS {
+                return self.error("too many parameters");
+            }
             params.push(Param {
                 name,
                 size,
@@ -715,6 +737,13 @@ impl<'a> Parser<'a> {
     }
 
     fn simple_arg(&mut self, body: &Body) -> Result<Arg, PtxError> {
+        self.deeper()?;
+        let arg = self.nested_arg(body)?;
+        self.depth -= 1;
+        Ok(arg)
+    }
+
+    fn nested_arg(&mut self, body: &Body) -> Result<Arg, PtxError> {
         match self.peek() {
             Some(Tok::Punct(b'[')) => {
                 self.at += 1;
@@ -820,11 +849,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_its_line() {
+        let brackets = format!(".version 8.0\n.entry k() {{ ld.u32 {}", "[".repeat(1 << 20));
         for (text, line) in [
+            (brackets.as_str(), 2),
             ("", 1),
             (".version 8.0\n.target sm_90\nfoo", 3),
             (".version 8.0\n.entry k(", 2),
             (".version 8.0\n.entry k() { .reg .b32 %r<99999999999>; }", 2),
+            (".version 8.0\n.entry k(.param .b8 p[1000000])", 2),
             (".version 8.0\n.global .b8 x[99999999999999999];", 2),
         ] {
             assert_eq!(parse(text).unwrap_err().line, line, "{text}");

@@ -282,7 +282,7 @@ impl<'m> Lowering<'m> {
                 return Ok(false);
             }
         }
-        self.alu(alu::pack, d, &halves, 16)?;
+        self.alu_sparse(alu::pack, d, [halves[0], halves[1], NONE, NONE], 16)?;
         Ok(true)
     }
 
@@ -328,8 +328,11 @@ impl<'m> Lowering<'m> {
         }
         match (self.arg(args, 0)?, self.arg(args, 1)?) {
             (Arg::Vector(parts), whole) => {
+                if !matches!(parts.len(), 2 | 4) {
+                    return Ok(false);
+                }
                 let a = self.source(frame, whole, ty)?;
-                let width = i64::from(ty.bits) / parts.len().max(1) as i64;
+                let width = i64::from(ty.bits) / parts.len() as i64;
                 // The whole may be one of the parts, so it is read from a copy.
                 let copy = self.slot(0)?;
                 self.alu(alu::mov, copy, &[a], 0)?;
@@ -350,7 +353,7 @@ impl<'m> Lowering<'m> {
                 for (slot, part) in sources.iter_mut().zip(parts) {
                     *slot = self.source(frame, part, Ty::new(Class::Bits, width))?;
                 }
-                self.alu(alu::pack, d, &sources, i64::from(width))?;
+                self.alu_sparse(alu::pack, d, sources, i64::from(width))?;
             }
             (d, Arg::Special(Special::Clock(clock))) => {
                 let d = self.dest(frame, d)?;
@@ -383,7 +386,7 @@ impl<'m> Lowering<'m> {
                     *half = self.slot(0)?;
                     self.alu(f, *half, &[a], imm)?;
                 }
-                self.alu(alu::pack, d, &halves, 16)?;
+                self.alu_sparse(alu::pack, d, [halves[0], halves[1], NONE, NONE], 16)?;
                 Ok(true)
             }
             (None, [_, _]) => {
@@ -514,7 +517,7 @@ impl<'m> Lowering<'m> {
         let carry = self.carry()?;
         let carry_in = if op.name.ends_with('c') { carry } else { NONE };
         let carry_out = if op.has("cc") { carry } else { NONE };
-        self.alu(f, d, &[a, b, carry_in, carry_out], 0)?;
+        self.alu_sparse(f, d, [a, b, carry_in, carry_out], 0)?;
         Ok(true)
     }
 
@@ -540,7 +543,7 @@ impl<'m> Lowering<'m> {
         self.alu(product, partial, &[a, b], 0)?;
         let carry_in = if op.name == "madc" { carry } else { NONE };
         let carry_out = if op.has("cc") { carry } else { NONE };
-        self.alu(sum, d, &[partial, c, carry_in, carry_out], 0)?;
+        self.alu_sparse(sum, d, [partial, c, carry_in, carry_out], 0)?;
         Ok(true)
     }
 }

@@ -221,7 +221,10 @@ impl<'m> Lowering<'m> {
     fn barrier(&mut self, frame: &Frame<'m>, op: &Op<'_>, args: &[Arg]) -> Result<(), PtxError> {
         let what = op.quals.iter().find(|q| **q != "cta").copied().unwrap_or("");
         let reduce = what == "red";
-        let args = if reduce { &args[1.min(args.len())..] } else { args };
+        let (d, args) = match args {
+            [d, rest @ ..] if reduce => (self.dest(frame, d)?, rest),
+            args => (NONE, args),
+        };
         let a = self.source(frame, self.arg(args, 0)?, U32)?;
         let with_count = if reduce { args.len() == 3 } else { args.len() == 2 };
         let b = if with_count {
@@ -238,6 +241,7 @@ impl<'m> Lowering<'m> {
             _ => return self.unsupported(op),
         };
         let mut ins = Ins {
+            d,
             a,
             b,
             ..self.ins(run)
