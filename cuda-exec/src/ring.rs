@@ -242,12 +242,13 @@ impl Consumer {
         }
         self.state.dry.store(true, SeqCst);
         let found = loop {
+            spin.urgency(self.session.slice());
             let start = Instant::now();
             let found = loop {
                 if let Some(head) = look(Acquire) {
                     break Some(head);
                 }
-                if start.elapsed() >= spin.budget() {
+                if start.elapsed() >= spin.budget() || self.stopping() {
                     break None;
                 }
                 std::hint::spin_loop();

@@ -11,8 +11,9 @@ use crate::ring::RingState;
 use crate::turn::Turn;
 use crate::window::WINDOW_DEFAULT;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 use vgpu_protocol::limits::RINGS_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::RingError;
@@ -64,6 +65,7 @@ pub struct Session {
     captures: AtomicU32,
     /// Operations that may be in flight per stream.
     window: AtomicU32,
+    slice_us: AtomicU64,
 }
 
 /// The context that libcuda knows the guest's memory through. A context takes half a GiB of GPU memory, so the first one
@@ -91,6 +93,7 @@ impl Session {
             home: Mutex::default(),
             captures: AtomicU32::new(0),
             window: AtomicU32::new(WINDOW_DEFAULT),
+            slice_us: AtomicU64::new(0),
         }));
         // The only place that sets it, called once.
         let _ = SESSION.set(session);
@@ -143,6 +146,16 @@ impl Session {
     /// The scheduler sets the window.
     pub fn set_window(&self, operations: u32) {
         self.window.store(operations.clamp(1, WINDOW_DEFAULT), SeqCst);
+    }
+
+    /// The hardware time slice that it was given last; zero before.
+    pub fn slice(&self) -> Duration {
+        Duration::from_micros(self.slice_us.load(SeqCst))
+    }
+
+    /// It was given another time slice.
+    pub fn set_slice(&self, microseconds: u64) {
+        self.slice_us.store(microseconds, SeqCst);
     }
 
     /// Whether any stream may be capturing.

@@ -155,7 +155,10 @@ impl Preempt {
             ToExec::Slice {
                 sequence,
                 microseconds,
-            } => (sequence, self.controls().set_slice(microseconds)),
+            } => {
+                session.set_slice(microseconds);
+                (sequence, self.controls().set_slice(microseconds))
+            }
             ToExec::Stop { sequence, deadman_ms } => {
                 let time = Duration::from_millis(deadman_ms).min(DEADMAN_MAX);
                 let mut deadman = self.deadman();

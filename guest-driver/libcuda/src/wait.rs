@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use vgpu_protocol::result::{self, Code};
 
-/// Spinning pays for at most this long, and is tried for at least this long.
-const SPIN_MAX_US: u32 = 200;
+/// Spinning is tried for at most this long, and for at least this long. Waking a sleeper costs some 100 us and now and then
+/// far more, so work that is done within a millisecond or two is waited for by looking, as NVIDIA's library does whatever
+/// the time.
+const SPIN_MAX_US: u32 = 2000;
 const SPIN_MIN_US: u32 = 10;
+/// How long a new thread tries it.
+const SPIN_START_US: u32 = 200;
 /// A sleeper looks again after this long even if nobody says so: a host that hangs must not keep this process from
 /// seeing that its session has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -19,7 +23,7 @@ pub struct Patience(std::cell::Cell<u32>);
 
 impl Default for Patience {
     fn default() -> Self {
-        Self(std::cell::Cell::new(SPIN_MAX_US / 2))
+        Self(std::cell::Cell::new(SPIN_START_US))
     }
 }
 
@@ -27,11 +31,14 @@ impl Patience {
     fn spin(&self) -> Duration {
         Duration::from_micros(self.0.get().into())
     }
-    fn paid(&self) {
-        self.0.set((self.0.get() * 2).min(SPIN_MAX_US));
-    }
-    fn was_in_vain(&self) {
-        self.0.set((self.0.get() / 2).max(SPIN_MIN_US));
+    /// A wait took that long, asleep or not: the next one of its kind should end while spinning, if that is worth it.
+    fn learn(&self, took: Duration) {
+        let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        self.0.set(if took <= SPIN_MAX_US {
+            self.0.get().max(took.saturating_mul(2)).min(SPIN_MAX_US)
+        } else {
+            (self.0.get() / 2).max(SPIN_MIN_US)
+        });
     }
 }
 
@@ -64,28 +71,31 @@ impl Session {
         if let Some(answer) = poll() {
             return Ok(answer);
         }
-        if let Some(answer) = self.spin(&thread.patience, &mut poll)? {
-            return Ok(answer);
-        }
-        match wake {
-            Wake::Event => self.sleep(&mut poll),
-            Wake::Nobody => self.nap(&mut poll),
-        }
+        let start = Instant::now();
+        let answer = match self.spin(start, thread.patience.spin(), &mut poll)? {
+            Some(answer) => answer,
+            None if wake == Wake::Event => self.sleep(&mut poll)?,
+            None => self.nap(&mut poll)?,
+        };
+        thread.patience.learn(start.elapsed());
+        Ok(answer)
     }
 
-    fn spin<T>(&self, patience: &Patience, poll: &mut impl FnMut() -> Option<T>) -> Result<Option<T>, Code> {
-        let (start, limit) = (Instant::now(), patience.spin());
+    fn spin<T>(
+        &self,
+        start: Instant,
+        limit: Duration,
+        poll: &mut impl FnMut() -> Option<T>,
+    ) -> Result<Option<T>, Code> {
         loop {
             for _ in 0..32 {
                 if let Some(answer) = poll() {
-                    patience.paid();
                     return Ok(Some(answer));
                 }
                 std::hint::spin_loop();
             }
             self.area.status()?;
             if start.elapsed() >= limit {
-                patience.was_in_vain();
                 return Ok(None);
             }
             if lone_cpu() {
@@ -144,4 +154,22 @@ pub fn monotonic_ns() -> u64 {
     // SAFETY: a valid place for the answer.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_waits_are_spun_for_and_long_ones_soon_not() {
+        let patience = Patience::default();
+        patience.learn(Duration::from_micros(700));
+        assert_eq!(patience.spin(), Duration::from_micros(1400));
+        patience.learn(Duration::from_micros(5));
+        assert_eq!(patience.spin(), Duration::from_micros(1400));
+        for _ in 0..10 {
+            patience.learn(Duration::from_secs(1));
+        }
+        assert_eq!(patience.spin(), Duration::from_micros(u64::from(SPIN_MIN_US)));
+    }
 }
