@@ -29,7 +29,8 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
         command.env(ARTIFACTS_ENV, artifacts.root()).arg("test");
         command
     };
-    run_command(test().args(["--workspace", "--exclude", WHOLE_SYSTEM]))?;
+    // All of them, so that one failure does not hide the next.
+    run_command(test().args(["--workspace", "--exclude", WHOLE_SYSTEM, "--no-fail-fast"]))?;
     if !args.fast {
         run_command(
             test()
