@@ -352,10 +352,16 @@ impl Locked<'_> {
     /// The turn goes to the next slot round, behind `from`, that wants it and lives.
     fn grant_after(&self, from: Slot) {
         let shared = self.share.shared();
-        let next = (1..=SLOTS)
-            .take_while(|_| shared.wanting.load(Ordering::Relaxed) > 0)
-            .map(|n| Slot((from.0 + n) % SLOTS))
-            .find(|&slot| self.state(slot) == WANTS && !self.is_dead(slot));
+        let mut round = (1..=SLOTS).map(|n| Slot((from.0 + n) % SLOTS));
+        let next = loop {
+            if shared.wanting.load(Ordering::Relaxed) == 0 {
+                break None;
+            }
+            match round.find(|slot| self.state(*slot) == WANTS) {
+                Some(slot) if self.is_dead(slot) => self.forget(slot),
+                found => break found,
+            }
+        };
         match next {
             Some(slot) => self.grant(slot),
             None => shared.turn.store(0, Ordering::Release),
@@ -371,9 +377,13 @@ impl Locked<'_> {
         }
     }
 
-    fn clear(&self, slot: Slot) {
+    fn forget(&self, slot: Slot) {
         self.entry(slot).memory.store(0, Ordering::Relaxed);
         self.set(slot, FREE);
+    }
+
+    fn clear(&self, slot: Slot) {
+        self.forget(slot);
         self.pass_on(slot);
     }
 

@@ -41,11 +41,7 @@ pub fn in_child(name: &str, body: impl FnOnce()) {
         return body();
     }
     let directory = TempDir::new().unwrap();
-    let status = child(name, name)
-        .env("VGPU_SOFTGPU_DIR", directory.path())
-        .status()
-        .unwrap();
-    assert!(status.success(), "{name} failed in its child");
+    succeed(child(name, name).env("VGPU_SOFTGPU_DIR", directory.path()));
 }
 
 /// Runs a child to its end; shows what it said if it failed.
