@@ -13,7 +13,7 @@ use crate::{lock, window};
 use std::cell::Ref;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use vgpu_protocol::calls::Wire;
 use vgpu_protocol::limits::{
     AREA_LEN, ARENA_LEN, CONTEXTS_MAX, EVENTS_MAX, GPUS_MAX, OBJECTS_MAX, PAGE_LEN, STREAMS_MAX, WINDOW_LEN,
@@ -30,6 +30,17 @@ pub struct Pinned {
     pub len: u64,
     /// The flags it was allocated with.
     pub flags: u32,
+}
+
+/// Memory of the device: an allocation, or a module's variable.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceMemory {
+    /// Bytes.
+    pub len: u64,
+    /// The context that it goes with.
+    pub context: u32,
+    /// The module whose variable it is.
+    pub module: Option<u32>,
 }
 
 /// The process' use of the GPUs.
@@ -69,7 +80,7 @@ pub struct Session {
     /// Pinned memory, by address.
     pub pinned: RwLock<BTreeMap<u64, Pinned>>,
     /// Device memory, by address.
-    pub device_memory: RwLock<BTreeMap<u64, u64>>,
+    device_memory: RwLock<BTreeMap<u64, DeviceMemory>>,
     /// Staging for pageable memory.
     pub staging: Staging,
     /// Host functions.
@@ -237,12 +248,27 @@ impl Session {
     /// Whether an address is the device's.
     pub fn is_device(&self, addr: u64) -> bool {
         let device = self.window + ARENA_LEN..self.window + WINDOW_LEN;
-        device.contains(&addr) || {
-            let memory = self.device_memory.read().unwrap_or_else(PoisonError::into_inner);
-            memory
-                .range(..=addr)
-                .next_back()
-                .is_some_and(|(&start, &len)| addr - start < len)
+        device.contains(&addr) || self.find_device(addr, 1).is_some()
+    }
+
+    /// Changes what is known of device memory.
+    pub fn device_memory(&self) -> RwLockWriteGuard<'_, BTreeMap<u64, DeviceMemory>> {
+        self.device_memory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_device(&self, addr: u64, len: u64) -> Option<DeviceMemory> {
+        let memory = self.device_memory.read().unwrap_or_else(PoisonError::into_inner);
+        let (&start, &found) = memory.range(..=addr).next_back()?;
+        let end = addr.checked_add(len)?;
+        (addr < start + found.len && end <= start + found.len).then_some(found)
+    }
+
+    /// Refuses a range that the device may not access: it is neither in device memory nor in pinned memory.
+    pub fn check_device(&self, addr: u64, len: u64) -> Result<(), Code> {
+        if self.find_device(addr, len).is_some() || self.find_pinned(addr, len).is_some() {
+            Ok(())
+        } else {
+            Err(result::INVALID_VALUE)
         }
     }
 

@@ -98,6 +98,9 @@ fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
             session.streams.release(stream.slot);
         }
     }
+    session
+        .device_memory()
+        .retain(|_, memory| memory.context != entry.id);
     let _ = session.area.take_error(entry.id);
     lock(&entry.retired).clear();
     session.contexts.release(entry.id);

@@ -83,6 +83,7 @@ impl Job<'_> {
         if len == 0 {
             return Ok(());
         }
+        self.call.session.check_device(to, len as u64)?;
         match self.host_kind(from, len)? {
             HostKind::Pinned => {
                 self.submit_to_device(to, from.addr(), len as u64)?;
@@ -108,6 +109,7 @@ impl Job<'_> {
         if len == 0 {
             return Ok(());
         }
+        self.call.session.check_device(from, len as u64)?;
         match self.host_kind(to, len)? {
             HostKind::Pinned => {
                 self.submit_to_host(to.addr(), from, len as u64)?;
@@ -170,6 +172,8 @@ impl Job<'_> {
         if len == 0 {
             return Ok(());
         }
+        self.call.session.check_device(to, len as u64)?;
+        self.call.session.check_device(from, len as u64)?;
         let arguments = cuMemcpyDtoDAsync::In {
             to,
             from,

@@ -1,8 +1,7 @@
 //! Device memory.
 use super::cuda;
 use crate::abi::{CUdeviceptr, Out};
-use crate::session::Call;
-use std::sync::PoisonError;
+use crate::session::{Call, DeviceMemory};
 use vgpu_protocol::calls;
 use vgpu_protocol::result;
 
@@ -16,8 +15,8 @@ cuda! {
         }
         let arguments = calls::cuMemAlloc::In { bytes: bytes as u64 };
         let out = call.ask::<calls::cuMemAlloc::Call>(context.id, arguments)?;
-        let memory = &call.session.device_memory;
-        memory.write().unwrap_or_else(PoisonError::into_inner).insert(out.pointer, bytes as u64);
+        let memory = DeviceMemory { len: bytes as u64, context: context.id, module: None };
+        call.session.device_memory().insert(out.pointer, memory);
         pointer.set(out.pointer)
     }
 
@@ -27,15 +26,15 @@ cuda! {
         if pointer == 0 {
             return Ok(());
         }
-        let memory = &call.session.device_memory;
-        let len = memory.write().unwrap_or_else(PoisonError::into_inner).remove(&pointer);
-        let len = len.ok_or(result::INVALID_VALUE)?;
+        let known = call.session.device_memory().get(&pointer).copied();
+        let memory = known.filter(|memory| memory.module.is_none()).ok_or(result::INVALID_VALUE)?;
+        // Out of the map first: once it is freed, the address may be another allocation's.
+        call.session.device_memory().remove(&pointer);
         let freed = call.ask::<calls::cuMemFree::Call>(context.id, calls::cuMemFree::In { pointer });
-        if let Err(code) = freed {
-            memory.write().unwrap_or_else(PoisonError::into_inner).insert(pointer, len);
-            return Err(code);
+        if freed.is_err() {
+            call.session.device_memory().insert(pointer, memory);
         }
-        Ok(())
+        freed.map(drop)
     }
 
     fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) {

@@ -22,12 +22,14 @@ fn fill<C: Wire>(
     if sync {
         refuse_capture(&stream)?;
     }
-    if !to.is_multiple_of(align) || (to == 0 && count > 0) {
+    if !to.is_multiple_of(align) {
         return Err(result::INVALID_VALUE);
     }
     if count == 0 {
         return Ok(());
     }
+    let len = align.checked_mul(count as u64).ok_or(result::INVALID_VALUE)?;
+    call.session.check_device(to, len)?;
     call.submit::<C>(context.id, arguments(stream.word))?;
     stream.did_submit();
     if sync && call.session.is_in_arena(to) {

@@ -4,7 +4,7 @@ use crate::abi::{CUdeviceptr, CUfunction, CUmodule, Host, In, Out, Text};
 use crate::handles::Entry;
 use crate::lock;
 use crate::objects::{Function, Module};
-use crate::session::Call;
+use crate::session::{Call, DeviceMemory};
 use std::collections::HashMap;
 use std::ffi::{OsStr, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
@@ -205,6 +205,7 @@ cuda! {
                 session.functions.release(function.id);
             }
         }
+        session.device_memory().retain(|_, memory| memory.module != Some(entry.id));
         session.modules.release(entry.id);
         unloaded.map(drop)
     }
@@ -248,6 +249,8 @@ cuda! {
                 let arguments = calls::cuModuleGetGlobal::In { module: entry.id };
                 let (out, _) = call.ask_with::<calls::cuModuleGetGlobal::Call>(entry.context, arguments, name)?;
                 globals.insert(name.to_vec(), (out.pointer, out.bytes));
+                let memory = DeviceMemory { len: out.bytes, context: entry.context, module: Some(entry.id) };
+                call.session.device_memory().insert(out.pointer, memory);
                 (out.pointer, out.bytes)
             }
         };

@@ -114,8 +114,23 @@ fn pageable_memory_goes_there_and_back() {
         ok(cuMemcpyHtoDAsync_v2(pointer, host(&mut data), 4096, 0));
     }
     assert_eq!(read(pointer, 1025)[1023..], [0, 1024]);
+    // A range past the end is refused before anything is touched.
+    let end = pointer + 4 * count as u64;
+    assert_eq!(
+        cuMemcpyDtoH_v2(host(&mut data), end - 4, 8),
+        result::INVALID_VALUE
+    );
+    assert_eq!(
+        cuMemcpyHtoD_v2(end - 4, host(&mut data), 8),
+        result::INVALID_VALUE
+    );
+    assert_eq!(cuMemsetD8_v2(end - 4, 0, 5), result::INVALID_VALUE);
     ok(cuMemFree_v2(pointer));
     assert_eq!(cuMemFree_v2(pointer), result::INVALID_VALUE);
+    assert_eq!(
+        cuMemcpyHtoD_v2(pointer, host(&mut data), 8),
+        result::INVALID_VALUE
+    );
 }
 
 #[test]
