@@ -3,20 +3,33 @@ use anyhow::Context;
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
-/// Takes an inherited descriptor that must be a listening Unix socket.
-pub fn inherited_listener(number: RawFd) -> anyhow::Result<UnixListener> {
+/// A socket that this program was started with.
+#[derive(Debug)]
+pub enum Inherited {
+    /// One that front ends connect to.
+    Listening(UnixListener),
+    /// One behind which a front end is.
+    Connected(UnixStream),
+}
+
+/// Takes an inherited descriptor that must be a Unix socket.
+pub fn inherited_socket(number: RawFd) -> anyhow::Result<Inherited> {
     anyhow::ensure!(number > 2, "--fd {number}: not a descriptor of a socket");
     // SAFETY: the caller of this program says that the descriptor is ours; borrowing it to look at it is
     // harmless even if it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     let listening = rustix::net::sockopt::socket_acceptconn(borrowed)
         .with_context(|| format!("--fd {number}: not a socket"))?;
-    anyhow::ensure!(listening, "--fd {number}: not a listening socket");
     rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
     // SAFETY: it is open, as just seen, and nobody else in this process uses it.
-    Ok(UnixListener::from(unsafe { OwnedFd::from_raw_fd(number) }))
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    Ok(if listening {
+        Inherited::Listening(UnixListener::from(socket))
+    } else {
+        Inherited::Connected(UnixStream::from(socket))
+    })
 }
 
 /// Creates memory of `len` bytes that can neither grow nor shrink.

@@ -7,12 +7,14 @@ mod device;
 mod fd;
 mod host;
 mod quiet;
+mod relay;
 mod scheduler;
 mod worker;
 
 use anyhow::Context;
 use clap::Parser;
 use device::Device;
+use fd::Inherited;
 use host::{ExecOptions, Host};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -28,7 +30,7 @@ struct Arguments {
     /// Where to listen for the front end (QEMU, or a process with VGPU_SOCKET).
     #[arg(long, value_name = "PATH", required_unless_present_any = ["fd", "print_capabilities"], conflicts_with = "fd")]
     socket_path: Option<PathBuf>,
-    /// An inherited listening socket to use instead.
+    /// An inherited socket to use instead: a listening one, or one that is connected to the front end.
     #[arg(long, value_name = "NUMBER")]
     fd: Option<RawFd>,
     /// The VM's number, as the pool map names it.
@@ -72,11 +74,18 @@ fn main() -> anyhow::Result<()> {
     let (Some(vm), Some(vgpud), Some(exec)) = (arguments.vm_id, arguments.vgpud, arguments.exec) else {
         anyhow::bail!("--vm-id, --vgpud and --exec are required");
     };
+    let mut once = false;
     let mut listener = match (&arguments.socket_path, arguments.fd) {
         (Some(path), None) => {
             Listener::new(path, true).with_context(|| format!("listen on {}", path.display()))?
         }
-        (None, Some(number)) => Listener::from(fd::inherited_listener(number)?),
+        (None, Some(number)) => Listener::from(match fd::inherited_socket(number)? {
+            Inherited::Listening(listener) => listener,
+            Inherited::Connected(front_end) => {
+                once = true;
+                relay::listener_for(front_end).with_context(|| format!("--fd {number}"))?
+            }
+        }),
         _ => anyhow::bail!("one of --socket-path and --fd is required"),
     };
     let host = Host::start(
@@ -91,6 +100,9 @@ fn main() -> anyhow::Result<()> {
     log::info!("vm {vm}: listening");
     loop {
         serve_one(&host, &mut listener)?;
+        if once {
+            return Ok(());
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use crate::executor;
 use crate::scheduler::PATIENCE;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -29,10 +29,20 @@ impl Backend {
     }
 
     /// Starts one that is handed a listening socket.
-    pub fn start_with_descriptor() -> Self {
+    pub fn start_listening() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("vhost")).unwrap();
-        let number = listener.as_raw_fd();
+        Self::start_with_descriptor(dir, listener.as_raw_fd())
+    }
+
+    /// Starts one that is handed one end of a connection; the other end.
+    pub fn start_connected() -> (Self, UnixStream) {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Self::start_with_descriptor(dir, theirs.as_raw_fd()), ours)
+    }
+
+    fn start_with_descriptor(dir: tempfile::TempDir, number: i32) -> Self {
         let mut command = command(&dir);
         // Far from any that this process may have.
         const NUMBER: i32 = 900;
@@ -85,6 +95,11 @@ impl Backend {
                 Err(_) => panic!("the backend never wrote {text:?}"),
             }
         }
+    }
+
+    /// Waits for its end: whether it ended well.
+    pub fn ended(&mut self) -> bool {
+        self.child.wait().unwrap().success()
     }
 
     /// Whether it still runs.

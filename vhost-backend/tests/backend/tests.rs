@@ -12,11 +12,13 @@ use vgpu_protocol::virtio::{ControlKind, MAP_REGISTER, Map, RingCreate, Run, Sta
 use vgpu_protocol::{result, ring};
 use vgpu_sched_api::messages::{Refusal, Request};
 use vgpu_sched_api::turn::PAGE_LEN as TURN_PAGE_LEN;
+use vhost::vhost_user::Frontend;
 
 /// Name and function of every test.
 pub const ALL: &[(&str, fn())] = &[
     ("a_session_from_open_to_close", a_session_from_open_to_close),
     ("a_listening_descriptor_will_do", a_listening_descriptor_will_do),
+    ("a_connected_descriptor_will_do", a_connected_descriptor_will_do),
     (
         "a_dead_executor_is_one_lost_session",
         a_dead_executor_is_one_lost_session,
@@ -145,7 +147,7 @@ fn a_session_from_open_to_close() {
 }
 
 fn a_listening_descriptor_will_do() {
-    let backend = Backend::start_with_descriptor();
+    let backend = Backend::start_listening();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
     // One front end after the other.
     for session in 1..=3 {
@@ -156,6 +158,17 @@ fn a_listening_descriptor_will_do() {
         drop(guest);
         vgpud.closed(session);
     }
+}
+
+fn a_connected_descriptor_will_do() {
+    let (mut backend, connection) = Backend::start_connected();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::over(Frontend::from_stream(connection, 3));
+    open(&mut vmm, WINDOW);
+    let (_, fds) = vgpud.attached(1);
+    drop(vmm);
+    assert!(ends(&fds[2]));
+    assert!(backend.ended());
 }
 
 fn a_dead_executor_is_one_lost_session() {

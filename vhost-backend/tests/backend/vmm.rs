@@ -96,8 +96,7 @@ impl Region {
     }
 }
 
-fn greet(socket: &Path) -> Frontend {
-    let mut frontend = Frontend::connect(socket, 3).unwrap();
+fn greet(mut frontend: Frontend) -> Frontend {
     frontend.set_owner().unwrap();
     let features = frontend.get_features().unwrap();
     frontend.get_protocol_features().unwrap();
@@ -113,8 +112,13 @@ fn greet(socket: &Path) -> Frontend {
 impl Vmm {
     /// Connects, and starts the rings.
     pub fn connect(socket: &Path) -> Self {
+        Self::over(Frontend::connect(socket, 3).unwrap())
+    }
+
+    /// Starts the rings over a connection.
+    pub fn over(frontend: Frontend) -> Self {
         let mut vmm = Self {
-            frontend: greet(socket),
+            frontend: greet(frontend),
             low: Region::new(LOW_LEN, true),
             high: Region::new(HIGH_LEN, true),
             queues: Vec::new(),
@@ -130,7 +134,7 @@ impl Vmm {
 
     /// Connects, and has memory refused that is not sealed.
     pub fn refused(socket: &Path) {
-        let frontend = greet(socket);
+        let frontend = greet(Frontend::connect(socket, 3).unwrap());
         let region = Region::new(LOW_LEN, false);
         frontend.set_mem_table(&[region.info(0)]).unwrap_err();
     }
