@@ -20,6 +20,9 @@ use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Session, Standing
 /// How often usage is written, in microseconds.
 const WRITE_US: u64 = 1_000_000;
 
+/// Clients at the control socket at most: a backend per VM, and tools.
+const CLIENTS_MAX: usize = 1024;
+
 /// What the daemon starts with.
 pub struct Setup {
     pub config: PathBuf,
@@ -406,6 +409,10 @@ impl Daemon {
                 return;
             }
         };
+        if self.clients.len() >= CLIENTS_MAX {
+            log::warn!("a client is turned away: there are {CLIENTS_MAX} already");
+            return;
+        }
         // An answer must fit; the kernel's default is smaller than the largest packet.
         if let Err(error) = sockopt::set_socket_send_buffer_size(&socket, PACKET_LEN_MAX) {
             log::warn!("a client's socket buffer cannot be enlarged: {error}");

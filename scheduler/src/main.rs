@@ -41,6 +41,7 @@ struct Arguments {
 fn main() -> Result<()> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let arguments = Arguments::parse();
+    raise_descriptor_limit();
     let map = config::PoolMap::load(&arguments.config)?;
     let inventory = inventory::discover(arguments.softgpu.or(map.softgpu))?;
     for (pool, uuid) in inventory::missing(&map, &inventory) {
@@ -67,6 +68,16 @@ fn main() -> Result<()> {
         log::warn!("{} stays: {error}", arguments.socket.display());
     }
     result
+}
+
+/// Each session needs two descriptors, and the usual soft limit is meant for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("the limit of open files stays as it is: {error}");
+    }
 }
 
 /// A pipe that becomes readable with those signals.

@@ -197,7 +197,9 @@ impl Daemon {
         poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().intersects(PollFlags::HUP))
     }
 
-    fn status(&self) -> Status {
+    fn status(&mut self) -> Status {
+        // Turns that are held are charged up to now.
+        self.feed(Event::Tick);
         let pools_of = |uuid: &String| {
             let has = |pool: &&crate::config::Pool| {
                 uuids(&self.inventory, gpus_of(&pool.gpus, &self.inventory)).contains(uuid)

@@ -12,6 +12,7 @@ enum Op {
     Work(Session),
     Rest(Session),
     GiveBack(Session),
+    GiveBackLate(Session),
     Release(Session),
     Prove(Session, bool),
     AnswerStop(Session, bool),
@@ -46,6 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => session().prop_map(Op::Work),
         4 => session().prop_map(Op::Rest),
         4 => session().prop_map(Op::GiveBack),
+        2 => session().prop_map(Op::GiveBackLate),
         1 => session().prop_map(Op::Release),
         2 => (session(), any::<bool>()).prop_map(|(session, stop)| Op::Prove(session, stop)),
         4 => (session(), prop::bool::weighted(0.9)).prop_map(|(session, ok)| Op::AnswerStop(session, ok)),
@@ -66,6 +68,7 @@ fn apply(sim: &mut Sim, op: Op) {
         Op::Work(session) => sim.work(session),
         Op::Rest(session) => sim.rest(session),
         Op::GiveBack(session) => sim.give_back(session),
+        Op::GiveBackLate(session) => sim.give_back_late(session),
         Op::Release(session) => sim.release(session),
         Op::Prove(session, stop) => sim.step(Event::Proved {
             session,

@@ -18,6 +18,8 @@ pub struct Real {
     pub page: Page,
     /// It said that it wants a turn and has none since.
     pub wants: bool,
+    /// It said so before it said that its last turn is over.
+    pub wants_early: bool,
     pub contended: bool,
     /// Orders to stop that it has not answered.
     pub stops: Vec<u64>,
@@ -121,6 +123,7 @@ impl Sim {
                 gpus,
                 page,
                 wants: false,
+                wants_early: false,
                 contended: false,
                 stops: Vec::new(),
                 stopped_until: None,
@@ -177,6 +180,24 @@ impl Sim {
         if real.page == Page::Yield && real.stopped_until.is_none() {
             real.page = Page::None;
             self.adopted.remove(&session);
+            self.step(Event::Released { session });
+        }
+    }
+
+    /// It gives its turn back, and another of its threads has asked for the next one before that was said.
+    pub fn give_back_late(&mut self, session: Session) {
+        let Some(real) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        if real.page == Page::Yield && real.stopped_until.is_none() {
+            real.page = Page::None;
+            real.wants = true;
+            real.wants_early = true;
+            self.adopted.remove(&session);
+            self.step(Event::Want { session });
+            if let Some(real) = self.sessions.get_mut(&session) {
+                real.wants_early = false;
+            }
             self.step(Event::Released { session });
         }
     }
@@ -395,7 +416,7 @@ impl Sim {
             let seated = matches!(standing, Standing::Running | Standing::Idle | Standing::Asked);
             assert_eq!(real.turn.is_some(), seated, "{id:?}");
             assert_eq!(
-                real.wants,
+                real.wants && !real.wants_early,
                 standing == Standing::Waiting,
                 "{id:?}: a wish was lost or made up"
             );
@@ -430,7 +451,7 @@ impl Sim {
                         .and(above)
                         .and(self.busy_above(self.level(other.vm)));
                     assert!(
-                        both.is_empty() || o.page == Page::Yield,
+                        both.is_empty() || !matches!(o.page, Page::Held | Page::Idle),
                         "{id:?} and {other:?} are both guests"
                     );
                 }

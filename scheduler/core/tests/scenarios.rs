@@ -1,0 +1,539 @@
+//! Short stories, to the microsecond.
+use vgpu_sched_core::{
+    Action, Charge, Config, Core, End, Event, Found, Gpu, GpuSet, Level, Session, Standing, Vm,
+};
+
+/// A core, the time, and what was to be done since last asked.
+struct Story {
+    core: Core,
+    now: u64,
+    actions: Vec<Action>,
+}
+
+const fn session(vm: Vm, number: u32) -> Session {
+    Session { vm, number }
+}
+
+impl Story {
+    /// VMs with their level and one session each on GPU 0, or on those given.
+    fn new(config: Config, vms: &[(Vm, Level)]) -> Self {
+        let mut story = Self::empty(config);
+        for (vm, level) in vms {
+            story.add(*vm, *level, &[0]);
+        }
+        story.actions.clear();
+        story
+    }
+
+    fn empty(config: Config) -> Self {
+        Self {
+            core: Core::new(config),
+            now: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, vm: Vm, level: Level, gpus: &[Gpu]) {
+        self.event(Event::VmSet { vm, level });
+        self.attach(session(vm, 1), gpus);
+    }
+
+    fn attach(&mut self, session: Session, gpus: &[Gpu]) {
+        let gpus = gpus.iter().copied().collect();
+        self.event(Event::Attached {
+            session,
+            gpus,
+            found: Found::Nothing,
+        });
+    }
+
+    fn event(&mut self, event: Event) {
+        self.core.step(self.now, event, &mut self.actions);
+    }
+
+    /// Lets time pass with a tick at every deadline.
+    fn until(&mut self, at: u64) {
+        while let Some(deadline) = self.core.deadline().filter(|deadline| *deadline <= at) {
+            self.now = deadline;
+            self.event(Event::Tick);
+        }
+        self.now = at;
+    }
+
+    fn want(&mut self, session: Session) {
+        self.event(Event::Want { session });
+    }
+
+    fn refuse_taking(&mut self, session: Session) {
+        self.event(Event::TakeResult {
+            session,
+            taken: false,
+        });
+    }
+
+    fn release(&mut self, session: Session) {
+        self.event(Event::Released { session });
+    }
+
+    /// What was to be done, without the books and without who cares about whom.
+    fn done(&mut self) -> Vec<Action> {
+        let quiet = |action: &Action| {
+            matches!(
+                action,
+                Action::Began { .. }
+                    | Action::Ended { .. }
+                    | Action::SetContended { .. }
+                    | Action::SetWindow { .. }
+            )
+        };
+        std::mem::take(&mut self.actions)
+            .into_iter()
+            .filter(|action| !quiet(action))
+            .collect()
+    }
+
+    fn ended(&mut self) -> (End, Charge) {
+        let ends: Vec<_> = std::mem::take(&mut self.actions)
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::Ended { end, charge, .. } => Some((end, charge)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(ends.len(), 1, "{ends:?}");
+        ends[0]
+    }
+
+    fn standing(&self, session: Session) -> Standing {
+        self.core.standing(session).unwrap()
+    }
+}
+
+const A: Session = session(1, 1);
+const B: Session = session(2, 1);
+const C: Session = session(3, 1);
+
+#[test]
+fn a_turn_ends_with_its_quantum_and_only_if_somebody_waits() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::Low)]);
+    story.want(A);
+    assert_eq!(story.done(), [Action::Grant { session: A }]);
+    story.until(500_000);
+    assert_eq!(story.done(), []);
+    // The quantum is long over.
+    story.want(B);
+    assert_eq!(story.done(), [Action::AskBack { session: A }]);
+    story.refuse_taking(A);
+    story.release(A);
+    assert_eq!(story.done(), [Action::Grant { session: B }]);
+    story.want(A);
+    story.until(519_999);
+    assert_eq!(story.done(), []);
+    story.until(520_000);
+    assert_eq!(story.done(), [Action::AskBack { session: B }]);
+}
+
+#[test]
+fn a_turn_is_the_vms_whichever_of_its_sessions_hold_it() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::Low)]);
+    let later = session(1, 2);
+    story.attach(later, &[0]);
+    story.want(A);
+    story.want(B);
+    story.until(10_000);
+    story.want(later);
+    story.until(15_000);
+    story.release(A);
+    assert_eq!(story.standing(later), Standing::Running);
+    story.done();
+    story.until(20_000);
+    assert_eq!(story.done(), [Action::AskBack { session: later }]);
+}
+
+#[test]
+fn an_idle_holder_is_taken_off_at_once_if_somebody_waits() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::Low)]);
+    story.want(A);
+    story.want(B);
+    story.done();
+    story.event(Event::IdleSeen { session: A });
+    assert_eq!(story.done(), [Action::TakeIfIdle { session: A }]);
+    // It was quicker, and goes on.
+    story.refuse_taking(A);
+    assert_eq!((story.done(), story.standing(A)), (vec![], Standing::Running));
+    story.event(Event::IdleSeen { session: A });
+    story.event(Event::TakeResult {
+        session: A,
+        taken: true,
+    });
+    assert_eq!(
+        story.done(),
+        [Action::TakeIfIdle { session: A }, Action::Grant { session: B }]
+    );
+}
+
+#[test]
+fn a_wish_that_comes_before_the_release_is_not_lost() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::Low)]);
+    story.want(A);
+    story.want(B);
+    story.until(20_000);
+    story.refuse_taking(A);
+    story.want(A);
+    story.release(A);
+    assert_eq!(
+        (story.standing(A), story.standing(B)),
+        (Standing::Waiting, Standing::Running)
+    );
+    // The same for one that was idle and is taken.
+    story.event(Event::IdleSeen { session: B });
+    story.want(B);
+    story.event(Event::TakeResult {
+        session: B,
+        taken: true,
+    });
+    assert_eq!(
+        (story.standing(A), story.standing(B)),
+        (Standing::Running, Standing::Waiting)
+    );
+}
+
+#[test]
+fn a_high_vm_that_works_now_and_then_does_not_throw_the_low_ones_about() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::High)]);
+    story.attach(session(1, 2), &[0]);
+    story.want(A);
+    story.want(session(1, 2));
+    story.want(B);
+    let asked = session(1, 2);
+    assert!(story.done().contains(&Action::AskBack { session: asked }));
+    story.refuse_taking(asked);
+    story.release(asked);
+    for round in 1..=50 {
+        story.until(round * 10_000);
+        story.event(Event::BusySeen { session: B });
+        story.now += 50;
+        story.event(Event::IdleSeen { session: B });
+    }
+    assert_eq!(
+        story.done(),
+        [],
+        "one of them runs all the time, and nothing was said"
+    );
+    // The other one comes; the high VM has been idle since 500,050.
+    story.want(asked);
+    story.until(500_051);
+    story.until(600_049);
+    let granted = story
+        .done()
+        .iter()
+        .any(|action| matches!(action, Action::Grant { .. }));
+    assert!(!granted, "the high one is still active");
+    // The first, whose quantum as the guest is over, has not given back yet, but need not have any more.
+    story.until(600_050);
+    assert_eq!(
+        (story.standing(A), story.standing(asked)),
+        (Standing::Asked, Standing::Running)
+    );
+}
+
+#[test]
+fn the_first_that_waits_rises_with_its_slice_and_falls_back() {
+    let config = Config {
+        aging_us: 50_000,
+        ..Config::default()
+    };
+    let vms = [
+        (1, Level::High),
+        (2, Level::Medium),
+        (3, Level::Low),
+        (4, Level::Low),
+    ];
+    let mut story = Story::new(config, &vms);
+    let late = session(4, 1);
+    story.want(A);
+    story.want(B);
+    story.now += 1;
+    story.want(C);
+    story.want(late);
+    assert_eq!(
+        story.done(),
+        [Action::Grant { session: A }, Action::Grant { session: B }]
+    );
+    story.until(50_000);
+    assert_eq!(story.core.level(3), Some(Level::Low));
+    story.until(50_001);
+    assert_eq!(story.core.level(3), Some(Level::Medium));
+    let actions = story.done();
+    assert!(
+        matches!(
+            actions[0],
+            Action::SetSlice {
+                session: C,
+                slice_us: 2_000,
+                ..
+            }
+        ),
+        "{actions:?}"
+    );
+    assert_eq!(actions[1..], [Action::AskBack { session: B }]);
+    // Medium does not give back; it rises further. The one behind it stays.
+    story.refuse_taking(B);
+    story.until(100_001);
+    assert_eq!(
+        (story.core.level(3), story.core.level(4)),
+        (Some(Level::High), Some(Level::Low))
+    );
+    let actions = story.done();
+    assert!(
+        matches!(
+            actions[0],
+            Action::SetSlice {
+                session: C,
+                slice_us: 20_000,
+                ..
+            }
+        ),
+        "{actions:?}"
+    );
+    assert_eq!(actions[1..], [Action::AskBack { session: A }]);
+    story.refuse_taking(A);
+    story.release(A);
+    assert_eq!(story.done(), [Action::Grant { session: C }]);
+    story.now += 10;
+    story.release(C);
+    assert_eq!(story.core.level(3), Some(Level::Low));
+    assert!(matches!(
+        story.done()[0],
+        Action::SetSlice {
+            session: C,
+            slice_us: 200,
+            ..
+        }
+    ));
+    // Now the one behind it is first, from when it was seated.
+    story.until(150_000);
+    assert_eq!(story.core.level(4), Some(Level::Low));
+    story.until(150_001);
+    assert_eq!(story.core.level(4), Some(Level::Medium));
+}
+
+#[test]
+fn one_that_does_not_give_back_is_stopped_kept_stopped_and_resumed() {
+    let config = Config {
+        deadman_us: 100_000,
+        ..Config::default()
+    };
+    let mut story = Story::new(config, &[(1, Level::Low), (2, Level::Low)]);
+    story.event(Event::Proved {
+        session: A,
+        slices: true,
+        stop: true,
+    });
+    story.want(A);
+    story.want(B);
+    story.until(29_999);
+    story.refuse_taking(A);
+    story.done();
+    story.until(30_000);
+    let [
+        Action::Stop {
+            session: A,
+            sequence,
+            deadman_us: 100_000,
+        },
+    ] = story.done()[..]
+    else {
+        panic!()
+    };
+    assert_eq!(story.standing(B), Standing::Waiting);
+    story.actions.clear();
+    story.now = 31_000;
+    story.event(Event::OrderDone {
+        session: A,
+        sequence,
+        ok: true,
+    });
+    // A second of B's follows; A's 31 ms were charged.
+    assert_eq!(
+        story.ended(),
+        (
+            End::Stopped,
+            Charge {
+                ns: 31_000_000,
+                estimated: false
+            }
+        )
+    );
+    story.until(80_999);
+    story.done();
+    story.until(81_000);
+    assert!(
+        matches!(story.done()[..], [Action::Stop { session: A, .. }]),
+        "before the dead-man ends"
+    );
+    story.refuse_taking(B);
+    story.release(B);
+    assert!(matches!(story.done()[..], [Action::Resume { session: A, .. }]));
+    assert_eq!(story.standing(A), Standing::Asked);
+    story.now += 5_000;
+    story.release(A);
+    let ended = story.ended();
+    assert_eq!(
+        ended,
+        (
+            End::Yielded,
+            Charge {
+                ns: 5_000_000,
+                estimated: false
+            }
+        ),
+        "nothing while stopped"
+    );
+}
+
+#[test]
+fn a_stop_that_failed_is_undone_and_not_tried_again() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::Low)]);
+    story.event(Event::Proved {
+        session: A,
+        slices: true,
+        stop: true,
+    });
+    story.want(A);
+    story.want(B);
+    story.until(30_000);
+    story.refuse_taking(A);
+    let Some(Action::Stop { sequence, .. }) = story.done().pop() else {
+        panic!()
+    };
+    story.event(Event::OrderDone {
+        session: A,
+        sequence,
+        ok: false,
+    });
+    assert!(matches!(story.done()[..], [Action::Resume { session: A, .. }]));
+    story.until(10_000_000);
+    assert!(
+        !story
+            .done()
+            .iter()
+            .any(|action| matches!(action, Action::Stop { .. }))
+    );
+}
+
+#[test]
+fn idle_time_is_not_charged_and_shared_time_is_split_by_slices() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::High)]);
+    for session in [A, B] {
+        story.event(Event::Proved {
+            session,
+            slices: true,
+            stop: false,
+        });
+    }
+    story.want(A);
+    story.now = 1_000;
+    story.want(B);
+    // 1 ms alone; 1.01 ms with B: 10 us by 200 : 20,000; then B is idle for 1 ms.
+    story.now = 2_010;
+    story.event(Event::IdleSeen { session: B });
+    story.now = 3_010;
+    story.done();
+    story.release(A);
+    assert_eq!(
+        story.ended(),
+        (
+            End::Released,
+            Charge {
+                ns: 2_010_000,
+                estimated: true
+            }
+        )
+    );
+    story.now = 4_010;
+    story.event(Event::BusySeen { session: B });
+    story.now = 4_110;
+    assert_eq!(
+        story.core.usage(2),
+        Some((
+            1,
+            Charge {
+                ns: 1_000_000,
+                estimated: true
+            }
+        ))
+    );
+    story.release(B);
+    assert_eq!(
+        story.ended(),
+        (
+            End::Released,
+            Charge {
+                ns: 1_100_000,
+                estimated: true
+            }
+        )
+    );
+}
+
+#[test]
+fn a_turn_that_nobody_waits_for_is_looked_at_and_taken_when_idle() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low)]);
+    story.want(A);
+    story.until(999_999);
+    let said = |story: &mut Story| {
+        let actions = std::mem::take(&mut story.actions);
+        let contended = actions.into_iter().filter_map(|action| match action {
+            Action::SetContended { contended, .. } => Some(contended),
+            _ => None,
+        });
+        contended.collect::<Vec<_>>()
+    };
+    assert_eq!(said(&mut story), []);
+    story.until(1_500_000);
+    assert_eq!(said(&mut story), [true, false], "it works, and is left alone");
+    story.until(2_100_000);
+    story.event(Event::IdleSeen { session: A });
+    let looked = story.core.deadline().unwrap();
+    story.until(looked + 2_000_000);
+    assert!(story.actions.contains(&Action::TakeIfIdle { session: A }));
+}
+
+#[test]
+fn a_gang_is_not_overtaken_and_its_gpus_do_not_lie_idle_for_it() {
+    let mut story = Story::empty(Config::default());
+    for (vm, gpus) in [(1, &[0][..]), (2, &[1][..]), (3, &[0, 1][..]), (4, &[0][..])] {
+        story.add(vm, Level::Low, gpus);
+    }
+    story.done();
+    let late = session(4, 1);
+    story.want(A);
+    story.now = 10_000;
+    story.want(B);
+    story.want(C);
+    story.want(late);
+    assert_eq!(
+        story.done(),
+        [Action::Grant { session: A }, Action::Grant { session: B }]
+    );
+    // A's quantum is over, but the gang cannot have B's GPU yet: A goes on, and nobody overtakes the gang.
+    story.until(29_999);
+    assert_eq!(story.done(), []);
+    story.until(30_000);
+    assert_eq!(
+        story.done(),
+        [Action::AskBack { session: A }, Action::AskBack { session: B }]
+    );
+    for holder in [A, B] {
+        story.refuse_taking(holder);
+    }
+    story.release(A);
+    assert_eq!(story.done(), []);
+    story.release(B);
+    assert_eq!(story.done(), [Action::Grant { session: C }]);
+    story.now += 1;
+    story.release(C);
+    assert_eq!(story.done(), [Action::Grant { session: late }]);
+    assert_eq!(GpuSet::from_iter([0, 1]).iter().collect::<Vec<_>>(), [0, 1]);
+}
