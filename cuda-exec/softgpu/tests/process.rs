@@ -344,6 +344,49 @@ fn a_killed_process_leaves_nothing_behind() {
 }
 
 #[test]
+fn processes_killed_at_any_moment_do_not_hold_up_others() {
+    const NAME: &str = "processes_killed_at_any_moment_do_not_hold_up_others";
+    let hectic = |rounds: usize| {
+        let _ctx = Ctx::new();
+        let host = Pinned::new();
+        let f = kernel(c"store");
+        println!("ready");
+        for round in 0..rounds {
+            let memory = alloc(1 << 20);
+            launch1(f, 0, &[&host.at(0), &(round as u64)]);
+            ok(cuCtxSynchronize());
+            assert_eq!(host.get(0), round as u64);
+            ok(cuMemFree_v2(memory));
+        }
+    };
+    match role().as_deref() {
+        Some("victim") => hectic(usize::MAX),
+        Some(NAME) => {
+            assert_eq!(control(SET_SLICE, 1), 0);
+            for round in 0..15 {
+                let mut victims = Vec::new();
+                for _ in 0..2 {
+                    let mut victim = child(NAME, "victim").stdout(Stdio::piped()).spawn().unwrap();
+                    let lines = BufReader::new(victim.stdout.take().unwrap());
+                    victims.push((Killed(victim), lines));
+                }
+                for (_, lines) in &mut victims {
+                    read_until(lines, "ready");
+                }
+                // They are killed in the middle of whatever they do then.
+                hectic(10 + 7 * round);
+                drop(victims);
+            }
+            let _ctx = Ctx::new();
+            let (mut free, mut total) = (0, 0);
+            ok(cuMemGetInfo_v2(Out(&mut free), Out(&mut total)));
+            assert_eq!(free, total);
+        }
+        _ => in_child(NAME, || ()),
+    }
+}
+
+#[test]
 fn everything_fits_into_the_window_that_is_left() {
     in_child("everything_fits_into_the_window_that_is_left", || {
         let window = 1u64 << 42;
