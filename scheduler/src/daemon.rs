@@ -76,6 +76,8 @@ pub(crate) struct Live {
     pub(crate) pid: u32,
     pub(crate) program: String,
     pub(crate) gpus: GpuSet,
+    /// The client that attached it, which may be gone.
+    pub(crate) client: u64,
     /// Tells this attachment from an earlier one of the same session.
     attachment: u64,
     page: TurnPage,
@@ -95,6 +97,7 @@ pub(crate) struct Live {
 
 /// A new attachment, checked.
 pub(crate) struct Attachment {
+    pub(crate) client: u64,
     pub(crate) pid: u32,
     pub(crate) program: String,
     pub(crate) exec_pid: u32,
@@ -564,6 +567,7 @@ impl Daemon {
                 pid: new.pid,
                 program: new.program,
                 gpus,
+                client: new.client,
                 attachment,
                 page: new.page,
                 socket: new.socket,

@@ -93,7 +93,12 @@ impl Daemon {
 
     fn open(&mut self, client: u64, number: u32, pid: u32, program: &str) -> Result<Answer, Refused> {
         let session = self.session_of(client, number)?;
-        if self.sessions.contains_key(&session) {
+        // One that a backend left behind which is gone: the new one takes the number over when it attaches.
+        if self
+            .sessions
+            .get(&session)
+            .is_some_and(|live| live.client == client)
+        {
             return Err((
                 Refusal::Duplicate,
                 format!("VM {} has a session {number}", session.vm),
@@ -139,6 +144,7 @@ impl Daemon {
         };
         program.truncate(program.floor_char_boundary(PROGRAM_LEN_MAX));
         let attachment = Attachment {
+            client,
             pid,
             program,
             exec_pid,

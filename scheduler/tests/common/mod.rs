@@ -14,7 +14,7 @@ use vgpu_sched_api::packet;
 use vgpu_sched_api::turn::{PAGE_LEN, Page, State, Word};
 
 /// After this long a test that waits has failed.
-pub const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// A pool map of software GPUs: these VMs in a pool of all.
 pub fn map(gpus: u32, vms: &[(u32, &str)], scheduler: &str) -> String {
@@ -148,6 +148,22 @@ impl Daemon {
         let answer = backend.ask(&Request::Hello { version: VERSION, vm });
         assert!(matches!(answer, Answer::Welcome { .. }), "{answer:?}");
         backend
+    }
+
+    /// A backend for a VM whose last one is gone. (A child that another test is about to start may share its
+    /// socket for a moment.)
+    pub fn next_backend(&self, vm: u32) -> Backend {
+        let limit = Instant::now() + LIMIT;
+        loop {
+            let backend = Backend {
+                socket: self.connect(),
+            };
+            let answer = backend.ask(&Request::Hello { version: VERSION, vm });
+            if matches!(answer, Answer::Welcome { .. }) {
+                return backend;
+            }
+            assert!(Instant::now() < limit, "{answer:?}");
+        }
     }
 }
 
