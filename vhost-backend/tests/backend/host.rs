@@ -1,6 +1,7 @@
 //! A backend under test.
 use crate::executor;
 use crate::scheduler::PATIENCE;
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,6 +16,7 @@ pub struct Backend {
     pub dir: tempfile::TempDir,
     child: Child,
     log: Receiver<String>,
+    seen: RefCell<Vec<String>>,
 }
 
 impl Backend {
@@ -65,13 +67,17 @@ impl Backend {
         let (send, log) = channel();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                eprintln!("{line}");
                 if send.send(line).is_err() {
                     break;
                 }
             }
         });
-        Self { dir, child, log }
+        Self {
+            dir,
+            child,
+            log,
+            seen: RefCell::default(),
+        }
     }
 
     /// Where front ends connect.
@@ -90,8 +96,12 @@ impl Backend {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.log.recv_timeout(left) {
-                Ok(line) if line.contains(text) => return line,
-                Ok(_) => {}
+                Ok(line) => {
+                    self.seen.borrow_mut().push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
                 Err(_) => panic!("the backend never wrote {text:?}"),
             }
         }
@@ -112,6 +122,12 @@ impl Drop for Backend {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let later: Vec<String> = self.log.iter().collect();
+            for line in self.seen.borrow().iter().chain(&later) {
+                eprintln!("{line}");
+            }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The real `vgpu-backend` between a real front end (the guest library's socket transport, or a small VMM) and,
 //! in the place of `vgpud` and `vgpu-exec`, stand-ins that do what a test tells them.
 //!
-//! This program is also the executor that the backend starts: see [`executor`].
+//! This program is also the executor that the backend starts, and a guest process that can be killed: which one it is
+//! is decided before the tests' own `main`.
 
 mod executor;
 mod guest;
@@ -9,31 +10,22 @@ mod host;
 mod scheduler;
 mod tests;
 #[path = "../../../guest-driver/libcuda/src/transport/mod.rs"]
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the tests use only the transport over a socket"
-)]
+#[allow(dead_code, reason = "the tests use only the transport over a socket")]
 mod transport;
 mod vmm;
 
-use libtest_mimic::{Arguments, Trial};
+/// Run by the C library before `main`.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = before_main;
 
-fn main() {
+extern "C" fn before_main() {
     if std::env::var_os(executor::MARK).is_some() {
-        return executor::run();
+        executor::run();
+        std::process::exit(0);
     }
     if let Some(socket) = std::env::var_os(guest::MARK) {
-        return guest::run(socket.as_ref());
+        guest::run(socket.as_ref());
+        std::process::exit(0);
     }
-    let trials = tests::ALL
-        .iter()
-        .map(|&(name, test)| {
-            Trial::test(name, move || {
-                test();
-                Ok(())
-            })
-        })
-        .collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -14,76 +14,7 @@ use vgpu_sched_api::messages::{Refusal, Request};
 use vgpu_sched_api::turn::PAGE_LEN as TURN_PAGE_LEN;
 use vhost::vhost_user::Frontend;
 
-/// Name and function of every test.
-pub const ALL: &[(&str, fn())] = &[
-    ("a_session_from_open_to_close", a_session_from_open_to_close),
-    ("a_listening_descriptor_will_do", a_listening_descriptor_will_do),
-    ("a_connected_descriptor_will_do", a_connected_descriptor_will_do),
-    (
-        "a_dead_executor_is_one_lost_session",
-        a_dead_executor_is_one_lost_session,
-    ),
-    (
-        "an_executor_that_speaks_nonsense_is_killed",
-        an_executor_that_speaks_nonsense_is_killed,
-    ),
-    (
-        "a_front_end_that_dies_in_a_request_is_cleaned_up",
-        a_front_end_that_dies_in_a_request_is_cleaned_up,
-    ),
-    (
-        "what_an_executor_refuses_is_refused",
-        what_an_executor_refuses_is_refused,
-    ),
-    ("vgpud_decides_who_may_open", vgpud_decides_who_may_open),
-    ("sessions_outlive_vgpud", sessions_outlive_vgpud),
-    (
-        "the_end_of_the_backend_is_the_end_of_its_executors",
-        the_end_of_the_backend_is_the_end_of_its_executors,
-    ),
-    (
-        "memory_in_many_pieces_is_mapped_in_order",
-        memory_in_many_pieces_is_mapped_in_order,
-    ),
-    ("malformed_requests_are_answered", malformed_requests_are_answered),
-    ("malformed_chains_are_given_back", malformed_chains_are_given_back),
-    (
-        "a_ring_that_makes_no_sense_ends_nothing_else",
-        a_ring_that_makes_no_sense_ends_nothing_else,
-    ),
-    (
-        "answers_that_nobody_takes_do_no_harm",
-        answers_that_nobody_takes_do_no_harm,
-    ),
-    ("an_event_waits_for_a_buffer", an_event_waits_for_a_buffer),
-    (
-        "a_reset_reaps_before_it_is_answered",
-        a_reset_reaps_before_it_is_answered,
-    ),
-    (
-        "a_paused_guest_finds_its_sessions_lost",
-        a_paused_guest_finds_its_sessions_lost,
-    ),
-    ("other_memory_ends_the_sessions", other_memory_ends_the_sessions),
-    (
-        "memory_that_can_shrink_is_refused",
-        memory_that_can_shrink_is_refused,
-    ),
-    (
-        "requests_to_one_session_do_not_wait_for_another",
-        requests_to_one_session_do_not_wait_for_another,
-    ),
-    (
-        "a_flood_of_doorbells_does_not_hold_up_a_stop",
-        a_flood_of_doorbells_does_not_hold_up_a_stop,
-    ),
-    (
-        "a_transport_takes_its_thread_along",
-        a_transport_takes_its_thread_along,
-    ),
-    ("capabilities_are_printed", capabilities_are_printed),
-];
-
+#[test]
 fn a_session_from_open_to_close() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -146,6 +77,7 @@ fn a_session_from_open_to_close() {
     assert!(ends(pidfd));
 }
 
+#[test]
 fn a_listening_descriptor_will_do() {
     let backend = Backend::start_listening();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -160,6 +92,7 @@ fn a_listening_descriptor_will_do() {
     }
 }
 
+#[test]
 fn a_connected_descriptor_will_do() {
     let (mut backend, connection) = Backend::start_connected();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -171,6 +104,7 @@ fn a_connected_descriptor_will_do() {
     assert!(backend.ended());
 }
 
+#[test]
 fn a_dead_executor_is_one_lost_session() {
     let mut backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -200,6 +134,7 @@ fn a_dead_executor_is_one_lost_session() {
     assert!(backend.lives());
 }
 
+#[test]
 fn an_executor_that_speaks_nonsense_is_killed() {
     let mut backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -215,6 +150,7 @@ fn an_executor_that_speaks_nonsense_is_killed() {
     assert!(backend.lives());
 }
 
+#[test]
 fn a_front_end_that_dies_in_a_request_is_cleaned_up() {
     let mut backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -233,6 +169,7 @@ fn a_front_end_that_dies_in_a_request_is_cleaned_up() {
     assert!(backend.lives());
 }
 
+#[test]
 fn what_an_executor_refuses_is_refused() {
     let backend = Backend::start();
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -280,6 +217,7 @@ fn what_an_executor_refuses_is_refused() {
     }
 }
 
+#[test]
 fn vgpud_decides_who_may_open() {
     let cases = [
         (Some(Refusal::NotMapped), None, None, Status::NoGpu),
@@ -302,6 +240,7 @@ fn vgpud_decides_who_may_open() {
     }
 }
 
+#[test]
 fn sessions_outlive_vgpud() {
     let backend = Backend::start();
     let first = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -321,6 +260,7 @@ fn sessions_outlive_vgpud() {
     assert!(ends(&fds[2]));
 }
 
+#[test]
 fn the_end_of_the_backend_is_the_end_of_its_executors() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -351,6 +291,7 @@ fn open(vmm: &mut Vmm, window: u64) -> u32 {
     session
 }
 
+#[test]
 fn memory_in_many_pieces_is_mapped_in_order() {
     let backend = Backend::start();
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -431,6 +372,7 @@ fn memory_in_many_pieces_is_mapped_in_order() {
     );
 }
 
+#[test]
 fn malformed_requests_are_answered() {
     let mut backend = Backend::start();
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -464,6 +406,7 @@ fn malformed_requests_are_answered() {
     assert!(backend.lives());
 }
 
+#[test]
 fn malformed_chains_are_given_back() {
     let mut backend = Backend::start();
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -508,6 +451,7 @@ fn malformed_chains_are_given_back() {
     assert!(backend.lives());
 }
 
+#[test]
 fn a_ring_that_makes_no_sense_ends_nothing_else() {
     let mut backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -525,6 +469,7 @@ fn a_ring_that_makes_no_sense_ends_nothing_else() {
     assert!(backend.lives());
 }
 
+#[test]
 fn answers_that_nobody_takes_do_no_harm() {
     let mut backend = Backend::start();
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -539,6 +484,7 @@ fn answers_that_nobody_takes_do_no_harm() {
     assert!(backend.lives());
 }
 
+#[test]
 fn an_event_waits_for_a_buffer() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -565,6 +511,7 @@ fn an_event_waits_for_a_buffer() {
     assert_eq!(vmm.request(ControlKind::SessionClose, second, &()), Status::Ok);
 }
 
+#[test]
 fn a_reset_reaps_before_it_is_answered() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -587,6 +534,7 @@ fn a_reset_reaps_before_it_is_answered() {
     }
 }
 
+#[test]
 fn a_paused_guest_finds_its_sessions_lost() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -608,6 +556,7 @@ fn a_paused_guest_finds_its_sessions_lost() {
     open(&mut vmm, WINDOW);
 }
 
+#[test]
 fn other_memory_ends_the_sessions() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -626,6 +575,7 @@ fn other_memory_ends_the_sessions() {
     open(&mut vmm, WINDOW);
 }
 
+#[test]
 fn memory_that_can_shrink_is_refused() {
     let mut backend = Backend::start();
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -635,6 +585,7 @@ fn memory_that_can_shrink_is_refused() {
     assert!(backend.lives());
 }
 
+#[test]
 fn requests_to_one_session_do_not_wait_for_another() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -664,6 +615,7 @@ fn requests_to_one_session_do_not_wait_for_another() {
     assert_eq!(vmm.request(ControlKind::SessionClose, quick, &()), Status::Ok);
 }
 
+#[test]
 fn a_flood_of_doorbells_does_not_hold_up_a_stop() {
     let mut backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
@@ -683,12 +635,14 @@ fn a_flood_of_doorbells_does_not_hold_up_a_stop() {
     assert!(backend.lives());
 }
 
+#[test]
 fn a_transport_takes_its_thread_along() {
     let backend = Backend::start();
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
     assert_eq!(guest::threads_left(&backend.socket()), "2 then 1");
 }
 
+#[test]
 fn capabilities_are_printed() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_vgpu-backend"))
         .arg("--print-capabilities")
