@@ -89,6 +89,14 @@ impl RingState {
         self.notify();
     }
 
+    /// Sleeps until the doorbell rings. May return early. The eventfd is the backend's and may be a non-blocking one.
+    fn await_doorbell(&self) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        // Interrupted, rung or read by nobody: the caller looks at the ring whatever it was.
+        let _ = poll(&mut [PollFd::new(&self.doorbell, PollFlags::IN)], None);
+        let _ = rustix::io::read(&self.doorbell, &mut [0; 8]);
+    }
+
     fn publish(&self, position: u64) {
         self.executed.store(position, SeqCst);
         if self.waiting.load(SeqCst) != 0 {
@@ -261,9 +269,10 @@ impl Consumer {
             asleep.store(1, SeqCst);
             let sleep = Instant::now();
             if look(SeqCst).is_none() && !self.stopping() {
-                // Interrupted or woken: look again either way.
-                let _ = rustix::io::read(&self.state.doorbell, &mut [0; 8]);
-                spin.came_soon(sleep.elapsed());
+                self.state.await_doorbell();
+                if look(Acquire).is_some() {
+                    spin.came_soon(sleep.elapsed());
+                }
             }
             asleep.store(0, SeqCst);
             if self.stopping() {

@@ -197,7 +197,7 @@ impl Exec {
             memory: Memory::new(MEMORY_LEN),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
             doorbells: (0..8)
-                .map(|_| eventfd(0, EventfdFlags::CLOEXEC).unwrap())
+                .map(|_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap())
                 .collect(),
             heads: [0; 8],
             page: Memory::new(PAGE_LEN as u64),
