@@ -39,14 +39,11 @@ const WINDOW_ALIGN: u64 = 2 << 20;
 pub fn decode(bytes: &[u8]) -> Result<Request, &'static str> {
     let (header, body) = ControlHeader::read_from_prefix(bytes).map_err(|_| "shorter than its header")?;
     let kind = ControlKind::from_u32(header.kind).ok_or("unknown kind")?;
-    if kind == ControlKind::SessionOpen {
-        if header.session != 0 {
+    let what = match kind {
+        ControlKind::SessionOpen if header.session != 0 => {
             return Err("names a session where there is none");
         }
-        return Ok(Request::Open(check_open(exact(body)?)?));
-    }
-    let what = match kind {
-        ControlKind::SessionOpen => unreachable!("handled above"),
+        ControlKind::SessionOpen => return Ok(Request::Open(check_open(exact(body)?)?)),
         ControlKind::SessionClose if body.is_empty() => SessionRequest::Close,
         ControlKind::SessionClose => return Err("wrong length"),
         ControlKind::Map => decode_map(body)?,
