@@ -328,7 +328,7 @@ fn virtual_machines(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     drop(pair);
     report.step("vm: 1 GiB of pinned memory, fresh and broken up", || {
         let mut vm = boot(&stack, 1, 3072)?;
-        let result = vm_checks::pinned_memory_in_a_fresh_and_a_broken_up_guest(&stack, 1, &mut vm)
+        let result = vm_checks::pinned_memory_in_a_fresh_and_a_broken_up_guest(&stack, 1, &mut vm, 1024)
             .and_then(|()| vm_checks::no_complaints(&vm));
         quiet(with_logs(&stack, result))
     });

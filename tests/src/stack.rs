@@ -203,10 +203,17 @@ impl Stack {
     }
 
     /// The turns that were given, from that number on.
-    pub fn turns(&self, from: u64) -> Result<Vec<TurnRecord>> {
-        match self.ask(&Request::Turns { from })? {
-            Answer::Turns { turns, .. } => Ok(turns),
-            other => bail!("vgpud answered {other:?} to a request for turns"),
+    pub fn turns(&self, mut from: u64) -> Result<Vec<TurnRecord>> {
+        let mut all = Vec::new();
+        loop {
+            match self.ask(&Request::Turns { from })? {
+                Answer::Turns { turns, .. } if turns.is_empty() => return Ok(all),
+                Answer::Turns { turns, next } => {
+                    all.extend(turns);
+                    from = next;
+                }
+                other => bail!("vgpud answered {other:?} to a request for turns"),
+            }
         }
     }
 

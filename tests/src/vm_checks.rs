@@ -89,10 +89,15 @@ impl Pair {
     }
 }
 
-/// A GiB of pinned memory in a fresh guest, and in guests whose free memory is broken up, coarsely and finely: it is given
+/// So much pinned memory in a fresh guest, and in guests whose free memory is broken up, coarsely and finely: it is given
 /// and right, or refused with CUDA_ERROR_OUT_OF_MEMORY (status 2); afterwards everything works.
-pub fn pinned_memory_in_a_fresh_and_a_broken_up_guest(stack: &Stack, number: u32, vm: &mut Vm) -> Result<()> {
-    let fresh = vm.must("pinned 1024")?;
+pub fn pinned_memory_in_a_fresh_and_a_broken_up_guest(
+    stack: &Stack,
+    number: u32,
+    vm: &mut Vm,
+    mib: u32,
+) -> Result<()> {
+    let fresh = vm.must(&format!("pinned {mib}"))?;
     log_line(&fresh);
     for step in [64, 3] {
         let held = vm.start(&format!("fragment {step}"))?;
@@ -105,7 +110,7 @@ pub fn pinned_memory_in_a_fresh_and_a_broken_up_guest(stack: &Stack, number: u32
             .with_context(|| format!("no figure in {whole:?}"))?;
         ensure!(part <= 50.0, "free memory was not broken up: {whole}");
         log_line(&whole);
-        let output = vm.run("pinned 1024")?;
+        let output = vm.run(&format!("pinned {mib}"))?;
         log_line(&output.text);
         ensure!(
             matches!(output.status, 0 | 2),
@@ -116,7 +121,7 @@ pub fn pinned_memory_in_a_fresh_and_a_broken_up_guest(stack: &Stack, number: u32
         vm.must("killall fragment")?;
         Machine::wait(vm, held)?;
         checks::nothing_left(stack, number)?;
-        vm.must("pinned 64")?;
+        vm.must("pinned 16")?;
     }
     Ok(())
 }
