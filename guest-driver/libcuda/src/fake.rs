@@ -78,7 +78,7 @@ impl Fake {
     }
 }
 
-/// The operations that rings have run so far, as (ring, operation).
+/// The operations that were run so far, as (current context, operation).
 pub fn log() -> Vec<(u32, u16)> {
     let host = crate::lock(&HOST).clone().expect("a session is open");
     crate::lock(&host.log).clone()
@@ -252,7 +252,7 @@ impl Consumer {
                 .collect();
             let blob = &body[HEADER_LEN as usize + 8 * shape.words..][..shape.blob];
             assert_eq!(header.flags & FLAG_REPLY != 0, shape.reply);
-            crate::lock(&self.host.log).push((self.ring, shape.op));
+            crate::lock(&self.host.log).push((self.context, shape.op));
             let mut out = (Vec::new(), Vec::new());
             let code = self.execute(shape.op, &words, blob, &mut out).err().unwrap_or(0);
             if shape.reply {

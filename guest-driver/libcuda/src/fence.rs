@@ -17,33 +17,19 @@ impl Session {
         let mut fenced = lock(&stream.fenced);
         let work = stream.work();
         if fenced.work < work && !stream.is_dead() {
-            self.next_fence(stream, &mut fenced, work, |sequence| {
-                let ring = match stream.home {
-                    Some(index) => self.rings.get(index).ok_or(result::UNKNOWN)?,
-                    None => thread.ring(self)?,
-                };
-                ring.fence(self, thread, stream.context, stream.word, stream.slot, sequence)
-            })?;
+            let sequence = fenced.sequence + 1;
+            let ring = match stream.home {
+                Some(index) => self.rings.get(index).ok_or(result::UNKNOWN)?,
+                None => thread.ring(self)?,
+            };
+            ring.fence(self, thread, stream.context, stream.word, stream.slot, sequence)?;
+            *fenced = Fenced { work, sequence };
+            self.sequences[stream.slot as usize].store(sequence, Ordering::Release);
         }
         Ok(Point {
             slot: stream.slot,
             sequence: fenced.sequence,
         })
-    }
-
-    /// Takes the next number of `stream`'s slot, which `write` puts into a ring behind the work counted by `work`.
-    pub fn next_fence(
-        &self,
-        stream: &Stream,
-        fenced: &mut Fenced,
-        work: u64,
-        write: impl FnOnce(u64) -> Result<(), Code>,
-    ) -> Result<u64, Code> {
-        let sequence = fenced.sequence + 1;
-        write(sequence)?;
-        *fenced = Fenced { work, sequence };
-        self.sequences[stream.slot as usize].store(sequence, Ordering::Release);
-        Ok(sequence)
     }
 
     /// Whether a point is reached.

@@ -1,10 +1,10 @@
-//! Events. An event stands for a point: a number that a stream's fence word reaches behind the event.
+//! Events. An event stands for a point: a number that a stream's fence word reaches right before the event.
 use super::{cuda, cuda_pairs};
 use crate::abi::{CUevent, CUstream, Out};
 use crate::fence::refuse_capture;
 use crate::handles::Found;
 use crate::lock;
-use crate::objects::{Event, Point, Recorded};
+use crate::objects::{Event, Recorded};
 use crate::session::Call;
 use std::ffi::c_uint;
 use std::sync::Mutex;
@@ -24,21 +24,31 @@ fn elapsed(milliseconds: Out<f32>, start: CUevent, end: CUevent) -> Result<(), C
     let call = Call::enter()?;
     milliseconds.check()?;
     let (start, end) = (find(&call, start)?, find(&call, end)?);
-    for event in [&start, &end] {
-        let recorded = *lock(&event.recorded);
-        if !event.timing || recorded == Recorded::Never {
-            return Err(result::INVALID_HANDLE);
+    loop {
+        for event in [&start, &end] {
+            let recorded = *lock(&event.recorded);
+            if !event.timing || recorded == Recorded::Never {
+                return Err(result::INVALID_HANDLE);
+            }
+            if !call.is_event_done(recorded)? {
+                return Err(result::NOT_READY);
+            }
         }
-        if !call.is_event_done(recorded)? {
-            return Err(result::NOT_READY);
+        // All before the events is done, so the host finds them done at once or a moment later.
+        match ask_elapsed(&call, &start, &end) {
+            Err(result::NOT_READY) => std::thread::yield_now(),
+            other => return milliseconds.set(other?),
         }
     }
+}
+
+fn ask_elapsed(call: &Call, start: &Event, end: &Event) -> Result<f32, Code> {
     let arguments = calls::cuEventElapsedTime::In {
         start: start.id,
         end: end.id,
     };
     let out = call.ask::<calls::cuEventElapsedTime::Call>(start.context, arguments)?;
-    milliseconds.set(f32::from_bits(out.milliseconds_bits))
+    Ok(f32::from_bits(out.milliseconds_bits))
 }
 
 cuda! {
@@ -115,23 +125,19 @@ cuda_pairs! {
         if event.context != stream.context {
             return Err(result::INVALID_HANDLE);
         }
-        let record = |sequence| {
-            let arguments =
-                calls::cuEventRecord::In { event: event.id, stream: stream.word, slot: stream.slot, sequence };
-            call.submit::<calls::cuEventRecord::Call>(stream.context, arguments)
-        };
+        // The fence goes before the event: whatever waits for the event on the GPU then finds the number written. In a
+        // capture there is none, since a graph would write it again whenever it runs.
         let capture = stream.capture();
-        if capture != 0 {
-            // A graph would write the number again whenever it runs: no fence.
-            record(0)?;
-            *lock(&event.recorded) = Recorded::Captured(capture);
-            return Ok(());
-        }
-        refuse_capture(&stream)?;
-        let mut fenced = lock(&stream.fenced);
-        let work = stream.work();
-        let sequence = call.session.next_fence(&stream, &mut fenced, work, record)?;
-        *lock(&event.recorded) = Recorded::At(Point { slot: stream.slot, sequence });
+        let recorded = if capture == 0 {
+            refuse_capture(&stream)?;
+            Recorded::At(call.session.fence(call.thread, &stream)?)
+        } else {
+            Recorded::Captured(capture)
+        };
+        let arguments =
+            calls::cuEventRecord::In { event: event.id, stream: stream.word, slot: stream.slot, sequence: 0 };
+        call.submit::<calls::cuEventRecord::Call>(stream.context, arguments)?;
+        *lock(&event.recorded) = recorded;
         Ok(())
     }
 }
