@@ -217,7 +217,7 @@ mod tests {
         fences.add(3, 1);
         fences.add(3, 4);
         assert!(!fences.moved(|_| 0));
-        assert!(fences.moved(|slot| u64::from(slot)));
+        assert!(fences.moved(u64::from));
         assert!(!fences.moved(|_| 3));
         assert!(fences.moved(|_| 4));
         assert!(fences.0.is_empty());

@@ -148,7 +148,7 @@ impl Default for Config {
                 medium: 256,
                 high: 512,
             },
-            look_us: 1_000_000,
+            look_us: 10_000_000,
         }
     }
 }
