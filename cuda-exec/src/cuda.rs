@@ -149,6 +149,8 @@ fn get<T: Default>(f: impl FnOnce(*mut T) -> Code) -> Result<T, Code> {
     Ok(value)
 }
 
+// A method that is named as a driver function is that function.
+//
 // Every unsafe block below calls a driver function with live handles (see the module's comment), with places for its
 // results that outlive the call, and with pointers that the caller vouches for where the method is unsafe.
 impl Cuda {

@@ -2,10 +2,6 @@
 //!
 //! It is started by a backend, takes no arguments, finds a socket to the backend on descriptor 3
 //! ([`vgpu_protocol::host`]), and ends when that socket does. See [`session`] for how else it ends.
-#![allow(
-    missing_docs,
-    reason = "this is a program; methods named as a CUDA call are that call"
-)]
 mod area;
 mod calls;
 mod completion;

@@ -269,3 +269,146 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, SealFlags};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    fn page_file(len: u64, seals: SealFlags) -> OwnedFd {
+        let file = rustix::fs::memfd_create("turn", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&file, len).unwrap();
+        rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+        file
+    }
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_page_that_could_vanish_is_refused() {
+        let turn = Turn::default();
+        assert!(
+            turn.connect(pair().0, page_file(PAGE_LEN as u64, SealFlags::GROW))
+                .is_err()
+        );
+        assert!(turn.connect(pair().0, page_file(8, SealFlags::SHRINK)).is_err());
+        assert!(turn.page().is_none());
+        assert!(
+            turn.connect(pair().0, page_file(PAGE_LEN as u64, SealFlags::SHRINK))
+                .is_ok()
+        );
+    }
+
+    /// Threads that submit, a `vgpud` that grants the turn and takes it back over and over, and work that ends piece by piece
+    /// as it is looked for: while the session has no turn, nobody is submitting and nothing is in flight.
+    #[test]
+    fn nothing_is_submitted_or_in_flight_without_the_turn() {
+        const TURNS: u64 = 200;
+        let turn = Arc::new(Turn::default());
+        let (vgpud, ours) = pair();
+        turn.connect(ours, page_file(PAGE_LEN as u64, SealFlags::SHRINK))
+            .unwrap();
+        let (inside, in_flight) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let over = Arc::new(AtomicBool::new(false));
+        let submitters: Vec<_> = (0..4)
+            .map(|_| {
+                let (turn, inside) = (turn.clone(), inside.clone());
+                let (in_flight, over) = (in_flight.clone(), over.clone());
+                std::thread::spawn(move || {
+                    while let Ok(entered) = turn.enter(|| over.load(SeqCst)) {
+                        inside.fetch_add(1, SeqCst);
+                        // As much as a window allows.
+                        let _ = in_flight.fetch_update(SeqCst, SeqCst, |n| (n < 4).then_some(n + 1));
+                        assert_ne!(turn.page().unwrap().word().state, State::None);
+                        inside.fetch_sub(1, SeqCst);
+                        drop(entered);
+                        if over.load(SeqCst) {
+                            break;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let (drained, work) = (turn.clone(), in_flight.clone());
+        // It never returns: the thread ends with the process.
+        std::thread::spawn(move || {
+            drained.give_back(|| work.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok())
+        });
+        let hear = || packet::receive::<FromExec>(&vgpud).unwrap().0;
+        let page = turn.page().unwrap();
+        for generation in 1..=TURNS {
+            assert_eq!(hear(), FromExec::Want);
+            assert_eq!((inside.load(SeqCst), in_flight.load(SeqCst)), (0, 0));
+            let none = page.word();
+            assert_eq!(
+                none,
+                Word {
+                    generation: generation - 1,
+                    state: State::None
+                }
+            );
+            let held = Word {
+                generation,
+                state: State::Held,
+            };
+            page.change(none, held).unwrap();
+            page.ring_bell();
+            while in_flight.load(SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            if generation == TURNS {
+                over.store(true, SeqCst);
+            }
+            page.change(
+                held,
+                Word {
+                    state: State::Yield,
+                    ..held
+                },
+            )
+            .unwrap();
+            page.ring_bell();
+            assert_eq!(hear(), FromExec::Released);
+            assert_eq!((inside.load(SeqCst), in_flight.load(SeqCst)), (0, 0));
+        }
+        for submitter in submitters {
+            submitter.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn idleness_is_said_only_when_nothing_computes() {
+        let turn = Turn::default();
+        let (_vgpud, ours) = pair();
+        turn.connect(ours, page_file(PAGE_LEN as u64, SealFlags::SHRINK))
+            .unwrap();
+        let page = turn.page().unwrap();
+        let held = Word {
+            generation: 1,
+            state: State::Held,
+        };
+        page.change(page.word(), held).unwrap();
+        turn.idle(|| true);
+        assert_eq!(page.word(), held);
+        let entered = turn.enter(|| false).unwrap();
+        turn.idle(|| false);
+        assert_eq!(page.word(), held);
+        drop(entered);
+        turn.idle(|| false);
+        assert_eq!(page.word().state, State::Idle);
+        // Whoever submits next has it again without a word.
+        drop(turn.enter(|| false).unwrap());
+        assert_eq!(page.word(), held);
+    }
+}

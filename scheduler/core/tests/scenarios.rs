@@ -479,7 +479,11 @@ fn idle_time_is_not_charged_and_shared_time_is_split_by_slices() {
 
 #[test]
 fn a_turn_that_nobody_waits_for_is_looked_at_and_taken_when_idle() {
-    let mut story = Story::new(Config::default(), &[(1, Level::Low)]);
+    let config = Config {
+        look_us: 1_000_000,
+        ..Config::default()
+    };
+    let mut story = Story::new(config, &[(1, Level::Low)]);
     story.want(A);
     story.until(999_999);
     let said = |story: &mut Story| {
