@@ -314,7 +314,7 @@ mod tests {
     /// as it is looked for: while the session has no turn, nobody is submitting and nothing is in flight.
     #[test]
     fn nothing_is_submitted_or_in_flight_without_the_turn() {
-        const TURNS: u64 = 200;
+        const TURNS: u64 = 50;
         let turn = Arc::new(Turn::default());
         let (vgpud, ours) = pair();
         turn.connect(ours, page_file(PAGE_LEN as u64, SealFlags::SHRINK))
@@ -333,6 +333,7 @@ mod tests {
                         assert_ne!(turn.page().unwrap().word().state, State::None);
                         inside.fetch_sub(1, SeqCst);
                         drop(entered);
+                        std::thread::yield_now();
                         if over.load(SeqCst) {
                             break;
                         }
