@@ -129,7 +129,9 @@ impl Page {
     pub fn ring_bell(&self) {
         self.bell.fetch_add(1, Ordering::SeqCst);
         // A wake-up that fails would leave the executor asleep for one poll interval: it re-checks.
-        let _ = rustix::thread::futex::wake(&self.bell, rustix::thread::futex::Flags::empty(), u32::MAX);
+        // The kernel takes the count as a signed number: a larger one would wake a single thread.
+        let all = i32::MAX as u32;
+        let _ = rustix::thread::futex::wake(&self.bell, rustix::thread::futex::Flags::empty(), all);
     }
 
     /// Sleeps until the bell differs from `seen` or the time is over. Returns early on a signal.
