@@ -42,7 +42,12 @@ impl Process {
     }
 
     fn busy(&self) -> u64 {
-        self.busy + if self.running > 0 { now() - self.since } else { 0 }
+        self.busy
+            + if self.running > 0 {
+                now().saturating_sub(self.since)
+            } else {
+                0
+            }
     }
 }
 
@@ -200,7 +205,8 @@ impl Running {
     /// A safe point: stays here while kernels are stopped or it is another context's turn.
     pub fn pause(&self) {
         let gate = &self.gate;
-        let over = now() - gate.since.load(Ordering::Relaxed) >= SLICE.load(Ordering::Relaxed);
+        // Another thread may have begun a turn since this one looked at the clock.
+        let over = now().saturating_sub(gate.since.load(Ordering::Relaxed)) >= SLICE.load(Ordering::Relaxed);
         if over || HALTED.load(Ordering::Relaxed) || gate.ending.load(Ordering::Relaxed) {
             gate.yield_turn();
         }

@@ -58,6 +58,18 @@ macro_rules! table {
 
 vgpu_protocol::for_each_call!(table);
 
+macro_rules! old {
+    ($($symbol:ident)*) => {
+        /// Exported for whoever links to them by name.
+        mod old_symbols {
+            use super::result;
+            unsupported! { none $($symbol),* }
+        }
+    };
+}
+
+vgpu_protocol::for_each_old_symbol!(old);
+
 const fn newest(versions: &[u32]) -> u32 {
     let (mut newest, mut i) = (0, 0);
     while i < versions.len() {
