@@ -2,66 +2,20 @@
 mod support;
 
 use std::sync::atomic::Ordering::SeqCst;
+use support::program::*;
 use support::*;
 use vgpu_protocol::area;
 use vgpu_protocol::calls::*;
-use vgpu_protocol::limits::{HOST_FUNCTIONS_MAX, RING_DATA_LEN};
+use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
 use vgpu_protocol::result;
-use vgpu_protocol::ring::{self, GpuInfo, RecordHeader, op};
+use vgpu_protocol::ring::{self, GpuInfo, op};
 use vgpu_protocol::virtio::Status;
-use vgpu_protocol::words::{KernelParam, handle::STREAM_LEGACY};
+use vgpu_protocol::words::handle::STREAM_LEGACY;
 use vgpu_sched_api::messages::{FromExec, ToExec};
 use vgpu_sched_api::turn::{State, Word};
 use zerocopy::{FromBytes, IntoBytes};
 
-const KERNELS: &str = include_str!("kernels.ptx");
 const N: usize = 1000;
-
-/// Loads [`KERNELS`] as module 1 through plain guest memory.
-fn load(exec: &mut Exec) {
-    exec.memory.write(PLAIN.start, KERNELS.as_bytes());
-    let image = cuModuleLoadData::In {
-        image: WINDOW + PLAIN.start,
-        bytes: KERNELS.len() as u64,
-        module: 1,
-    };
-    exec.get::<cuModuleLoadData::Call>(image, &[]).unwrap();
-}
-
-/// Names a kernel of module 1; its parameters.
-fn function(exec: &mut Exec, name: &str, function: u32) -> Vec<KernelParam> {
-    let wanted = cuModuleGetFunction::In { module: 1, function };
-    let (found, blob) = exec
-        .get::<cuModuleGetFunction::Call>(wanted, name.as_bytes())
-        .unwrap();
-    let params: Vec<_> = blob
-        .chunks_exact(8)
-        .map(|param| KernelParam::read_from_bytes(param).unwrap())
-        .collect();
-    assert_eq!(params.len(), found.params as usize);
-    params
-}
-
-fn alloc(exec: &mut Exec, bytes: u64) -> u64 {
-    exec.get::<cuMemAlloc::Call>(cuMemAlloc::In { bytes }, &[])
-        .unwrap()
-        .0
-        .pointer
-}
-
-fn launch(function: u32, blocks: u32, stream: u64) -> cuLaunchKernel::In {
-    cuLaunchKernel::In {
-        function,
-        grid_x: blocks,
-        grid_y: 1,
-        grid_z: 1,
-        block_x: 128,
-        block_y: 1,
-        block_z: 1,
-        shared: 0,
-        stream,
-    }
-}
 
 /// c = a + b of floats through the GPU, from and to pinned memory; `ready` is called when everything is submitted.
 fn add_vectors(exec: &mut Exec, ready: impl FnOnce(&mut Exec)) {
@@ -143,36 +97,6 @@ fn the_gpus_are_described() {
     let gpus = <[GpuInfo]>::ref_from_bytes(&blob).unwrap();
     assert_eq!(gpus.len() as u64, words[0]);
     assert!(gpus[0].memory > 0 && gpus[0].name[0] != 0);
-}
-
-/// A counter in pinned memory, and a kernel that adds 1 to it for each of 128 threads, as function 2.
-fn counter(exec: &mut Exec) -> u64 {
-    function(exec, "bump", 2);
-    exec.memory.u32(PINNED.start).store(0, SeqCst);
-    WINDOW + PINNED.start
-}
-
-fn bump(exec: &mut Exec, ring: u32, stream: u64, word: u64) {
-    exec.call_on::<cuLaunchKernel::Call>(ring, launch(2, 1, stream), &word.to_le_bytes());
-}
-
-/// Starts a session with a context, the kernels and the turn.
-fn ready() -> Exec {
-    let mut exec = Exec::start();
-    exec.connect();
-    exec.context();
-    load(&mut exec);
-    exec.grant();
-    exec
-}
-
-fn proved(exec: &Exec) -> FromExec {
-    loop {
-        match exec.hear() {
-            FromExec::Want => {}
-            other => return other,
-        }
-    }
 }
 
 #[test]
@@ -762,136 +686,6 @@ fn more_launches_than_the_window_all_run() {
     }
     exec.fence(0, STREAM_LEGACY, 1, 1);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 2000 * 128);
-}
-
-/// Writes a record that breaks a rule, and sees the session end for it.
-fn ends_the_session(write: impl FnOnce(&mut Exec)) {
-    let mut exec = Exec::start();
-    write(&mut exec);
-    assert_eq!(exec.end(), (Some(2), result::UNKNOWN));
-    // The guest is told.
-    readable(&exec.event);
-    assert!(exec.memory.u32(area::EVENTS).load(SeqCst) > 0);
-}
-
-fn header(len: u32, op: u16, words: u16, blob: u32) -> RecordHeader {
-    RecordHeader {
-        len,
-        op,
-        flags: 0,
-        words,
-        reserved: 0,
-        blob,
-    }
-}
-
-#[test]
-fn a_record_of_a_wrong_length_ends_the_session() {
-    ends_the_session(|exec| {
-        exec.put_raw(0, header(20, op::SET_CONTEXT, 1, 0), &[0], &[]);
-    });
-    ends_the_session(|exec| {
-        exec.put_raw(0, header(1 << 20, op::SET_CONTEXT, 1, 0), &[0], &[]);
-    });
-    ends_the_session(|exec| {
-        exec.put_raw(0, header(24, op::SET_CONTEXT, 2, 0), &[0], &[]);
-    });
-}
-
-#[test]
-fn an_unknown_operation_ends_the_session() {
-    ends_the_session(|exec| {
-        exec.put(0, 0xfff, true, &[], &[]);
-    });
-}
-
-#[test]
-fn a_call_with_other_arguments_than_its_row_says_ends_the_session() {
-    ends_the_session(|exec| {
-        exec.put(0, cuMemGetInfo::OP, true, &[1], &[]);
-    });
-    ends_the_session(|exec| {
-        exec.put(0, cuMemGetInfo::OP, false, &[], &[]);
-    });
-    ends_the_session(|exec| {
-        exec.put(0, cuMemFree::OP, true, &[1], b"blob");
-    });
-}
-
-#[test]
-fn an_unknown_handle_in_a_call_that_is_not_answered_ends_the_session() {
-    ends_the_session(|exec| {
-        exec.put(0, op::SET_CONTEXT, false, &[5], &[]);
-    });
-    ends_the_session(|exec| {
-        exec.context();
-        exec.call::<cuLaunchKernel::Call>(launch(3, 1, STREAM_LEGACY), &[]);
-    });
-    ends_the_session(|exec| {
-        exec.context();
-        exec.call::<cuEventCreate::Call>(cuEventCreate::In { event: 1, flags: 0 }, &[]);
-        exec.call::<cuEventCreate::Call>(cuEventCreate::In { event: 1, flags: 0 }, &[]);
-    });
-}
-
-#[test]
-fn a_position_that_jumps_ends_the_session() {
-    ends_the_session(|exec| exec.publish(0, 1 << 20));
-    ends_the_session(|exec| exec.publish(0, 12));
-    ends_the_session(|exec| {
-        let position = exec.put(0, op::SET_CONTEXT, false, &[0], &[]);
-        let tail = ring_at(0) + ring::TAIL;
-        wait_until("the record", || exec.memory.u64(tail).load(SeqCst) == position);
-        exec.publish(0, 8);
-    });
-}
-
-#[test]
-fn waiting_for_what_no_ring_can_hold_ends_the_session() {
-    ends_the_session(|exec| {
-        exec.put(0, op::DEPS, false, &[], [0u64, 8].as_bytes());
-    });
-    ends_the_session(|exec| {
-        exec.ring_create(1).unwrap();
-        exec.put(0, op::DEPS, false, &[], [1u64, 1 << 40].as_bytes());
-    });
-}
-
-#[test]
-fn a_record_that_is_rewritten_while_it_is_read_is_used_as_it_was_checked() {
-    let mut exec = ready();
-    let device = alloc(&mut exec, 4096);
-    let inside = device + 4000;
-    // What is written is 96 bytes: inside at one of the two addresses, across the end at the other.
-    let outside = device + 4001;
-    exec.get::<cuMemAlloc::Call>(cuMemAlloc::In { bytes: 4096 }, &[])
-        .unwrap();
-    let (mut done, mut refused) = (0, 0);
-    for round in 0..300 {
-        let memset = cuMemsetD8Async::In {
-            to: inside,
-            value: 1,
-            count: 96,
-            stream: STREAM_LEGACY,
-        };
-        let at = ring_at(0) + ring::DATA + exec.head(0) % u64::from(RING_DATA_LEN) + 16;
-        // The guest rewrites the address while the executor may be reading it.
-        exec.call::<cuMemsetD8Async::Call>(memset, &[]);
-        for i in 0..round % 40 {
-            exec.memory
-                .u64(at)
-                .store(if i % 2 == 0 { outside } else { inside }, SeqCst);
-        }
-        exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
-        match exec.context_error(1) {
-            0 => done += 1,
-            result::INVALID_VALUE => refused += 1,
-            other => panic!("CUDA error {other}"),
-        }
-    }
-    assert_eq!(done + refused, 300);
-    assert!(done > 0);
-    assert!(exec.child.try_wait().unwrap().is_none());
 }
 
 #[test]

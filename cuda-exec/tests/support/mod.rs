@@ -1,4 +1,8 @@
 //! Plays the backend, the guest and vgpud for one `vgpu-exec` on the software GPU.
+#![allow(dead_code, reason = "each test program uses some of it")]
+
+pub mod program;
+
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, SealFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags};

@@ -1,0 +1,82 @@
+//! What a guest's program does in these tests: its kernels, and calls that several tests make.
+use super::*;
+use vgpu_protocol::calls::*;
+use vgpu_protocol::words::KernelParam;
+
+pub const KERNELS: &str = include_str!("../kernels.ptx");
+
+/// Loads [`KERNELS`] as module 1 through plain guest memory.
+pub fn load(exec: &mut Exec) {
+    exec.memory.write(PLAIN.start, KERNELS.as_bytes());
+    let image = cuModuleLoadData::In {
+        image: WINDOW + PLAIN.start,
+        bytes: KERNELS.len() as u64,
+        module: 1,
+    };
+    exec.get::<cuModuleLoadData::Call>(image, &[]).unwrap();
+}
+
+/// Names a kernel of module 1; its parameters.
+pub fn function(exec: &mut Exec, name: &str, function: u32) -> Vec<KernelParam> {
+    let wanted = cuModuleGetFunction::In { module: 1, function };
+    let (found, blob) = exec
+        .get::<cuModuleGetFunction::Call>(wanted, name.as_bytes())
+        .unwrap();
+    let params: Vec<_> = blob
+        .chunks_exact(8)
+        .map(|param| KernelParam::read_from_bytes(param).unwrap())
+        .collect();
+    assert_eq!(params.len(), found.params as usize);
+    params
+}
+
+pub fn alloc(exec: &mut Exec, bytes: u64) -> u64 {
+    exec.get::<cuMemAlloc::Call>(cuMemAlloc::In { bytes }, &[])
+        .unwrap()
+        .0
+        .pointer
+}
+
+pub fn launch(function: u32, blocks: u32, stream: u64) -> cuLaunchKernel::In {
+    cuLaunchKernel::In {
+        function,
+        grid_x: blocks,
+        grid_y: 1,
+        grid_z: 1,
+        block_x: 128,
+        block_y: 1,
+        block_z: 1,
+        shared: 0,
+        stream,
+    }
+}
+
+/// A counter in pinned memory, and a kernel that adds 1 to it for each of 128 threads, as function 2.
+pub fn counter(exec: &mut Exec) -> u64 {
+    function(exec, "bump", 2);
+    exec.memory.u32(PINNED.start).store(0, SeqCst);
+    WINDOW + PINNED.start
+}
+
+pub fn bump(exec: &mut Exec, ring: u32, stream: u64, word: u64) {
+    exec.call_on::<cuLaunchKernel::Call>(ring, launch(2, 1, stream), &word.to_le_bytes());
+}
+
+/// Starts a session with a context, the kernels and the turn.
+pub fn ready() -> Exec {
+    let mut exec = Exec::start();
+    exec.connect();
+    exec.context();
+    load(&mut exec);
+    exec.grant();
+    exec
+}
+
+pub fn proved(exec: &Exec) -> FromExec {
+    loop {
+        match exec.hear() {
+            FromExec::Want => {}
+            other => return other,
+        }
+    }
+}
