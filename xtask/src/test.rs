@@ -34,7 +34,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     if !args.fast {
         run_command(
             test()
-                .args(["--package", WHOLE_SYSTEM, "--"])
+                .args(["--package", WHOLE_SYSTEM, "--no-fail-fast", "--"])
                 .args(&args.arguments),
         )?;
     }
