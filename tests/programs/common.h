@@ -16,7 +16,7 @@
         if (result_ != CUDA_SUCCESS) {                                                                             \
             const char *name_ = "?";                                                                               \
             cuGetErrorName(result_, &name_);                                                                       \
-            printf("%s:%d: %s gave %s (%d)\n", __FILE__, __LINE__, #call, name_, result_);                         \
+            printf("%s:%d: %s gave %s (%d)\n", __FILE_NAME__, __LINE__, #call, name_, result_);                         \
             exit(1);                                                                                               \
         }                                                                                                          \
     } while (0)
@@ -25,7 +25,7 @@
 #define EXPECT(condition, ...)                                                                                     \
     do {                                                                                                           \
         if (!(condition)) {                                                                                        \
-            printf("%s:%d: not so: %s: ", __FILE__, __LINE__, #condition);                                         \
+            printf("%s:%d: not so: %s: ", __FILE_NAME__, __LINE__, #condition);                                         \
             printf(__VA_ARGS__);                                                                                   \
             printf("\n");                                                                                          \
             exit(1);                                                                                               \

@@ -160,6 +160,8 @@ impl Job<'_> {
         let session = self.call.session;
         if let Some(point) = staged.point {
             session.wait_for(self.call.thread, self.context.id, point)?;
+            // What the host refused to copy must not be taken for what the device had.
+            self.call.take_errors(self.context.id)?;
         }
         // SAFETY: the lease is `len` bytes of mapped memory that the device has finished writing; it is in the arena,
         // where the destination is not.
