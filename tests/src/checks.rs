@@ -86,8 +86,13 @@ pub fn two_machines_take_turns<M: Machine, N: Machine>(
     other: &mut N,
 ) -> Result<()> {
     let from = stack.turns(0)?.last().map_or(0, |turn| turn.number + 1);
-    let first = one.start("work 20000 60 2 32")?;
-    let second = other.start("work 20000 60 2 32")?;
+    // A second or more of kernels, so that both are at work at once however late one of them starts.
+    let program = match stack.gpu() {
+        Gpu::Nvidia => "work 300000 80 2 32",
+        Gpu::Software => "work 20000 60 2 32",
+    };
+    let first = one.start(program)?;
+    let second = other.start(program)?;
     for ended in [one.wait(first)?, other.wait(second)?] {
         ensure!(ended.success(), "{}", ended.text);
     }

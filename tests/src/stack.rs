@@ -95,6 +95,11 @@ impl Stack {
         &self.artifacts
     }
 
+    /// The GPU that the services use.
+    pub fn gpu(&self) -> Gpu {
+        self.gpu
+    }
+
     /// A folder that lives as long as the services.
     pub fn dir(&self) -> &Path {
         self.dir.path()
