@@ -13,7 +13,7 @@ use clap::Parser;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -99,6 +99,9 @@ fn listen(path: &Path) -> Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     match rustix::net::connect(new()?, &address) {
         Err(Errno::NOENT) => {}
+        Err(Errno::CONNREFUSED) if !std::fs::symlink_metadata(path)?.file_type().is_socket() => {
+            bail!("there is a file that is no socket")
+        }
         Err(Errno::CONNREFUSED) => std::fs::remove_file(path)?,
         Ok(()) | Err(Errno::AGAIN) => bail!("a scheduler listens there already"),
         Err(error) => return Err(error.into()),

@@ -367,10 +367,8 @@ fn what_makes_no_sense_is_refused() {
         )),
         Refusal::Duplicate
     );
-    assert_eq!(
-        refusal(backend.ask(&Request::CloseSession { session: 1 })),
-        Refusal::NotFound
-    );
+    // One that is gone may be closed: its end may have been seen first.
+    assert_eq!(backend.ask(&Request::CloseSession { session: 1 }), Answer::Ok);
     let _exec = backend.session(1);
     assert_eq!(refusal(backend.ask(&open)), Refusal::Duplicate);
 

@@ -17,7 +17,7 @@ use device::Device;
 use fd::Inherited;
 use host::{ExecOptions, Host};
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
@@ -60,6 +60,43 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Removes the socket that a dead backend left at `path`; refuses whatever else lies there.
+fn clear_stale(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::{fs::FileTypeExt, net::UnixStream};
+    let what = || format!("listen on {}", path.display());
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(what),
+        Ok(found) if !found.file_type().is_socket() => {
+            anyhow::bail!("{}: there is a file that is no socket", path.display())
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).with_context(what)
+        }
+        Err(error) => Err(error).with_context(what),
+        Ok(_) => anyhow::bail!("{}: somebody listens there already", path.display()),
+    }
+}
+
+/// What a session will need must be there before a VM relies on it.
+fn check_paths(exec: &Path, libcuda_dir: Option<&Path>) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let found = std::fs::metadata(exec).with_context(|| format!("--exec {}", exec.display()))?;
+    if !found.is_file() || found.permissions().mode() & 0o111 == 0 {
+        anyhow::bail!("--exec {}: expected an executable file", exec.display());
+    }
+    if let Some(dir) = libcuda_dir.filter(|dir| !dir.join("libcuda.so.1").exists()) {
+        anyhow::bail!(
+            "--libcuda-dir {}: expected a folder with a libcuda.so.1",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
     // The queue library logs an error per malformed ring, which a guest could use to flood the log; what it
     // finds is reported by the device itself, limited in rate.
@@ -74,10 +111,12 @@ fn main() -> anyhow::Result<()> {
     let (Some(vm), Some(vgpud), Some(exec)) = (arguments.vm_id, arguments.vgpud, arguments.exec) else {
         anyhow::bail!("--vm-id, --vgpud and --exec are required");
     };
+    check_paths(&exec, arguments.libcuda_dir.as_deref())?;
     let mut once = false;
     let mut listener = match (&arguments.socket_path, arguments.fd) {
         (Some(path), None) => {
-            Listener::new(path, true).with_context(|| format!("listen on {}", path.display()))?
+            clear_stale(path)?;
+            Listener::new(path, false).with_context(|| format!("listen on {}", path.display()))?
         }
         (None, Some(number)) => Listener::from(match fd::inherited_socket(number)? {
             Inherited::Listening(listener) => listener,
@@ -128,4 +167,26 @@ fn serve_one(host: &Arc<Host>, listener: &mut Listener) -> anyhow::Result<()> {
         Err(e) => log::info!("vm {vm}: front end disconnected: {e}"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn only_a_dead_backends_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        clear_stale(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(clear_stale(&path).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(clear_stale(&path).is_err());
+        drop(listener);
+        clear_stale(&path).unwrap();
+        assert!(!path.exists());
+    }
 }

@@ -3,6 +3,7 @@
 
 mod demo;
 mod report;
+mod supervise;
 
 use std::process::ExitCode;
 
@@ -52,7 +53,14 @@ fn test_gpu(artifacts: &Artifacts, parts: &[String]) -> Result<()> {
 
 fn main() -> ExitCode {
     env_logger::init();
-    let outcome = artifacts().and_then(|artifacts| match Cli::parse().command {
+    let task = Cli::parse().command;
+    if !supervise::is_supervised() {
+        return supervise::run().unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
+    let outcome = artifacts().and_then(|artifacts| match task {
         Task::Demo => demo::run(&artifacts),
         Task::GpuTests { parts } => test_gpu(&artifacts, &parts),
     });
