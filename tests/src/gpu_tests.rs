@@ -4,24 +4,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use vgpu_sched_api::messages::Priority;
 use vgpu_vm::Artifacts;
 
 use crate::vm_checks::{self, Pair};
 use crate::{Gpu, Host, Machine, Stack, VmSpec, boot, checks};
-
-const LOW: VmSpec = VmSpec {
-    id: 1,
-    priority: Priority::Low,
-};
-const OTHER_LOW: VmSpec = VmSpec {
-    id: 2,
-    priority: Priority::Low,
-};
-const HIGH: VmSpec = VmSpec {
-    id: 9,
-    priority: Priority::High,
-};
 
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +105,7 @@ fn socket(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
         }
         Ok(String::new())
     });
-    let stack = match Stack::start(artifacts, gpu, &[LOW, OTHER_LOW]) {
+    let stack = match Stack::start(artifacts, gpu, &[VmSpec::LOW, VmSpec::OTHER_LOW]) {
         Ok(stack) => stack,
         Err(error) => return report.step("the services start", || Err(error)),
     };
@@ -192,7 +178,7 @@ fn figures(artifacts: &Artifacts, report: &mut Report) {
     report.step(
         "figures: bench, native and through VGPU_SOCKET, three times each, alternating",
         || {
-            let stack = Stack::start(artifacts, Gpu::Nvidia, &[LOW])?;
+            let stack = Stack::start(artifacts, Gpu::Nvidia, &[VmSpec::LOW])?;
             let mut machine = Host::new(&stack, 1);
             let (mut theirs, mut ours) = (Vec::new(), Vec::new());
             for _ in 0..3 {
@@ -235,7 +221,7 @@ fn spread(values: &[f64]) -> (f64, f64, f64) {
 
 /// A high VM's short calls beside a low VM whose one-second kernels fill the GPU.
 fn latency(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
-    let stack = match Stack::start(artifacts, gpu, &[LOW, HIGH]) {
+    let stack = match Stack::start(artifacts, gpu, &[VmSpec::LOW, VmSpec::HIGH]) {
         Ok(stack) => stack,
         Err(error) => return report.step("the services start", || Err(error)),
     };
@@ -305,7 +291,7 @@ fn latency(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
 }
 
 fn virtual_machines(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
-    let started = Stack::start(artifacts, gpu, &[LOW, OTHER_LOW])
+    let started = Stack::start(artifacts, gpu, &[VmSpec::LOW, VmSpec::OTHER_LOW])
         .and_then(|stack| Ok((Pair::boot(&stack, (1, 2), 2048)?, stack)));
     let (mut pair, stack) = match started {
         Ok(started) => started,

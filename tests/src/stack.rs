@@ -54,6 +54,24 @@ pub struct VmSpec {
     pub priority: Priority,
 }
 
+impl VmSpec {
+    /// The VMs that checks speak of.
+    pub const LOW: Self = Self {
+        id: 1,
+        priority: Priority::Low,
+    };
+    /// Another one of the same level.
+    pub const OTHER_LOW: Self = Self {
+        id: 2,
+        priority: Priority::Low,
+    };
+    /// One above them.
+    pub const HIGH: Self = Self {
+        id: 9,
+        priority: Priority::High,
+    };
+}
+
 /// Running services.
 pub struct Stack {
     dir: tempfile::TempDir,

@@ -1,21 +1,7 @@
 //! The whole path without a VM: guest library, backend, executor, `vgpud`, software GPU, all as the processes
 //! they are in production.
-use vgpu_sched_api::messages::Priority;
 use vgpu_tests::{Gpu, Host, Machine, Stack, VmSpec, checks};
 use vgpu_vm::Artifacts;
-
-const LOW: VmSpec = VmSpec {
-    id: 1,
-    priority: Priority::Low,
-};
-const OTHER_LOW: VmSpec = VmSpec {
-    id: 2,
-    priority: Priority::Low,
-};
-const HIGH: VmSpec = VmSpec {
-    id: 9,
-    priority: Priority::High,
-};
 
 fn stack(vms: &[VmSpec]) -> Stack {
     Stack::start(&Artifacts::from_env(), Gpu::Software, vms).unwrap()
@@ -30,20 +16,20 @@ fn hold(stack: &Stack, result: anyhow::Result<()>) {
 
 #[test]
 fn results_are_right() {
-    let stack = stack(&[LOW]);
+    let stack = stack(&[VmSpec::LOW]);
     hold(&stack, checks::results_are_right(&mut Host::new(&stack, 1)));
     hold(&stack, checks::nothing_left(&stack, 1));
 }
 
 #[test]
 fn more_threads_than_rings_share() {
-    let stack = stack(&[LOW]);
+    let stack = stack(&[VmSpec::LOW]);
     hold(&stack, Host::new(&stack, 1).must("threads 72").map(drop));
 }
 
 #[test]
 fn runs_in_a_row() {
-    let stack = stack(&[LOW]);
+    let stack = stack(&[VmSpec::LOW]);
     hold(
         &stack,
         checks::runs_in_a_row(&stack, 1, &mut Host::new(&stack, 1), 40),
@@ -52,7 +38,7 @@ fn runs_in_a_row() {
 
 #[test]
 fn a_killed_process_leaves_nothing() {
-    let stack = stack(&[LOW, OTHER_LOW]);
+    let stack = stack(&[VmSpec::LOW, VmSpec::OTHER_LOW]);
     let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
     hold(
         &stack,
@@ -62,14 +48,14 @@ fn a_killed_process_leaves_nothing() {
 
 #[test]
 fn a_fault_stays_alone() {
-    let stack = stack(&[LOW, OTHER_LOW]);
+    let stack = stack(&[VmSpec::LOW, VmSpec::OTHER_LOW]);
     let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
     hold(&stack, checks::a_fault_stays_alone(&mut one, &mut other));
 }
 
 #[test]
 fn two_machines_take_turns() {
-    let stack = stack(&[LOW, OTHER_LOW]);
+    let stack = stack(&[VmSpec::LOW, VmSpec::OTHER_LOW]);
     let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
     hold(
         &stack,
@@ -80,7 +66,7 @@ fn two_machines_take_turns() {
 /// A high VM's calls end while a low VM's one long kernel still runs: it need not wait for the low turn's end.
 #[test]
 fn a_high_vm_is_let_in_beside_a_low_kernel() {
-    let stack = stack(&[LOW, HIGH]);
+    let stack = stack(&[VmSpec::LOW, VmSpec::HIGH]);
     let (mut low, mut high) = (Host::new(&stack, 1), Host::new(&stack, 9));
     hold(
         &stack,
@@ -103,7 +89,7 @@ fn a_high_vm_is_let_in_beside_a_low_kernel() {
 /// `vgpud` is killed and comes back while programs run: nothing in flight is lost, and turns are given again.
 #[test]
 fn vgpud_may_die() {
-    let mut stack = stack(&[LOW, OTHER_LOW]);
+    let mut stack = stack(&[VmSpec::LOW, VmSpec::OTHER_LOW]);
     let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
     let result = (|| {
         let first = one.start("work 3000 150")?;
@@ -125,7 +111,7 @@ fn vgpud_may_die() {
 /// A VM that no pool has gets no GPU, and its program a clear word.
 #[test]
 fn a_vm_in_no_pool_gets_no_device() {
-    let stack = stack(&[LOW]);
+    let stack = stack(&[VmSpec::LOW]);
     hold(
         &stack,
         (|| {
@@ -147,7 +133,7 @@ fn a_vm_in_no_pool_gets_no_device() {
 
 #[test]
 fn a_running_kernel_is_stopped_and_resumed() {
-    let stack = stack(&[LOW, OTHER_LOW]);
+    let stack = stack(&[VmSpec::LOW, VmSpec::OTHER_LOW]);
     let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
     let result = checks::a_running_kernel_is_stopped_and_resumed(Gpu::Software, &mut one, &mut other);
     hold(&stack, result.map(drop));

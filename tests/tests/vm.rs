@@ -1,18 +1,8 @@
 //! The whole path with virtual machines: QEMU, the guest kernel's driver, the guest library, and the host's
 //! services with the software GPU. The checks are those of `socket.rs`, and what only a VM can show.
-use vgpu_sched_api::messages::Priority;
 use vgpu_tests::vm_checks::{self, Pair};
 use vgpu_tests::{Gpu, Stack, VmSpec, boot, checks};
 use vgpu_vm::Artifacts;
-
-const LOW: VmSpec = VmSpec {
-    id: 1,
-    priority: Priority::Low,
-};
-const OTHER_LOW: VmSpec = VmSpec {
-    id: 2,
-    priority: Priority::Low,
-};
 
 fn stack(vms: &[VmSpec]) -> Stack {
     Stack::start(&Artifacts::from_env(), Gpu::Software, vms).unwrap()
@@ -20,7 +10,7 @@ fn stack(vms: &[VmSpec]) -> Stack {
 
 #[test]
 fn one_vm() {
-    let stack = stack(&[LOW]);
+    let stack = stack(&[VmSpec::LOW]);
     let mut vm = boot(&stack, 1, 768).unwrap();
     let result = checks::results_are_right(&mut vm)
         .and_then(|()| checks::runs_in_a_row(&stack, 1, &mut vm, 10))
@@ -31,7 +21,7 @@ fn one_vm() {
 
 #[test]
 fn two_vms() {
-    let stack = stack(&[LOW, OTHER_LOW]);
+    let stack = stack(&[VmSpec::LOW, VmSpec::OTHER_LOW]);
     let mut pair = Pair::boot(&stack, (1, 2), 768).unwrap();
     let result = pair.all_checks(&stack);
     vm_checks::hold(&stack, &[&pair.one, &pair.other], result);
@@ -40,7 +30,7 @@ fn two_vms() {
 /// A quarter of a guest's memory; `gpu-tests` does it with a GiB.
 #[test]
 fn much_pinned_memory() {
-    let stack = stack(&[LOW]);
+    let stack = stack(&[VmSpec::LOW]);
     let mut vm = boot(&stack, 1, 768).unwrap();
     let result = vm_checks::pinned_memory_in_a_fresh_and_a_broken_up_guest(&stack, 1, &mut vm, 192)
         .and_then(|()| vm_checks::no_complaints(&vm));

@@ -53,98 +53,44 @@ impl Handle for cuMemGetInfo::Call {
     }
 }
 
-impl Handle for cuMemcpyHtoDAsync::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuMemcpyHtoDAsync::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuMemcpyHtoDAsync::Out, Failure> {
-        let cuMemcpyHtoDAsync::In {
-            to,
-            from,
-            bytes,
-            stream,
-        } = arguments;
-        let session = ring.session;
-        if bytes == 0 {
-            return Ok(cuMemcpyHtoDAsync::Out {});
-        }
-        let stream = ring.stream(cuMemcpyHtoDAsync::OP, stream)?;
-        ring.submit(&stream, cuMemcpyHtoDAsync::Call::CALL.turn, |raw| {
-            let view = session.memory.view();
-            if !view.is_device(to, bytes) || view.host(from, bytes).is_none() {
-                return Err(result::INVALID_VALUE);
+/// A copy: its call, libcuda's function for it, and which ranges must be known before that sees them.
+macro_rules! copy {
+    ($call:ident $method:ident |$view:ident, $to:ident, $from:ident, $bytes:ident| $known:expr) => {
+        impl Handle for $call::Call {
+            fn handle(
+                ring: &mut Consumer,
+                arguments: $call::In,
+                _: &[u8],
+                _: &mut Vec<u8>,
+            ) -> Result<$call::Out, Failure> {
+                let $call::In {
+                    to: $to,
+                    from: $from,
+                    bytes: $bytes,
+                    stream,
+                } = arguments;
+                let session = ring.session;
+                if $bytes == 0 {
+                    return Ok($call::Out {});
+                }
+                let stream = ring.stream($call::OP, stream)?;
+                ring.submit(&stream, $call::Call::CALL.turn, |raw| {
+                    let $view = session.memory.view();
+                    if !$known {
+                        return Err(result::INVALID_VALUE);
+                    }
+                    // SAFETY: both ranges were just looked up, and stay until the work is done (see `memory`).
+                    unsafe { session.cuda.$method($to, $from, $bytes, raw) }?;
+                    Ok($view)
+                })?;
+                Ok($call::Out {})
             }
-            // SAFETY: both ranges were just looked up, and stay until the work is done (see `memory`).
-            unsafe { session.cuda.memcpy_htod(to, from, bytes, raw) }?;
-            Ok(view)
-        })?;
-        Ok(cuMemcpyHtoDAsync::Out {})
-    }
-}
-
-impl Handle for cuMemcpyDtoHAsync::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuMemcpyDtoHAsync::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuMemcpyDtoHAsync::Out, Failure> {
-        let cuMemcpyDtoHAsync::In {
-            to,
-            from,
-            bytes,
-            stream,
-        } = arguments;
-        let session = ring.session;
-        if bytes == 0 {
-            return Ok(cuMemcpyDtoHAsync::Out {});
         }
-        let stream = ring.stream(cuMemcpyDtoHAsync::OP, stream)?;
-        ring.submit(&stream, cuMemcpyDtoHAsync::Call::CALL.turn, |raw| {
-            let view = session.memory.view();
-            if !view.is_device(from, bytes) || view.host(to, bytes).is_none() {
-                return Err(result::INVALID_VALUE);
-            }
-            // SAFETY: as above.
-            unsafe { session.cuda.memcpy_dtoh(to, from, bytes, raw) }?;
-            Ok(view)
-        })?;
-        Ok(cuMemcpyDtoHAsync::Out {})
-    }
+    };
 }
-
-impl Handle for cuMemcpyDtoDAsync::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuMemcpyDtoDAsync::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuMemcpyDtoDAsync::Out, Failure> {
-        let cuMemcpyDtoDAsync::In {
-            to,
-            from,
-            bytes,
-            stream,
-        } = arguments;
-        let session = ring.session;
-        if bytes == 0 {
-            return Ok(cuMemcpyDtoDAsync::Out {});
-        }
-        let stream = ring.stream(cuMemcpyDtoDAsync::OP, stream)?;
-        ring.submit(&stream, cuMemcpyDtoDAsync::Call::CALL.turn, |raw| {
-            let view = session.memory.view();
-            if !view.is_device(to, bytes) || !view.is_device(from, bytes) {
-                return Err(result::INVALID_VALUE);
-            }
-            // SAFETY: as above.
-            unsafe { session.cuda.memcpy_dtod(to, from, bytes, raw) }?;
-            Ok(view)
-        })?;
-        Ok(cuMemcpyDtoDAsync::Out {})
-    }
-}
+copy!(cuMemcpyHtoDAsync memcpy_htod |view, to, from, bytes| (view.is_device(to, bytes) && view.host(from, bytes).is_some()));
+copy!(cuMemcpyDtoHAsync memcpy_dtoh |view, to, from, bytes| (view.is_device(from, bytes) && view.host(to, bytes).is_some()));
+copy!(cuMemcpyDtoDAsync memcpy_dtod |view, to, from, bytes| (view.is_device(to, bytes) && view.is_device(from, bytes)));
 
 macro_rules! fill {
     ($call:ident $method:ident $type:ty) => {
@@ -175,7 +121,7 @@ macro_rules! fill {
                     if !view.is_device(to, bytes) {
                         return Err(result::INVALID_VALUE);
                     }
-                    // SAFETY: as above.
+                    // SAFETY: the range was just looked up, and stays until the work is done.
                     unsafe { session.cuda.$method(to, value, count, raw) }?;
                     Ok(view)
                 })?;
