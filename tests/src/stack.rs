@@ -77,14 +77,22 @@ pub struct Stack {
     dir: tempfile::TempDir,
     artifacts: Artifacts,
     gpu: Gpu,
-    vms: Vec<VmSpec>,
     vgpud: Option<Process>,
     backends: BTreeMap<u32, Process>,
 }
 
 impl Stack {
-    /// Starts `vgpud` with a pool map of these VMs, and their backends.
+    /// Starts `vgpud` with a pool map of these VMs, which share one GPU, and their backends.
     pub fn start(artifacts: &Artifacts, gpu: Gpu, vms: &[VmSpec]) -> Result<Self> {
+        let mut stack = Self::start_host(artifacts, gpu, 1, &pool_map(vms))?;
+        for vm in vms {
+            stack.start_backend(vm.id)?;
+        }
+        Ok(stack)
+    }
+
+    /// Starts `vgpud` with that pool map, with as many GPUs if they are software GPUs. No VM has a backend.
+    pub fn start_host(artifacts: &Artifacts, gpu: Gpu, software_gpus: u32, pool_map: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("vgpu-").tempdir()?;
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
         let artifacts = artifacts.readable_by_others(dir.path())?;
@@ -92,7 +100,6 @@ impl Stack {
             dir,
             artifacts,
             gpu,
-            vms: vms.to_vec(),
             vgpud: None,
             backends: BTreeMap::new(),
         };
@@ -100,11 +107,15 @@ impl Stack {
         stack.folder("logs", 0)?;
         stack.folder("softgpu", 0)?;
         fs::set_permissions(stack.dir.path().join("softgpu"), Permissions::from_mode(0o1777))?;
-        fs::write(stack.pool_map(), pool_map(gpu, vms))?;
-        stack.start_vgpud()?;
-        for vm in vms {
-            stack.start_backend(vm.id)?;
+        let inventory = match gpu {
+            Gpu::Software => format!("[inventory]\nsoftgpu = {software_gpus}\n\n"),
+            Gpu::Nvidia => String::new(),
+        };
+        fs::write(stack.pool_map(), inventory + pool_map)?;
+        if rustix::process::geteuid().is_root() {
+            chown(stack.pool_map(), Some(VGPUD_USER), Some(GROUP))?;
         }
+        stack.start_vgpud()?;
         Ok(stack)
     }
 
@@ -123,9 +134,9 @@ impl Stack {
         self.dir.path()
     }
 
-    /// The pool map's file.
+    /// The pool map's file; `vgpud` may replace it.
     pub fn pool_map(&self) -> PathBuf {
-        self.dir.path().join("pools.toml")
+        self.dir.path().join("vgpud/pools.toml")
     }
 
     /// The vhost-user socket of a VM.
@@ -183,7 +194,8 @@ impl Stack {
         self.vgpud = None;
     }
 
-    fn start_backend(&mut self, vm: u32) -> Result<()> {
+    /// Starts a VM's backend, which must not run; the VM is in the pool map.
+    pub fn start_backend(&mut self, vm: u32) -> Result<()> {
         self.folder(&format!("vm{vm}"), VM_USER + vm)?;
         let mut command = self.service("vgpu-backend", &format!("backend-{vm}"), VM_USER + vm)?;
         command.arg("--socket-path").arg(self.socket(vm));
@@ -207,6 +219,13 @@ impl Stack {
             .args(arguments)
             .env("VGPU_SOCKET", self.socket(vm))
             .env("LD_LIBRARY_PATH", self.artifacts.guest_lib_dir());
+        command
+    }
+
+    /// The operator's tool, to run with arguments.
+    pub fn admin(&self) -> Command {
+        let mut command = Command::new(self.artifacts.bin("vgpu-admin"));
+        command.arg("--socket").arg(self.vgpud_socket());
         command
     }
 
@@ -248,7 +267,7 @@ impl Stack {
     /// All logs, for a failed test to show.
     pub fn logs(&self) -> String {
         let mut all = String::new();
-        let names = self.vms.iter().map(|vm| format!("backend-{}", vm.id));
+        let names = self.backends.keys().map(|vm| format!("backend-{vm}"));
         for name in std::iter::once("vgpud".to_owned()).chain(names) {
             all += &format!("--- {name}\n{}", self.log(&name));
         }
@@ -329,17 +348,13 @@ impl Drop for Stack {
     }
 }
 
-fn pool_map(gpu: Gpu, vms: &[VmSpec]) -> String {
+fn pool_map(vms: &[VmSpec]) -> String {
     let numbers = vms
         .iter()
         .map(|vm| format!("\"{}\"", vm.id))
         .collect::<Vec<_>>()
         .join(", ");
-    let mut map = String::new();
-    if gpu == Gpu::Software {
-        map += "[inventory]\nsoftgpu = 1\n\n";
-    }
-    map += &format!("[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [{numbers}]\n");
+    let mut map = format!("[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [{numbers}]\n");
     for vm in vms {
         map += &format!("\n[vm.{}]\npriority = \"{}\"\n", vm.id, vm.priority);
     }
