@@ -16,7 +16,7 @@ pub const ARTIFACTS_ENV: &str = "VGPU_TEST_ARTIFACTS";
 /// ```text
 /// bin/       vgpud, vgpu-backend, vgpu-exec, vgpu-harness
 /// lib/guest/     libcuda.so.1 of a guest (on the host: for VGPU_SOCKET)
-/// lib/softgpu/   libcuda.so.1 of the software GPU
+/// lib/softgpu/   libcuda.so.1 and libnvidia-ml.so.1 of the software GPU
 /// programs/  C programs that use CUDA; the initramfs has them in /usr/bin
 /// boot/      vmlinux, initramfs.cpio
 /// qemu/      QEMU with its libraries and firmware

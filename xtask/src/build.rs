@@ -74,6 +74,10 @@ pub fn everything(layout: &Layout, profile: Profile) -> Result<Artifacts> {
         &built.join("libsoftgpu_cuda.so"),
         &artifacts.softgpu_lib_dir().join("libcuda.so.1"),
     )?;
+    place(
+        &built.join("libsoftgpu_nvml.so"),
+        &artifacts.softgpu_lib_dir().join("libnvidia-ml.so.1"),
+    )?;
     let programs = guest_programs(layout, &artifacts)?;
     let module = kernel::module(layout, Version::V6_1)?;
     let kernel = kernel::fetch(layout, Version::V6_1)?;

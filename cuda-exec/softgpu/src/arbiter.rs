@@ -7,12 +7,8 @@
 //!
 //! Kernels notice either at their safe points ([`Running::pause`]).
 
-mod share;
-
-pub use share::DeviceShare;
-
 use crate::ptx::interp::now;
-use share::Slot;
+use softgpu_device::{DeviceShare, Slot};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
@@ -113,6 +109,7 @@ impl Gate {
         self.share.abandon(self.slot);
     }
 
+    /// Its context's number on the device.
     pub(crate) fn slot(&self) -> Slot {
         self.slot
     }

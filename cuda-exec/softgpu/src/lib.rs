@@ -8,11 +8,10 @@
 //! - `arbiter`: whose kernels run when.
 //!
 //! # Environment
+//! The variables of [`softgpu_device`], which say how many devices there are, and:
+//!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `VGPU_SOFTGPU_DEVICES` | number of devices, 1 to 64; 1 unless given |
-//! | `VGPU_SOFTGPU_MEMORY` | memory of each device in bytes, 4 GiB unless given; the first process on a device decides |
-//! | `VGPU_SOFTGPU_DIR` | directory of the files through which processes share the devices; `/dev/shm/vgpu-softgpu-<uid>` unless given |
 //! | `CUDA_VISIBLE_DEVICES` | as for the real library: numbers, or UUIDs as `GPU-...` |
 //!
 //! # Control

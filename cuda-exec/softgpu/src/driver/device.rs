@@ -4,12 +4,10 @@ use super::abi::{CUdevice, Out, Text, api};
 use super::context::Context;
 use super::error::{self, Result};
 use super::runtime::initialised;
-use crate::arbiter::DeviceShare;
+use softgpu_device::{DeviceShare, NAME, pci_address, uuid, uuid_text};
 use std::ffi::c_char;
 use std::sync::{Arc, Mutex};
 
-/// The name of every device.
-pub const NAME: &str = "vgpu software GPU";
 /// Most shared memory a block may have, with the function attribute that asks for it.
 pub const SHARED_OPTIN: i32 = 227 * 1024;
 /// Most shared memory a block may have otherwise.
@@ -34,12 +32,8 @@ pub struct Primary {
 
 /// The devices which this process may see.
 pub(crate) fn discover() -> Vec<Device> {
-    let count = std::env::var("VGPU_SOFTGPU_DEVICES")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(1u32);
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    visible_numbers(count.min(64), visible.as_deref())
+    visible_numbers(softgpu_device::count(), visible.as_deref())
         .into_iter()
         .map(|number| Device {
             number,
@@ -73,30 +67,6 @@ fn visible_numbers(count: u32, visible: Option<&str>) -> Vec<u32> {
     numbers
 }
 
-/// The UUID of device `number`: the same on every machine and at every start.
-pub(crate) fn uuid(number: u32) -> [u8; 16] {
-    let mut uuid = *b"vgpusoft\x80\0\0\0\xbad\x67\x70";
-    uuid[8..12].copy_from_slice(&(0x8000_0000 | number).to_be_bytes());
-    uuid
-}
-
-/// The UUID as tools print it, `GPU-...`.
-pub(crate) fn uuid_text(number: u32) -> String {
-    let hex: String = uuid(number).iter().map(|b| format!("{b:02x}")).collect();
-    format!(
-        "GPU-{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
-}
-
-fn pci_bus_id(number: u32) -> String {
-    format!("0000:{:02X}:00.0", number + 1)
-}
-
 /// The device of an ordinal.
 pub(crate) fn device(ordinal: CUdevice) -> Result<&'static Device> {
     let devices = &initialised()?.devices;
@@ -120,46 +90,46 @@ fn put_text(text: &str, out: *mut c_char, len: i32) -> Result {
 /// The value of a device attribute; those that only describe absent features are 0.
 fn attribute(device: &Device, id: i32) -> Result<i32> {
     Ok(match id {
-        1 => 1024,                      // MAX_THREADS_PER_BLOCK
-        2 | 3 => 1024,                  // MAX_BLOCK_DIM_X, _Y
-        4 => 64,                        // MAX_BLOCK_DIM_Z
-        5 => i32::MAX,                  // MAX_GRID_DIM_X
-        6 | 7 => 65535,                 // MAX_GRID_DIM_Y, _Z
-        8 => SHARED_DEFAULT,            // MAX_SHARED_MEMORY_PER_BLOCK
-        9 => 65536,                     // TOTAL_CONSTANT_MEMORY
-        10 => 32,                       // WARP_SIZE
-        11 => i32::MAX,                 // MAX_PITCH
-        12 | 82 => 65536,               // MAX_REGISTERS_PER_BLOCK, _PER_MULTIPROCESSOR
-        13 => 2_000_000,                // CLOCK_RATE, kHz
-        14 | 30 => 512,                 // TEXTURE_ALIGNMENT, SURFACE_ALIGNMENT
-        15 => 1,                        // GPU_OVERLAP
-        16 => 1,                        // MULTIPROCESSOR_COUNT
-        19 => 1,                        // CAN_MAP_HOST_MEMORY
-        31 => 1,                        // CONCURRENT_KERNELS
-        33 => device.number as i32 + 1, // PCI_BUS_ID
-        36 => 1_000_000,                // MEMORY_CLOCK_RATE, kHz
-        37 => 128,                      // GLOBAL_MEMORY_BUS_WIDTH, bits
-        38 => 1 << 20,                  // L2_CACHE_SIZE
-        39 => 2048,                     // MAX_THREADS_PER_MULTIPROCESSOR
-        40 => 2,                        // ASYNC_ENGINE_COUNT
-        41 => 1,                        // UNIFIED_ADDRESSING
-        51 => 32,                       // TEXTURE_PITCH_ALIGNMENT
-        75 => 9,                        // COMPUTE_CAPABILITY_MAJOR
-        76 => 0,                        // COMPUTE_CAPABILITY_MINOR
-        78 => 1,                        // STREAM_PRIORITIES_SUPPORTED
-        79 | 80 => 1,                   // GLOBAL_, LOCAL_L1_CACHE_SUPPORTED
-        81 => 228 * 1024,               // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-        87 => 2,                        // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
-        90 => 1,                        // COMPUTE_PREEMPTION_SUPPORTED
-        91 => 1,                        // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
-        92..=94 => 1,                   // the stream memory operations, first version
-        97 => SHARED_OPTIN,             // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        99 => 1,                        // HOST_REGISTER_SUPPORTED
-        106 => 32,                      // MAX_BLOCKS_PER_MULTIPROCESSOR
-        111 => 1024,                    // RESERVED_SHARED_MEMORY_PER_BLOCK
-        113 => 1,                       // READ_ONLY_HOST_REGISTER_SUPPORTED
-        122 | 123 => 1,                 // the stream memory operations, second version
-        133 => -1,                      // NUMA_ID
+        1 => 1024,                                   // MAX_THREADS_PER_BLOCK
+        2 | 3 => 1024,                               // MAX_BLOCK_DIM_X, _Y
+        4 => 64,                                     // MAX_BLOCK_DIM_Z
+        5 => i32::MAX,                               // MAX_GRID_DIM_X
+        6 | 7 => 65535,                              // MAX_GRID_DIM_Y, _Z
+        8 => SHARED_DEFAULT,                         // MAX_SHARED_MEMORY_PER_BLOCK
+        9 => 65536,                                  // TOTAL_CONSTANT_MEMORY
+        10 => 32,                                    // WARP_SIZE
+        11 => i32::MAX,                              // MAX_PITCH
+        12 | 82 => 65536,                            // MAX_REGISTERS_PER_BLOCK, _PER_MULTIPROCESSOR
+        13 => 2_000_000,                             // CLOCK_RATE, kHz
+        14 | 30 => 512,                              // TEXTURE_ALIGNMENT, SURFACE_ALIGNMENT
+        15 => 1,                                     // GPU_OVERLAP
+        16 => 1,                                     // MULTIPROCESSOR_COUNT
+        19 => 1,                                     // CAN_MAP_HOST_MEMORY
+        31 => 1,                                     // CONCURRENT_KERNELS
+        33 => pci_address(device.number).bus as i32, // PCI_BUS_ID
+        36 => 1_000_000,                             // MEMORY_CLOCK_RATE, kHz
+        37 => 128,                                   // GLOBAL_MEMORY_BUS_WIDTH, bits
+        38 => 1 << 20,                               // L2_CACHE_SIZE
+        39 => 2048,                                  // MAX_THREADS_PER_MULTIPROCESSOR
+        40 => 2,                                     // ASYNC_ENGINE_COUNT
+        41 => 1,                                     // UNIFIED_ADDRESSING
+        51 => 32,                                    // TEXTURE_PITCH_ALIGNMENT
+        75 => 9,                                     // COMPUTE_CAPABILITY_MAJOR
+        76 => 0,                                     // COMPUTE_CAPABILITY_MINOR
+        78 => 1,                                     // STREAM_PRIORITIES_SUPPORTED
+        79 | 80 => 1,                                // GLOBAL_, LOCAL_L1_CACHE_SUPPORTED
+        81 => 228 * 1024,                            // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        87 => 2,                                     // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
+        90 => 1,                                     // COMPUTE_PREEMPTION_SUPPORTED
+        91 => 1,                                     // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
+        92..=94 => 1,                                // the stream memory operations, first version
+        97 => SHARED_OPTIN,                          // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        99 => 1,                                     // HOST_REGISTER_SUPPORTED
+        106 => 32,                                   // MAX_BLOCKS_PER_MULTIPROCESSOR
+        111 => 1024,                                 // RESERVED_SHARED_MEMORY_PER_BLOCK
+        113 => 1,                                    // READ_ONLY_HOST_REGISTER_SUPPORTED
+        122 | 123 => 1,                              // the stream memory operations, second version
+        133 => -1,                                   // NUMA_ID
         id if (1..=150).contains(&id) => 0,
         _ => return Err(error::INVALID_VALUE),
     })
@@ -197,16 +167,13 @@ api! { SYMBOLS;
     }
 
     fn cuDeviceGetPCIBusId(id: *mut c_char, len: i32, ordinal: CUdevice) {
-        put_text(&pci_bus_id(device(ordinal)?.number), id, len)
+        put_text(&pci_address(device(ordinal)?.number).text(), id, len)
     }
 
     fn cuDeviceGetByPCIBusId(out: Out<CUdevice>, id: Text) {
-        let id = id.get()?.to_uppercase();
+        let id = id.get()?;
         let devices = &initialised()?.devices;
-        let found = devices.iter().position(|d| {
-            let full = pci_bus_id(d.number);
-            full == id || full["0000:".len()..] == id || full.trim_end_matches(".0") == id
-        });
+        let found = devices.iter().position(|d| pci_address(d.number).is_named(&id));
         out.set(found.ok_or(error::INVALID_DEVICE)? as CUdevice)
     }
 
@@ -237,14 +204,5 @@ mod tests {
         assert_eq!(visible_numbers(3, Some(&uuid_text(1))), [1]);
         // A beginning that fits several devices names none.
         assert_eq!(visible_numbers(3, Some("GPU-76")), [0; 0]);
-    }
-
-    #[test]
-    fn uuids_are_distinct_and_printed_as_usual() {
-        assert_ne!(uuid(0), uuid(1));
-        assert_eq!(
-            uuid_text(1).len(),
-            "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx".len()
-        );
     }
 }

@@ -221,12 +221,12 @@ impl Memory {
         if bytes == 0 {
             return Err(error::INVALID_VALUE);
         }
-        if !share.reserve(&context.gate, len) {
+        if !share.reserve(context.gate.slot(), len) {
             return Err(error::OUT_OF_MEMORY);
         }
         let taken = self.take(context.ordinal, share.total_memory(), len);
         let Ok(start) = taken else {
-            share.unreserve(&context.gate, len);
+            share.unreserve(context.gate.slot(), len);
             return taken;
         };
         let (handle, ordinal) = (context.handle, context.ordinal);
@@ -259,7 +259,7 @@ impl Memory {
         let range = self.remove(start, Kind::Device).ok_or(error::INVALID_VALUE)?;
         self.give(&range);
         if let Ok(context) = runtime.contexts.get(range.context) {
-            context.device()?.share.unreserve(&context.gate, range.len);
+            context.device()?.share.unreserve(context.gate.slot(), range.len);
         }
         Ok(())
     }

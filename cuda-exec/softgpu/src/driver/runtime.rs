@@ -70,9 +70,6 @@ impl Runtime {
     }
 }
 
-/// What this library answers as the driver's version.
-pub const VERSION: i32 = 13000;
-
 api! { SYMBOLS;
     fn cuInit(flags: u32) {
         if flags != 0 {
@@ -102,6 +99,6 @@ api! { SYMBOLS;
     }
 
     fn cuDriverGetVersion(version: Out<i32>) {
-        version.set(VERSION)
+        version.set(softgpu_device::CUDA_VERSION)
     }
 }

@@ -6,7 +6,7 @@
 //! dead, and whoever notices first takes its turn and memory away. Record locks also tell the truth between
 //! process namespaces, where process ids would not.
 
-use super::Gate;
+use super::configured_memory;
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::mem::MaybeUninit;
@@ -24,8 +24,6 @@ const MAGIC: u64 = u64::from_le_bytes(*b"softgpu1");
 const LOCKS: i64 = 1 << 20;
 /// How often a waiting context looks whether the one before it still lives.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// Memory of a device unless `VGPU_SOFTGPU_MEMORY` says otherwise, in bytes.
-const DEFAULT_MEMORY: u64 = 4 << 30;
 
 /// A context's number on its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,13 +87,14 @@ extern "C" fn close_in_child() {
 impl DeviceShare {
     /// The share of device `number`. Where the file cannot be had the device is this process' own.
     pub fn open(number: u32) -> Arc<DeviceShare> {
-        let (shared, file) = match open_file(number).and_then(|fd| Ok((map(Some(&fd))?, Some(fd)))) {
-            Ok(found) => found,
-            Err(error) => {
-                eprintln!("softgpu: device {number} is not shared with other processes: {error}");
-                (map(None).unwrap_or_else(|_| fallback()), None)
-            }
-        };
+        let (shared, file) =
+            match open_file(number).and_then(|fd| Ok((map(Some(&fd), Access::Write)?, Some(fd)))) {
+                Ok(found) => found,
+                Err(error) => {
+                    eprintln!("softgpu: device {number} is not shared with other processes: {error}");
+                    (map(None, Access::Write).unwrap_or_else(|_| fallback()), None)
+                }
+            };
         let share = DeviceShare {
             shared,
             file,
@@ -142,9 +141,6 @@ impl DeviceShare {
     }
 
     fn reset(&self) {
-        let total = std::env::var("VGPU_SOFTGPU_MEMORY")
-            .ok()
-            .and_then(|v| v.parse().ok());
         // SAFETY: nobody else uses the state; zero is a valid value of every field but the mutex, which is
         // made before the magic number says that it can be used.
         unsafe {
@@ -156,9 +152,7 @@ impl DeviceShare {
             libc::pthread_mutex_init(self.mutex(), attributes.as_ptr());
             libc::pthread_mutexattr_destroy(attributes.as_mut_ptr());
         }
-        self.shared()
-            .total
-            .store(total.unwrap_or(DEFAULT_MEMORY), Ordering::Relaxed);
+        self.shared().total.store(configured_memory(), Ordering::Relaxed);
         self.shared().magic.store(MAGIC, Ordering::Release);
     }
 
@@ -182,7 +176,7 @@ impl DeviceShare {
     }
 
     /// A slot for a new context.
-    pub(super) fn claim(&self) -> Option<Slot> {
+    pub fn claim(&self) -> Option<Slot> {
         let locked = self.lock();
         let free = |state: u32| {
             (0..SLOTS)
@@ -210,7 +204,7 @@ impl DeviceShare {
     }
 
     /// Gives a slot up.
-    pub(super) fn abandon(&self, slot: Slot) {
+    pub fn abandon(&self, slot: Slot) {
         let locked = self.lock();
         if self.own().remove(&slot) {
             locked.clear(slot);
@@ -221,7 +215,7 @@ impl DeviceShare {
     }
 
     /// Waits for the turn of a slot.
-    pub(super) fn acquire(&self, slot: Slot) {
+    pub fn acquire(&self, slot: Slot) {
         let entry = &self.shared().slots[slot.0];
         let mut seen = entry.turns.load(Ordering::Acquire);
         {
@@ -240,14 +234,14 @@ impl DeviceShare {
     }
 
     /// Gives the turn of a slot to the next that wants it.
-    pub(super) fn release(&self, slot: Slot) {
+    pub fn release(&self, slot: Slot) {
         let locked = self.lock();
         locked.set(slot, IDLE);
         locked.pass_on(slot);
     }
 
     /// Whether other slots want the turn that `_slot` has.
-    pub(super) fn others_wait(&self, _slot: Slot) -> bool {
+    pub fn others_wait(&self, _slot: Slot) -> bool {
         self.shared().wanting.load(Ordering::Relaxed) > 1
     }
 
@@ -264,7 +258,7 @@ impl DeviceShare {
     }
 
     /// Takes memory for a context; false if there is not enough.
-    pub fn reserve(&self, gate: &Gate, bytes: u64) -> bool {
+    pub fn reserve(&self, slot: Slot, bytes: u64) -> bool {
         let locked = self.lock();
         let fits = || {
             locked
@@ -277,22 +271,56 @@ impl DeviceShare {
             fits()
         };
         if granted {
-            locked
-                .entry(gate.slot())
-                .memory
-                .fetch_add(bytes, Ordering::Relaxed);
+            locked.entry(slot).memory.fetch_add(bytes, Ordering::Relaxed);
         }
         granted
     }
 
     /// Gives memory of a context back.
-    pub fn unreserve(&self, gate: &Gate, bytes: u64) {
+    pub fn unreserve(&self, slot: Slot, bytes: u64) {
         let locked = self.lock();
-        locked
-            .entry(gate.slot())
-            .memory
-            .fetch_sub(bytes, Ordering::Relaxed);
+        locked.entry(slot).memory.fetch_sub(bytes, Ordering::Relaxed);
     }
+}
+
+/// How much memory a device has, and how much of it contexts have, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub total: u64,
+    pub used: u64,
+}
+
+/// Memory of device `number`, for one who only looks: takes no part in it, and changes nothing.
+pub fn usage(number: u32) -> Usage {
+    look(number).unwrap_or_else(|| Usage {
+        total: configured_memory(),
+        used: 0,
+    })
+}
+
+/// None unless some process has a context there.
+fn look(number: u32) -> Option<Usage> {
+    let file = std::fs::File::open(format!("{}/gpu{number}", directory())).ok()?;
+    if file.metadata().ok()?.len() < size_of::<Shared>() as u64 {
+        return None;
+    }
+    let file = OwnedFd::from(file);
+    let place = map(Some(&file), Access::Read).ok()?;
+    // SAFETY: just mapped, never shrunk, and what is read of it are atomics.
+    let shared = unsafe { place.as_ref() };
+    let live = |slot: &usize| {
+        shared.slots[*slot].state.load(Ordering::Relaxed) != FREE && has_record_lock(&file, Slot(*slot))
+    };
+    let mut contexts = (0..SLOTS).filter(live).peekable();
+    let used = (shared.magic.load(Ordering::Acquire) == MAGIC && contexts.peek().is_some()).then(|| Usage {
+        total: shared.total.load(Ordering::Relaxed),
+        used: contexts
+            .map(|slot| shared.slots[slot].memory.load(Ordering::Relaxed))
+            .fold(0, u64::saturating_add),
+    });
+    // SAFETY: the mapping made above, which nothing refers to any more.
+    unsafe { libc::munmap(place.as_ptr().cast(), size_of::<Shared>()) };
+    used
 }
 
 /// The state, while no other thread of any process changes it.
@@ -455,17 +483,28 @@ fn open_file(number: u32) -> std::io::Result<OwnedFd> {
     Err(std::io::Error::last_os_error())
 }
 
-fn map(file: Option<&OwnedFd>) -> std::io::Result<NonNull<Shared>> {
+/// What a mapping of the state is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+fn map(file: Option<&OwnedFd>, access: Access) -> std::io::Result<NonNull<Shared>> {
     let (flags, fd) = match file {
         Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
         None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+    };
+    let protection = match access {
+        Access::Read => libc::PROT_READ,
+        Access::Write => libc::PROT_READ | libc::PROT_WRITE,
     };
     // SAFETY: a new mapping wherever there is room touches nothing that exists.
     let at = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
             size_of::<Shared>(),
-            libc::PROT_READ | libc::PROT_WRITE,
+            protection,
             flags,
             fd,
             0,

@@ -1,0 +1,316 @@
+//! A `libnvidia-ml.so.1` for the software GPUs: their number, names, UUIDs, PCI addresses and memory, as
+//! NVIDIA's management library tells them of real ones. What a device has no sensor for is answered with
+//! NOT_SUPPORTED.
+//!
+//! # Use
+//! With crate nvml-wrapper, name the file; it lies beside the software GPU's `libcuda.so.1`:
+//!
+//! ```no_run
+//! let library = "lib/softgpu/libnvidia-ml.so.1";
+//! let nvml = nvml_wrapper::Nvml::builder().lib_path(library.as_ref()).init()?;
+//! # Ok::<(), nvml_wrapper::error::NvmlError>(())
+//! ```
+//!
+//! The environment is that of `softgpu_device`, read in every call: `VGPU_SOFTGPU_DEVICES` devices, their memory
+//! `VGPU_SOFTGPU_MEMORY`, and `VGPU_SOFTGPU_DIR` to see how much of it the processes that use the same directory
+//! have. As with NVIDIA's, `CUDA_VISIBLE_DEVICES` hides nothing here.
+
+#![allow(non_snake_case)]
+
+use softgpu_device as device;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A `nvmlReturn_t`.
+pub type Return = c_uint;
+/// A `nvmlDevice_t`: a device's number, plus 1.
+pub type Device = usize;
+
+const SUCCESS: Return = 0;
+const UNINITIALIZED: Return = 1;
+const INVALID_ARGUMENT: Return = 2;
+const NOT_SUPPORTED: Return = 3;
+const NOT_FOUND: Return = 6;
+const INSUFFICIENT_SIZE: Return = 7;
+const ARGUMENT_VERSION_MISMATCH: Return = 25;
+
+/// The codes that this library returns, as text.
+const TEXTS: [(Return, &CStr); 7] = [
+    (SUCCESS, c"Success"),
+    (UNINITIALIZED, c"Uninitialized"),
+    (INVALID_ARGUMENT, c"Invalid Argument"),
+    (NOT_SUPPORTED, c"Not Supported"),
+    (NOT_FOUND, c"Not Found"),
+    (INSUFFICIENT_SIZE, c"Insufficient Size"),
+    (ARGUMENT_VERSION_MISMATCH, c"Argument version mismatch"),
+];
+
+/// `nvmlPciInfo_t`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PciInfo {
+    bus_id_legacy: [u8; 16],
+    domain: c_uint,
+    bus: c_uint,
+    device: c_uint,
+    /// Vendor and model: none, since there is no such device on the bus.
+    pci_device_id: c_uint,
+    pci_subsystem_id: c_uint,
+    bus_id: [u8; 32],
+}
+
+/// `nvmlMemory_t`, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    total: c_ulonglong,
+    free: c_ulonglong,
+    used: c_ulonglong,
+}
+
+/// `nvmlMemory_v2_t`, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryV2 {
+    /// The size of the structure, and in the highest byte 2.
+    version: c_uint,
+    total: c_ulonglong,
+    reserved: c_ulonglong,
+    free: c_ulonglong,
+    used: c_ulonglong,
+}
+
+/// How often the library was initialised and not shut down.
+static INITIALISED: AtomicU32 = AtomicU32::new(0);
+
+type Result<T = ()> = std::result::Result<T, Return>;
+
+fn initialised() -> Result {
+    match INITIALISED.load(Ordering::Acquire) {
+        0 => Err(UNINITIALIZED),
+        _ => Ok(()),
+    }
+}
+
+/// The number of a device.
+fn number(device: Device) -> Result<u32> {
+    initialised()?;
+    let number = device.checked_sub(1).and_then(|n| u32::try_from(n).ok());
+    number.filter(|n| *n < device::count()).ok_or(INVALID_ARGUMENT)
+}
+
+/// Stores a result.
+fn put<T>(out: *mut T, value: T) -> Result {
+    if out.is_null() {
+        return Err(INVALID_ARGUMENT);
+    }
+    // SAFETY: as part of the C interface the caller passes null or a pointer valid for this write.
+    unsafe { out.write_unaligned(value) };
+    Ok(())
+}
+
+/// Stores a text with its end.
+fn put_text(text: &str, out: *mut c_char, len: c_uint) -> Result {
+    if out.is_null() {
+        return Err(INVALID_ARGUMENT);
+    }
+    if text.len() >= len as usize {
+        return Err(INSUFFICIENT_SIZE);
+    }
+    for (at, byte) in text.bytes().chain([0]).enumerate() {
+        put(out.wrapping_add(at), byte as c_char)?;
+    }
+    Ok(())
+}
+
+/// A text argument.
+fn get_text(text: *const c_char) -> Result<String> {
+    if text.is_null() {
+        return Err(INVALID_ARGUMENT);
+    }
+    // SAFETY: as part of the C interface the caller passes null or a terminated string.
+    let text = unsafe { CStr::from_ptr(text) };
+    text.to_str().map(str::to_owned).map_err(|_| INVALID_ARGUMENT)
+}
+
+/// A text in an array of its own, cut where the array ends.
+fn array<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    for (place, byte) in bytes.iter_mut().take(N - 1).zip(text.bytes()) {
+        *place = byte;
+    }
+    bytes
+}
+
+/// The device that fits.
+fn find(out: *mut Device, fits: impl Fn(u32) -> bool) -> Result {
+    initialised()?;
+    let found = (0..device::count()).find(|n| fits(*n)).ok_or(NOT_FOUND)?;
+    put(out, found as Device + 1)
+}
+
+fn pci_info(device: Device) -> Result<PciInfo> {
+    let address = device::pci_address(number(device)?);
+    let text = address.text();
+    Ok(PciInfo {
+        bus_id_legacy: array(&text),
+        domain: address.domain,
+        bus: address.bus,
+        device: address.device,
+        pci_device_id: 0,
+        pci_subsystem_id: 0,
+        // Here the domain has eight digits.
+        bus_id: array(&format!("0000{text}")),
+    })
+}
+
+/// Exports functions whose bodies give a [`Result`].
+macro_rules! api {
+    ($(fn $($name:ident)|+ ($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
+        api!(@one [$($name)+] ($($arg: $ty),*) $body);
+    )*};
+    (@one [$($name:ident)+] $args:tt $body:block) => {
+        $(api!(@export $name $args $body);)+
+    };
+    (@export $name:ident ($($arg:ident: $ty:ty),*) $body:block) => {
+        #[unsafe(no_mangle)]
+        #[allow(missing_docs)]
+        pub extern "C" fn $name($($arg: $ty),*) -> Return {
+            let body = move || -> Result { $body };
+            body().err().unwrap_or(SUCCESS)
+        }
+    };
+}
+
+api! {
+    fn nvmlInit | nvmlInit_v2() {
+        INITIALISED.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn nvmlInitWithFlags(_flags: c_uint) {
+        INITIALISED.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn nvmlShutdown() {
+        let less = |count: u32| count.checked_sub(1);
+        let result = INITIALISED.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        result.map(drop).map_err(|_| UNINITIALIZED)
+    }
+
+    fn nvmlSystemGetDriverVersion(version: *mut c_char, len: c_uint) {
+        initialised()?;
+        put_text(device::DRIVER_VERSION, version, len)
+    }
+
+    fn nvmlSystemGetNVMLVersion(version: *mut c_char, len: c_uint) {
+        initialised()?;
+        put_text(device::DRIVER_VERSION, version, len)
+    }
+
+    fn nvmlSystemGetCudaDriverVersion | nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) {
+        initialised()?;
+        put(version, device::CUDA_VERSION)
+    }
+
+    fn nvmlDeviceGetCount | nvmlDeviceGetCount_v2(count: *mut c_uint) {
+        initialised()?;
+        put(count, device::count())
+    }
+
+    fn nvmlDeviceGetHandleByIndex | nvmlDeviceGetHandleByIndex_v2(index: c_uint, out: *mut Device) {
+        let device = (index as Device).saturating_add(1);
+        number(device)?;
+        put(out, device)
+    }
+
+    fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, out: *mut Device) {
+        let uuid = get_text(uuid)?;
+        find(out, |number| device::uuid_text(number) == uuid)
+    }
+
+    fn nvmlDeviceGetHandleByPciBusId | nvmlDeviceGetHandleByPciBusId_v2(id: *const c_char, out: *mut Device) {
+        let id = get_text(id)?;
+        find(out, |number| device::pci_address(number).is_named(&id))
+    }
+
+    fn nvmlDeviceGetIndex(device: Device, index: *mut c_uint) {
+        put(index, number(device)?)
+    }
+
+    fn nvmlDeviceGetName(device: Device, name: *mut c_char, len: c_uint) {
+        number(device)?;
+        put_text(device::NAME, name, len)
+    }
+
+    fn nvmlDeviceGetUUID(device: Device, uuid: *mut c_char, len: c_uint) {
+        put_text(&device::uuid_text(number(device)?), uuid, len)
+    }
+
+    fn nvmlDeviceGetPciInfo | nvmlDeviceGetPciInfo_v2 | nvmlDeviceGetPciInfo_v3(
+        device: Device, info: *mut PciInfo,
+    ) {
+        put(info, pci_info(device)?)
+    }
+
+    fn nvmlDeviceGetMemoryInfo(device: Device, info: *mut Memory) {
+        let device::Usage { total, used } = device::usage(number(device)?);
+        put(info, Memory { total, free: total.saturating_sub(used), used })
+    }
+
+    fn nvmlDeviceGetMemoryInfo_v2(device: Device, info: *mut MemoryV2) {
+        let device::Usage { total, used } = device::usage(number(device)?);
+        if info.is_null() {
+            return Err(INVALID_ARGUMENT);
+        }
+        // SAFETY: as part of the C interface the caller passes null or a structure with its version set.
+        let version = unsafe { info.cast::<c_uint>().read_unaligned() };
+        if version != size_of::<MemoryV2>() as c_uint | 2 << 24 {
+            return Err(ARGUMENT_VERSION_MISMATCH);
+        }
+        put(info, MemoryV2 { version, total, reserved: 0, free: total.saturating_sub(used), used })
+    }
+
+    fn nvmlDeviceGetCudaComputeCapability(device: Device, major: *mut c_int, minor: *mut c_int) {
+        number(device)?;
+        put(major, device::COMPUTE_CAPABILITY.0)?;
+        put(minor, device::COMPUTE_CAPABILITY.1)
+    }
+
+    fn nvmlDeviceGetTemperature(device: Device, _sensor: c_uint, _temperature: *mut c_uint) {
+        number(device)?;
+        Err(NOT_SUPPORTED)
+    }
+
+    fn nvmlDeviceGetPowerUsage | nvmlDeviceGetEnforcedPowerLimit | nvmlDeviceGetPowerManagementLimit(
+        device: Device, _milliwatts: *mut c_uint,
+    ) {
+        number(device)?;
+        Err(NOT_SUPPORTED)
+    }
+
+    fn nvmlDeviceGetUtilizationRates(device: Device, _utilization: *mut [c_uint; 2]) {
+        number(device)?;
+        Err(NOT_SUPPORTED)
+    }
+
+    fn nvmlDeviceGetMinorNumber | nvmlDeviceGetPersistenceMode | nvmlDeviceGetComputeMode(
+        device: Device, _value: *mut c_uint,
+    ) {
+        number(device)?;
+        Err(NOT_SUPPORTED)
+    }
+
+    fn nvmlDeviceGetMigMode(device: Device, _current: *mut c_uint, _pending: *mut c_uint) {
+        number(device)?;
+        Err(NOT_SUPPORTED)
+    }
+}
+
+/// What a code means; for one that this library never returns, that it is unknown.
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlErrorString(code: Return) -> *const c_char {
+    let text = TEXTS.iter().find(|(known, _)| *known == code);
+    text.map_or(c"Unknown Error", |(_, text)| text).as_ptr()
+}
