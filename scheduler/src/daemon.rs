@@ -1,5 +1,4 @@
 //! The event loop around the core.
-use crate::config::PoolMap;
 use crate::inventory::{self, Gpu};
 use crate::ledger::Ledger;
 use crate::page::{Taken, TurnPage};
@@ -12,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
+use vgpu_pool_map::PoolMap;
 use vgpu_sched_api::messages::{FromExec, PACKET_LEN_MAX, Priority, Request, ToExec, TurnRecord};
 use vgpu_sched_api::packet::{self, PacketError};
 use vgpu_sched_api::turn::State;
@@ -236,7 +236,14 @@ impl Daemon {
                 );
             }
             Action::SetWindow { session, operations } => {
-                self.order(session, &ToExec::Window { operations }, None);
+                self.order(
+                    session,
+                    &ToExec::Window {
+                        operations,
+                        depth: None,
+                    },
+                    None,
+                );
             }
             Action::Stop {
                 session,
@@ -622,7 +629,7 @@ impl Daemon {
 
     /// Reads the pool map again; the old one stays if the new one is wrong.
     pub(crate) fn reload_map(&mut self) -> Result<()> {
-        let map = PoolMap::load(&self.config)?;
+        let map = PoolMap::load(&self.config, None)?;
         if map.softgpu != self.map.softgpu {
             anyhow::bail!(
                 "{}: a change of [inventory] needs a restart",

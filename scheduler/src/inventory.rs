@@ -1,7 +1,7 @@
 //! The host's GPUs.
-use crate::config::{PoolGpus, PoolMap};
 use anyhow::{Context, Result, bail};
 use nvml_wrapper::Nvml;
+use vgpu_pool_map::{PoolGpus, PoolMap};
 use vgpu_sched_core::GpuSet;
 
 /// Bytes of memory a software GPU has.

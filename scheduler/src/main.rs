@@ -1,5 +1,4 @@
 //! `vgpud`: gives the host's VMs their turns on its GPUs.
-mod config;
 mod daemon;
 mod inventory;
 mod ledger;
@@ -42,7 +41,7 @@ fn main() -> Result<()> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let arguments = Arguments::parse();
     raise_descriptor_limit();
-    let map = config::PoolMap::load(&arguments.config)?;
+    let map = vgpu_pool_map::PoolMap::load(&arguments.config, None)?;
     let inventory = inventory::discover(arguments.softgpu.or(map.softgpu))?;
     for (pool, uuid) in inventory::missing(&map, &inventory) {
         log::warn!("pool {pool}: there is no GPU {uuid}");

@@ -202,7 +202,7 @@ impl Daemon {
         // Turns that are held are charged up to now.
         self.feed(Event::Tick);
         let pools_of = |uuid: &String| {
-            let has = |pool: &&crate::config::Pool| {
+            let has = |pool: &&vgpu_pool_map::Pool| {
                 uuids(&self.inventory, gpus_of(&pool.gpus, &self.inventory)).contains(uuid)
             };
             self.map

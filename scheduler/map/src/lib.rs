@@ -1,0 +1,272 @@
+//! The pool map: which GPUs make up a pool, which VMs belong to it, and how each VM is treated. A TOML file that people
+//! edit, described in `docs/operator.md`. Pure: text in, a map or an error out.
+mod error;
+mod file;
+mod range;
+
+pub use error::MapError;
+pub use range::VmRange;
+
+use file::{File, Own};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use toml::Spanned;
+use vgpu_sched_api::messages::Priority;
+use vgpu_sched_core::Config;
+
+/// The priority of a VM that has none of its own.
+const DEFAULT_PRIORITY: Priority = Priority::Medium;
+/// The weight of a VM that has none of its own.
+const DEFAULT_WEIGHT: u32 = 1;
+/// Stands for every GPU of the host in a pool's list.
+const ALL_GPUS: &str = "all";
+/// Bytes of a pool's name at most.
+const NAME_LEN_MAX: usize = 64;
+
+/// Tells whether a GPU with that UUID is there or was. If given, a map that names another one is refused.
+pub type Known<'a> = Option<&'a dyn Fn(&str) -> bool>;
+
+/// A pool map that was read and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolMap {
+    /// How turns are given.
+    pub scheduler: Config,
+    /// How often contended turn pages are looked at, in microseconds.
+    pub poll_us: u64,
+    /// How many software GPUs there are; `None` for the host's NVIDIA GPUs.
+    pub softgpu: Option<u32>,
+    /// In the file's order.
+    pub pools: Vec<Pool>,
+    /// What `[scheduler]` sets for all VMs.
+    common: Own,
+    /// What `[vm.N]` sets.
+    vms: BTreeMap<u32, Own>,
+}
+
+/// A pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Unique.
+    pub name: String,
+    /// Its GPUs.
+    pub gpus: PoolGpus,
+    /// Its VMs as the file lists them; no VM is in two ranges of the map.
+    pub ranges: Vec<VmRange>,
+    own: Own,
+}
+
+/// The GPUs of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolGpus {
+    /// Every GPU of the host.
+    All,
+    /// Those with these UUIDs: "GPU-" and lower-case hexadecimal digits.
+    Uuids(Vec<String>),
+}
+
+/// How a VM is treated, after all defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Its level.
+    pub priority: Priority,
+    /// Its turns are this many quanta long while others of its level wait.
+    pub weight: u32,
+    /// How long it waits, in milliseconds, before it counts as of the level above.
+    pub aging_ms: u64,
+    /// Operations in flight on its GPUs at most; `None` if only the windows of its streams limit them.
+    pub queue_depth: Option<u32>,
+}
+
+impl PoolMap {
+    /// Reads a file.
+    pub fn load(path: &Path, known: Known<'_>) -> Result<Self, MapError> {
+        let text = std::fs::read_to_string(path).map_err(|error| MapError::unreadable(path, &error))?;
+        Self::parse(&text, known).map_err(|error| error.of_file(path))
+    }
+
+    /// Reads the text of one. The error says the line and what was expected there.
+    pub fn parse(text: &str, known: Known<'_>) -> Result<Self, MapError> {
+        let file: File = toml::from_str(text).map_err(|error| MapError::of_reader(text, &error))?;
+        let mut map = Self {
+            scheduler: file.scheduler.config(text)?,
+            poll_us: file.scheduler.poll_us(text)?,
+            softgpu: file.inventory.softgpu(text)?,
+            pools: Vec::new(),
+            common: file.scheduler.own(text)?,
+            vms: BTreeMap::new(),
+        };
+        for pool in file.pool {
+            map.add_pool(text, &pool, known)?;
+        }
+        // In the file's order, so that of two spellings of a number the second is refused.
+        let mut vms: Vec<_> = file.vm.iter().collect();
+        vms.sort_by_key(|(number, _)| number.span().start);
+        for (number, vm) in vms {
+            map.add_vm(text, number, vm)?;
+        }
+        Ok(map)
+    }
+
+    /// The pool of a VM.
+    pub fn pool_of(&self, vm: u32) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.has(vm))
+    }
+
+    /// The pool of that name.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// How a VM is treated: what `[vm.N]` says, or its pool, or `[scheduler]`.
+    pub fn settings_of(&self, vm: u32) -> Settings {
+        let own = self.vms.get(&vm).copied().unwrap_or_default();
+        let pool = self.pool_of(vm).map(|pool| pool.own).unwrap_or_default();
+        Settings {
+            priority: own.priority.unwrap_or(DEFAULT_PRIORITY),
+            weight: own.weight.unwrap_or(DEFAULT_WEIGHT),
+            aging_ms: own
+                .aging_ms
+                .or(pool.aging_ms)
+                .unwrap_or(self.scheduler.aging_us / 1000),
+            queue_depth: own.queue_depth.or(pool.queue_depth).or(self.common.queue_depth),
+        }
+    }
+
+    /// The priority of a VM.
+    pub fn priority_of(&self, vm: u32) -> Priority {
+        self.settings_of(vm).priority
+    }
+
+    /// The VMs that have settings of their own, in rising order.
+    pub fn vms_with_settings(&self) -> impl Iterator<Item = u32> {
+        self.vms.keys().copied()
+    }
+
+    fn add_pool(&mut self, text: &str, pool: &file::Pool, known: Known<'_>) -> Result<(), MapError> {
+        let name = pool.name.get_ref();
+        let wrong = |message: String| Err(MapError::at(text, pool.name.span(), message));
+        if let Err(message) = check_name(name) {
+            return wrong(message);
+        }
+        if self.pool(name).is_some() {
+            return wrong(format!("there are two pools named \"{name}\""));
+        }
+        let mut new = Pool {
+            name: name.clone(),
+            gpus: pool_gpus(text, &pool.gpus, known)?,
+            ranges: Vec::new(),
+            own: pool.own(text)?,
+        };
+        for numbers in &pool.vms {
+            let wrong = |message: String| Err(MapError::at(text, numbers.span(), message));
+            let range = match numbers.get_ref().range() {
+                Ok(range) => range,
+                Err(message) => return wrong(message),
+            };
+            let pools = self.pools.iter().chain([&new]);
+            let clash = pools
+                .filter_map(|other| Some((&other.name, other.first_of(range)?)))
+                .next();
+            if let Some((other, vm)) = clash {
+                return wrong(format!(
+                    "VM {vm} is in pool \"{other}\" already; a VM belongs to one pool, once"
+                ));
+            }
+            new.ranges.push(range);
+        }
+        self.pools.push(new);
+        Ok(())
+    }
+
+    fn add_vm(&mut self, text: &str, number: &Spanned<String>, vm: &file::Vm) -> Result<(), MapError> {
+        let name = number.get_ref();
+        let wrong = |message: String| Err(MapError::at(text, number.span(), message));
+        let Some(vm_number) = range::number(name) else {
+            return wrong(format!("[vm.{name}]: expected a VM's number, such as [vm.7]"));
+        };
+        if self.pool_of(vm_number).is_none() {
+            return wrong(format!("[vm.{name}]: VM {vm_number} is in no pool"));
+        }
+        if self.vms.insert(vm_number, vm.own(text)?).is_some() {
+            return wrong(format!(
+                "[vm.{name}]: VM {vm_number} has settings already, under another spelling of its number"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Pool {
+    /// Whether a VM belongs to it.
+    pub fn has(&self, vm: u32) -> bool {
+        self.ranges.iter().any(|range| range.contains(vm))
+    }
+
+    /// The first VM of the range that belongs to it.
+    fn first_of(&self, range: VmRange) -> Option<u32> {
+        self.ranges
+            .iter()
+            .filter_map(|own| own.and(range))
+            .map(VmRange::first)
+            .min()
+    }
+}
+
+/// A GPU's UUID in the spelling that is compared: "GPU-", and digits in lower case.
+fn uuid(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("GPU-")?;
+    let groups: Vec<&str> = digits.split('-').collect();
+    let right = groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+        && groups
+            .iter()
+            .all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    right.then(|| format!("GPU-{}", digits.to_ascii_lowercase()))
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("a pool's name cannot be empty".to_owned());
+    }
+    if name.len() > NAME_LEN_MAX || name.chars().any(char::is_control) {
+        return Err(format!(
+            "expected a pool's name of at most {NAME_LEN_MAX} bytes without control characters"
+        ));
+    }
+    Ok(())
+}
+
+fn pool_gpus(
+    text: &str,
+    gpus: &Spanned<Vec<Spanned<String>>>,
+    known: Known<'_>,
+) -> Result<PoolGpus, MapError> {
+    let all = gpus.get_ref().iter().any(|gpu| gpu.get_ref() == ALL_GPUS);
+    let wrong = |message: &str| Err(MapError::at(text, gpus.span(), message));
+    match gpus.get_ref().as_slice() {
+        [] => return wrong("a pool needs a GPU: its UUID, or \"all\""),
+        [_] if all => return Ok(PoolGpus::All),
+        _ if all => return wrong("\"all\" stands for every GPU and stands alone"),
+        _ => {}
+    }
+    let mut seen = BTreeSet::new();
+    let mut uuids = Vec::new();
+    for gpu in gpus.get_ref() {
+        let name = gpu.get_ref();
+        let wrong = |message: String| Err(MapError::at(text, gpu.span(), message));
+        let Some(uuid) = uuid(name) else {
+            return wrong(format!(
+                "\"{name}\": expected a GPU's UUID, such as \"GPU-01234567-89ab-cdef-0123-456789abcdef\", or \"all\""
+            ));
+        };
+        if known.is_some_and(|known| !known(&uuid)) {
+            return wrong(format!(
+                "there is no GPU {uuid}: expected the UUID of a GPU of this host"
+            ));
+        }
+        if !seen.insert(uuid.clone()) {
+            return wrong(format!("{uuid} is listed twice"));
+        }
+        uuids.push(uuid);
+    }
+    Ok(PoolGpus::Uuids(uuids))
+}
