@@ -441,6 +441,10 @@ fn status_of(why: Refusal) -> Status {
     match why {
         Refusal::NotMapped | Refusal::NoGpu => Status::NoGpu,
         Refusal::Quarantined => Status::Quarantined,
-        Refusal::Invalid | Refusal::Duplicate | Refusal::NotFound | Refusal::BadConfig => Status::HostError,
+        Refusal::Invalid
+        | Refusal::Duplicate
+        | Refusal::NotFound
+        | Refusal::BadConfig
+        | Refusal::NotAllowed => Status::HostError,
     }
 }
