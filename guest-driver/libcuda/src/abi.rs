@@ -221,7 +221,7 @@ impl Host {
     /// `from` is valid for reads of `len` bytes and does not overlap the caller's memory.
     pub unsafe fn copy_in(self, offset: usize, from: *const u8, len: usize) {
         // SAFETY: the API's contract for this memory, and this function's for `from`.
-        unsafe { self.0.add(offset).copy_from_nonoverlapping(from, len) };
+        unsafe { crate::bulk::copy(from, self.0.add(offset), len) };
     }
 
     /// Copies `len` bytes from `from`, which may overlap.

@@ -11,6 +11,7 @@ mod abi;
 mod api;
 mod area;
 mod arena;
+mod bulk;
 mod exports;
 #[cfg(test)]
 mod fake;
