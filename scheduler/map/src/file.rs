@@ -8,11 +8,11 @@ use vgpu_sched_api::messages::Priority;
 use vgpu_sched_core::{Config, PerLevel};
 
 /// The most a number of milliseconds can be: an hour.
-const MS_MAX: u64 = 3_600_000;
+pub const MS_MAX: u64 = 3_600_000;
 /// What a weight can be at most.
-const WEIGHT_MAX: u32 = 100;
+pub const WEIGHT_MAX: u32 = 100;
 /// What a queue's depth can be at most.
-const QUEUE_DEPTH_MAX: u32 = 65_536;
+pub const QUEUE_DEPTH_MAX: u32 = 65_536;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

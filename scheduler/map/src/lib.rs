@@ -1,9 +1,15 @@
 //! The pool map: which GPUs make up a pool, which VMs belong to it, and how each VM is treated. A TOML file that people
 //! edit, described in `docs/operator.md`. Pure: text in, a map or an error out.
+//!
+//! * [`PoolMap::parse`] reads and checks one; [`PoolMap::settings_of`] says how a VM is treated, after all defaults.
+//! * [`apply`] makes edits to its text: `apply(text, &edits, &resolve_gpu) -> Result<Edited, EditError>`. It changes
+//!   nothing but the text, which whoever owns the file writes.
+mod edit;
 mod error;
 mod file;
 mod range;
 
+pub use edit::{EditError, Edited, apply};
 pub use error::MapError;
 pub use range::VmRange;
 

@@ -1,0 +1,308 @@
+//! Maps are edited, and what is not edited stays as it is written.
+use vgpu_pool_map::{EditError, apply};
+use vgpu_sched_api::messages::{Edit, Priority, VmSettings};
+
+const GPUS: [&str; 3] = [
+    "GPU-00000000-0000-0000-0000-00000000000a",
+    "GPU-00000000-0000-0000-0000-00000000000b",
+    "GPU-00000000-0000-0000-0000-00000000000c",
+];
+
+fn resolve(gpu: &str) -> Option<String> {
+    let index = gpu.parse::<usize>().ok();
+    let found = index.and_then(|index| GPUS.get(index).copied());
+    found
+        .or_else(|| GPUS.into_iter().find(|uuid| *uuid == gpu))
+        .map(str::to_owned)
+}
+
+fn assign(gpu: &str, pool: &str) -> Edit {
+    Edit::AssignGpu {
+        gpu: gpu.to_owned(),
+        pool: pool.to_owned(),
+    }
+}
+
+fn unassign(gpu: &str, pool: &str) -> Edit {
+    Edit::UnassignGpu {
+        gpu: gpu.to_owned(),
+        pool: pool.to_owned(),
+    }
+}
+
+fn register(vms: &str, pool: &str) -> Edit {
+    Edit::RegisterVms {
+        vms: vms.to_owned(),
+        pool: pool.to_owned(),
+        settings: VmSettings::default(),
+        move_from_other: false,
+    }
+}
+
+fn unregister(vms: &str) -> Edit {
+    Edit::UnregisterVms { vms: vms.to_owned() }
+}
+
+fn set(vms: &str, settings: VmSettings) -> Edit {
+    Edit::SetVms {
+        vms: vms.to_owned(),
+        settings,
+    }
+}
+
+fn priority(priority: Priority) -> VmSettings {
+    VmSettings {
+        priority: Some(priority),
+        ..VmSettings::default()
+    }
+}
+
+/// A whole host from an empty file.
+#[test]
+fn an_empty_file_becomes_a_map() {
+    let moved = Edit::RegisterVms {
+        vms: "7".to_owned(),
+        pool: "B".to_owned(),
+        settings: VmSettings {
+            weight: Some(4),
+            ..priority(Priority::Low)
+        },
+        move_from_other: true,
+    };
+    let edits = [
+        assign("0", "A"),
+        assign("1", "B"),
+        assign("2", "A"),
+        register("1-6", "A"),
+        register("8-20", "B"),
+        register("7", "A"),
+        set("1-2", priority(Priority::High)),
+        moved,
+    ];
+    let edited = apply("", &edits, &resolve).unwrap();
+    let expected = r#"[[pool]]
+name = "A"
+gpus = ["GPU-00000000-0000-0000-0000-00000000000a", "GPU-00000000-0000-0000-0000-00000000000c"]
+vms = ["1-6"]
+
+[[pool]]
+name = "B"
+gpus = ["GPU-00000000-0000-0000-0000-00000000000b"]
+vms = ["7-20"]
+
+[vm.1]
+priority = "high"
+
+[vm.2]
+priority = "high"
+
+[vm.7]
+priority = "low"
+weight = 4
+"#;
+    assert_eq!(edited.text, expected);
+    let changes = [
+        "pool A: new, with GPU GPU-00000000-0000-0000-0000-00000000000a",
+        "pool B: new, with GPU GPU-00000000-0000-0000-0000-00000000000b",
+        "pool A: gets GPU GPU-00000000-0000-0000-0000-00000000000c",
+        "VM 1-6: in pool A",
+        "VM 8-20: in pool B",
+        "VM 7: in pool A",
+        "VM 1-2: priority high, was medium",
+        "VM 7: from pool A to pool B",
+        "VM 7: priority low, was medium",
+        "VM 7: weight 4, was 1",
+    ];
+    assert_eq!(edited.changes, changes);
+    // Once more: all is so already. (But for the VM, which the sixth edit would take back.)
+    let again: Vec<Edit> = edits
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| *i != 5)
+        .map(|(_, e)| e)
+        .collect();
+    let again = apply(&edited.text, &again, &resolve).unwrap();
+    assert_eq!((again.text, again.changes.len()), (edited.text, 0));
+}
+
+const COMMENTED: &str = r#"# The map of host 12.
+
+# Turns are short here.
+[scheduler]
+quantum_ms = { low = 5 } # for the batch jobs
+aging_ms = 500
+
+# The web team.
+[[pool]]
+name = "A" # A as in web
+gpus = ["GPU-00000000-0000-0000-0000-00000000000a"]
+vms = [
+    "1-7", # the front ends
+    9,     # the one in between
+
+    # spare ones
+    "12-20",
+]
+
+# Research.
+[[pool]]
+gpus   =   [ 'GPU-00000000-0000-0000-0000-00000000000B' ]
+name = 'B'
+
+# Bob's.
+[vm.3]
+priority = "high" # he pays
+
+# Eve's.
+[vm.04]
+weight = 2
+"#;
+
+#[test]
+fn what_is_not_edited_stays_as_it_is_written() {
+    let edits = [
+        unregister("3"),
+        register("8", "A"),
+        register("30-31", "B"),
+        set("4", priority(Priority::Low)),
+    ];
+    let edited = apply(COMMENTED, &edits, &resolve).unwrap();
+    let expected = COMMENTED
+        .replace(
+            "    \"1-7\", # the front ends\n    9,     # the one in between\n",
+            "    \"1-2\", # the front ends\n    \"4-9\",\n    # the one in between\n",
+        )
+        .replace("name = 'B'\n", "name = 'B'\nvms = [\"30-31\"]\n")
+        .replace("[vm.3]\npriority = \"high\" # he pays\n", "")
+        .replace("weight = 2\n", "weight = 2\npriority = \"low\"\n");
+    pretty(&edited.text, &expected);
+}
+
+fn pretty(found: &str, expected: &str) {
+    assert_eq!(found, expected, "\n--- found\n{found}\n--- expected\n{expected}");
+}
+
+#[test]
+fn a_pool_goes_with_its_last_gpu_unless_it_has_vms() {
+    let refused = apply(COMMENTED, &[unassign("0", "A")], &resolve).unwrap_err();
+    assert!(
+        matches!(&refused, EditError::Refused(why) if why.contains("VM 1-7, 9, 12-20")),
+        "{refused}"
+    );
+    let edited = apply(COMMENTED, &[unassign("1", "B")], &resolve).unwrap();
+    assert!(!edited.text.contains("'B'"), "{}", edited.text);
+    assert!(
+        edited.text.contains("# Research.\n\n# Bob's.\n[vm.3]"),
+        "{}",
+        edited.text
+    );
+    let last = apply(&edited.text, &[unregister("0-100"), unassign("0", "A")], &resolve).unwrap();
+    for comment in [
+        "# The map of host 12.",
+        "# The web team.",
+        "# Research.",
+        "# Bob's.",
+        "# Eve's.",
+    ] {
+        assert!(last.text.contains(comment), "{}", last.text);
+    }
+    assert!(!last.text.contains("pool"), "{}", last.text);
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let all = "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [\"1-7\"]\n[[pool]]\nname = \"B\"\ngpus = [\"all\"]\nvms = [8]\n";
+    let weight = |weight| VmSettings {
+        weight: Some(weight),
+        ..VmSettings::default()
+    };
+    let not_found = [
+        (assign("7", "A"), "there is no GPU 7"),
+        (unassign("7", "B"), "\"all\""),
+        (register("9", "C"), "there is no pool C: there is A, B"),
+        (unregister("9-12"), "VM 9-12 is in no pool"),
+        (set("7-9", weight(2)), "VM 9 is in no pool"),
+    ];
+    for (edit, part) in not_found {
+        let error = apply(all, std::slice::from_ref(&edit), &resolve).unwrap_err();
+        let is_all = matches!(edit, Edit::UnassignGpu { .. });
+        assert_eq!(matches!(error, EditError::NotFound(_)), !is_all, "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let refused = [
+        (assign("0", ""), "cannot be empty"),
+        (assign("0", "a\nb"), "without control characters"),
+        (register("7-8", "A"), "VM 8 belongs to pool B"),
+        (register("8-7", "A"), "reversed"),
+        (register("x", "A"), "expected a VM's number"),
+        (set("1", weight(0)), "weight = 0: expected a number from 1 to 100"),
+        (set("1", weight(101)), "weight = 101"),
+        (set("1", VmSettings::default()), "no setting"),
+        (set("0-4294967295", weight(2)), "at most 4096"),
+        (
+            set(
+                "1",
+                VmSettings {
+                    aging_ms: Some(u64::MAX),
+                    ..VmSettings::default()
+                },
+            ),
+            "aging_ms = 18446744073709551615",
+        ),
+        (
+            set(
+                "1",
+                VmSettings {
+                    queue_depth: Some(65_537),
+                    ..VmSettings::default()
+                },
+            ),
+            "queue_depth = 65537",
+        ),
+    ];
+    for (edit, part) in refused {
+        let error = apply(all, &[edit], &resolve).unwrap_err();
+        assert!(matches!(error, EditError::Refused(_)), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let error = apply("[pol]", &[assign("0", "A")], &resolve).unwrap_err();
+    assert!(
+        matches!(&error, EditError::Map(error) if error.line() == Some(1)),
+        "{error}"
+    );
+}
+
+/// A GPU that is gone has no index, and is still taken out of its pool.
+#[test]
+fn a_missing_gpu_can_be_unassigned() {
+    let nobody = |_: &str| None;
+    let edited = apply(COMMENTED, &[unassign(GPUS[1], "B")], &nobody).unwrap();
+    assert_eq!(edited.changes.len(), 1);
+    let error = apply(COMMENTED, &[unassign("1", "B")], &nobody).unwrap_err();
+    assert!(matches!(error, EditError::NotFound(_)), "{error}");
+}
+
+#[test]
+fn other_ways_to_write_a_map_are_kept() {
+    let inline = "pool = [{ name = \"A\", gpus = [\"all\"], vms = [1, 2] }]\nvm = { 1 = { weight = 2 } }\n";
+    let edits = [
+        assign("0", "B"),
+        register("5", "B"),
+        unregister("1"),
+        set("2", priority(Priority::Low)),
+    ];
+    let edited = apply(inline, &edits, &resolve).unwrap();
+    assert!(!edited.text.contains("[["), "{}", edited.text);
+    let dotted =
+        "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1, 2]\n[vm]\n1.weight = 2 # twice\n2.weight = 3\n";
+    let edits = [set("1", priority(Priority::Low)), unregister("2")];
+    let edited = apply(dotted, &edits, &resolve).unwrap();
+    let expected = dotted
+        .replace("[1, 2]", "[1]")
+        .replace("2.weight = 3\n", "")
+        .replace("# twice\n", "# twice\n1.priority = \"low\"\n");
+    pretty(&edited.text, &expected);
+    // Line ends as some editors write them.
+    let edited = apply(&COMMENTED.replace('\n', "\r\n"), &[unregister("3")], &resolve).unwrap();
+    assert!(edited.text.contains("# the front ends"), "{}", edited.text);
+}
