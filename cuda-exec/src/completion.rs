@@ -172,6 +172,7 @@ impl Completion {
             if urgent || now - checked >= CHECK {
                 checked = now;
                 self.check(session);
+                session.show_load();
                 if session.rings_are_dry() {
                     session.turn.idle(|| self.computing(session));
                 }

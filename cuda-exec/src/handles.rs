@@ -3,7 +3,7 @@
 use crate::cuda::{self, Raw};
 use crate::image::Image;
 use crate::session::Session;
-use crate::window::Track;
+use crate::window::{Started, Track};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -291,16 +291,25 @@ impl Stream {
         self.track.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// libcuda has taken one operation.
-    pub fn submitted(self: &Arc<Self>, compute: bool) -> Result<(), Code> {
+    /// libcuda has taken one operation, for which there was room.
+    pub fn submitted(self: &Arc<Self>, compute: bool, room: Started<'_>) -> Result<(), Code> {
         let session = self.context.session;
         let wants_mark = {
             let mut track = self.track();
             track.submit(compute);
-            track.wants_mark(session.window())
+            room.taken();
+            track.wants_mark(session.window().min(session.load.depth()))
         };
         self.list();
         if wants_mark { self.mark() } else { Ok(()) }
+    }
+
+    /// As [`Self::submitted`] for an operation that needs no compute engine, while a capture may not begin or end: a mark
+    /// behind it has to wait.
+    pub fn submitted_unmarked(self: &Arc<Self>, room: Started<'_>) {
+        self.track().submit(false);
+        room.taken();
+        self.list();
     }
 
     /// Has the completion thread look at it.
@@ -367,7 +376,8 @@ impl Stream {
             if !self.context.session.cuda.event_query(event)? {
                 break;
             }
-            if let Some(event) = track.reached() {
+            if let Some((event, operations)) = track.reached() {
+                self.context.session.load.done(operations);
                 self.context.spare_events().push(event);
             }
         }
@@ -378,6 +388,11 @@ impl Stream {
     /// in libcuda for this very function to end.
     pub fn park(&self, parked: bool) {
         self.parked.store(parked, SeqCst);
+    }
+
+    /// Whether a host function of it waits for the guest.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(SeqCst)
     }
 
     /// Whether work of it may be on the compute engine.
@@ -410,6 +425,7 @@ impl Drop for Stream {
         self.capture_ended();
         let cuda = &self.context.session.cuda;
         let mut track = self.track.lock().unwrap_or_else(PoisonError::into_inner);
+        self.context.session.load.done(track.in_flight());
         for event in track.take_marks() {
             report(cuda.event_destroy(event), "cuEventDestroy");
         }

@@ -5,6 +5,7 @@ use crate::handles::{Context, Event, Stream};
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::spin::Spin;
+use crate::window::Started;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -266,6 +267,7 @@ impl Consumer {
                 break Some(head);
             }
             spin.none_came(start.elapsed());
+            self.session.show_load();
             asleep.store(1, SeqCst);
             let sleep = Instant::now();
             if look(SeqCst).is_none() && !self.stopping() {
@@ -299,7 +301,11 @@ impl Consumer {
             op::SET_CONTEXT => self.set_context(&record),
             op::FENCE => self.fence(&record),
             op::GPU_INFO => self.gpu_info(&record, reply),
-            _ => dispatch::call(self, &record, reply),
+            _ => {
+                let outcome = dispatch::call(self, &record, reply);
+                self.session.load.call_done();
+                outcome
+            }
         };
         let code = match outcome {
             Ok(()) => result::SUCCESS,
@@ -466,9 +472,12 @@ impl Consumer {
             work(raw)?;
             return Ok(());
         }
-        self.make_room(stream)?;
+        let room = self.make_room(stream)?;
         let turn = if compute {
-            Some(self.session.turn.enter(|| self.stopping())?)
+            Some(self.session.turn.enter(|| {
+                self.session.show_load();
+                self.stopping()
+            })?)
         } else {
             None
         };
@@ -476,22 +485,39 @@ impl Consumer {
             self.session.preempt.prove_once(self.session);
         }
         let kept = work(raw)?;
-        let counted = self.session.relaxed(|| stream.submitted(compute));
+        let counted = self.session.relaxed(|| stream.submitted(compute, room));
         drop((kept, turn));
         Ok(counted?)
     }
 
-    /// Waits until less than a window of operations is in flight on a stream.
-    fn make_room(&self, stream: &Arc<Stream>) -> Result<(), Failure> {
-        let window = self.session.window();
-        if !stream.track().full(window) {
-            return Ok(());
+    /// Waits until less than a window of operations is in flight on a stream, and less than the session's depth over all of
+    /// them.
+    fn make_room(&self, stream: &Arc<Stream>) -> Result<Started<'static>, Failure> {
+        let session = self.session;
+        let try_now = || {
+            let full = stream.track().full(session.window());
+            if full { None } else { session.load.try_start() }
+        };
+        if let Some(room) = try_now() {
+            return Ok(room);
         }
-        self.session.relaxed(|| {
+        let room = session.relaxed(|| {
             let mut looks = 0u32;
-            while stream.track().full(window) {
+            loop {
                 stream.mark()?;
                 stream.settle()?;
+                if let Some(room) = try_now() {
+                    return Ok(room);
+                }
+                if !stream.track().full(session.window()) {
+                    // What fills the depth is on other streams. Behind a host function that waits for the guest nothing is
+                    // on the GPU; the guest may be waiting for what this thread is to submit.
+                    let streams = session.completion.streams();
+                    if streams.iter().any(|stream| stream.is_parked()) {
+                        return Ok(session.load.start());
+                    }
+                    session.completion.check(session);
+                }
                 if self.stopping() {
                     return Err(Failure::Stopped);
                 }
@@ -500,8 +526,10 @@ impl Consumer {
                     std::thread::sleep(crate::completion::FAST);
                 }
             }
-            Ok(())
-        })
+        });
+        // To look at other contexts' streams, they were made current.
+        stream.context.make_current()?;
+        room
     }
 
     /// Has the GPU write a fence word behind a stream's work.

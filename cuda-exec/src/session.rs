@@ -9,7 +9,7 @@ use crate::memory::Memory;
 use crate::preempt::Preempt;
 use crate::ring::RingState;
 use crate::turn::Turn;
-use crate::window::WINDOW_DEFAULT;
+use crate::window::{Load, WINDOW_DEFAULT};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -59,6 +59,9 @@ pub struct Session {
     pub completion: Completion,
     pub host_functions: Slots,
     pub preempt: Preempt,
+    pub load: Load,
+    /// Held while the turn page's counters are written, so that old numbers do not overtake new ones.
+    showing: Mutex<()>,
     rings: RwLock<Vec<Option<Arc<RingState>>>>,
     home: Mutex<Home>,
     /// Captures that have begun and not ended.
@@ -89,6 +92,8 @@ impl Session {
             turn: Turn::default(),
             completion: Completion::default(),
             host_functions: Slots::default(),
+            load: Load::default(),
+            showing: Mutex::default(),
             rings: RwLock::new(vec![None; RINGS_MAX as usize]),
             home: Mutex::default(),
             captures: AtomicU32::new(0),
@@ -141,6 +146,14 @@ impl Session {
     /// Operations that may be in flight per stream.
     pub fn window(&self) -> u32 {
         self.window.load(SeqCst)
+    }
+
+    /// Has `vgpud` see what was done and what is in flight. Often enough while there is any, and when there is none any
+    /// longer; not with every call.
+    pub fn show_load(&self) {
+        let Some(page) = self.turn.page() else { return };
+        let _one = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
+        page.show(self.load.calls(), u64::from(self.load.in_flight()));
     }
 
     /// The scheduler sets the window.

@@ -680,12 +680,119 @@ fn a_session_goes_on_when_vgpud_was_restarted() {
 fn more_launches_than_the_window_all_run() {
     let mut exec = ready();
     let word = counter(&mut exec);
-    exec.order(&ToExec::Window { operations: 4 });
+    exec.order(&ToExec::Window {
+        operations: 4,
+        depth: None,
+    });
     for _ in 0..2000 {
         bump(&mut exec, 0, STREAM_LEGACY, word);
     }
     exec.fence(0, STREAM_LEGACY, 1, 1);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 2000 * 128);
+}
+
+/// Limits the operations in flight over all streams, and waits until that is so.
+fn set_depth(exec: &Exec, depth: u32) {
+    exec.order(&ToExec::Window {
+        operations: 64,
+        depth: Some(depth),
+    });
+    exec.order(&ToExec::Slice {
+        sequence: 99,
+        microseconds: 2_000,
+    });
+    wait_until("the order", || {
+        matches!(exec.hear(), FromExec::Done { sequence: 99, .. })
+    });
+}
+
+fn streams(exec: &mut Exec, streams: std::ops::Range<u32>) {
+    for stream in streams {
+        let create = cuStreamCreate::In {
+            stream,
+            flags: 1,
+            priority: 0,
+        };
+        exec.call::<cuStreamCreate::Call>(create, &[]);
+    }
+}
+
+#[test]
+fn never_more_than_the_depth_is_in_flight_over_all_streams() {
+    for depth in [1, 3] {
+        let mut exec = ready();
+        let word = counter(&mut exec);
+        set_depth(&exec, depth);
+        streams(&mut exec, 1..6);
+        let mut seen = 0;
+        for round in 0..200u64 {
+            for stream in 1..6 {
+                bump(&mut exec, 0, stream, word);
+            }
+            if round % 10 == 9 {
+                // The guest's own events among streams that wait for one another.
+                let event = (round / 10) as u32 + 1;
+                exec.call::<cuEventCreate::Call>(cuEventCreate::In { event, flags: 2 }, &[]);
+                let record = cuEventRecord::In {
+                    event,
+                    stream: 1,
+                    slot: 2,
+                    sequence: round,
+                };
+                exec.call::<cuEventRecord::Call>(record, &[]);
+                let wait = cuStreamWaitEvent::In {
+                    stream: 2,
+                    event,
+                    flags: 0,
+                };
+                exec.call::<cuStreamWaitEvent::Call>(wait, &[]);
+            }
+            seen = seen.max(exec.page().counts().1);
+        }
+        for stream in 1..6 {
+            exec.fence(0, stream, 10 + stream as u32, 1);
+        }
+        assert!(seen <= u64::from(depth), "{seen} in flight");
+        assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 1000 * 128);
+        // At rest nothing is in flight, and every call is counted: fences are none.
+        let before = exec.page().counts().0;
+        wait_until("rest", || exec.page().counts().1 == 0);
+        exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
+        wait_until("the count", || exec.page().counts().0 > before);
+        assert!(
+            exec.page().counts().0 > 1000 + 5 + 3 * 20,
+            "{:?}",
+            exec.page().counts()
+        );
+    }
+}
+
+/// What a host function waits for may be behind a thread that would wait for the depth.
+#[test]
+fn a_host_function_that_waits_does_not_use_the_depth_up() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    set_depth(&exec, 4);
+    streams(&mut exec, 1..3);
+    // The first kernel proves the controls, and that waits for everything.
+    bump(&mut exec, 0, 2, word);
+    exec.fence(0, 2, 2, 1);
+    let function = cuLaunchHostFunc::In { stream: 1, cookie: 7 };
+    exec.call::<cuLaunchHostFunc::Call>(function, &[]);
+    for _ in 0..20 {
+        bump(&mut exec, 0, 1, word);
+    }
+    bump(&mut exec, 0, 2, word);
+    exec.fence(0, 2, 2, 2);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 2 * 128);
+    let posted = (0..HOST_FUNCTIONS_MAX)
+        .map(area::host_function)
+        .find(|slot| exec.memory.u32(slot + 8).load(SeqCst) == area::HOST_FN_POSTED);
+    exec.memory
+        .u32(posted.unwrap() + 8)
+        .store(area::HOST_FN_DONE, SeqCst);
+    exec.fence(0, 1, 1, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 22 * 128);
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(crate) struct Live {
     pub(crate) client: u64,
     /// Tells this attachment from an earlier one of the same session.
     attachment: u64,
-    page: TurnPage,
+    pub(crate) page: TurnPage,
     socket: OwnedFd,
     socket_token: u64,
     pidfd: OwnedFd,

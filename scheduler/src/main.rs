@@ -5,6 +5,7 @@ mod ledger;
 mod page;
 mod poller;
 mod requests;
+mod status;
 mod store;
 
 use anyhow::{Context, Result, bail};

@@ -84,6 +84,11 @@ impl TurnPage {
         self.page().word().state
     }
 
+    /// Calls done and operations in flight, as the executor counts them.
+    pub fn counts(&self) -> (u64, u64) {
+        self.page().counts()
+    }
+
     /// The turn that the page says the session has.
     pub fn found(&self) -> Found {
         match self.state() {

@@ -5,13 +5,9 @@ use crate::page::TurnPage;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketType, sockopt};
 use std::os::fd::{AsRawFd, OwnedFd};
-use vgpu_sched_api::messages::{
-    Answer, GpuStatus, PoolStatus, Refusal, Request, SessionStatus, Status, VERSION, VmStatus,
-};
-use vgpu_sched_core::{Event, Session, Standing};
+use vgpu_sched_api::messages::{Answer, Refusal, Request, VERSION};
+use vgpu_sched_core::{Event, Session};
 
-/// Version of [`Status`].
-const STATUS_VERSION: u32 = 1;
 /// Bytes of a program's name that are kept.
 const PROGRAM_LEN_MAX: usize = 256;
 
@@ -44,6 +40,9 @@ impl Daemon {
                 Ok(()) => Ok(Answer::Ok),
                 Err(error) => Err((Refusal::BadConfig, format!("{error:#}"))),
             },
+            Request::Scan | Request::Edit { .. } => {
+                Err((Refusal::Invalid, "not known to this version".to_owned()))
+            }
         };
         answer.unwrap_or_else(|(why, message)| {
             log::warn!("refused ({why:?}): {message}");
@@ -196,85 +195,6 @@ impl Daemon {
             tv_nsec: 0,
         };
         poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().intersects(PollFlags::HUP))
-    }
-
-    fn status(&mut self) -> Status {
-        // Turns that are held are charged up to now.
-        self.feed(Event::Tick);
-        let pools_of = |uuid: &String| {
-            let has = |pool: &&vgpu_pool_map::Pool| {
-                uuids(&self.inventory, gpus_of(&pool.gpus, &self.inventory)).contains(uuid)
-            };
-            self.map
-                .pools
-                .iter()
-                .filter(has)
-                .map(|pool| pool.name.clone())
-                .collect()
-        };
-        let gpus = (0..).zip(&self.inventory).map(|(index, gpu)| GpuStatus {
-            index,
-            uuid: gpu.uuid.clone(),
-            model: gpu.model.clone(),
-            pci: gpu.pci.clone(),
-            memory: gpu.memory,
-            pools: pools_of(&gpu.uuid),
-        });
-        let clients = self.clients.values().filter_map(|client| client.vm);
-        let vms: std::collections::BTreeSet<u32> = clients
-            .chain(self.sessions.keys().map(|session| session.vm))
-            .collect();
-        let pools = self.map.pools.iter().map(|pool| PoolStatus {
-            name: pool.name.clone(),
-            gpus: uuids(&self.inventory, gpus_of(&pool.gpus, &self.inventory)),
-            vms: vms
-                .iter()
-                .filter(|vm| {
-                    self.map
-                        .pool_of(**vm)
-                        .is_some_and(|other| other.name == pool.name)
-                })
-                .map(|vm| self.vm_status(*vm))
-                .collect(),
-        });
-        Status {
-            schema_version: STATUS_VERSION,
-            gpus: gpus.collect(),
-            pools: pools.collect(),
-        }
-    }
-
-    fn vm_status(&self, vm: u32) -> VmStatus {
-        let usage = self.usage(vm);
-        let first = Session { vm, number: 0 };
-        let last = Session { vm, number: u32::MAX };
-        let sessions = self
-            .sessions
-            .range(first..=last)
-            .map(|(session, live)| SessionStatus {
-                session: session.number,
-                pid: live.pid,
-                program: live.program.clone(),
-                state: self.core.standing(*session).map_or("", standing_name).to_owned(),
-            });
-        VmStatus {
-            vm,
-            priority: self.map.priority_of(vm),
-            sessions: sessions.collect(),
-            turns: usage.turns,
-            gpu_microseconds: usage.ns / 1000,
-        }
-    }
-}
-
-fn standing_name(standing: Standing) -> &'static str {
-    match standing {
-        Standing::Out => "out",
-        Standing::Waiting => "waiting",
-        Standing::Running => "running",
-        Standing::Idle => "idle",
-        Standing::Asked => "asked",
-        Standing::Stopped => "stopped",
     }
 }
 

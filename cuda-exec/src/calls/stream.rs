@@ -92,7 +92,7 @@ impl Handle for cuStreamWaitEvent::Call {
         }
         session.cuda.stream_wait_event(raw, event, flags)?;
         if !session.cuda.stream_is_capturing(raw)? {
-            stream.track().submit(false);
+            stream.submitted_unmarked(session.load.start());
         }
         Ok(cuStreamWaitEvent::Out {})
     }

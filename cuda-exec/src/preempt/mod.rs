@@ -148,8 +148,9 @@ impl Preempt {
         };
         let start = Instant::now();
         let (sequence, done) = match order {
-            ToExec::Window { operations } => {
+            ToExec::Window { operations, depth } => {
                 session.set_window(operations);
+                session.load.set_depth(depth);
                 return true;
             }
             ToExec::Slice {

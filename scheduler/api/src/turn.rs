@@ -5,6 +5,8 @@
 //! | 0 | u64 turn word: generation in the upper 56 bits, [`State`] in the low 8 | both, by compare-and-swap |
 //! | 64 | u32 bell: grows after every change by `vgpud`; a futex | vgpud |
 //! | 128 | u32 contended: 1 while somebody waits for this GPU | vgpud |
+//! | 192 | u64 calls done so far | executor |
+//! | 200 | u64 operations in flight: taken from the rings for a stream, and not known to be done | executor |
 //!
 //! | from | to | by | when |
 //! | --- | --- | --- | --- |
@@ -77,11 +79,15 @@ pub struct Page {
     _pad1: [u8; 60],
     contended: AtomicU32,
     _pad2: [u8; 60],
+    calls: AtomicU64,
+    queued: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Page>() == PAGE_LEN);
 const _: () = assert!(std::mem::offset_of!(Page, bell) == 64);
 const _: () = assert!(std::mem::offset_of!(Page, contended) == 128);
+const _: () = assert!(std::mem::offset_of!(Page, calls) == 192);
+const _: () = assert!(std::mem::offset_of!(Page, queued) == 200);
 
 impl Default for Page {
     fn default() -> Self {
@@ -92,6 +98,8 @@ impl Default for Page {
             _pad1: [0; 60],
             contended: AtomicU32::new(0),
             _pad2: [0; 60],
+            calls: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
         }
     }
 }
@@ -123,6 +131,21 @@ impl Page {
     /// Says whether somebody waits for this GPU; `vgpud` alone. Ring the bell after setting it.
     pub fn set_contended(&self, contended: bool) {
         self.contended.store(u32::from(contended), Ordering::SeqCst);
+    }
+
+    /// Calls done so far, and operations in flight. What an executor says of itself: to be shown, and nothing is decided
+    /// by it.
+    pub fn counts(&self) -> (u64, u64) {
+        (
+            self.calls.load(Ordering::Relaxed),
+            self.queued.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Sets what [`Page::counts`] reads; the executor alone.
+    pub fn show(&self, calls: u64, queued: u64) {
+        self.calls.store(calls, Ordering::Relaxed);
+        self.queued.store(queued, Ordering::Relaxed);
     }
 
     /// Wakes the executor to look at the page; `vgpud` alone.
