@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vgpu_vm::Artifacts;
 
 use crate::vm_checks::{self, Pair};
-use crate::{Gpu, Host, Machine, Stack, VmSpec, boot, checks};
+use crate::{Gpu, Host, Machine, Stack, VmSpec, boot, checks, same};
 
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,9 @@ fn socket(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
     report.step("socket: every program finds its results right", || {
         quiet(with_logs(&stack, checks::results_are_right(&mut one)))
+    });
+    report.step("socket: every call answers as the native library does", || {
+        with_logs(&stack, same::answers_are_the_native_librarys(&stack, 1))
     });
     report.step("socket: 20 runs in a row leave nothing", || {
         quiet(with_logs(&stack, checks::runs_in_a_row(&stack, 1, &mut one, 20)))

@@ -2,7 +2,9 @@
 //! ended together.
 pub mod checks;
 pub mod gpu_tests;
+pub mod hostile;
 pub mod machine;
+pub mod same;
 pub mod stack;
 pub mod vm_checks;
 

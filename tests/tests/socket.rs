@@ -1,6 +1,6 @@
 //! The whole path without a VM: guest library, backend, executor, `vgpud`, software GPU, all as the processes
 //! they are in production.
-use vgpu_tests::{Gpu, Host, Machine, Stack, VmSpec, checks};
+use vgpu_tests::{Gpu, Host, Machine, Stack, VmSpec, checks, same};
 use vgpu_vm::Artifacts;
 
 fn stack(vms: &[VmSpec]) -> Stack {
@@ -137,4 +137,13 @@ fn a_running_kernel_is_stopped_and_resumed() {
     let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
     let result = checks::a_running_kernel_is_stopped_and_resumed(Gpu::Software, &mut one, &mut other);
     hold(&stack, result.map(drop));
+}
+
+#[test]
+fn answers_are_the_native_librarys() {
+    let stack = stack(&[VmSpec::LOW]);
+    hold(
+        &stack,
+        same::answers_are_the_native_librarys(&stack, 1).map(drop),
+    );
 }
