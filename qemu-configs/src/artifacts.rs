@@ -19,6 +19,7 @@ pub const ARTIFACTS_ENV: &str = "VGPU_TEST_ARTIFACTS";
 /// lib/softgpu/   libcuda.so.1 and libnvidia-ml.so.1 of the software GPU
 /// programs/  C programs that use CUDA; the initramfs has them in /usr/bin
 /// boot/      vmlinux, initramfs.cpio
+/// boot-newer/    the same with a newer kernel, for tests
 /// qemu/      QEMU with its libraries and firmware
 /// ```
 #[derive(Clone, Debug)]
@@ -75,6 +76,16 @@ impl Artifacts {
 
     pub fn initramfs(&self) -> PathBuf {
         self.root.join("boot/initramfs.cpio")
+    }
+
+    /// A newer guest kernel, for tests.
+    pub fn newer_vmlinux(&self) -> PathBuf {
+        self.root.join("boot-newer/vmlinux")
+    }
+
+    /// The initial file system for [`Artifacts::newer_vmlinux`].
+    pub fn newer_initramfs(&self) -> PathBuf {
+        self.root.join("boot-newer/initramfs.cpio")
     }
 
     pub fn qemu_dir(&self) -> PathBuf {

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use vgpu_vm::guest;
+use vgpu_vm::{Artifacts, guest};
 use vgpu_vm::initrd::Initrd;
 
-use crate::kernel::{Kernel, decompress};
-use crate::util::{capture, capture_text, file_name};
+use crate::kernel::{self, Kernel, Version, decompress};
+use crate::util::{Layout, capture, capture_text, copy_if_changed, file_name, files_below};
 
 /// Drivers of the kernel that `vgpu.ko` needs; what the kernel has built in is skipped.
 const DRIVERS: [&str; 5] = [
@@ -55,6 +55,21 @@ pub fn write(path: &Path, kernel: &Kernel, ours: Option<&Ours<'_>>) -> Result<()
     }
     archive.finish()?.flush()?;
     Ok(fs::rename(temporary, path)?)
+}
+
+/// Beside the artifacts' own guest, one of the newer kernel with the same software, for a test that the driver
+/// works there, too.
+pub fn newer_guest(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
+    let version = Version::V6_12;
+    let module = kernel::module(layout, version)?;
+    let kernel = kernel::fetch(layout, version)?;
+    copy_if_changed(&kernel.vmlinux(), &artifacts.newer_vmlinux())?;
+    let ours = Ours {
+        module: &module,
+        libcuda: &artifacts.guest_lib_dir().join("libcuda.so.1"),
+        programs: &files_below(&artifacts.programs_dir(), &|_| true)?,
+    };
+    write(&artifacts.newer_initramfs(), &kernel, Some(&ours))
 }
 
 fn add_system<W: Write>(archive: &mut Initrd<W>, kernel: &Kernel) -> Result<()> {

@@ -23,7 +23,8 @@ pub enum Version {
 }
 
 impl Version {
-    fn name(self) -> &'static str {
+    /// Its first two numbers.
+    pub fn name(self) -> &'static str {
         match self {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
@@ -212,6 +213,8 @@ pub fn module(layout: &Layout, version: Version) -> Result<PathBuf> {
         make.arg("-C")
             .arg(&folder)
             .arg(format!("KDIR={}", headers.display()));
+        // All warnings that the kernel's own build knows of for new code, and none of them is let through.
+        make.args(["W=1", "KCFLAGS=-Werror", "KDOCFLAGS=-Werror"]);
         // Type information for the module would need the uncompressed kernel and another tool.
         capture(make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=")).map(drop)
     })?;

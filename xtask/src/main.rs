@@ -62,6 +62,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => Ok(()),
         Task::Build { release } => {
             let artifacts = build::everything(&layout, Profile::of(release))?;
+            initramfs::newer_guest(&layout, &artifacts)?;
             println!("{}", artifacts.root().display());
             Ok(())
         }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use vgpu_vm::ARTIFACTS_ENV;
 
 use crate::build::{self, Profile, cargo};
-use crate::kernel::{self, Version};
+use crate::initramfs;
 use crate::util::{Layout, run as run_command};
 
 /// The package whose tests boot virtual machines.
@@ -22,8 +22,7 @@ pub struct Args {
 
 pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     let artifacts = build::everything(layout, Profile::Dev)?;
-    // It must build for the newer kernel as well.
-    kernel::module(layout, Version::V6_12)?;
+    initramfs::newer_guest(layout, &artifacts)?;
     let test = || {
         let mut command = cargo(layout);
         command.env(ARTIFACTS_ENV, artifacts.root()).arg("test");
