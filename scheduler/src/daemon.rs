@@ -15,7 +15,7 @@ use vgpu_pool_map::PoolMap;
 use vgpu_sched_api::messages::{FromExec, PACKET_LEN_MAX, Priority, Request, ToExec, TurnRecord};
 use vgpu_sched_api::packet::{self, PacketError};
 use vgpu_sched_api::turn::State;
-use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Session, Standing};
+use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Session, Standing, Terms};
 
 /// How often usage is written, in microseconds.
 const WRITE_US: u64 = 1_000_000;
@@ -235,15 +235,12 @@ impl Daemon {
                     Some(sequence),
                 );
             }
-            Action::SetWindow { session, operations } => {
-                self.order(
-                    session,
-                    &ToExec::Window {
-                        operations,
-                        depth: None,
-                    },
-                    None,
-                );
+            Action::SetWindow {
+                session,
+                operations,
+                depth,
+            } => {
+                self.order(session, &ToExec::Window { operations, depth }, None);
             }
             Action::Stop {
                 session,
@@ -627,6 +624,18 @@ impl Daemon {
         self.feed(Event::VmRemoved { vm });
     }
 
+    /// Has the core treat a VM as the map says.
+    pub(crate) fn set_terms(&mut self, vm: u32) {
+        let settings = self.map.settings_of(vm);
+        let terms = Terms {
+            level: level(settings.priority),
+            weight: settings.weight,
+            aging_us: settings.aging_ms.saturating_mul(1000),
+            depth: settings.queue_depth,
+        };
+        self.feed(Event::VmSet { vm, terms });
+    }
+
     /// Reads the pool map again; the old one stays if the new one is wrong.
     pub(crate) fn reload_map(&mut self) -> Result<()> {
         let map = PoolMap::load(&self.config, None)?;
@@ -649,10 +658,7 @@ impl Daemon {
         for vm in vms {
             // The sessions of a VM that is in no pool any longer run on as they were; it gets no new ones.
             if self.map.pool_of(vm).is_some() {
-                self.feed(Event::VmSet {
-                    vm,
-                    level: level(self.map.priority_of(vm)),
-                });
+                self.set_terms(vm);
             }
         }
         Ok(())
@@ -698,7 +704,7 @@ pub(crate) fn uuids(inventory: &[Gpu], gpus: GpuSet) -> Vec<String> {
 }
 
 /// The core's word for a priority.
-pub(crate) fn level(priority: Priority) -> Level {
+fn level(priority: Priority) -> Level {
     match priority {
         Priority::Low => Level::Low,
         Priority::Medium => Level::Medium,

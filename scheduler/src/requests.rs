@@ -1,12 +1,12 @@
 //! Requests at the control socket and their answers.
-use crate::daemon::{Attachment, Daemon, level, uuids};
+use crate::daemon::{Attachment, Daemon, uuids};
 use crate::inventory::gpus_of;
 use crate::page::TurnPage;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketType, sockopt};
 use std::os::fd::{AsRawFd, OwnedFd};
 use vgpu_sched_api::messages::{Answer, Refusal, Request, VERSION};
-use vgpu_sched_core::{Event, Session};
+use vgpu_sched_core::Session;
 
 /// Bytes of a program's name that are kept.
 const PROGRAM_LEN_MAX: usize = 256;
@@ -83,10 +83,7 @@ impl Daemon {
             client.vm = Some(vm);
         }
         log::info!("VM {vm}: a backend is here; pool {pool}, priority {priority}");
-        self.feed(Event::VmSet {
-            vm,
-            level: level(priority),
-        });
+        self.set_terms(vm);
         Ok(Answer::Welcome { pool, priority })
     }
 

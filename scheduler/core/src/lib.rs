@@ -12,7 +12,8 @@
 //! on a GPU:
 //!
 //! 1. *One VM per level.* It brings all its sessions. The others of its level wait, first come, first served; a
-//!    turn ends when its quantum is over and somebody of its level waits, at once if its holder is idle then.
+//!    turn ends when its time is over (the quantum times the VM's weight) and somebody of its level waits, at once if its
+//!    holder is idle then. So VMs that are all busy get GPU time in proportion to their weights.
 //! 2. *One guest below an active level.* Below a level that is active on a GPU, one session alone may be seated,
 //!    also within one VM: that of the most urgent level that wants. The sessions of a VM take their turn at it,
 //!    a quantum each.
@@ -26,13 +27,14 @@
 //! cannot get all its GPUs keeps later ones from taking any of them, so a gang is not starved by single-GPU VMs.
 //! A holder whose quantum is over stays until a waiting VM can get everything it needs.
 //!
-//! **Aging.** The first waiting VM of a level (per GPU) rises by one level for each `aging_us` that it waits, and
+//! **Aging.** The first waiting VM of a level (per GPU) rises by one level for each of its `aging_us` that it waits, and
 //! with its level rises its slice; once its turn ends it falls back. Only the first rises, and its clock starts
 //! when the one before it was seated: a queue that moves is not starved, and a long queue of low VMs must not
 //! crowd the high level. *Bound:* on one GPU, with `k` VMs of its own level before it in the queue and `h` VMs of high
-//! level, a VM is seated after at most `(k + 1) (2 aging + (h + 2) (quantum + drain))`: each of the `k` is first for
-//! no longer than that; who is first has reached the high level after `2 aging`, where nobody is above it, and before
-//! it come the level's own VMs, the first of the third level, and one that was seated. `drain` is what a session
+//! level, a VM is seated after at most the sum over the `k` and itself of `2 aging + (h + 2) (turn + drain)`: each of the
+//! `k` is first for no longer than that; who is first has reached the high level after `2 aging` of its own, where nobody
+//! is above it, and before it come the level's own VMs, the first of the third level, and one that was seated. `turn` is
+//! the quantum times the largest weight, `drain` is what a session
 //! takes to give its turn back: `grace_us` and a stop where stopping is proved, else the rest of its kernels.
 //!
 //! **Giving back.** A session that loses its seat is taken off at once if it is idle, else asked. If it does
@@ -74,9 +76,8 @@ pub struct Core {
 
 #[derive(Debug)]
 struct VmState {
-    /// As configured.
-    base: Level,
-    /// Raised by aging.
+    terms: Terms,
+    /// Its own level, or raised by aging.
     level: Level,
     /// Its place in the queue; a lower number came earlier.
     ticket: u64,
@@ -101,7 +102,8 @@ struct SessionState {
     /// Whether slices were seen to work, and the last one ordered with its sequence number.
     slices_work: bool,
     slice: Option<(u64, u64)>,
-    window: u32,
+    /// Operations in flight per stream and over all, as last ordered.
+    window: Option<(u32, Option<u32>)>,
     contended: bool,
 }
 
@@ -196,7 +198,7 @@ impl Core {
                     self.set_slices(vm, actions);
                 }
             }
-            Event::VmSet { vm, level } => self.set_vm(vm, level, actions),
+            Event::VmSet { vm, terms } => self.set_vm(vm, terms, actions),
             Event::VmRemoved { vm } => {
                 for session in self.sessions_of(vm).map(|(id, _)| id).collect::<Vec<_>>() {
                     self.gone(session, actions);
@@ -229,11 +231,11 @@ impl Core {
         }
     }
 
-    fn set_vm(&mut self, vm: Vm, level: Level, actions: &mut Vec<Action>) {
+    fn set_vm(&mut self, vm: Vm, terms: Terms, actions: &mut Vec<Action>) {
         let now = self.now;
         let state = self.vms.entry(vm).or_insert(VmState {
-            base: level,
-            level,
+            terms,
+            level: terms.level,
             ticket: 0,
             turn_since: None,
             aging_since: None,
@@ -241,12 +243,12 @@ impl Core {
             charge: Charge::default(),
             turns: 0,
         });
-        if state.base != level {
-            state.base = level;
-            state.level = level;
+        let before = std::mem::replace(&mut state.terms, terms);
+        if before.level != terms.level {
+            state.level = terms.level;
             state.aging_since = state.aging_since.map(|_| now);
-            self.set_slices(vm, actions);
         }
+        self.set_slices(vm, actions);
     }
 
     fn attach(&mut self, session: Session, gpus: GpuSet, found: Found, actions: &mut Vec<Action>) {
@@ -263,7 +265,7 @@ impl Core {
                 can_stop: false,
                 slices_work: false,
                 slice: None,
-                window: 0,
+                window: None,
                 contended: false,
             },
         );
@@ -284,6 +286,8 @@ impl Core {
         self.stand_up(session, End::Gone, Place::Out, actions);
         self.sessions.remove(&session);
         self.settle_queue(session.vm);
+        // The others have its part of the depth.
+        self.set_slices(session.vm, actions);
         if self.sessions_of(session.vm).next().is_none()
             && let Some(vm) = self.vms.get_mut(&session.vm)
         {
@@ -452,13 +456,13 @@ impl Core {
     /// Those who wait behind a VM that was seated, at its level and for its GPUs, age from now on.
     fn queue_moved(&mut self, seated: Vm) {
         let gpus = self.gang(seated);
-        let Some((base, ticket)) = self.vms.get(&seated).map(|vm| (vm.base, vm.ticket)) else {
+        let Some((base, ticket)) = self.vms.get(&seated).map(|vm| (vm.terms.level, vm.ticket)) else {
             return;
         };
         for other in self.vms.keys().copied().collect::<Vec<_>>() {
             let meets = self.gang(other).meets(gpus);
             if let Some(vm) = self.vms.get_mut(&other)
-                && vm.base == base
+                && vm.terms.level == base
                 && vm.ticket > ticket
                 && meets
                 && let Some(since) = &mut vm.aging_since
@@ -499,7 +503,7 @@ impl Core {
         {
             if let Some(vm) = self.vms.get_mut(&session.vm) {
                 vm.turn_since = None;
-                vm.level = vm.base;
+                vm.level = vm.terms.level;
             }
             self.set_slices(session.vm, actions);
         }
@@ -517,7 +521,7 @@ impl Core {
         if state.turn_since.is_some() || !waits {
             state.aging_since = None;
             if state.turn_since.is_none() {
-                state.level = state.base;
+                state.level = state.terms.level;
             }
         } else if state.aging_since.is_none() {
             state.aging_since = Some(now);
@@ -538,9 +542,8 @@ impl Core {
                 continue;
             };
             let Some(since) = state.aging_since else { continue };
-            let level = state
-                .base
-                .raised((self.now - since) / self.config.aging_us.max(1));
+            let steps = (self.now - since) / state.terms.aging_us.max(1);
+            let level = state.terms.level.raised(steps);
             if level > state.level {
                 state.level = level;
                 self.set_slices(vm, actions);
@@ -548,9 +551,13 @@ impl Core {
         }
     }
 
-    /// Orders what the level of a VM's sessions says, where it is not so yet.
+    /// Orders what the level and the depth of a VM say for its sessions, where it is not so yet.
     fn set_slices(&mut self, vm: Vm, actions: &mut Vec<Action>) {
-        let Some(level) = self.level(vm) else { return };
+        let Some((level, depth)) = self.vms.get(&vm).map(|vm| (vm.level, vm.terms.depth)) else {
+            return;
+        };
+        let sessions = self.sessions_of(vm).count().max(1) as u32;
+        let depth = depth.map(|depth| (depth / sessions).max(1));
         let slice_us = self.config.slice_us.of(level);
         let operations = self.config.window.of(level);
         for session in self.sessions_of(vm).map(|(id, _)| id).collect::<Vec<_>>() {
@@ -567,11 +574,23 @@ impl Core {
                     slice_us,
                 });
             }
-            if state.window != operations {
-                state.window = operations;
-                actions.push(Action::SetWindow { session, operations });
+            if state.window != Some((operations, depth)) {
+                state.window = Some((operations, depth));
+                actions.push(Action::SetWindow {
+                    session,
+                    operations,
+                    depth,
+                });
             }
         }
+    }
+
+    /// How long a VM's turn lasts while another one of its level waits.
+    fn turn_us(&self, vm: &VmState) -> u64 {
+        self.config
+            .quantum_us
+            .of(vm.level)
+            .saturating_mul(vm.terms.weight.max(1).into())
     }
 
     fn ticket(&mut self) -> u64 {

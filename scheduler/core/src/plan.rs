@@ -95,7 +95,7 @@ impl Core {
         }
         let over = state
             .turn_since
-            .is_some_and(|since| self.now >= since + self.config.quantum_us.of(state.level));
+            .is_some_and(|since| self.now >= since + self.turn_us(state));
         (seated || waiting).then_some(Contender {
             vm,
             ticket: state.ticket,
@@ -327,10 +327,10 @@ impl Core {
         let mut first = Vec::new();
         for (vm, state) in waiting {
             let gpus = self.gang(*vm);
-            if !gpus.meets(queued.of(state.base)) {
+            if !gpus.meets(queued.of(state.terms.level)) {
                 first.push(*vm);
             }
-            let queue = queued.of_mut(state.base);
+            let queue = queued.of_mut(state.terms.level);
             *queue = queue.or(gpus);
         }
         first
@@ -345,7 +345,7 @@ impl Core {
             if let Some(since) = state.turn_since
                 && self.gang(*vm).meets(waited_for)
             {
-                times.push(since + quantum);
+                times.push(since + self.turn_us(state));
                 let seats = self.sessions_of(*vm).filter_map(|(_, session)| session.seat());
                 times.extend(seats.map(|seat| seat.since + quantum));
             }
@@ -360,8 +360,8 @@ impl Core {
                 && let Some(since) = state.aging_since
                 && state.level < Level::High
             {
-                let aging = self.config.aging_us.max(1);
-                times.push(since + ((self.now - since) / aging + 1) * aging);
+                let aging = state.terms.aging_us.max(1);
+                times.push(since.saturating_add(((self.now - since) / aging + 1).saturating_mul(aging)));
             }
         }
         for session in self.sessions.values() {

@@ -109,8 +109,6 @@ impl<T: Copy> PerLevel<T> {
 pub struct Config {
     /// How long a turn lasts while a VM of the same level waits.
     pub quantum_us: PerLevel<u64>,
-    /// How long the first waiting VM of a level waits before it counts as one of the level above.
-    pub aging_us: u64,
     /// How long a VM that was busy still counts as active.
     pub active_hold_us: u64,
     /// How long a session that was asked back may drain before it is stopped.
@@ -134,7 +132,6 @@ impl Default for Config {
                 medium: 20_000,
                 high: 20_000,
             },
-            aging_us: 1_000_000,
             active_hold_us: 100_000,
             grace_us: 10_000,
             deadman_us: 2_000_000,
@@ -149,6 +146,30 @@ impl Default for Config {
                 high: 512,
             },
             look_us: 10_000_000,
+        }
+    }
+}
+
+/// How a VM is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub level: Level,
+    /// Its turns last this many quanta while others of its level wait; zero counts as one.
+    pub weight: u32,
+    /// How long it waits as the first of its level before it counts as one of the level above.
+    pub aging_us: u64,
+    /// Operations in flight over all its sessions, which share it evenly, one each at least.
+    pub depth: Option<u32>,
+}
+
+impl Terms {
+    /// The usual ones for that level.
+    pub const fn at(level: Level) -> Self {
+        Self {
+            level,
+            weight: 1,
+            aging_us: 1_000_000,
+            depth: None,
         }
     }
 }
@@ -171,8 +192,8 @@ pub enum Found {
 pub enum Event {
     /// The tuning changed.
     Configured(Config),
-    /// A VM takes part from now on, or its level changed.
-    VmSet { vm: Vm, level: Level },
+    /// A VM takes part from now on, or its terms changed.
+    VmSet { vm: Vm, terms: Terms },
     /// A VM takes part no longer; its sessions are gone with it.
     VmRemoved { vm: Vm },
     /// A session takes part from now on, on these GPUs (a gang: it gets all of them or none), with the turn
@@ -228,8 +249,12 @@ pub enum Action {
         sequence: u64,
         slice_us: u64,
     },
-    /// Set how many operations it may have in flight per stream.
-    SetWindow { session: Session, operations: u32 },
+    /// Set how many operations it may have in flight per stream, and over all its streams.
+    SetWindow {
+        session: Session,
+        operations: u32,
+        depth: Option<u32>,
+    },
     /// Stop what it runs, or keep it stopped. It resumes by itself after that time.
     Stop {
         session: Session,

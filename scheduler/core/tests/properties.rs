@@ -3,7 +3,7 @@ mod sim;
 
 use proptest::prelude::*;
 use sim::{Page, Sim};
-use vgpu_sched_core::{Config, Event, GpuSet, Level, Session, Standing};
+use vgpu_sched_core::{Config, Event, GpuSet, Level, Session, Standing, Terms};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -16,7 +16,7 @@ enum Op {
     Release(Session),
     Prove(Session, bool),
     AnswerStop(Session, bool),
-    SetLevel(u32, Level),
+    Set(u32, Terms),
     Pass(u64),
 }
 
@@ -24,13 +24,23 @@ fn level() -> impl Strategy<Value = Level> {
     prop_oneof![Just(Level::Low), Just(Level::Medium), Just(Level::High)]
 }
 
-fn vms() -> impl Strategy<Value = Vec<(Level, GpuSet)>> {
+fn terms() -> impl Strategy<Value = Terms> {
+    let depth = proptest::option::of(1..9u32);
+    (level(), 1..5u32, 20_000..1_000_000u64, depth).prop_map(|(level, weight, aging_us, depth)| Terms {
+        level,
+        weight,
+        aging_us,
+        depth,
+    })
+}
+
+fn vms() -> impl Strategy<Value = Vec<(Terms, GpuSet)>> {
     let gpus = prop_oneof![
         4 => Just(GpuSet::from_iter([0])),
         1 => Just(GpuSet::from_iter([1])),
         1 => Just(GpuSet::from_iter([0, 1])),
     ];
-    proptest::collection::vec((level(), gpus), 4)
+    proptest::collection::vec((terms(), gpus), 4)
 }
 
 fn session() -> impl Strategy<Value = Session> {
@@ -51,7 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => session().prop_map(Op::Release),
         2 => (session(), any::<bool>()).prop_map(|(session, stop)| Op::Prove(session, stop)),
         4 => (session(), prop::bool::weighted(0.9)).prop_map(|(session, ok)| Op::AnswerStop(session, ok)),
-        1 => (1..=4u32, level()).prop_map(|(vm, level)| Op::SetLevel(vm, level)),
+        1 => (1..=4u32, terms()).prop_map(|(vm, terms)| Op::Set(vm, terms)),
         4 => (0..60_000u64).prop_map(Op::Pass),
         1 => (0..1_500_000u64).prop_map(Op::Pass),
     ]
@@ -76,7 +86,7 @@ fn apply(sim: &mut Sim, op: Op) {
             stop,
         }),
         Op::AnswerStop(session, ok) => sim.answer_stop(session, ok),
-        Op::SetLevel(vm, level) => sim.step(Event::VmSet { vm, level }),
+        Op::Set(vm, terms) => sim.step(Event::VmSet { vm, terms }),
         Op::Pass(us) => sim.pass(us),
     }
 }
@@ -127,37 +137,75 @@ proptest! {
     /// VMs that are always busy and give back late: nobody waits longer than the bound in the core's documentation.
     #[test]
     fn nobody_starves(
-        levels in proptest::collection::vec(level(), 2..6),
+        vms in proptest::collection::vec((level(), 1..4u32, 50_000..300_000u64), 2..6),
         sessions in 1..3u32,
         drain_us in 0..5_000u64,
     ) {
-        let gpu = GpuSet::from_iter([0]);
-        let config = Config { aging_us: 200_000, ..Config::default() };
-        let vms: Vec<_> = levels.iter().map(|level| (*level, gpu)).collect();
-        let mut sim = Sim::new(config, &vms);
-        for vm in 1..=levels.len() as u32 {
-            for number in 1..=sessions {
-                sim.attach(Session { vm, number }, Page::None);
-            }
-        }
-        while sim.now < 3_000_000 {
-            for session in sim.sessions.keys().copied().collect::<Vec<_>>() {
-                sim.work(session);
-                let real = &sim.sessions[&session];
-                if real.page == Page::Yield && sim.now >= real.asked_at + drain_us {
-                    sim.give_back(session);
-                    sim.work(session);
-                }
-            }
-            sim.pass(2_000);
-        }
-        let before = levels.len() as u64 - 1;
-        let high = levels.iter().filter(|level| **level == Level::High).count() as u64;
+        let config = Config::default();
+        let terms: Vec<_> = vms
+            .iter()
+            .map(|(level, weight, aging_us)| Terms { weight: *weight, aging_us: *aging_us, ..Terms::at(*level) })
+            .collect();
+        let sim = busy(config, &terms, sessions, drain_us, 3_000_000);
+        let heaviest = u64::from(terms.iter().map(|terms| terms.weight).max().unwrap_or(1));
+        let high = terms.iter().filter(|terms| terms.level == Level::High).count() as u64;
         // The sessions of a VM give back one after the other at worst; the host is looked at every 2 ms.
-        let turn = config.quantum_us.high + u64::from(sessions) * (drain_us + 2_000);
-        let bound = (before + 1) * (2 * config.aging_us + (high + 2) * turn);
-        prop_assert!(sim.longest_wait <= bound, "{} > {bound}", sim.longest_wait);
-        let waiting = sim.queue.values().map(|(_, since)| sim.now - since).max().unwrap_or(0);
-        prop_assert!(waiting <= bound, "{waiting} > {bound}");
+        let turn = config.quantum_us.high * heaviest + u64::from(sessions) * (drain_us + 2_000);
+        let bound = |own: &Terms| -> u64 {
+            let before = terms.iter().filter(|terms| terms.level == own.level);
+            before.map(|terms| 2 * terms.aging_us + (high + 2) * turn).sum()
+        };
+        for (vm, own) in (1..).zip(&terms) {
+            let waited = sim.longest_wait_of(vm);
+            prop_assert!(waited <= bound(own), "VM {vm}: {waited} > {}", bound(own));
+        }
     }
+
+    /// VMs of one level that are always busy get GPU time in proportion to their weights, whatever else runs.
+    #[test]
+    fn busy_vms_get_time_by_weight(
+        weights in proptest::collection::vec(1..6u32, 2..5), level in level(), sessions in 1..3u32
+    ) {
+        let terms: Vec<_> = weights
+            .iter()
+            // So that nobody rises above the others.
+            .map(|weight| Terms { weight: *weight, aging_us: u64::MAX, ..Terms::at(level) })
+            .collect();
+        let config = Config::default();
+        let round = config.quantum_us.of(level) * u64::from(weights.iter().sum::<u32>());
+        // The host is looked at every 2 ms, so each turn ends up to so much late.
+        let sim = busy(config, &terms, sessions, 0, 20 * round);
+        let all: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+        let times: Vec<u64> = (1..=weights.len() as u32).map(|vm| sim.core.usage(vm).unwrap().1.ns / 1000).collect();
+        let total: u64 = times.iter().sum();
+        for (time, weight) in times.iter().zip(&weights) {
+            let fair = total * u64::from(*weight) / all;
+            let late = 2 * 20 * 2_000 + round / all * u64::from(*weight);
+            prop_assert!(time.abs_diff(fair) <= fair / 20 + late, "{times:?} for {weights:?}");
+        }
+    }
+}
+
+/// VMs on one GPU that always have work, for so long; each session gives back so long after it was asked to.
+fn busy(config: Config, terms: &[Terms], sessions: u32, drain_us: u64, until_us: u64) -> Sim {
+    let gpu = GpuSet::from_iter([0]);
+    let vms: Vec<_> = terms.iter().map(|terms| (*terms, gpu)).collect();
+    let mut sim = Sim::new(config, &vms);
+    for vm in 1..=terms.len() as u32 {
+        for number in 1..=sessions {
+            sim.attach(Session { vm, number }, Page::None);
+        }
+    }
+    while sim.now < until_us {
+        for session in sim.sessions.keys().copied().collect::<Vec<_>>() {
+            sim.work(session);
+            let real = &sim.sessions[&session];
+            if real.page == Page::Yield && sim.now >= real.asked_at + drain_us {
+                sim.give_back(session);
+                sim.work(session);
+            }
+        }
+        sim.pass(2_000);
+    }
+    sim
 }

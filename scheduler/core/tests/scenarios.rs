@@ -1,6 +1,6 @@
 //! Short stories, to the microsecond.
 use vgpu_sched_core::{
-    Action, Charge, Config, Core, End, Event, Found, Gpu, GpuSet, Level, Session, Standing, Vm,
+    Action, Charge, Config, Core, End, Event, Found, Gpu, GpuSet, Level, Session, Standing, Terms, Vm,
 };
 
 /// A core, the time, and what was to be done since last asked.
@@ -34,7 +34,7 @@ impl Story {
     }
 
     fn add(&mut self, vm: Vm, level: Level, gpus: &[Gpu]) {
-        self.event(Event::VmSet { vm, level });
+        self.set(vm, Terms::at(level));
         self.attach(session(vm, 1), gpus);
     }
 
@@ -45,6 +45,10 @@ impl Story {
             gpus,
             found: Found::Nothing,
         });
+    }
+
+    fn set(&mut self, vm: Vm, terms: Terms) {
+        self.event(Event::VmSet { vm, terms });
     }
 
     fn event(&mut self, event: Event) {
@@ -131,6 +135,107 @@ fn a_turn_ends_with_its_quantum_and_only_if_somebody_waits() {
     assert_eq!(story.done(), []);
     story.until(520_000);
     assert_eq!(story.done(), [Action::AskBack { session: B }]);
+}
+
+#[test]
+fn a_turn_lasts_as_many_quanta_as_the_vm_weighs() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::Low)]);
+    let weighing = |weight| Terms {
+        weight,
+        ..Terms::at(Level::Low)
+    };
+    story.set(1, weighing(3));
+    story.want(A);
+    story.want(B);
+    story.done();
+    story.until(59_999);
+    assert_eq!(story.done(), []);
+    story.until(60_000);
+    assert_eq!(story.done(), [Action::AskBack { session: A }]);
+    story.refuse_taking(A);
+    story.release(A);
+    assert_eq!(story.done(), [Action::Grant { session: B }]);
+    story.want(A);
+    story.until(80_000);
+    assert_eq!(story.done(), [Action::AskBack { session: B }]);
+    story.refuse_taking(B);
+    story.release(B);
+    story.want(B);
+    assert_eq!(story.done(), [Action::Grant { session: A }]);
+    // It counts from when it is changed, also for a turn that has begun.
+    story.until(90_000);
+    story.set(1, weighing(1));
+    story.until(99_999);
+    assert_eq!(story.done(), []);
+    story.until(100_000);
+    assert_eq!(story.done(), [Action::AskBack { session: A }]);
+}
+
+#[test]
+fn each_vm_ages_by_its_own_time() {
+    let mut story = Story::empty(Config::default());
+    // Two that hold a GPU each, and one that waits behind each of them.
+    for (vm, gpu, aging_us) in [(1, 0, 1), (2, 1, 1), (3, 0, 10_000), (4, 1, 15_000)] {
+        story.add(vm, Level::Low, &[gpu]);
+        let terms = Terms {
+            aging_us,
+            ..Terms::at(Level::Low)
+        };
+        story.set(vm, terms);
+        story.want(session(vm, 1));
+    }
+    for (at, first, second) in [
+        (9_999, Level::Low, Level::Low),
+        (10_000, Level::Medium, Level::Low),
+        (14_999, Level::Medium, Level::Low),
+        (15_000, Level::Medium, Level::Medium),
+    ] {
+        story.until(at);
+        let levels = (story.core.level(3).unwrap(), story.core.level(4).unwrap());
+        assert_eq!(levels, (first, second), "at {at} us");
+    }
+}
+
+#[test]
+fn the_sessions_of_a_vm_share_its_depth() {
+    let mut story = Story::empty(Config::default());
+    let deep = |depth| Terms {
+        depth,
+        ..Terms::at(Level::Low)
+    };
+    let windows = |story: &mut Story| -> Vec<(u32, Option<u32>)> {
+        let actions = std::mem::take(&mut story.actions);
+        actions
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::SetWindow { session, depth, .. } => Some((session.number, depth)),
+                _ => None,
+            })
+            .collect()
+    };
+    story.set(1, deep(Some(10)));
+    story.attach(A, &[0]);
+    assert_eq!(windows(&mut story), [(1, Some(10))]);
+    story.attach(session(1, 2), &[0]);
+    story.attach(session(1, 3), &[0]);
+    assert_eq!(
+        windows(&mut story),
+        [
+            (1, Some(5)),
+            (2, Some(5)),
+            (1, Some(3)),
+            (2, Some(3)),
+            (3, Some(3))
+        ]
+    );
+    story.event(Event::Gone { session: A });
+    assert_eq!(windows(&mut story), [(2, Some(5)), (3, Some(5))]);
+    story.set(1, deep(Some(1)));
+    assert_eq!(windows(&mut story), [(2, Some(1)), (3, Some(1))]);
+    story.set(1, deep(None));
+    assert_eq!(windows(&mut story), [(2, None), (3, None)]);
+    story.set(1, deep(None));
+    assert_eq!(windows(&mut story), []);
 }
 
 #[test]
@@ -239,17 +344,22 @@ fn a_high_vm_that_works_now_and_then_does_not_throw_the_low_ones_about() {
 
 #[test]
 fn the_first_that_waits_rises_with_its_slice_and_falls_back() {
-    let config = Config {
-        aging_us: 50_000,
-        ..Config::default()
-    };
     let vms = [
         (1, Level::High),
         (2, Level::Medium),
         (3, Level::Low),
         (4, Level::Low),
     ];
-    let mut story = Story::new(config, &vms);
+    let mut story = Story::new(Config::default(), &vms);
+    for vm in [3, 4] {
+        story.set(
+            vm,
+            Terms {
+                aging_us: 50_000,
+                ..Terms::at(Level::Low)
+            },
+        );
+    }
     let late = session(4, 1);
     story.want(A);
     story.want(B);

@@ -216,7 +216,6 @@ impl Scheduler {
                 medium: quantum.medium * 1000,
                 high: quantum.high * 1000,
             },
-            aging_us: ms("aging_ms", &self.aging_ms, default.aging_us)?,
             active_hold_us: ms("active_hold_ms", &self.active_hold_ms, default.active_hold_us)?,
             grace_us: ms("grace_ms", &self.grace_ms, default.grace_us)?,
             deadman_us: ms("deadman_ms", &self.deadman_ms, default.deadman_us)?,

@@ -11,6 +11,7 @@ mod range;
 
 pub use edit::{EditError, Edited, apply};
 pub use error::MapError;
+pub use file::{MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
 pub use range::VmRange;
 
 use file::{File, Own};
@@ -24,6 +25,8 @@ use vgpu_sched_core::Config;
 const DEFAULT_PRIORITY: Priority = Priority::Medium;
 /// The weight of a VM that has none of its own.
 const DEFAULT_WEIGHT: u32 = 1;
+/// How long a VM that has no aging of its own waits, in milliseconds, before it counts as of the level above.
+const DEFAULT_AGING_MS: u64 = 1_000;
 /// Stands for every GPU of the host in a pool's list.
 const ALL_GPUS: &str = "all";
 /// Bytes of a pool's name at most.
@@ -133,7 +136,8 @@ impl PoolMap {
             aging_ms: own
                 .aging_ms
                 .or(pool.aging_ms)
-                .unwrap_or(self.scheduler.aging_us / 1000),
+                .or(self.common.aging_ms)
+                .unwrap_or(DEFAULT_AGING_MS),
             queue_depth: own.queue_depth.or(pool.queue_depth).or(self.common.queue_depth),
         }
     }

@@ -34,7 +34,6 @@ fn a_map_is_read() {
     let map = PoolMap::parse(GOOD, None).unwrap();
     assert_eq!(map.scheduler.quantum_us.low, 30_000);
     assert_eq!(map.scheduler.quantum_us.high, 20_000);
-    assert_eq!(map.scheduler.aging_us, 500_000);
     for (vm, pool) in [(1, "A"), (7, "A"), (8, "B"), (9, "A"), (12, "A")] {
         assert_eq!(map.pool_of(vm).unwrap().name, pool, "VM {vm}");
     }

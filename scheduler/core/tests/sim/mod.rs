@@ -1,6 +1,6 @@
 //! A host played in the test: sessions with their turn pages, and checks of everything the scheduler does to them.
 use std::collections::{BTreeMap, BTreeSet};
-use vgpu_sched_core::{Action, Config, Core, Event, Found, GpuSet, Level, Session, Standing, Vm};
+use vgpu_sched_core::{Action, Config, Core, Event, Found, GpuSet, Level, Session, Standing, Terms, Vm};
 
 /// The state in a turn page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Sim {
     twin: Core,
     pub config: Config,
     pub now: u64,
-    pub vms: BTreeMap<Vm, (Level, GpuSet)>,
+    pub vms: BTreeMap<Vm, (Terms, GpuSet)>,
     pub sessions: BTreeMap<Session, Real>,
     /// VMs that wait and have no seat: their place in the queue and since when.
     pub queue: BTreeMap<Vm, (u64, u64)>,
@@ -47,12 +47,12 @@ pub struct Sim {
     charged_ns: u64,
     /// Sessions found with a turn; until they are gone the limits may be exceeded.
     adopted: BTreeSet<Session>,
-    /// The longest that a VM waited.
-    pub longest_wait: u64,
+    /// The longest that each VM waited.
+    longest_wait: BTreeMap<Vm, u64>,
 }
 
 impl Sim {
-    pub fn new(config: Config, vms: &[(Level, GpuSet)]) -> Self {
+    pub fn new(config: Config, vms: &[(Terms, GpuSet)]) -> Self {
         let mut sim = Self {
             core: Core::new(config),
             twin: Core::new(config),
@@ -65,12 +65,18 @@ impl Sim {
             turns: 0,
             charged_ns: 0,
             adopted: BTreeSet::new(),
-            longest_wait: 0,
+            longest_wait: BTreeMap::new(),
         };
-        for (vm, (level, _)) in sim.vms.clone() {
-            sim.step(Event::VmSet { vm, level });
+        for (vm, (terms, _)) in sim.vms.clone() {
+            sim.step(Event::VmSet { vm, terms });
         }
         sim
+    }
+
+    /// The longest that a VM waited for a turn, up to now.
+    pub fn longest_wait_of(&self, vm: Vm) -> u64 {
+        let waiting = self.queue.get(&vm).map_or(0, |(_, since)| self.now - since);
+        self.longest_wait.get(&vm).copied().unwrap_or(0).max(waiting)
     }
 
     /// Lets time pass, with a tick at every deadline.
@@ -296,7 +302,8 @@ impl Sim {
                     self.check_order(session.vm);
                 }
                 if let Some((_, since)) = self.queue.remove(&session.vm) {
-                    self.longest_wait = self.longest_wait.max(self.now - since);
+                    let longest = self.longest_wait.entry(session.vm).or_default();
+                    *longest = (*longest).max(self.now - since);
                 }
             }
             Action::Ended {
