@@ -4,8 +4,8 @@
 //! The environment variable `VGPU_SOCKET` names the backend's socket; `VGPU_SOCKET_MEMORY` says how much memory the
 //! process shares with it at most (see [`memory::len_from`]). Only pages in use take memory.
 
-mod link;
-mod memory;
+pub mod link;
+pub mod memory;
 pub mod queue;
 
 use link::Link;

@@ -1,0 +1,609 @@
+//! What a hostile guest tries, made from the table of calls: for every call, records that do not fit its row, and
+//! records that do and whose arguments name what is not the guest's.
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail, ensure};
+use vgpu_protocol::calls::{self, Call};
+use vgpu_protocol::limits::{ARENA_LEN, RING_DATA_LEN, STREAMS_MAX};
+use vgpu_protocol::ring::{self, RecordHeader, op};
+use vgpu_protocol::words::handle::STREAM_LEGACY;
+use zerocopy::IntoBytes;
+
+use super::{Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW};
+
+/// A call of the table, with its arguments' names and types.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The row.
+    pub call: &'static Call,
+    /// Name and type of each argument.
+    pub arguments: &'static [(&'static str, &'static str)],
+}
+
+macro_rules! rows {
+    ($($mode:ident $op:literal $name:ident { $($s:ident : $v:literal),* } { $($p:ident : $w:literal),* }
+       ($($a:ident : $at:ty),*) -> ($($r:ident : $rt:ty),*) [$($flag:ident)*];)*) => {
+        /// Every call that crosses the wire.
+        pub fn rows() -> Vec<Row> {
+            [$(one! { $mode $op ($($a : $at),*) }),*].into_iter().flatten().collect()
+        }
+    };
+}
+macro_rules! one {
+    (call $op:literal ($($a:ident : $at:ty),*)) => {
+        Some(Row {
+            call: calls::find_op($op).expect("the row's own number"),
+            arguments: &[$((stringify!($a), stringify!($at))),*],
+        })
+    };
+    ($mode:ident $op:literal ($($a:ident : $at:ty),*)) => {
+        None
+    };
+}
+vgpu_protocol::for_each_call!(rows);
+
+/// What an argument is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Names an object that exists.
+    Handle,
+    /// The number that a new object gets.
+    New,
+    /// A stream, or one of the default streams.
+    Stream,
+    /// An address.
+    Pointer,
+    /// Bytes or elements at an address.
+    Length,
+    /// Anything else.
+    Number,
+}
+
+/// Calls whose last argument of that name is a new object's number.
+const MAKERS: &[(&str, &str)] = &[
+    ("cuCtxCreate", "context"),
+    ("cuEventCreate", "event"),
+    ("cuStreamCreate", "stream"),
+    ("cuModuleLoadData", "module"),
+    ("cuModuleGetFunction", "function"),
+    ("cuGraphInstantiateWithFlags", "exec"),
+    ("cuStreamEndCapture", "graph"),
+];
+
+impl Row {
+    /// What an argument is.
+    pub fn kind(&self, argument: usize) -> Kind {
+        let (name, kind) = self.arguments[argument];
+        if MAKERS.contains(&(self.call.name, name)) {
+            return Kind::New;
+        }
+        match (name, kind) {
+            ("stream", "u64") => Kind::Stream,
+            (
+                "context" | "event" | "start" | "end" | "function" | "graph" | "exec" | "module" | "stream",
+                _,
+            ) => Kind::Handle,
+            ("to" | "from" | "pointer" | "image", "u64") => Kind::Pointer,
+            ("bytes" | "count", "u64") => Kind::Length,
+            _ => Kind::Number,
+        }
+    }
+}
+
+/// The stream that fixtures have.
+pub const STREAM: u64 = OLD;
+/// Bytes of a fixture's device memory.
+pub const DEVICE_LEN: u64 = 4096;
+/// The number of each of a fixture's objects, and one that nothing has.
+const OLD: u64 = 1;
+const FREE: u64 = 9;
+const PTX: &str = include_str!("../../../cuda-exec/tests/kernels.ptx");
+
+/// One object of each kind in a session, and device memory.
+#[derive(Clone, Debug)]
+pub struct Fixture {
+    /// The device memory's address.
+    pub device: u64,
+}
+
+impl Fixture {
+    /// Makes them.
+    pub fn make(session: &mut Session<'_>) -> Result<Self> {
+        let mut fixture = Self { device: 0 };
+        fixture.must(session, "cuCtxCreate", &[("context", OLD)], &[])?;
+        session.put(0, op::SET_CONTEXT, false, &[OLD], &[])?;
+        fixture.must(session, "cuMemAlloc", &[("bytes", DEVICE_LEN)], &[])?;
+        fixture.device = session.results(0)[0];
+        session.write(PLAIN_AT, PTX.as_bytes());
+        session.write(PLAIN_AT + PTX.len() as u64, &[0]);
+        let image = [
+            ("image", WINDOW + PLAIN_AT),
+            ("bytes", PTX.len() as u64 + 1),
+            ("module", OLD),
+        ];
+        fixture.must(session, "cuModuleLoadData", &image, &[])?;
+        fixture.function(session, OLD, "nothing")?;
+        fixture.must(session, "cuStreamCreate", &[("stream", OLD)], &[])?;
+        fixture.must(session, "cuEventCreate", &[("event", OLD)], &[])?;
+        fixture.must(session, "cuEventRecord", &[("sequence", 0)], &[])?;
+        fixture.must(session, "cuStreamBeginCapture", &[], &[])?;
+        fixture.must(session, "cuMemsetD32Async", &[], &[])?;
+        fixture.must(session, "cuStreamEndCapture", &[("graph", OLD)], &[])?;
+        fixture.must(session, "cuGraphInstantiateWithFlags", &[("exec", OLD)], &[])?;
+        Ok(fixture)
+    }
+
+    /// Names a kernel of the module.
+    pub fn function(&self, session: &mut Session<'_>, id: u64, name: &str) -> Result<u64> {
+        self.must(
+            session,
+            "cuModuleGetFunction",
+            &[("function", id)],
+            name.as_bytes(),
+        )?;
+        Ok(id)
+    }
+
+    fn must(&self, session: &mut Session<'_>, name: &str, values: &[(&str, u64)], blob: &[u8]) -> Result<()> {
+        let row = rows()
+            .into_iter()
+            .find(|row| row.call.name == name)
+            .with_context(|| format!("{name} is no call"))?;
+        let mut words = self.words(&row);
+        for &(name, value) in values {
+            let at = row.arguments.iter().position(|argument| argument.0 == name);
+            words[at.with_context(|| format!("no argument {name}"))?] = value;
+        }
+        let outcome = session.call(row.call, &words, blob)?;
+        ensure!(outcome == Outcome::Done, "{name} of a fixture: {outcome:?}");
+        Ok(())
+    }
+
+    /// Arguments that do no harm.
+    pub fn words(&self, row: &Row) -> Vec<u64> {
+        let arguments = 0..row.arguments.len();
+        arguments.map(|argument| self.word(row, argument)).collect()
+    }
+
+    fn word(&self, row: &Row, argument: usize) -> u64 {
+        let name = row.arguments[argument].0;
+        match row.kind(argument) {
+            Kind::Handle | Kind::Stream => OLD,
+            Kind::New => FREE,
+            Kind::Length if row.call.name == "cuModuleLoadData" => PTX.len() as u64 + 1,
+            Kind::Length => 64,
+            Kind::Pointer => match (row.call.name, name) {
+                (_, "image") => WINDOW + PLAIN_AT,
+                ("cuMemcpyDtoHAsync", "to") | ("cuMemcpyHtoDAsync", "from") => WINDOW + PINNED_AT,
+                _ => self.device,
+            },
+            Kind::Number => match name {
+                "grid_x" | "grid_y" | "grid_z" | "block_x" | "block_y" | "block_z" => 1,
+                "slot" => 5,
+                "sequence" | "cookie" | "value" => 1,
+                "mode" => 2,
+                _ => 0,
+            },
+        }
+    }
+
+    /// A blob that does no harm.
+    fn blob(row: &Row) -> &'static [u8] {
+        match row.call.name {
+            "cuModuleGetFunction" => b"nothing",
+            "cuModuleGetGlobal" => b"answer",
+            _ => &[],
+        }
+    }
+}
+
+/// Addresses that are not the guest's.
+fn foreign(fixture: &Fixture, executor: &[u64]) -> Vec<u64> {
+    let mut addresses = vec![
+        0,
+        1,
+        4096,
+        u64::MAX,
+        u64::MAX - 63,
+        i64::MAX as u64,
+        1 << 47,
+        0xffff_8000_0000_0000,
+        WINDOW - 32,
+        WINDOW + ARENA_LEN - 32,
+        WINDOW + ARENA_LEN,
+        WINDOW + PLAIN_AT + PLAIN_LEN - 32,
+        WINDOW + (1 << 30),
+        fixture.device + DEVICE_LEN - 32,
+        fixture.device.wrapping_sub(32),
+    ];
+    addresses.extend(executor);
+    addresses
+}
+
+/// A place in each kind of memory that a process has: its own program, heap, stack, libraries, and memory of no file.
+pub fn places_of(pid: u32) -> Result<Vec<u64>> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let mut kinds = BTreeSet::new();
+    let mut places = Vec::new();
+    for line in maps.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (range, access) = (fields[0], fields[1]);
+        let name = fields
+            .get(5)
+            .copied()
+            .unwrap_or("")
+            .rsplit('/')
+            .next()
+            .unwrap_or("");
+        // What lies in the window is the guest's, or nobody's.
+        let start = u64::from_str_radix(range.split('-').next().unwrap_or(""), 16)?;
+        let ours = (WINDOW..WINDOW + vgpu_protocol::limits::WINDOW_LEN).contains(&start);
+        if !ours && access != "---p" && kinds.insert((access.to_owned(), name.to_owned())) {
+            places.push(start);
+        }
+    }
+    ensure!(places.len() > 4, "the executor's memory is not known:\n{maps}");
+    Ok(places)
+}
+
+/// What must become of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// It is not carried out: the call fails, or the session ends.
+    Refused,
+    /// The session ends.
+    Ended,
+    /// It is carried out.
+    Done,
+    /// Whatever: but what becomes of it hurts nobody else.
+    Anything,
+}
+
+/// A record that fits its row.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is wrong with it.
+    pub why: String,
+    /// Its argument words.
+    pub words: Vec<u64>,
+    /// Its blob.
+    pub blob: Vec<u8>,
+    /// What must become of it.
+    pub expected: Expected,
+}
+
+/// What else a number may be: bounds of its type, of tables, of what other arguments mean.
+const NUMBERS: [u64; 10] = [
+    0,
+    2,
+    3,
+    64,
+    4096,
+    0x7fff_ffff,
+    0x8000_0000,
+    u32::MAX as u64,
+    1 << 32,
+    u64::MAX,
+];
+
+/// Whether an argument says how much work a call is.
+fn takes_long(name: &str) -> bool {
+    name.starts_with("grid") || name.starts_with("block")
+}
+
+/// Cases whose records fit the call's row: each makes one argument something else; then some that make all of them
+/// anything.
+pub fn cases(
+    row: &Row,
+    fixture: &Fixture,
+    executor: &[u64],
+    random: &mut Random,
+    random_cases: usize,
+) -> Vec<Case> {
+    let good = fixture.words(row);
+    let good_blob = Fixture::blob(row);
+    let mut cases = Vec::new();
+    let mut add = |why: String, words: Vec<u64>, blob: &[u8], expected| {
+        cases.push(Case {
+            why,
+            words,
+            blob: blob.to_vec(),
+            expected,
+        });
+    };
+    for (argument, &(name, kind)) in row.arguments.iter().enumerate() {
+        let (values, expected): (Vec<u64>, Expected) = match row.kind(argument) {
+            Kind::Handle => (vec![FREE, 70_000, u64::from(u32::MAX)], Expected::Refused),
+            Kind::New => (vec![OLD, 70_000, u64::from(u32::MAX)], Expected::Refused),
+            Kind::Stream => (
+                vec![
+                    FREE,
+                    u64::from(STREAMS_MAX),
+                    u64::from(u32::MAX),
+                    STREAM_LEGACY + 1,
+                    3 << 32,
+                    u64::MAX,
+                ],
+                Expected::Refused,
+            ),
+            Kind::Pointer => (foreign(fixture, executor), Expected::Refused),
+            Kind::Length => (vec![u64::MAX, u64::MAX / 2, 1 << 62, 1 << 48], Expected::Refused),
+            // A grid of billions of blocks is allowed, and takes that long: what is not allowed is.
+            Kind::Number if takes_long(name) => (
+                vec![0, 2, 70_000, 0x8000_0000, u64::from(u32::MAX)],
+                Expected::Anything,
+            ),
+            Kind::Number => {
+                // A word outside its type breaks a rule of the wire: that is a case of its own, below.
+                let fits =
+                    |value: &u64| kind == "u64" || *value <= u64::from(u32::MAX) >> u32::from(kind == "i32");
+                (NUMBERS.into_iter().filter(fits).collect(), Expected::Anything)
+            }
+        };
+        for value in values {
+            let mut words = good.clone();
+            words[argument] = value;
+            add(format!("{name} is {value:#x}"), words, good_blob, expected);
+        }
+        if row.kind(argument) == Kind::Length {
+            let mut words = good.clone();
+            words[argument] = 0;
+            add(format!("{name} is 0"), words, good_blob, Expected::Anything);
+        }
+    }
+    if row.call.blob_in {
+        let long = vec![b'x'; 60_000];
+        add("a long blob".into(), good.clone(), &long, Expected::Anything);
+        add(
+            "a blob of zeros".into(),
+            good.clone(),
+            &[0; 64],
+            Expected::Anything,
+        );
+        add("an empty blob".into(), good.clone(), &[], Expected::Anything);
+        add(
+            "a blob that is no text".into(),
+            good.clone(),
+            &[0xff; 33],
+            Expected::Anything,
+        );
+    }
+    let mut pool = foreign(fixture, executor);
+    pool.extend(NUMBERS);
+    pool.extend([
+        OLD,
+        FREE,
+        fixture.device,
+        WINDOW,
+        WINDOW + PINNED_AT,
+        WINDOW + PLAIN_AT,
+        STREAM_LEGACY,
+        64,
+    ]);
+    for case in 0..random_cases {
+        let words = (0..row.arguments.len())
+            .map(|argument| {
+                let (name, kind) = row.arguments[argument];
+                let value = match random.next() % 4 {
+                    _ if takes_long(name) => *random.of(&[0, 1, 2, 3, 16, u64::from(u32::MAX)]),
+                    0 => good[argument],
+                    1 => random.next(),
+                    _ => *random.of(&pool),
+                };
+                match kind {
+                    "u32" => value & 0xffff_ffff,
+                    "i32" => value as u32 as i32 as i64 as u64,
+                    _ => value,
+                }
+            })
+            .collect();
+        let len = if row.call.blob_in { random.next() % 512 } else { 0 };
+        let blob: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        add(format!("random case {case}"), words, &blob, Expected::Anything);
+    }
+    // Last, as it may take away what the others used.
+    add("nothing is wrong".into(), good.clone(), good_blob, Expected::Done);
+    cases
+}
+
+/// A record that breaks a rule of the wire.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// What is wrong with it.
+    pub why: &'static str,
+    header: RecordHeader,
+    words: Vec<u64>,
+    blob: Vec<u8>,
+    /// How far the position moves; `None`: by the record's bytes.
+    moved: Option<u64>,
+}
+
+impl Broken {
+    /// Writes it.
+    pub fn write(&self, session: &Session<'_>) -> Result<()> {
+        let bytes = [self.header.as_bytes(), self.words.as_bytes(), &self.blob].concat();
+        session.write_record(0, &bytes);
+        let moved = self.moved.unwrap_or((bytes.len() as u64).next_multiple_of(8));
+        session.publish(0, session.head(0).wrapping_add(moved))
+    }
+}
+
+/// Records with that operation which end a session. A call's row says what its record must be, `None` for an operation
+/// that is no call, with the words and the flag of a good one.
+pub fn broken(op: u16, row: Option<&Row>, good: &[u64], reply: bool) -> Vec<Broken> {
+    let header = |words: usize, blob: usize| RecordHeader {
+        len: ring::record_len(words, blob) as u32,
+        op,
+        flags: if reply { ring::FLAG_REPLY } else { 0 },
+        words: words as u16,
+        reserved: 0,
+        blob: blob as u32,
+    };
+    let mut all = Vec::new();
+    let mut add = |why, header, words: &[u64], blob: &[u8], moved| {
+        all.push(Broken {
+            why,
+            header,
+            words: words.to_vec(),
+            blob: blob.to_vec(),
+            moved,
+        });
+    };
+    let whole = header(good.len(), 0);
+    let change = |f: &dyn Fn(&mut RecordHeader)| {
+        let mut header = whole;
+        f(&mut header);
+        header
+    };
+    for (why, len) in [
+        ("a length of 0", 0),
+        ("a length shorter than a header", 8),
+        ("a length that is not aligned", whole.len + 4),
+        ("a length past the position", whole.len + 8),
+        ("a length past any record", 1 << 17),
+        ("the longest length", u32::MAX),
+    ] {
+        add(why, change(&|h| h.len = len), good, &[], None);
+    }
+    add(
+        "more words than it holds",
+        change(&|h| h.words += 1),
+        good,
+        &[],
+        None,
+    );
+    add(
+        "more words than any call has",
+        change(&|h| h.words = u16::MAX),
+        good,
+        &[],
+        None,
+    );
+    add("a blob past its end", change(&|h| h.blob = 8), good, &[], None);
+    add(
+        "the longest blob",
+        change(&|h| h.blob = u32::MAX),
+        good,
+        &[],
+        None,
+    );
+    add("an unknown flag", change(&|h| h.flags |= 0x8000), good, &[], None);
+    add("a reserved field", change(&|h| h.reserved = 1), good, &[], None);
+    add(
+        "the wrong flag for an answer",
+        change(&|h| h.flags ^= ring::FLAG_REPLY),
+        good,
+        &[],
+        None,
+    );
+    let more = [good, &[0]].concat();
+    add("one word more", header(more.len(), 0), &more, &[], None);
+    if let Some((_, less)) = good.split_last() {
+        add("one word less", header(less.len(), 0), less, &[], None);
+    }
+    if row.is_none_or(|row| !row.call.blob_in) {
+        add("a blob", header(good.len(), 8), good, &[1; 8], None);
+    }
+    if let Some(row) = row {
+        let narrow = row.arguments.iter().position(|argument| argument.1 != "u64");
+        if let Some(narrow) = narrow {
+            let mut words = good.to_vec();
+            words[narrow] = 1 << 40;
+            add("a word outside its type", whole, &words, &[], None);
+        }
+    }
+    for (why, moved) in [
+        ("a position that is not aligned", 4),
+        ("a position past the ring", u64::from(RING_DATA_LEN) + 8),
+        ("a position before the last one", 8u64.wrapping_neg()),
+        ("a position that jumps far", 1 << 62),
+    ] {
+        add(why, whole, good, &[], Some(moved));
+    }
+    all
+}
+
+/// What was found of one call.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Cases that were tried.
+    pub cases: usize,
+    /// Sessions that ended, as they should or may.
+    pub ended: Vec<u32>,
+}
+
+/// Tries everything that fits a call's row. `executor_of` tells the process of a session's executor.
+pub fn try_arguments(
+    vm: &Vm,
+    row: &Row,
+    seed: u64,
+    random_cases: usize,
+    executor_of: &dyn Fn(u32) -> Result<u32>,
+) -> Result<Found> {
+    let mut found = Found::default();
+    let name = row.call.name;
+    let open = || -> Result<(Session<'_>, Fixture)> {
+        let mut session = vm.open()?;
+        let fixture = Fixture::make(&mut session)?;
+        Ok((session, fixture))
+    };
+    let (mut session, mut fixture) = open()?;
+    let executor = places_of(executor_of(session.number)?)?;
+    let mut random = Random::new(seed ^ u64::from(row.call.op) << 32);
+    let mut all = cases(row, &fixture, &executor, &mut random, random_cases);
+    let last = all.pop().context("at least one case")?;
+    for case in all.iter().chain([&last]) {
+        if case.expected == Expected::Done {
+            // It shows that the others failed for what is wrong with them, and not because nothing goes.
+            session.close()?;
+            (session, fixture) = open()?;
+            let before: &[(&str, &str)] = &[("cuStreamEndCapture", "cuStreamBeginCapture")];
+            if let Some((_, needed)) = before.iter().find(|(call, _)| *call == name) {
+                fixture.must(&mut session, needed, &[], &[])?;
+            }
+        }
+        found.cases += 1;
+        let words = if case.expected == Expected::Done {
+            fixture.words(row)
+        } else {
+            case.words.clone()
+        };
+        let outcome = session
+            .call(row.call, &words, &case.blob)
+            .with_context(|| format!("{name}, {}: {words:x?}", case.why))?;
+        let right = match case.expected {
+            Expected::Refused => outcome != Outcome::Done,
+            Expected::Ended => matches!(outcome, Outcome::Ended(_)),
+            Expected::Done => outcome == Outcome::Done,
+            Expected::Anything => true,
+        };
+        if !right {
+            bail!(
+                "{name}, {}: {outcome:?}, expected {:?}; {words:x?}",
+                case.why,
+                case.expected
+            );
+        }
+        if let Outcome::Ended(_) = outcome {
+            found.ended.push(session.number);
+            session.close()?;
+            (session, fixture) = open()?;
+        }
+    }
+    session.close()?;
+    Ok(found)
+}
+
+/// Writes each broken record in a session of its own, and sees it end.
+pub fn try_broken(vm: &Vm, name: &str, broken: &[Broken]) -> Result<Found> {
+    let mut found = Found::default();
+    for case in broken {
+        let session = vm.open()?;
+        case.write(&session)?;
+        session.ended().with_context(|| format!("{name}, {}", case.why))?;
+        found.cases += 1;
+        found.ended.push(session.number);
+        session.close()?;
+    }
+    Ok(found)
+}

@@ -1,0 +1,561 @@
+//! What a hostile guest tries beside calls: operations of a ring that are none, positions that move, and messages in the
+//! control queue.
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use anyhow::{Context, Result, ensure};
+use vgpu_protocol::calls::OP_FIRST;
+use vgpu_protocol::limits::{
+    AREA_LEN, ARENA_LEN, CONTEXTS_MAX, CONTROL_LEN_MAX, DEPS_MAX, MAP_LEN_MAX, PAGE_LEN, RING_DATA_LEN,
+    RINGS_MAX, RUNS_PER_MESSAGE_MAX, STREAMS_MAX, WINDOW_LEN,
+};
+use vgpu_protocol::ring::{self, RING_LEN, RecordHeader, op};
+use vgpu_protocol::virtio::{ControlKind, Map, RingCreate, RingDestroy, Run, SessionOpen, Status, Unmap};
+use vgpu_protocol::words::handle::STREAM_LEGACY;
+use zerocopy::IntoBytes;
+
+use super::cases::{self, Found};
+use super::{Outcome, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW, ring_at};
+
+/// The last page of the address space.
+const LAST_PAGE: u64 = !(PAGE_LEN - 1);
+
+/// Operations that are no calls: number, name, the words of a good record, whether it is answered.
+const OPERATIONS: [(u16, &str, &[u64], bool); 5] = [
+    (op::SKIP, "SKIP", &[], false),
+    (op::DEPS, "DEPS", &[], false),
+    (op::SET_CONTEXT, "SET_CONTEXT", &[0], false),
+    (op::FENCE, "FENCE", &[STREAM_LEGACY, 0, 1], false),
+    (op::GPU_INFO, "GPU_INFO", &[], true),
+];
+
+/// Every operation that is no call, broken as calls are and in its own ways; and operations that there are not.
+pub fn try_operations(vm: &Vm) -> Result<Found> {
+    let mut found = Found::default();
+    for (op, name, good, reply) in OPERATIONS {
+        let one = cases::try_broken(vm, name, &cases::broken(op, None, good, reply))?;
+        found.cases += one.cases;
+        found.ended.extend(one.ended);
+    }
+    let too_many = vec![[1u64, 0]; DEPS_MAX + 1];
+    let first_unknown = OP_FIRST + cases::rows().len() as u16;
+    let streams = u64::from(STREAMS_MAX);
+    let ending: Vec<(u16, bool, Vec<u64>, Vec<u8>)> = vec![
+        (op::DEPS, false, vec![], [0u64, 8].as_bytes().to_vec()),
+        (
+            op::DEPS,
+            false,
+            vec![],
+            [u64::from(RINGS_MAX), 8].as_bytes().to_vec(),
+        ),
+        (op::DEPS, false, vec![], [u64::MAX, 8].as_bytes().to_vec()),
+        (
+            op::DEPS,
+            false,
+            vec![],
+            [1u64, u64::from(RING_DATA_LEN) + 8].as_bytes().to_vec(),
+        ),
+        (op::DEPS, false, vec![], [1u64, u64::MAX].as_bytes().to_vec()),
+        (op::DEPS, false, vec![], [1u64, 0, 1].as_bytes().to_vec()),
+        (op::DEPS, false, vec![], too_many.as_bytes().to_vec()),
+        (op::SET_CONTEXT, false, vec![1], vec![]),
+        (op::SET_CONTEXT, false, vec![u64::from(CONTEXTS_MAX)], vec![]),
+        (op::SET_CONTEXT, false, vec![1 << 32], vec![]),
+        (op::SET_CONTEXT, false, vec![u64::MAX], vec![]),
+        (op::FENCE, false, vec![STREAM_LEGACY, streams, 1], vec![]),
+        (op::FENCE, false, vec![STREAM_LEGACY, u64::MAX, 1], vec![]),
+        (op::FENCE, false, vec![1, 0, 1], vec![]),
+        (op::FENCE, false, vec![u64::MAX, 0, 1], vec![]),
+        (0, false, vec![], vec![]),
+        (6, true, vec![], vec![]),
+        (OP_FIRST - 1, true, vec![0], vec![]),
+        (first_unknown, true, vec![0, 0], vec![]),
+        (u16::MAX, true, vec![], vec![0; 64]),
+    ];
+    for (op, reply, words, blob) in ending {
+        let mut session = vm.open()?;
+        session.ring_create(1)?;
+        session.put(0, op, reply, &words, &blob)?;
+        session
+            .ended()
+            .with_context(|| format!("operation {op:#x} with {words:x?} and {} bytes", blob.len()))?;
+        found.cases += 1;
+        found.ended.push(session.number);
+        session.close()?;
+    }
+    // A SKIP that reaches to the end is right wherever it starts, and a record behind it is at the data's start.
+    let mut session = vm.open()?;
+    for _ in 0..3 {
+        let to_end = u64::from(RING_DATA_LEN) - session.head(0) % u64::from(RING_DATA_LEN);
+        session.skip(to_end as u32)?;
+        ensure!(
+            session.settle()? == Outcome::Done,
+            "a SKIP to the end of the data"
+        );
+    }
+    session.close()?;
+    Ok(found)
+}
+
+/// Rings whose positions and records are rewritten all the while they are read.
+pub fn try_moving(vm: &Vm, seed: u64, rounds: usize) -> Result<Found> {
+    let mut found = Found::default();
+    let mut random = Random::new(seed);
+    for _ in 0..rounds {
+        let session = vm.open()?;
+        let end = AtomicBool::new(false);
+        let mut other = random.clone();
+        std::thread::scope(|scope| -> Result<()> {
+            let (session, end) = (&session, &end);
+            // One rewrites headers and words, the other moves the position.
+            scope.spawn(move || {
+                while !end.load(Relaxed) && session.status() == 0 {
+                    let at = ring_at(0) + ring::DATA + 8 * (other.next() % 64);
+                    let word = match other.next() % 3 {
+                        0 => 0x0003_0000_0018,
+                        1 => u64::from(op::GPU_INFO) << 32 | 1 << 48 | 16,
+                        _ => other.next(),
+                    };
+                    session.u64(at).store(word, SeqCst);
+                }
+            });
+            let header = RecordHeader {
+                len: 16,
+                op: op::GPU_INFO,
+                flags: ring::FLAG_REPLY,
+                words: 0,
+                reserved: 0,
+                blob: 0,
+            };
+            let mut position = 0;
+            for _ in 0..200 {
+                if session.status() != 0 {
+                    break;
+                }
+                position += 16;
+                session.write_record(0, header.as_bytes());
+                session.publish(0, position)?;
+                session.publish(0, random.next() % 512 * 8)?;
+            }
+            session.publish(0, random.next() | 1)?;
+            let ended = session.ended();
+            end.store(true, Relaxed);
+            ended.map(drop)
+        })?;
+        found.cases += 1;
+        found.ended.push(session.number);
+        session.close()?;
+    }
+    Ok(found)
+}
+
+/// What a control message must come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Must {
+    Fail,
+    Any,
+}
+
+/// Every control message, with everything in it wrong that can be. Sessions stay what they were.
+pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
+    let mut found = Found::default();
+    let mut session = vm.open()?;
+    let number = session.number;
+    let spare = vm.spare(1 << 20)?;
+    let place = super::gpa(spare);
+    let mut tried = std::collections::BTreeSet::new();
+    for (kind, body) in good_messages(place) {
+        tried.insert(kind as u32);
+        let kind = kind as u32;
+        let mut messages: Vec<(String, u32, u32, Vec<u8>, Must)> = Vec::new();
+        let mut add =
+            |why: String, session, body: Vec<u8>, must| messages.push((why, kind, session, body, must));
+        for len in (0..body.len())
+            .step_by(4)
+            .chain([1, body.len().saturating_sub(1)])
+        {
+            if len < body.len() {
+                add(
+                    format!("{len} of {} bytes", body.len()),
+                    number,
+                    body[..len].to_vec(),
+                    Must::Fail,
+                );
+            }
+        }
+        for more in [1, 4, 8, 16, 4096] {
+            add(
+                format!("{more} bytes more"),
+                number,
+                [&body[..], &vec![0; more]].concat(),
+                Must::Fail,
+            );
+        }
+        for wrong in [number + 1000, u32::MAX, if kind == 1 { 1 } else { 0 }] {
+            add(format!("session {wrong}"), wrong, body.clone(), Must::Fail);
+        }
+        // Each word of it, anything.
+        for word in (0..body.len() / 8).take(12) {
+            for value in [
+                0,
+                1,
+                PAGE_LEN - 1,
+                u64::from(u32::MAX),
+                1 << 47,
+                u64::MAX - 4095,
+                u64::MAX,
+            ] {
+                let mut body = body.clone();
+                body[8 * word..8 * word + 8].copy_from_slice(&value.to_le_bytes());
+                add(format!("word {word} is {value:#x}"), number, body, Must::Any);
+            }
+        }
+        for (why, kind, to, body, must) in messages {
+            let is_open = kind == ControlKind::SessionOpen as u32;
+            let to = if is_open && to == number { 0 } else { to };
+            let (status, reply) = vm.request(kind, to, &body)?;
+            ensure!(
+                must == Must::Any || status != Status::Ok,
+                "control message {kind}, {why}: it was done"
+            );
+            found.cases += 1;
+            undo(vm, kind, number, &body, status, &reply)?;
+        }
+    }
+    let all: Vec<u32> = (0..=u32::from(u8::MAX))
+        .filter(|&kind| ControlKind::from_u32(kind).is_some() && kind != ControlKind::SessionClose as u32)
+        .collect();
+    ensure!(tried.into_iter().eq(all), "a control message was left out");
+
+    for (why, bytes) in [
+        ("nothing", vec![]),
+        ("a part of a header", vec![1, 0, 0]),
+        ("zeros", vec![0; 64]),
+        ("as many bytes as there may be", vec![0xff; CONTROL_LEN_MAX]),
+    ] {
+        let (status, _) = vm.control(&bytes)?;
+        ensure!(status != Status::Ok, "{why} as a control message: it was done");
+        found.cases += 1;
+    }
+    for kind in [0, 7, 8, 255, u32::MAX] {
+        let (status, _) = vm.request(kind, number, &[0; 32])?;
+        ensure!(status == Status::Invalid, "control message {kind}: {status:?}");
+        found.cases += 1;
+    }
+    for (why, map, runs, expected) in bad_maps(place) {
+        let body = [map.as_bytes(), runs.as_bytes()].concat();
+        let (status, _) = vm.request(ControlKind::Map as u32, number, &body)?;
+        ensure!(expected.contains(&status), "a mapping {why}: {status:?}");
+        found.cases += 1;
+    }
+    for ring in [0, 1, RINGS_MAX - 1, RINGS_MAX, u32::MAX] {
+        for addr in [
+            0,
+            WINDOW + ring_at(0),
+            WINDOW + PLAIN_AT,
+            WINDOW + PLAIN_AT + PLAIN_LEN - PAGE_LEN,
+            WINDOW + ring_at(1) + 8,
+            WINDOW - PAGE_LEN,
+            WINDOW + ARENA_LEN,
+            u64::MAX - RING_LEN,
+            LAST_PAGE,
+        ] {
+            // At ring 0's own place a second consumer would be the guest's own doing.
+            let own = ring != 0 && ring < RINGS_MAX && addr == WINDOW + ring_at(0);
+            let body = RingCreate {
+                ring,
+                reserved: 0,
+                addr,
+            };
+            if !own {
+                let (status, _) = vm.request(ControlKind::RingCreate as u32, number, body.as_bytes())?;
+                ensure!(status != Status::Ok, "ring {ring} at {addr:#x} was made");
+                found.cases += 1;
+            }
+        }
+        vm.doorbell(number, ring)?;
+        vm.doorbell(number.wrapping_add(ring), ring)?;
+    }
+    for at in [
+        WINDOW,
+        WINDOW + ring_at(0),
+        WINDOW + 8,
+        0,
+        u64::MAX,
+        WINDOW + PLAIN_AT + PAGE_LEN,
+    ] {
+        let (status, _) = vm.request(ControlKind::Unmap as u32, number, Unmap { addr: at }.as_bytes())?;
+        ensure!(status != Status::Ok, "{at:#x} was unmapped");
+        found.cases += 1;
+    }
+    let mut random = Random::new(seed);
+    for _ in 0..random_cases {
+        // Not a close of this session, which is right.
+        let kind = *random.of(&[1, 3, 3, 3, 4, 5, 6, 7]);
+        let whole_words = !random.next().is_multiple_of(4);
+        let len = (random.next() % 160) as usize & if whole_words { !7 } else { !0 };
+        let mut body: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        for word in body.chunks_exact_mut(8) {
+            let value = match random.next() % 4 {
+                0 => random.next(),
+                1 => random.next() % 4,
+                2 => WINDOW + (random.next() % 64) * PAGE_LEN,
+                _ => place + (random.next() % 64) * PAGE_LEN,
+            };
+            word.copy_from_slice(&value.to_le_bytes());
+        }
+        let to = if kind == 1 { 0 } else { number };
+        let (status, reply) = vm.request(kind, to, &body)?;
+        found.cases += 1;
+        undo(vm, kind, number, &body, status, &reply)?;
+    }
+    ensure!(
+        session.settle()? == Outcome::Done,
+        "a session that bad messages were sent to"
+    );
+    session.close()?;
+    let (status, _) = vm.request(ControlKind::SessionClose as u32, number, &[])?;
+    ensure!(status == Status::NotFound, "closed twice: {status:?}");
+    Ok(found)
+}
+
+/// Takes back what a message did that was right by chance.
+fn undo(vm: &Vm, kind: u32, session: u32, body: &[u8], status: Status, reply: &[u8]) -> Result<()> {
+    if status != Status::Ok {
+        return Ok(());
+    }
+    let word = |at: usize| body.get(at..at + 8).map(|bytes| bytes.to_vec());
+    match ControlKind::from_u32(kind) {
+        Some(ControlKind::SessionOpen) => {
+            let number = u32::from_le_bytes(reply[..4].try_into()?);
+            vm.request(ControlKind::SessionClose as u32, number, &[])?;
+        }
+        Some(ControlKind::Map) => {
+            let addr = word(0).context("a mapping has an address")?;
+            vm.request(ControlKind::Unmap as u32, session, &addr)?;
+        }
+        Some(ControlKind::RingCreate) => {
+            let ring = RingDestroy {
+                ring: u32::from_le_bytes(body[..4].try_into()?),
+                reserved: 0,
+            };
+            vm.request(ControlKind::RingDestroy as u32, session, ring.as_bytes())?;
+        }
+        // Ring 0 was there before.
+        Some(ControlKind::RingDestroy) if body.starts_with(&[0; 4]) => {
+            let ring = RingCreate {
+                ring: 0,
+                reserved: 0,
+                addr: WINDOW + ring_at(0),
+            };
+            vm.request(ControlKind::RingCreate as u32, session, ring.as_bytes())?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A message of each kind that would be right in a session; a close is right with any session.
+fn good_messages(place: u64) -> Vec<(ControlKind, Vec<u8>)> {
+    let open = SessionOpen {
+        pid: 1,
+        windows_len: 1,
+        windows: [WINDOW + WINDOW_LEN; 8],
+        name: [b'x'; 32],
+    };
+    let map = Map {
+        addr: WINDOW + (64 << 20),
+        len: 2 * PAGE_LEN,
+        offset: 0,
+        flags: 0,
+        runs_len: 2,
+    };
+    let runs = [0, 1].map(|page| Run {
+        gpa: place + page * PAGE_LEN,
+        len: PAGE_LEN,
+    });
+    let create = RingCreate {
+        ring: 1,
+        reserved: 0,
+        addr: WINDOW + ring_at(1),
+    };
+    vec![
+        (ControlKind::SessionOpen, open.as_bytes().to_vec()),
+        (ControlKind::Map, [map.as_bytes(), runs.as_bytes()].concat()),
+        (ControlKind::Unmap, Unmap { addr: WINDOW + 1 }.as_bytes().to_vec()),
+        (ControlKind::RingCreate, create.as_bytes().to_vec()),
+        (
+            ControlKind::RingDestroy,
+            RingDestroy { ring: 3, reserved: 0 }.as_bytes().to_vec(),
+        ),
+    ]
+}
+
+/// Mappings that are refused, and how.
+fn bad_maps(place: u64) -> Vec<(&'static str, Map, Vec<Run>, &'static [Status])> {
+    let at = WINDOW + (64 << 20);
+    let map = |addr, len, offset, flags, runs_len| Map {
+        addr,
+        len,
+        offset,
+        flags,
+        runs_len,
+    };
+    let run = |gpa, len| Run { gpa, len };
+    let page = vec![run(place, PAGE_LEN)];
+    let many = vec![run(place, PAGE_LEN); RUNS_PER_MESSAGE_MAX + 1];
+    let invalid: &[Status] = &[Status::Invalid];
+    vec![
+        (
+            "over the area",
+            map(WINDOW, AREA_LEN, 0, 1, 1),
+            vec![run(place, AREA_LEN)],
+            invalid,
+        ),
+        (
+            "over a ring",
+            map(WINDOW + ring_at(0), PAGE_LEN, 0, 0, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "across a mapping",
+            map(WINDOW + PLAIN_AT - PAGE_LEN, 2 * PAGE_LEN, 0, 0, 1),
+            vec![run(place, 2 * PAGE_LEN)],
+            invalid,
+        ),
+        (
+            "before the window",
+            map(WINDOW - PAGE_LEN, PAGE_LEN, 0, 0, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "behind the arena",
+            map(WINDOW + ARENA_LEN, PAGE_LEN, 0, 0, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "across the arena's end",
+            map(WINDOW + ARENA_LEN - PAGE_LEN, 2 * PAGE_LEN, 0, 0, 1),
+            vec![run(place, 2 * PAGE_LEN)],
+            invalid,
+        ),
+        (
+            "at the top of the address space",
+            map(LAST_PAGE, PAGE_LEN, 0, 0, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "longer than one may be",
+            map(at, MAP_LEN_MAX + PAGE_LEN, 0, 0, 1),
+            page.clone(),
+            &[Status::Limit],
+        ),
+        (
+            "as long as the address space",
+            map(at, LAST_PAGE, 0, 0, 1),
+            page.clone(),
+            invalid,
+        ),
+        ("of no bytes", map(at, 0, 0, 0, 1), page.clone(), invalid),
+        (
+            "not aligned",
+            map(at + 8, PAGE_LEN, 0, 0, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "of a length not aligned",
+            map(at, PAGE_LEN + 8, 0, 0, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "that starts in its middle",
+            map(at, 2 * PAGE_LEN, PAGE_LEN, 0, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "with an unknown flag",
+            map(at, PAGE_LEN, 0, 2, 1),
+            page.clone(),
+            invalid,
+        ),
+        ("of no runs", map(at, PAGE_LEN, 0, 0, 0), vec![], invalid),
+        (
+            "with more runs than it has",
+            map(at, PAGE_LEN, 0, 0, u32::MAX),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "with more runs than a message may",
+            map(at, PAGE_LEN * many.len() as u64, 0, 0, many.len() as u32),
+            many,
+            invalid,
+        ),
+        (
+            "of less than its runs",
+            map(at, PAGE_LEN, 0, 0, 1),
+            vec![run(place, 2 * PAGE_LEN)],
+            invalid,
+        ),
+        (
+            "of no memory",
+            map(at, PAGE_LEN, 0, 0, 1),
+            vec![run(0, PAGE_LEN)],
+            invalid,
+        ),
+        (
+            "of memory past the end",
+            map(at, 2 * PAGE_LEN, 0, 0, 1),
+            vec![run(super::gpa(super::MEMORY_LEN) - PAGE_LEN, 2 * PAGE_LEN)],
+            invalid,
+        ),
+        (
+            "of memory at the top",
+            map(at, PAGE_LEN, 0, 0, 1),
+            vec![run(LAST_PAGE, PAGE_LEN)],
+            invalid,
+        ),
+        (
+            "of a run of no bytes",
+            map(at, PAGE_LEN, 0, 0, 1),
+            vec![run(place, 0)],
+            invalid,
+        ),
+        (
+            "of a run not aligned",
+            map(at, PAGE_LEN, 0, 0, 1),
+            vec![run(place + 8, PAGE_LEN)],
+            invalid,
+        ),
+        (
+            "whose runs overflow",
+            map(at, 2 * PAGE_LEN, 0, 0, 2),
+            vec![run(place, LAST_PAGE), run(place, 2 * PAGE_LEN)],
+            invalid,
+        ),
+    ]
+}
+
+impl Session<'_> {
+    /// Writes a SKIP of that length.
+    fn skip(&mut self, len: u32) -> Result<()> {
+        let header = RecordHeader {
+            len,
+            op: op::SKIP,
+            flags: 0,
+            words: 0,
+            reserved: 0,
+            blob: 0,
+        };
+        self.write_record(0, &header.as_bytes()[..16.min(len as usize)]);
+        self.heads[0] += u64::from(len);
+        self.publish(0, self.heads[0])
+    }
+}
