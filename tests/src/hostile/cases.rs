@@ -384,10 +384,10 @@ pub fn cases(
         let words = (0..row.arguments.len())
             .map(|argument| {
                 let (name, kind) = row.arguments[argument];
-                let value = match random.next() % 4 {
+                let value = match random.any() % 4 {
                     _ if takes_long(name) => *random.of(&[0, 1, 2, 3, 16, u64::from(u32::MAX)]),
                     0 => good[argument],
-                    1 => random.next(),
+                    1 => random.any(),
                     _ => *random.of(&pool),
                 };
                 match kind {
@@ -397,8 +397,8 @@ pub fn cases(
                 }
             })
             .collect();
-        let len = if row.call.blob_in { random.next() % 512 } else { 0 };
-        let blob: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        let len = if row.call.blob_in { random.any() % 512 } else { 0 };
+        let blob: Vec<u8> = (0..len).map(|_| random.any() as u8).collect();
         add(format!("random case {case}"), words, &blob, Expected::Anything);
     }
     // Last, as it may take away what the others used.

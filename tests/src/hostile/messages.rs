@@ -110,11 +110,11 @@ pub fn try_moving(vm: &Vm, seed: u64, rounds: usize) -> Result<Found> {
             // One rewrites headers and words, the other moves the position.
             scope.spawn(move || {
                 while !end.load(Relaxed) && session.status() == 0 {
-                    let at = ring_at(0) + ring::DATA + 8 * (other.next() % 64);
-                    let word = match other.next() % 3 {
+                    let at = ring_at(0) + ring::DATA + 8 * (other.any() % 64);
+                    let word = match other.any() % 3 {
                         0 => 0x0003_0000_0018,
                         1 => u64::from(op::GPU_INFO) << 32 | 1 << 48 | 16,
-                        _ => other.next(),
+                        _ => other.any(),
                     };
                     session.u64(at).store(word, SeqCst);
                 }
@@ -135,9 +135,9 @@ pub fn try_moving(vm: &Vm, seed: u64, rounds: usize) -> Result<Found> {
                 position += 16;
                 session.write_record(0, header.as_bytes());
                 session.publish(0, position)?;
-                session.publish(0, random.next() % 512 * 8)?;
+                session.publish(0, random.any() % 512 * 8)?;
             }
-            session.publish(0, random.next() | 1)?;
+            session.publish(0, random.any() | 1)?;
             let ended = session.ended();
             end.store(true, Relaxed);
             ended.map(drop)
@@ -292,15 +292,15 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
     for _ in 0..random_cases {
         // Not a close of this session, which is right.
         let kind = *random.of(&[1, 3, 3, 3, 4, 5, 6, 7]);
-        let whole_words = !random.next().is_multiple_of(4);
-        let len = (random.next() % 160) as usize & if whole_words { !7 } else { !0 };
-        let mut body: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        let whole_words = !random.any().is_multiple_of(4);
+        let len = (random.any() % 160) as usize & if whole_words { !7 } else { !0 };
+        let mut body: Vec<u8> = (0..len).map(|_| random.any() as u8).collect();
         for word in body.chunks_exact_mut(8) {
-            let value = match random.next() % 4 {
-                0 => random.next(),
-                1 => random.next() % 4,
-                2 => WINDOW + (random.next() % 64) * PAGE_LEN,
-                _ => place + (random.next() % 64) * PAGE_LEN,
+            let value = match random.any() % 4 {
+                0 => random.any(),
+                1 => random.any() % 4,
+                2 => WINDOW + (random.any() % 64) * PAGE_LEN,
+                _ => place + (random.any() % 64) * PAGE_LEN,
             };
             word.copy_from_slice(&value.to_le_bytes());
         }

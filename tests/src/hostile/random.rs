@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,6 +21,6 @@ impl Random {
 
     /// One of the things.
     pub fn of<'a, T>(&mut self, things: &'a [T]) -> &'a T {
-        &things[(self.next() % things.len() as u64) as usize]
+        &things[(self.any() % things.len() as u64) as usize]
     }
 }
