@@ -7,10 +7,12 @@
 //! | `VGPU_SOFTGPU_DEVICES` | number of devices, 1 to 64; 1 unless given |
 //! | `VGPU_SOFTGPU_MEMORY` | memory of each device in bytes, 4 GiB unless given; the first process on a device decides |
 //! | `VGPU_SOFTGPU_DIR` | directory of the files through which processes share the devices; `/dev/shm/vgpu-softgpu-<uid>` unless given |
+//!
+//! For NVML a device is lost while there is a file `lost-<number>` in that directory.
 
 mod share;
 
-pub use share::{DeviceShare, Slot, Usage, usage};
+pub use share::{DeviceShare, Slot, Usage, is_lost, usage};
 
 /// Most devices there can be.
 pub const MAX_DEVICES: u32 = 64;

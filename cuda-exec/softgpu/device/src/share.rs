@@ -445,6 +445,13 @@ fn directory() -> String {
     })
 }
 
+/// Whether device `number` has fallen off its bus: there is a file `lost-<number>` in the directory.
+pub fn is_lost(number: u32) -> bool {
+    std::path::Path::new(&directory())
+        .join(format!("lost-{number}"))
+        .exists()
+}
+
 fn open_file(number: u32) -> std::io::Result<OwnedFd> {
     let directory = directory();
     if let Err(error) = std::fs::create_dir(&directory)

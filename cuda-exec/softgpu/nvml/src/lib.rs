@@ -32,16 +32,18 @@ const INVALID_ARGUMENT: Return = 2;
 const NOT_SUPPORTED: Return = 3;
 const NOT_FOUND: Return = 6;
 const INSUFFICIENT_SIZE: Return = 7;
+const GPU_IS_LOST: Return = 15;
 const ARGUMENT_VERSION_MISMATCH: Return = 25;
 
 /// The codes that this library returns, as text.
-const TEXTS: [(Return, &CStr); 7] = [
+const TEXTS: [(Return, &CStr); 8] = [
     (SUCCESS, c"Success"),
     (UNINITIALIZED, c"Uninitialized"),
     (INVALID_ARGUMENT, c"Invalid Argument"),
     (NOT_SUPPORTED, c"Not Supported"),
     (NOT_FOUND, c"Not Found"),
     (INSUFFICIENT_SIZE, c"Insufficient Size"),
+    (GPU_IS_LOST, c"GPU is lost"),
     (ARGUMENT_VERSION_MISMATCH, c"Argument version mismatch"),
 ];
 
@@ -96,7 +98,11 @@ fn initialised() -> Result {
 fn number(device: Device) -> Result<u32> {
     initialised()?;
     let number = device.checked_sub(1).and_then(|n| u32::try_from(n).ok());
-    number.filter(|n| *n < device::count()).ok_or(INVALID_ARGUMENT)
+    let number = number.filter(|n| *n < device::count()).ok_or(INVALID_ARGUMENT)?;
+    if device::is_lost(number) {
+        return Err(GPU_IS_LOST);
+    }
+    Ok(number)
 }
 
 /// Stores a result.
