@@ -14,7 +14,7 @@ pub const ARTIFACTS_ENV: &str = "VGPU_TEST_ARTIFACTS";
 /// and the demo, and packed into the bundle.
 ///
 /// ```text
-/// bin/       vgpud, vgpu-backend, vgpu-exec, vgpu-harness
+/// bin/       vgpud, vgpu-admin, vgpu-backend, vgpu-exec, vgpu-harness
 /// lib/guest/     libcuda.so.1 of a guest (on the host: for VGPU_SOCKET)
 /// lib/softgpu/   libcuda.so.1 and libnvidia-ml.so.1 of the software GPU
 /// programs/  C programs that use CUDA; the initramfs has them in /usr/bin

@@ -13,7 +13,7 @@ use crate::qemu;
 use crate::util::{Layout, capture, copy_if_changed, files_below, is_newer, place, progress, run};
 
 /// The host programs.
-const BINARIES: [&str; 4] = ["vgpud", "vgpu-backend", "vgpu-exec", "vgpu-harness"];
+const BINARIES: [&str; 5] = ["vgpud", "vgpu-admin", "vgpu-backend", "vgpu-exec", "vgpu-harness"];
 
 /// The file name of the initial file system without our software.
 pub const BARE_INITRAMFS: &str = "initramfs-bare.cpio";

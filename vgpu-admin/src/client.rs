@@ -1,0 +1,141 @@
+//! Asking `vgpud`.
+use crate::failure::{Failure, Kind};
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use vgpu_sched_api::messages::{Answer, Refusal, Request, Status, TurnRecord};
+use vgpu_sched_api::packet::{self, PacketError};
+
+/// How long an answer may take. Looking for GPUs takes the driver some seconds when none is in use.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection to `vgpud`.
+pub struct Client {
+    socket: OwnedFd,
+    path: PathBuf,
+}
+
+impl Client {
+    pub fn connect(path: &Path) -> Result<Self, Failure> {
+        let socket = connect(path).map_err(|error| unreachable(path, error))?;
+        Ok(Self {
+            socket,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Asks one thing. What `vgpud` refuses is a failure.
+    pub fn ask(&self, request: &Request) -> Result<Answer, Failure> {
+        let answer = packet::send(&self.socket, request, &[])
+            .and_then(|()| Ok(packet::receive::<Answer>(&self.socket)?.0))
+            .map_err(|error| self.broken(error))?;
+        match answer {
+            Answer::Refused { why, message } => Err(refused(why, message)),
+            answer => Ok(answer),
+        }
+    }
+
+    pub fn status(&self) -> Result<Status, Failure> {
+        match self.ask(&Request::Status)? {
+            Answer::Status(status) => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The last turns that were given, the oldest first.
+    pub fn turns(&self, last: usize) -> Result<Vec<TurnRecord>, Failure> {
+        let mut all = Vec::new();
+        let mut from = 0;
+        loop {
+            match self.ask(&Request::Turns { from })? {
+                Answer::Turns { turns, .. } if turns.is_empty() => break,
+                Answer::Turns { turns, next } => {
+                    all.extend(turns);
+                    from = next;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(all.split_off(all.len().saturating_sub(last)))
+    }
+
+    fn broken(&self, error: PacketError) -> Failure {
+        let path = self.path.display();
+        match error {
+            PacketError::Closed | PacketError::Io(Errno::PIPE | Errno::CONNRESET) => Failure::new(
+                Kind::Unreachable,
+                format!("vgpud at {path} hung up without an answer"),
+            )
+            .hint(
+                "it may have been stopped, or is of another version than this vgpu-admin: `vgpud --version`",
+            ),
+            PacketError::Io(Errno::AGAIN) => Failure::new(
+                Kind::Unreachable,
+                format!("vgpud at {path} did not answer within {} s", LIMIT.as_secs()),
+            )
+            .hint("look at its log: `journalctl -u vgpud`"),
+            PacketError::Io(error) => Failure::new(Kind::Unreachable, format!("vgpud at {path}: {error}")),
+            error @ (PacketError::Json(_) | PacketError::TooLong) => {
+                Failure::new(Kind::Failed, format!("the answer of vgpud at {path}: {error}"))
+                    .hint("it may be of another version than this vgpu-admin: `vgpud --version`")
+            }
+        }
+    }
+}
+
+/// An answer to another question.
+pub fn unexpected(answer: &Answer) -> Failure {
+    Failure::new(Kind::Failed, format!("vgpud answered something else: {answer:?}"))
+}
+
+fn connect(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        sockopt::set_socket_timeout(&socket, timeout, Some(LIMIT))?;
+    }
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+fn unreachable(path: &Path, error: Errno) -> Failure {
+    let hint = match error {
+        Errno::NOENT => {
+            "is vgpud running? `systemctl status vgpud`; another socket is named with --socket or VGPU_ADMIN_SOCKET"
+        }
+        Errno::CONNREFUSED => "the socket is left over: vgpud has ended; `systemctl start vgpud`",
+        Errno::ACCESS | Errno::PERM => "only root, vgpud's user and its group may: try sudo",
+        Errno::PROTOTYPE => {
+            "this is a socket of something else; vgpud's is named with --socket or VGPU_ADMIN_SOCKET"
+        }
+        _ => "vgpud's socket is named with --socket or VGPU_ADMIN_SOCKET",
+    };
+    Failure::new(
+        Kind::Unreachable,
+        format!("vgpud cannot be reached at {}: {error}", path.display()),
+    )
+    .hint(hint)
+}
+
+fn refused(why: Refusal, message: String) -> Failure {
+    let kind = match why {
+        Refusal::NotFound | Refusal::NotMapped | Refusal::NoGpu => Kind::NotFound,
+        Refusal::BadConfig | Refusal::Invalid => Kind::Usage,
+        Refusal::NotAllowed | Refusal::Quarantined | Refusal::Duplicate => Kind::Failed,
+    };
+    let failure = Failure::new(kind, message);
+    match why {
+        Refusal::BadConfig => {
+            failure.hint("vgpud goes on with the map it has; correct the file, then `vgpu-admin reload`")
+        }
+        Refusal::NotAllowed => failure.hint("only root and vgpud's own user may change things: try sudo"),
+        _ => failure,
+    }
+}
