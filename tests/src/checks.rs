@@ -9,6 +9,8 @@ use crate::{Gpu, Machine, Stack};
 pub const PROGRAMS: &[&str] = &[
     "vadd",
     "saxpy",
+    "matmul",
+    "reduce",
     "memset",
     "streams",
     "pinned 8",

@@ -58,7 +58,8 @@ pub fn everything(layout: &Layout, profile: Profile) -> Result<Artifacts> {
     let artifacts = system(layout, profile)?;
     progress("building the workspace", || {
         let mut build = cargo(layout);
-        build.args(["build", "--quiet", "--workspace"]);
+        // Not quiet: this takes minutes the first time.
+        build.args(["build", "--workspace"]);
         if profile == Profile::Release {
             build.arg("--release");
         }
@@ -125,6 +126,7 @@ fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>
         let headers = layout.root.join(headers);
         let is = |wanted: &'static str| move |path: &Path| path.extension().is_some_and(|end| end == wanted);
         let mut inputs = files_below(&headers, &is("h"))?;
+        inputs.extend(files_below(&layout.root.join("tests/kernels"), &is("ptx"))?);
         inputs.push(library.clone());
         for source in files_below(&layout.root.join(sources), &is("c"))? {
             let name = source.file_stem().expect("a source has a name");
