@@ -87,6 +87,7 @@ fn start(
         grid: [grid, 1, 1],
         block: [block, 1, 1],
         dynamic_shared: 0,
+        stack: 1 << 12,
         params: &params,
         memory,
         gate: &Limit(Cell::new(pauses)),

@@ -109,6 +109,7 @@ fn try_all(text: &str) {
             grid: [2, 1, 1],
             block: [33, 1, 1],
             dynamic_shared: 64,
+            stack: 1 << 12,
             params: &params,
             memory: &memory,
             gate: &Limit(Cell::new(2)),

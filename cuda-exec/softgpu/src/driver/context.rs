@@ -35,6 +35,9 @@ const LIMITS: usize = 8;
 /// persisting L2 and shared memory carve-out.
 const LIMIT_DEFAULTS: [u64; LIMITS] = [1024, 1 << 20, 8 << 20, 0, 0, 64, 0, 0];
 
+/// Most local memory of a thread, in bytes, whatever the limit of its stack is.
+const MOST_STACK: usize = 512 << 10;
+
 thread_local! {
     static STACK: RefCell<Vec<CUcontext>> = const { RefCell::new(Vec::new()) };
     static PER_THREAD: RefCell<HashMap<CUcontext, Arc<Stream>>> = RefCell::new(HashMap::new());
@@ -104,6 +107,12 @@ impl Context {
         runtime.modules.retain(|module| module.context != self.handle);
         runtime.memory.free_context(self.handle);
         self.gate.close();
+    }
+
+    /// `CU_LIMIT_STACK_SIZE` as far as there is memory, in bytes per thread.
+    pub fn stack_size(&self) -> usize {
+        let limit = self.limits[0].load(Ordering::Relaxed);
+        usize::try_from(limit).map_or(MOST_STACK, |n| n.min(MOST_STACK))
     }
 
     pub fn is_destroyed(&self) -> bool {

@@ -18,12 +18,18 @@ const PARAM_END: u64 = 0;
 const PARAM_BUFFER_POINTER: u64 = 1;
 const PARAM_BUFFER_SIZE: u64 = 2;
 
+/// Local memory that recursion may use whatever the context's limit is, in bytes per thread: frames here are larger
+/// than those of compiled code, which keeps most of what they hold in registers.
+const LEAST_STACK: usize = 16 << 10;
+
 /// A kernel with everything a run of it needs.
 pub struct KernelLaunch {
     kernel: Arc<Kernel>,
     grid: [u32; 3],
     block: [u32; 3],
     dynamic_shared: usize,
+    /// Local memory for recursion, in bytes per thread.
+    stack: usize,
     /// The parameter buffer, in units that keep it aligned.
     params: Vec<u128>,
 }
@@ -44,6 +50,7 @@ impl KernelLaunch {
             grid: self.grid,
             block: self.block,
             dynamic_shared: self.dynamic_shared,
+            stack: self.stack,
             params,
             memory,
             gate,
@@ -126,11 +133,16 @@ fn launch(
     if dynamic_shared > limit || dynamic_shared + kernel.shared_bytes as u32 > SHARED_OPTIN as u32 {
         return Err(error::INVALID_VALUE);
     }
+    if kernel.required_threads.is_some_and(|required| required != block) {
+        return Err(error::INVALID_VALUE);
+    }
+    let context = stream.context().ok_or(error::CONTEXT_IS_DESTROYED)?;
     let launch = KernelLaunch {
         kernel: kernel.clone(),
         grid,
         block,
         dynamic_shared: dynamic_shared as usize,
+        stack: context.stack_size().max(LEAST_STACK),
         params: parameters(kernel, params, extra)?,
     };
     stream.enqueue(Work::Kernel(Arc::new(launch)))

@@ -215,7 +215,10 @@ fn kernel(runtime: &Runtime, context: &Arc<Context>, launch: &KernelLaunch, engi
             let error: CuError = match fault.kind {
                 FaultKind::IllegalAddress => error::ILLEGAL_ADDRESS,
                 FaultKind::MisalignedAddress => error::MISALIGNED_ADDRESS,
+                FaultKind::InvalidPc => error::INVALID_PC,
+                FaultKind::StackOverflow => error::HARDWARE_STACK_ERROR,
                 FaultKind::Trap => error::LAUNCH_FAILED,
+                FaultKind::Assert => error::ASSERT,
             };
             eprintln!(
                 "softgpu: kernel {}, PTX line {}: {:?} at {:#x}",

@@ -2,11 +2,13 @@
 //! to its next barrier, warp operation or the end of its fuel. So threads which wait for each other in a loop
 //! all get on.
 
+mod call;
 mod warp;
 
 use super::alu::Regs;
-use super::ir::{Ins, Kernel, NONE, Reduce, Run};
+use super::ir::{Ins, Kernel, NONE, Reduce, Routine, Run};
 use super::types::{Clock, Fixed, LaneMask, Space};
+use call::Activation;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -65,7 +67,12 @@ pub struct Fault {
 pub enum FaultKind {
     IllegalAddress,
     MisalignedAddress,
+    /// A call of what is no function.
+    InvalidPc,
+    /// Calls nested too deeply.
+    StackOverflow,
     Trap,
+    Assert,
 }
 
 /// One launch.
@@ -75,6 +82,8 @@ pub struct Launch<'a> {
     pub block: [u32; 3],
     /// In bytes, behind the kernel's static shared memory.
     pub dynamic_shared: usize,
+    /// Local memory for recursion, in bytes per thread.
+    pub stack: usize,
     /// The parameter buffer; at least [`Kernel::param_bytes`] long.
     pub params: &'a [u8],
     pub memory: &'a dyn Memory,
@@ -156,18 +165,30 @@ pub fn run(launch: &Launch<'_>) -> Result<(), Stop> {
 /// The state of a block.
 struct Block {
     threads: Vec<Thread>,
-    /// One register file after the other.
+    ctaid: [u32; 3],
+    /// The slots of the kernel itself, one thread after the other.
     regs: Vec<u64>,
+    /// For each thread the functions it is in, the latest last.
+    calls: Vec<Vec<Activation>>,
+    /// Bytes of their slots.
+    called_bytes: usize,
     shared: Vec<u128>,
     local: Vec<u128>,
     arrived: [u32; BARRIERS],
+}
+
+/// Local memory of a thread in bytes.
+fn local_len(launch: &Launch<'_>) -> usize {
+    let kernel = launch.kernel;
+    let stack = if kernel.recursive { launch.stack } else { 0 };
+    (kernel.local_bytes + stack).next_multiple_of(16)
 }
 
 impl Block {
     fn new(launch: &Launch<'_>) -> Block {
         let kernel = launch.kernel;
         let count = launch.block.iter().map(|&n| n as usize).product::<usize>();
-        let shared_len = kernel.shared_bytes + launch.dynamic_shared;
+        let shared_len = kernel.dynamic_at + launch.dynamic_shared;
         Block {
             threads: vec![
                 Thread {
@@ -176,9 +197,12 @@ impl Block {
                 };
                 count
             ],
-            regs: vec![0; kernel.template.len() * count],
+            ctaid: [0; 3],
+            regs: vec![0; kernel.entry().template.len() * count],
+            calls: (0..count).map(|_| Vec::new()).collect(),
+            called_bytes: 0,
             shared: vec![0; shared_len.div_ceil(16).max(1)],
-            local: vec![0; (kernel.local_bytes / 16 * count).max(1)],
+            local: vec![0; (local_len(launch) / 16 * count).max(1)],
             arrived: [0; BARRIERS],
         }
     }
@@ -194,6 +218,9 @@ struct Machine<'a> {
     /// The block being run.
     block: Block,
     shared_len: u64,
+    local_len: usize,
+    /// Slots of functions that have returned, for the next call.
+    spare: Vec<Vec<u64>>,
     /// The stretches accessed last.
     cache: [Span; 4],
     evict: usize,
@@ -208,7 +235,9 @@ impl<'a> Machine<'a> {
             launch,
             kernel: launch.kernel,
             block: Block::new(launch),
-            shared_len: (launch.kernel.shared_bytes + launch.dynamic_shared) as u64,
+            shared_len: (launch.kernel.dynamic_at + launch.dynamic_shared) as u64,
+            local_len: local_len(launch),
+            spare: Vec::new(),
             cache: [NOWHERE; 4],
             evict: 0,
             fuel: FUEL,
@@ -216,23 +245,30 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// The slots that the thread's instructions name now.
     fn regs(&mut self, thread: usize) -> Regs {
-        let slots = self.kernel.template.len();
-        let file = &mut self.block.regs[thread * slots..(thread + 1) * slots];
-        // SAFETY: the file has as many slots as the template, and only this kernel's instructions are run
-        // with it. The vector is never resized, and only this machine's thread touches it.
+        let file = match self.block.calls[thread].last_mut() {
+            Some(activation) => &mut activation.slots[..],
+            None => {
+                let slots = self.kernel.entry().template.len();
+                &mut self.block.regs[thread * slots..(thread + 1) * slots]
+            }
+        };
+        // SAFETY: the file has as many slots as the template of its routine, and only that routine's
+        // instructions are run with it. The vector is never resized, and only this machine's thread touches it.
         unsafe { Regs::new(file.as_mut_ptr()) }
     }
 
     /// Makes the block the one at `ctaid`, at its beginning.
     fn start(&mut self, ctaid: [u32; 3]) {
         self.block.arrived = [0; BARRIERS];
+        self.block.ctaid = ctaid;
         for thread in 0..self.block.threads.len() {
             self.block.threads[thread] = Thread {
                 pc: 0,
                 state: State::Ready,
             };
-            self.start_thread(thread, ctaid);
+            self.start_thread(thread);
         }
     }
 
@@ -257,7 +293,22 @@ impl<'a> Machine<'a> {
         Ok(false)
     }
 
-    fn start_thread(&mut self, thread: usize, ctaid: [u32; 3]) {
+    fn start_thread(&mut self, thread: usize) {
+        let Routine { template, fixed, .. } = self.kernel.entry();
+        while let Some(activation) = self.block.calls[thread].pop() {
+            self.spare.push(activation.slots);
+        }
+        self.block.called_bytes = 0;
+        let slots = template.len();
+        self.block.regs[thread * slots..(thread + 1) * slots].copy_from_slice(template);
+        let regs = self.regs(thread);
+        for &(slot, what) in fixed {
+            regs.set(slot, self.fixed(thread, what, 0));
+        }
+    }
+
+    /// The value of a special register, where the frame of the function begins at `frame`.
+    fn fixed(&self, thread: usize, what: Fixed, frame: usize) -> u64 {
         let [nx, ny, _] = self.launch.block;
         let (x, y, z) = (
             thread as u32 % nx,
@@ -265,31 +316,27 @@ impl<'a> Machine<'a> {
             thread as u32 / nx / ny,
         );
         let lane = (thread % WARP) as u32;
-        let slots = self.kernel.template.len();
-        self.block.regs[thread * slots..(thread + 1) * slots].copy_from_slice(&self.kernel.template);
-        let regs = self.regs(thread);
-        for &(slot, what) in &self.kernel.fixed {
-            let value = match what {
-                Fixed::Tid(axis) => [x, y, z][axis as usize],
-                Fixed::Ntid(axis) => self.launch.block[axis as usize],
-                Fixed::Ctaid(axis) => ctaid[axis as usize],
-                Fixed::Nctaid(axis) => self.launch.grid[axis as usize],
-                Fixed::LaneId => lane,
-                Fixed::WarpId => (thread / WARP) as u32,
-                Fixed::NwarpId => self.block.threads.len().div_ceil(WARP) as u32,
-                Fixed::SmId => 0,
-                Fixed::NsmId => 1,
-                Fixed::GridId => self.launch.id as u32,
-                Fixed::LaneMask(LaneMask::Eq) => 1 << lane,
-                Fixed::LaneMask(LaneMask::Lt) => (1 << lane) - 1,
-                Fixed::LaneMask(LaneMask::Le) => u32::MAX >> (31 - lane),
-                Fixed::LaneMask(LaneMask::Ge) => u32::MAX << lane,
-                Fixed::LaneMask(LaneMask::Gt) => !(u32::MAX >> (31 - lane)),
-                Fixed::DynamicSharedSize => self.launch.dynamic_shared as u32,
-                Fixed::TotalSharedSize => self.shared_len as u32,
-            };
-            regs.set(slot, u64::from(value));
-        }
+        let value = match what {
+            Fixed::Tid(axis) => [x, y, z][axis as usize],
+            Fixed::Ntid(axis) => self.launch.block[axis as usize],
+            Fixed::Ctaid(axis) => self.block.ctaid[axis as usize],
+            Fixed::Nctaid(axis) => self.launch.grid[axis as usize],
+            Fixed::LaneId => lane,
+            Fixed::WarpId => (thread / WARP) as u32,
+            Fixed::NwarpId => self.block.threads.len().div_ceil(WARP) as u32,
+            Fixed::SmId => 0,
+            Fixed::NsmId => 1,
+            Fixed::GridId => return self.launch.id,
+            Fixed::LaneMask(LaneMask::Eq) => 1 << lane,
+            Fixed::LaneMask(LaneMask::Lt) => (1 << lane) - 1,
+            Fixed::LaneMask(LaneMask::Le) => u32::MAX >> (31 - lane),
+            Fixed::LaneMask(LaneMask::Ge) => u32::MAX << lane,
+            Fixed::LaneMask(LaneMask::Gt) => !(u32::MAX >> (31 - lane)),
+            Fixed::DynamicSharedSize => self.launch.dynamic_shared as u32,
+            Fixed::TotalSharedSize => self.shared_len as u32,
+            Fixed::Frame => return frame as u64,
+        };
+        u64::from(value)
     }
 
     /// Runs the threads of a warp until none of them is ready, or one ran out of fuel; true if some are
@@ -409,7 +456,7 @@ impl<'a> Machine<'a> {
     fn thread(&mut self, thread: usize) -> Result<(), Stop> {
         let kernel = self.kernel;
         let code = &kernel.code[..];
-        let regs = self.regs(thread);
+        let mut regs = self.regs(thread);
         let mut pc = self.block.threads[thread].pc;
         self.fuel = self.fuel.saturating_sub(1);
         let state = loop {
@@ -471,6 +518,21 @@ impl<'a> Machine<'a> {
                         regs.set(ins.d, old);
                     }
                 }
+                Run::Call | Run::Return => {
+                    pc = match ins.run {
+                        Run::Call => self.call(thread, ins, pc)?,
+                        _ => match self.go_back(thread) {
+                            Some(pc) => pc,
+                            None => break State::Exited,
+                        },
+                    };
+                    regs = self.regs(thread);
+                    if self.fuel == 0 {
+                        break State::Ready;
+                    }
+                    self.fuel -= 1;
+                    continue;
+                }
                 Run::Exit => break State::Exited,
                 Run::Barrier | Run::BarrierReduce(_) => break State::Barrier,
                 Run::Warp(_) => break State::Warp,
@@ -488,6 +550,7 @@ impl<'a> Machine<'a> {
                     continue;
                 }
                 Run::Trap => return Err(fault(FaultKind::Trap, 0, ins)),
+                Run::Assert => return Err(fault(FaultKind::Assert, 0, ins)),
                 Run::Fence => std::sync::atomic::fence(Ordering::SeqCst),
                 Run::ToGeneric(space) => {
                     regs.set(ins.d, regs.get(ins.a).wrapping_add(self.window(space, thread).0));
@@ -529,7 +592,7 @@ impl<'a> Machine<'a> {
         match space {
             Space::Shared => (self.block.shared.as_ptr() as u64, self.shared_len),
             Space::Local => {
-                let bytes = self.kernel.local_bytes as u64;
+                let bytes = self.local_len as u64;
                 (self.block.local.as_ptr() as u64 + thread as u64 * bytes, bytes)
             }
             Space::Param => (self.launch.params.as_ptr() as u64, self.kernel.param_bytes as u64),

@@ -5,6 +5,7 @@
 use super::alu::{AluFn, Regs};
 use super::atomics::AtomicFn;
 use super::types::{Clock, Fixed, Space};
+use std::collections::HashMap;
 
 /// Marks an operand that is not there.
 pub const NONE: u16 = u16::MAX;
@@ -40,10 +41,16 @@ pub enum Run {
     Jump,
     /// Goes on at table entry `a` of the `imm`-th jump table.
     JumpTable,
+    /// Calls as the `imm`-th call site says.
+    Call,
+    /// Goes back to where the function was called.
+    Return,
     /// The thread ends.
     Exit,
     /// The kernel fails.
     Trap,
+    /// The kernel fails, since a condition that it asserts does not hold.
+    Assert,
     /// Loads `lanes` values of `1 << log_size` bytes from `a + imm` into d, b, c, e.
     Load {
         space: Space,
@@ -134,30 +141,93 @@ pub enum Redux {
     Xor,
 }
 
-/// A kernel ready to run.
+/// A kernel ready to run, with all the functions that it may call.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     pub name: String,
     /// The name for C.
     pub c_name: std::ffi::CString,
+    /// The instructions of all routines.
     pub code: Vec<Ins>,
-    /// Initial content of a thread's slots: zeros and literals.
-    pub template: Vec<u64>,
-    /// Slots which hold special registers.
-    pub fixed: Vec<(u16, Fixed)>,
+    /// The kernel itself, then the functions.
+    pub routines: Vec<Routine>,
+    pub calls: Vec<CallSite>,
+    /// The routine behind the address of a function.
+    pub addresses: HashMap<u64, u32>,
     pub jump_tables: Vec<Vec<u32>>,
     /// Offset and size of each parameter in the parameter buffer, in bytes.
     pub params: Vec<(usize, usize)>,
     /// Size of the parameter buffer in bytes.
     pub param_bytes: usize,
-    /// Statically declared shared memory in bytes; dynamic shared memory starts here.
+    /// Statically declared shared memory in bytes.
     pub shared_bytes: usize,
-    /// Local memory per thread in bytes.
+    /// Where dynamic shared memory starts.
+    pub dynamic_at: usize,
+    /// Local memory that a thread needs, in bytes; what recursion needs is beyond that.
     pub local_bytes: usize,
+    /// Whether functions may call each other in a circle.
+    pub recursive: bool,
     /// Most threads per block.
     pub max_threads: u32,
+    /// Threads per block in each dimension, if the kernel runs with no others.
+    pub required_threads: Option<[u32; 3]>,
     /// Registers in the text, as an answer to `CU_FUNC_ATTRIBUTE_NUM_REGS`.
     pub registers: u32,
+}
+
+/// A kernel or function. Each of its activations has a file of slots and a frame in local memory.
+#[derive(Clone, Debug, Default)]
+pub struct Routine {
+    /// Its first instruction.
+    pub start: u32,
+    /// Initial content of the slots: zeros and literals.
+    pub template: Vec<u64>,
+    /// Slots which hold special registers.
+    pub fixed: Vec<(u16, Fixed)>,
+    /// Size of the frame in bytes: parameters and results first, then variables.
+    pub frame_bytes: usize,
+}
+
+/// What a call does.
+#[derive(Clone, Debug)]
+pub struct CallSite {
+    pub target: Target,
+    /// What is copied into the frame of the function, and what from there when it returns.
+    pub inputs: Vec<Passed>,
+    pub outputs: Vec<Passed>,
+}
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Routine(u32),
+    /// The function whose address is in a slot.
+    Pointer(u16),
+}
+
+/// An argument or a result.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    pub here: Place,
+    /// Offset in the frame of the function.
+    pub there: usize,
+    /// In bytes.
+    pub size: usize,
+}
+
+/// Where the caller has it.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    Slot(u16),
+    /// Offset in its frame.
+    Frame(usize),
+}
+
+impl Kernel {
+    /// The slots with which a thread of the kernel starts.
+    pub fn entry(&self) -> &Routine {
+        &self.routines[0]
+    }
 }
 
 impl Ins {
@@ -192,7 +262,7 @@ impl Ins {
             Run::Warp(WarpOp::Shuffle(_)) => &[self.a, self.b, self.c],
             Run::Warp(WarpOp::Sync | WarpOp::ActiveMask) => &[],
             Run::Warp(_) => &[self.a],
-            Run::Jump | Run::Exit | Run::Trap | Run::Fence => &[],
+            Run::Jump | Run::Call | Run::Return | Run::Exit | Run::Trap | Run::Assert | Run::Fence => &[],
         };
         let named = [self.guard, self.d, self.a, self.b, self.c, self.e];
         used.iter().all(|s| real(*s)) && named.iter().all(|s| *s == NONE || real(*s))

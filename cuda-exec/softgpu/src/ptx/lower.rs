@@ -1,15 +1,19 @@
-//! Turns the statements of a kernel into instructions. Device functions are inlined: a called function's
-//! parameters are then plain variables of the thread.
+//! Turns the statements of a kernel, and of the functions that it may call, into instructions.
 
 mod arith;
+mod call;
 mod control;
 mod memory;
+mod reach;
+
+pub use reach::code_address;
 
 use super::PtxError;
 use super::alu::{self, AluFn};
-use super::ir::{Ins, Kernel, NONE, Run};
-use super::parse::{Arg, Function, Literal, Module, Stmt, Var};
+use super::ir::{CallSite, Ins, Kernel, NONE, Routine, Run};
+use super::parse::{Arg, Function, Literal, Module, Stmt};
 use super::types::{Clock, Fixed, Space, Special, Ty};
+use reach::Reach;
 use std::collections::HashMap;
 
 /// Where the module's global and constant variables lie.
@@ -17,60 +21,55 @@ pub type Symbols = HashMap<String, u64>;
 
 /// A thread may have this many slots; beyond, operand numbers would not fit.
 const MAX_SLOTS: usize = 65_000;
-/// Instructions of one kernel with everything inlined.
+/// Instructions of one kernel with all it calls.
 const MAX_CODE: usize = 4_000_000;
-/// Nesting of inlined calls; deeper means recursion.
-const MAX_DEPTH: usize = 64;
+/// The frame of one function may have this many bytes.
+const MAX_FRAME: usize = 512 * 1024;
 
 /// Lowers the kernel `function` of `module`.
 pub fn lower(module: &Module, function: &Function, symbols: &Symbols) -> Result<Kernel, PtxError> {
+    let reach = Reach::of(module, function)?;
     let mut lowering = Lowering {
         module,
         symbols,
+        reach: &reach,
         code: Vec::new(),
+        routines: Vec::new(),
+        calls: Vec::new(),
+        addresses: HashMap::new(),
+        jump_tables: Vec::new(),
         template: Vec::new(),
         literals: HashMap::new(),
         fixed: HashMap::new(),
-        jump_tables: Vec::new(),
-        shared: HashMap::new(),
-        shared_end: 0,
-        local_end: 0,
+        frame_end: 0,
+        carry: None,
         guard: (NONE, false),
         line: function.line,
-        depth: 0,
-        carry: None,
     };
-    lowering.module_shared()?;
-    lowering.entry(function)?;
-    if let Some(bad) = lowering
-        .code
-        .iter()
-        .find(|ins| !ins.is_sound(lowering.template.len()))
-    {
-        return Err(PtxError::new(bad.line, "operand missing"));
+    for (index, function) in reach.functions.iter().enumerate() {
+        if let Some(address) = code_address(module, &function.name) {
+            lowering.addresses.insert(address, index as u32);
+        }
+        lowering.function(function)?;
     }
-    let param_bytes = function
-        .params
-        .iter()
-        .map(|p| p.offset + p.size)
-        .max()
-        .unwrap_or(0);
+    let (local_bytes, recursive) = lowering.depth();
+    let params = || function.params.iter();
     Ok(Kernel {
         name: function.name.clone(),
         c_name: std::ffi::CString::new(function.name.as_str()).unwrap_or_default(),
         code: lowering.code,
-        template: lowering.template,
-        fixed: lowering
-            .fixed
-            .into_iter()
-            .map(|(what, slot)| (slot, what))
-            .collect(),
+        routines: lowering.routines,
+        calls: lowering.calls,
+        addresses: lowering.addresses,
         jump_tables: lowering.jump_tables,
-        params: function.params.iter().map(|p| (p.offset, p.size)).collect(),
-        param_bytes,
-        shared_bytes: lowering.shared_end.next_multiple_of(16),
-        local_bytes: lowering.local_end.next_multiple_of(16),
+        params: params().map(|p| (p.offset, p.size)).collect(),
+        param_bytes: params().map(|p| p.offset + p.size).max().unwrap_or(0),
+        shared_bytes: reach.shared_bytes,
+        dynamic_at: reach.dynamic_at,
+        local_bytes,
+        recursive,
         max_threads: function.max_threads.unwrap_or(1024),
+        required_threads: function.required_threads,
         registers: function.registers.min(255),
     })
 }
@@ -91,7 +90,6 @@ struct Frame<'m> {
     /// Slot of its register 0.
     base: u16,
     places: HashMap<&'m str, Place>,
-    is_entry: bool,
     /// Jumps to patch: instruction and the statement it goes to.
     jumps: Vec<(usize, usize)>,
     /// Jump tables to patch.
@@ -101,19 +99,21 @@ struct Frame<'m> {
 struct Lowering<'m> {
     module: &'m Module,
     symbols: &'m Symbols,
+    reach: &'m Reach<'m>,
     code: Vec<Ins>,
+    routines: Vec<Routine>,
+    calls: Vec<CallSite>,
+    addresses: HashMap<u64, u32>,
+    jump_tables: Vec<Vec<u32>>,
+    // Of the function being lowered:
     template: Vec<u64>,
     literals: HashMap<u64, u16>,
     fixed: HashMap<Fixed, u16>,
-    jump_tables: Vec<Vec<u32>>,
-    shared: HashMap<String, u64>,
-    shared_end: usize,
-    local_end: usize,
-    guard: (u16, bool),
-    line: u32,
-    depth: usize,
+    frame_end: usize,
     /// The slot of the carry flag.
     carry: Option<u16>,
+    guard: (u16, bool),
+    line: u32,
 }
 
 /// A mnemonic taken apart.
@@ -234,72 +234,76 @@ impl<'m> Lowering<'m> {
         self.emit(ins)
     }
 
-    fn module_shared(&mut self) -> Result<(), PtxError> {
-        let module = self.module;
-        for var in module.vars.iter().filter(|v| v.space == Space::Shared) {
-            self.place_shared(var)?;
-        }
-        Ok(())
-    }
-
-    fn place_shared(&mut self, var: &Var) -> Result<u64, PtxError> {
-        // A dynamic array starts where the static ones end, known only when all are placed: it is placed
-        // like the others, and as it has no size, those placed later would overlap it. They are module
-        // scope variables in all compilers' output, so the order is theirs: sized ones go first.
-        let at = self.shared_end.next_multiple_of(var.align);
-        self.shared_end = at + var.size;
-        if self.shared_end > 228 * 1024 {
-            return self.error("too much shared memory");
-        }
-        self.shared.insert(var.name.clone(), at as u64);
-        Ok(at as u64)
-    }
-
     fn place_local(&mut self, align: usize, size: usize) -> Result<u64, PtxError> {
-        let at = self.local_end.next_multiple_of(align.max(1));
-        self.local_end = at + size;
-        if self.local_end > 512 * 1024 {
+        let at = self.frame_end.next_multiple_of(align.max(1));
+        self.frame_end = at + size;
+        if self.frame_end > MAX_FRAME {
             return self.error("too much local memory");
         }
         Ok(at as u64)
     }
 
-    fn entry(&mut self, function: &'m Function) -> Result<(), PtxError> {
-        let places = function
-            .params
-            .iter()
-            .map(|p| (p.name.as_str(), Place::Param(p.offset as u64)))
-            .collect();
-        self.body(function, places, true)?;
-        let exit = self.ins(Run::Exit);
-        self.emit(exit)
+    /// The function of a name, and its routine.
+    fn routine(&self, name: &str) -> Option<(u32, &'m Function)> {
+        let is_it = |f: &&Function| !f.is_entry && f.name == name;
+        let index = self.reach.functions.iter().position(is_it)?;
+        Some((index as u32, self.reach.functions[index]))
     }
 
-    /// Lowers a whole body; control leaves it at its end.
-    fn body(
-        &mut self,
-        function: &'m Function,
-        places: HashMap<&'m str, Place>,
-        is_entry: bool,
-    ) -> Result<(), PtxError> {
-        let base = self.template.len();
-        for _ in 0..function.registers {
-            self.slot(0)?;
-        }
+    /// Lowers a kernel or function.
+    fn function(&mut self, function: &'m Function) -> Result<(), PtxError> {
+        let start = self.code.len();
+        self.template.clear();
+        self.literals.clear();
+        self.fixed.clear();
+        self.frame_end = 0;
+        self.carry = None;
+        self.line = function.line;
         let mut frame = Frame {
             function,
-            base: base as u16,
-            places,
-            is_entry,
+            base: 0,
+            places: HashMap::new(),
             jumps: Vec::new(),
             tables: Vec::new(),
         };
+        for _ in 0..function.registers {
+            self.slot(0)?;
+        }
+        if function.is_entry {
+            let params = function.params.iter();
+            frame.places = params
+                .map(|p| (p.name.as_str(), Place::Param(p.offset as u64)))
+                .collect();
+        } else {
+            self.enter(&mut frame, function)?;
+        }
+        self.body(&mut frame)?;
+        if function.is_entry {
+            self.run(Run::Exit)?;
+        } else {
+            self.leave(&frame, function)?;
+        }
+        let code = &self.code[start..];
+        if let Some(bad) = code.iter().find(|ins| !ins.is_sound(self.template.len())) {
+            return Err(PtxError::new(bad.line, "operand missing"));
+        }
+        self.routines.push(Routine {
+            start: start as u32,
+            template: self.template.clone(),
+            fixed: self.fixed.iter().map(|(what, slot)| (*slot, *what)).collect(),
+            frame_bytes: self.frame_end.next_multiple_of(16),
+        });
+        Ok(())
+    }
+
+    /// Lowers a body; control leaves it at its end.
+    fn body(&mut self, frame: &mut Frame<'m>) -> Result<(), PtxError> {
+        let function = frame.function;
         for var in &function.vars {
             let place = match var.space {
-                Space::Shared => Place::Shared(match self.shared.get(&var.name) {
-                    Some(&at) if !is_entry => at,
-                    _ => self.place_shared(var)?,
-                }),
+                Space::Shared => {
+                    Place::Shared(self.reach.shared[&(Some(function.name.as_str()), var.name.as_str())])
+                }
                 Space::Local | Space::Param => Place::Local(self.place_local(var.align, var.size)?),
                 _ => return self.error(format!("{}: variables of that space belong outside", var.name)),
             };
@@ -309,13 +313,13 @@ impl<'m> Lowering<'m> {
         for stmt in &function.body {
             starts.push(self.code.len());
             self.line = stmt.line;
-            self.statement(&mut frame, stmt)?;
+            self.statement(frame, stmt)?;
         }
         starts.push(self.code.len());
-        for (ins, stmt) in frame.jumps {
+        for (ins, stmt) in std::mem::take(&mut frame.jumps) {
             self.code[ins].imm = starts[stmt] as i64;
         }
-        for (table, stmts) in frame.tables {
+        for (table, stmts) in std::mem::take(&mut frame.tables) {
             self.jump_tables[table] = stmts.into_iter().map(|s| starts[s] as u32).collect();
         }
         Ok(())
@@ -381,11 +385,12 @@ impl<'m> Lowering<'m> {
         if let Some(&place) = frame.places.get(name) {
             return Ok(place);
         }
-        if let Some(&at) = self.shared.get(name) {
+        if let Some(&at) = self.reach.shared.get(&(None, name)) {
             return Ok(Place::Shared(at));
         }
-        match self.symbols.get(name) {
-            Some(&address) => Ok(Place::Global(address)),
+        let address = self.symbols.get(name).copied();
+        match address.or_else(|| code_address(self.module, name)) {
+            Some(address) => Ok(Place::Global(address)),
             None => self.error(format!("unknown symbol {name}")),
         }
     }
@@ -409,11 +414,18 @@ impl<'m> Lowering<'m> {
                 self.clock(*clock, d)?;
                 Ok(d)
             }
-            Arg::Symbol(name, offset) => {
-                let (Place::Shared(v) | Place::Local(v) | Place::Param(v) | Place::Global(v)) =
-                    self.place(frame, name)?;
-                self.literal(v.wrapping_add(*offset as u64))
-            }
+            Arg::Symbol(name, offset) => match self.place(frame, name)? {
+                Place::Local(at) => {
+                    let d = self.slot(0)?;
+                    let start = self.fixed(Fixed::Frame)?;
+                    let distance = self.literal(at.wrapping_add(*offset as u64))?;
+                    self.alu(alu::add::<u64>, d, &[start, distance], 0)?;
+                    Ok(d)
+                }
+                Place::Shared(at) | Place::Param(at) | Place::Global(at) => {
+                    self.literal(at.wrapping_add(*offset as u64))
+                }
+            },
             _ => self.error("operand not possible here"),
         }
     }

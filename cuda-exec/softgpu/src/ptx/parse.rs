@@ -67,9 +67,20 @@ pub struct Function {
     pub labels: HashMap<(u32, String), usize>,
     /// The enclosing scope of each scope; scope 0 is the body itself.
     pub scopes: Vec<u32>,
+    /// What functions that are called by address take and give, by label.
+    pub prototypes: HashMap<String, Prototype>,
     /// Product of `.maxntid` or `.reqntid`, if given.
     pub max_threads: Option<u32>,
+    /// `.reqntid`
+    pub required_threads: Option<[u32; 3]>,
     pub line: u32,
+}
+
+/// What a function takes and gives.
+#[derive(Clone, Debug, Default)]
+pub struct Prototype {
+    pub params: Vec<Param>,
+    pub returns: Vec<Param>,
 }
 
 /// A parameter or return value.
@@ -147,6 +158,7 @@ struct Body {
     stmts: Vec<Stmt>,
     vars: Vec<Var>,
     labels: HashMap<(u32, String), usize>,
+    prototypes: HashMap<String, Prototype>,
 }
 
 impl Body {
@@ -542,6 +554,26 @@ impl<'a> Parser<'a> {
         Ok(params)
     }
 
+    /// What follows `.callprototype`, with the semicolon.
+    fn prototype(&mut self) -> Result<Prototype, PtxError> {
+        let mut lists = [Vec::new(), Vec::new()];
+        let mut scratch = Body::default();
+        // Results stand before the name, which is a `_`, and parameters behind it.
+        for (list, last) in lists.iter_mut().zip([false, true]) {
+            if self.peek() == Some(Tok::Punct(b'(')) {
+                *list = self.params(&mut scratch)?;
+            }
+            if !last {
+                self.word()?;
+            }
+        }
+        while !self.eat(b';') {
+            self.next()?;
+        }
+        let [returns, params] = lists;
+        Ok(Prototype { params, returns })
+    }
+
     fn function(&mut self, is_entry: bool) -> Result<Function, PtxError> {
         let line = self.line();
         self.at += 1;
@@ -559,6 +591,7 @@ impl<'a> Parser<'a> {
             Vec::new()
         };
         let mut max_threads = None;
+        let mut required_threads = None;
         // Performance directives stand between the head and the body.
         while let Some(Tok::Word(word)) = self.peek() {
             if matches!(
@@ -574,14 +607,22 @@ impl<'a> Parser<'a> {
                 }
                 continue;
             }
-            let mut product = 1u64;
+            let mut sizes = [1u64; 3];
+            let mut at = 0;
             while let Some(Tok::Int(v)) = self.peek() {
                 self.at += 1;
-                product = product.saturating_mul(v);
+                if let Some(size) = sizes.get_mut(at) {
+                    *size = v;
+                }
+                at += 1;
                 self.eat(b',');
             }
             if matches!(word, ".maxntid" | ".reqntid") {
+                let product = sizes.iter().fold(1, |p: u64, v| p.saturating_mul(*v));
                 max_threads = Some(product.min(1024) as u32);
+            }
+            if word == ".reqntid" {
+                required_threads = Some(sizes.map(|v| v.min(1024) as u32));
             }
         }
         let has_body = self.peek() == Some(Tok::Punct(b'{'));
@@ -605,7 +646,9 @@ impl<'a> Parser<'a> {
             body: body.stmts,
             labels: body.labels,
             scopes: body.scopes,
+            prototypes: body.prototypes,
             max_threads,
+            required_threads,
             line,
         })
     }
@@ -651,6 +694,11 @@ impl<'a> Parser<'a> {
                     }
                 }
                 Tok::Word(word) if self.eat(b':') => {
+                    if self.eat_word(".callprototype") {
+                        let prototype = self.prototype()?;
+                        body.prototypes.insert(word.to_owned(), prototype);
+                        continue;
+                    }
                     let here = body.stmts.len();
                     body.labels.insert((body.scope(), word.to_owned()), here);
                 }

@@ -116,6 +116,8 @@ pub enum Fixed {
     LaneMask(LaneMask),
     DynamicSharedSize,
     TotalSharedSize,
+    /// Where the frame begins in local memory; no register of PTX.
+    Frame,
 }
 
 /// Which lanes a `%lanemask_*` register names, relative to the own lane.

@@ -1,12 +1,11 @@
 //! Branches, calls, barriers and what threads of a warp do together.
 
-use super::{Frame, Lowering, Op, Place};
+use super::{Frame, Lowering, Op};
 use crate::ptx::PtxError;
 use crate::ptx::alu;
 use crate::ptx::ir::{Ins, NONE, Reduce, Redux, Run, Shuffle, WarpOp};
-use crate::ptx::parse::{Arg, Function, Literal, Stmt};
+use crate::ptx::parse::{Arg, Stmt};
 use crate::ptx::types::{Class, Ty};
-use std::collections::HashMap;
 
 const U32: Ty = Ty::new(Class::Unsigned, 32);
 const PRED: Ty = Ty::new(Class::Pred, 1);
@@ -49,7 +48,7 @@ impl<'m> Lowering<'m> {
                 self.emit(ins)?;
             }
             ".branchtargets" => {}
-            "ret" if !frame.is_entry => {
+            "ret" if !frame.function.is_entry => {
                 frame.jumps.push((self.code.len(), frame.function.body.len()));
                 self.run(Run::Jump)?;
             }
@@ -152,7 +151,7 @@ impl<'m> Lowering<'m> {
         Ok(true)
     }
 
-    fn run(&mut self, run: Run) -> Result<(), PtxError> {
+    pub(super) fn run(&mut self, run: Run) -> Result<(), PtxError> {
         let ins = self.ins(run);
         self.emit(ins)
     }
@@ -253,100 +252,5 @@ impl<'m> Lowering<'m> {
             ins.c = self.source(frame, predicate, PRED)?;
         }
         self.emit(ins)
-    }
-
-    /// Inlines the called function. Its parameters are the caller's variables of the same position.
-    fn call(&mut self, frame: &mut Frame<'m>, args: &[Arg]) -> Result<(), PtxError> {
-        let (returns, rest) = match args.first() {
-            Some(Arg::List(list)) => (list.as_slice(), &args[1..]),
-            _ => (&[][..], args),
-        };
-        let Some(Arg::Symbol(name, 0)) = rest.first() else {
-            return self.error("calls through a pointer are not supported");
-        };
-        let inputs = match rest.get(1) {
-            Some(Arg::List(list)) => list.as_slice(),
-            _ => &[],
-        };
-        let module = self.module;
-        let Some(callee) = module
-            .functions
-            .iter()
-            .find(|f| f.has_body && !f.is_entry && f.name == *name)
-        else {
-            return self.error(format!("call of unknown function {name}"));
-        };
-        if callee.returns.len() != returns.len() || callee.params.len() != inputs.len() {
-            return self.error(format!("call of {name} with wrong operands"));
-        }
-        if self.depth >= super::MAX_DEPTH {
-            return self.error("recursion is not supported");
-        }
-        let skip = (self.guard.0 != NONE).then_some(self.code.len());
-        if skip.is_some() {
-            // One jump over the body for the threads whose guard says no.
-            self.guard.1 = !self.guard.1;
-            self.run(Run::Jump)?;
-            self.guard = (NONE, false);
-        }
-        self.inline(frame, callee, returns, inputs)?;
-        if let Some(at) = skip {
-            self.code[at].imm = self.code.len() as i64;
-        }
-        Ok(())
-    }
-
-    fn inline(
-        &mut self,
-        frame: &Frame<'m>,
-        callee: &'m Function,
-        returns: &[Arg],
-        inputs: &[Arg],
-    ) -> Result<(), PtxError> {
-        let mut places: HashMap<&'m str, Place> = HashMap::new();
-        let mut copies_in = Vec::new();
-        let mut copies_out = Vec::new();
-        // `.reg` parameters are copied, since both sides may go on using their own register.
-        for (params, actuals, incoming) in [(&callee.params, inputs, true), (&callee.returns, returns, false)]
-        {
-            for (param, actual) in params.iter().zip(actuals) {
-                let place = match (param.register, actual) {
-                    (Some(register), Arg::Literal(Literal::Int(v))) if incoming => {
-                        let slot = self.literal(*v)?;
-                        copies_in.push((register, slot));
-                        continue;
-                    }
-                    (Some(register), actual) => {
-                        let slot = self.dest(frame, actual)?;
-                        if incoming {
-                            copies_in.push((register, slot));
-                        } else {
-                            copies_out.push((slot, register));
-                        }
-                        continue;
-                    }
-                    (None, Arg::Symbol(name, 0)) => self.place(frame, name)?,
-                    (None, _) => return self.error("a .param argument must be a .param variable"),
-                };
-                places.insert(&param.name, place);
-            }
-        }
-        // The callee's registers start where `body` puts them: after the slots made above.
-        let callee_base = self.template.len() as u16;
-        for (register, slot) in copies_in {
-            let d = callee_base + register as u16;
-            self.alu(alu::mov, d, &[slot], 0)?;
-        }
-        self.depth += 1;
-        let (guard, line) = (self.guard, self.line);
-        self.guard = (NONE, false);
-        self.body(callee, places, false)?;
-        self.guard = guard;
-        self.line = line;
-        self.depth -= 1;
-        for (slot, register) in copies_out {
-            self.alu(alu::mov, slot, &[callee_base + register as u16], 0)?;
-        }
-        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use crate::ptx::alu;
 use crate::ptx::atomics;
 use crate::ptx::ir::{Ins, NONE, Run};
 use crate::ptx::parse::Arg;
-use crate::ptx::types::{Class, Space, Ty};
+use crate::ptx::types::{Class, Fixed, Space, Ty};
 
 const U64: Ty = Ty::new(Class::Unsigned, 64);
 
@@ -63,13 +63,17 @@ impl<'m> Lowering<'m> {
             Arg::Symbol(name, _) => Some(self.place(frame, name)?),
             _ => None,
         };
-        let space = match (space, place) {
-            // Arguments of calls and parameters of inlined functions are variables of the thread.
-            (Space::Param, Some(Place::Local(_))) => Space::Local,
-            (Space::Param, None) if !frame.is_entry => Space::Local,
-            (space, _) => space,
-        };
-        Ok((self.source(frame, base, U64)?, *offset, space))
+        match (space, place) {
+            // Arguments of calls and parameters of functions are variables of the thread.
+            (Space::Param | Space::Local, Some(Place::Local(at))) => {
+                let frame_at = self.fixed(Fixed::Frame)?;
+                Ok((frame_at, (at as i64).wrapping_add(*offset), Space::Local))
+            }
+            (Space::Param, None) if !frame.function.is_entry => {
+                Ok((self.source(frame, base, U64)?, *offset, Space::Local))
+            }
+            (space, _) => Ok((self.source(frame, base, U64)?, *offset, space)),
+        }
     }
 
     /// Number of lanes, element type and its size as a power of two.
