@@ -10,6 +10,7 @@ use std::ffi::{CStr, c_char, c_void};
 use vgpu_protocol::limits::GPUS_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{GPU_ATTRIBUTES, GpuInfo};
+use vgpu_protocol::words::JitOption;
 
 /// A handle that libcuda gave out.
 pub type Raw = usize;
@@ -86,6 +87,7 @@ functions! {
     memset_d16_async = b"cuMemsetD16Async\0" (u64, u16, usize, Raw);
     memset_d32_async = b"cuMemsetD32Async\0" (u64, u32, usize, Raw);
     module_load_data = b"cuModuleLoadData\0" (*mut Raw, *const c_void);
+    module_load_data_ex = b"cuModuleLoadDataEx\0" (*mut Raw, *const c_void, u32, *mut i32, *mut usize);
     module_unload = b"cuModuleUnload\0" (Raw);
     module_get_function = b"cuModuleGetFunction\0" (*mut Raw, Raw, *const c_char);
     module_get_global = b"cuModuleGetGlobal_v2\0" (*mut u64, *mut usize, Raw, *const c_char);
@@ -96,6 +98,7 @@ functions! {
     stream_create = b"cuStreamCreateWithPriority\0" (*mut Raw, u32, i32);
     stream_destroy = b"cuStreamDestroy_v2\0" (Raw);
     stream_wait_event = b"cuStreamWaitEvent\0" (Raw, Raw, u32);
+    stream_query = b"cuStreamQuery\0" (Raw);
     stream_is_capturing = b"cuStreamIsCapturing\0" (Raw, *mut i32);
     stream_begin_capture = b"cuStreamBeginCapture_v2\0" (Raw, i32);
     stream_end_capture = b"cuStreamEndCapture\0" (Raw, *mut Raw);
@@ -336,6 +339,64 @@ impl Cuda {
         // inside it that lies ends this process and reads nothing else.
         get(|p| unsafe { (self.f.module_load_data)(p, image.as_ptr().cast()) })
     }
+    /// Loads a module into the current context with options of the compiler, whose numbers are those of
+    /// [`JitOption::is_number`]. What the compiler said goes to `said`, also if it fails.
+    pub fn module_load_with(
+        &self,
+        image: &crate::image::Image,
+        numbers: &[JitOption],
+        said: &mut JitSaid,
+    ) -> Result<Raw, Code> {
+        use sys::CUjit_option_enum as jit;
+        let (mut options, mut values): (Vec<i32>, Vec<usize>) = numbers
+            .iter()
+            .map(|number| (number.option as i32, number.value as usize))
+            .unzip();
+        let threads = options
+            .iter()
+            .position(|&option| option == JitOption::THREADS_PER_BLOCK);
+        let outputs = values.len();
+        let logs = [
+            (jit::CU_JIT_INFO_LOG_BUFFER, jit::CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, &mut said.info),
+            (jit::CU_JIT_ERROR_LOG_BUFFER, jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, &mut said.error),
+        ];
+        for (buffer, size, log) in logs {
+            if !log.is_empty() {
+                options.extend([buffer as i32, size as i32]);
+                values.extend([log.as_mut_ptr() as usize, log.len()]);
+            }
+        }
+        if said.timed {
+            options.push(jit::CU_JIT_WALL_TIME as i32);
+            values.push(0);
+        }
+        // SAFETY: as in `module_load`; the arrays have as many entries as is passed, and the logs are as long as the options
+        // beside them say.
+        let loaded = get(|p| unsafe {
+            (self.f.module_load_data_ex)(
+                p,
+                image.as_ptr().cast(),
+                options.len() as u32,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        });
+        let mut at = outputs;
+        for log in [&mut said.info, &mut said.error] {
+            if !log.is_empty() {
+                // What libcuda says it filled, at most what there was.
+                let filled = values[at + 1].min(log.len());
+                log.truncate(filled);
+                at += 2;
+            }
+        }
+        if said.timed {
+            // The result, a float, replaces the value.
+            said.wall_time_bits = values[at] as u32;
+        }
+        said.threads = threads.map_or(0, |i| values[i] as u32);
+        loaded
+    }
     pub fn module_unload(&self, module: Raw) -> Result<(), Code> {
         // SAFETY: see above.
         check(unsafe { (self.f.module_unload)(module) })
@@ -362,9 +423,16 @@ impl Cuda {
         check(unsafe { (self.f.func_get_param_info)(function, index, &mut offset, &mut size) })?;
         Ok((offset, size))
     }
-    /// Launches a kernel with packed parameters, which are copied.
-    pub fn launch_kernel(&self, function: Raw, grid: Grid, stream: Raw, params: &[u8]) -> Result<(), Code> {
-        let mut len = params.len();
+    /// Launches a kernel with packed parameters, which are copied: the first `len` bytes of `params`, which holds as many as
+    /// the kernel has.
+    pub fn launch_kernel(
+        &self,
+        function: Raw,
+        grid: Grid,
+        stream: Raw,
+        params: &[u8],
+        mut len: usize,
+    ) -> Result<(), Code> {
         // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE and _END.
         let mut extra: [*mut c_void; 5] = [
             std::ptr::without_provenance_mut(1),
@@ -417,10 +485,19 @@ impl Cuda {
         // SAFETY: see above.
         check(unsafe { (self.f.stream_wait_event)(stream, event, flags) })
     }
+    /// Whether the stream is done, if it may be asked.
+    pub fn stream_query(&self, stream: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.stream_query)(stream) })
+    }
+    /// The stream's CUstreamCaptureStatus.
+    pub fn stream_capture_status(&self, stream: Raw) -> Result<i32, Code> {
+        // SAFETY: see above.
+        get(|p| unsafe { (self.f.stream_is_capturing)(stream, p) })
+    }
     /// Whether the stream captures, or may not be touched because a stream that it would wait for does.
     pub fn stream_is_capturing(&self, stream: Raw) -> Result<bool, Code> {
-        // SAFETY: see above.
-        match get(|p| unsafe { (self.f.stream_is_capturing)(stream, p) }) {
+        match self.stream_capture_status(stream) {
             Ok(status) => Ok(status != CAPTURE_NONE),
             Err(result::STREAM_CAPTURE_IMPLICIT) => Ok(true),
             Err(code) => Err(code),
@@ -486,6 +563,21 @@ impl Cuda {
         // SAFETY: see above.
         check(unsafe { (self.f.graph_exec_destroy)(exec) })
     }
+}
+
+/// What the compiler is asked to say when it loads a module, and what it said.
+#[derive(Debug, Default)]
+pub struct JitSaid {
+    /// Room for the information log, none if it is empty; then what was filled.
+    pub info: Vec<u8>,
+    /// The same for the error log.
+    pub error: Vec<u8>,
+    /// Whether the time is wanted.
+    pub timed: bool,
+    /// The bits of an f32: milliseconds.
+    pub wall_time_bits: u32,
+    /// Threads per block that it compiled for, if the options name them.
+    pub threads: u32,
 }
 
 /// Whether a failure with this code means that the context, and with it this process, is lost.

@@ -21,7 +21,8 @@ fn run<C: Handle>(ring: &mut Consumer, record: &Record<'_>, reply: &mut Reply) -
     let row: &Call = C::CALL;
     let bad = RingError::Arguments { op: record.op };
     let arguments = C::In::take(record.words).ok_or(bad)?;
-    if record.reply != row.reply || (!row.blob_in && !record.blob.is_empty()) {
+    // A call that is answered must ask for it; any other may.
+    if (row.reply && !record.reply) || (!row.blob_in && !record.blob.is_empty()) {
         return Err(bad.into());
     }
     let results = C::handle(ring, arguments, record.blob, &mut reply.blob)?;

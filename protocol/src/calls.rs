@@ -9,7 +9,7 @@
 //! * `symbols`: the ABI symbols of that name, each with the CUDA version (1000 × major + 10 × minor) that
 //!   brought it; then those whose null stream is the per-thread default stream.
 //! * `arguments`, `results`: one word each ([`crate::words`]). Objects are named by ids that the guest chooses.
-//! * `flags`: `reply` (the guest waits for the answer), `turn` (needs the GPU's compute engine), `unordered`
+//! * `flags`: `reply` (the guest waits for the answer; for any other call it may), `turn` (needs the GPU's compute engine), `unordered`
 //!   (does not have to follow what other rings of the session submitted), `blob_in`, `blob_out`.
 //!
 //! [`for_each_call`] hands the rows to a macro; everything else (this module's types and [`CALLS`], the
@@ -20,7 +20,12 @@
 //! unless `sequence` is 0 (on a capturing stream, say).
 //! `cuModuleLoadData`'s image lies in mapped memory and is copied once. `cuModuleGetFunction` carries the
 //! kernel's name and answers with its parameters ([`crate::words::KernelParam`]) and their number.
+//! `cuModuleLoadDataEx`'s blob is [`crate::words::JitOption`]s; `info_len` and `error_len` say how many bytes of each log are
+//! wanted. It is answered even if the module was not loaded: `result` says so, and the blob is the information log, then the
+//! error log, as long as the answer's words say.
 //! `cuLaunchKernel`'s blob is the packed parameters. `cuEventElapsedTime` answers with the bits of an f32.
+//! `cuStreamQuery`, `cuEventQuery` and `cuStreamIsCapturing` are for sessions in which a capture is under way: whether they
+//! are allowed then, and what they do to the capture, only the host's library knows. Completion is told by fences.
 use crate::limits::WORDS_MAX;
 use crate::words::{Word, Words};
 
@@ -61,6 +66,10 @@ macro_rules! for_each_call {
             call 0x011d cuStreamEndCapture { cuStreamEndCapture: 10000 } { cuStreamEndCapture_ptsz: 10000 } (stream: u64, graph: u32) -> () [reply];
             call 0x011e cuStreamWaitEvent { cuStreamWaitEvent: 3020 } { cuStreamWaitEvent_ptsz: 7000 } (stream: u64, event: u32, flags: u32) -> () [];
             call 0x011f cuThreadExchangeStreamCaptureMode { cuThreadExchangeStreamCaptureMode: 10010 } {} (mode: u32) -> () [];
+            call 0x0120 cuEventQuery { cuEventQuery: 2000 } {} (event: u32) -> () [reply];
+            call 0x0121 cuModuleLoadDataEx { cuModuleLoadDataEx: 2010 } {} (image: u64, bytes: u64, module: u32, info_len: u32, error_len: u32) -> (result: i32, wall_time_bits: u32, threads: u32, info_said: u32, error_said: u32) [reply blob_in blob_out];
+            call 0x0122 cuStreamIsCapturing { cuStreamIsCapturing: 10000 } { cuStreamIsCapturing_ptsz: 10000 } (stream: u64) -> (status: i32) [reply];
+            call 0x0123 cuStreamQuery { cuStreamQuery: 2000 } { cuStreamQuery_ptsz: 7000 } (stream: u64) -> () [reply];
             local 0 cuCtxGetApiVersion { cuCtxGetApiVersion: 3020 } {} () -> () [];
             local 0 cuCtxGetCurrent { cuCtxGetCurrent: 4000 } {} () -> () [];
             local 0 cuCtxGetDevice { cuCtxGetDevice: 2000, cuCtxGetDevice_v2: 13000 } {} () -> () [];
@@ -79,7 +88,6 @@ macro_rules! for_each_call {
             local 0 cuDeviceGetUuid { cuDeviceGetUuid: 9020, cuDeviceGetUuid_v2: 11040 } {} () -> () [];
             local 0 cuDeviceTotalMem { cuDeviceTotalMem_v2: 3020 } {} () -> () [];
             local 0 cuDriverGetVersion { cuDriverGetVersion: 2020 } {} () -> () [];
-            local 0 cuEventQuery { cuEventQuery: 2000 } {} () -> () [];
             local 0 cuEventSynchronize { cuEventSynchronize: 2000 } {} () -> () [];
             local 0 cuGetErrorName { cuGetErrorName: 6000 } {} () -> () [];
             local 0 cuGetErrorString { cuGetErrorString: 6000 } {} () -> () [];
@@ -101,10 +109,7 @@ macro_rules! for_each_call {
             local 0 cuMemsetD8 { cuMemsetD8_v2: 3020 } { cuMemsetD8_v2_ptds: 7000 } () -> () [];
             local 0 cuModuleGetLoadingMode { cuModuleGetLoadingMode: 11070 } {} () -> () [];
             local 0 cuModuleLoad { cuModuleLoad: 2000 } {} () -> () [];
-            local 0 cuModuleLoadDataEx { cuModuleLoadDataEx: 2010 } {} () -> () [];
             local 0 cuModuleLoadFatBinary { cuModuleLoadFatBinary: 2000 } {} () -> () [];
-            local 0 cuStreamIsCapturing { cuStreamIsCapturing: 10000 } { cuStreamIsCapturing_ptsz: 10000 } () -> () [];
-            local 0 cuStreamQuery { cuStreamQuery: 2000 } { cuStreamQuery_ptsz: 7000 } () -> () [];
             local 0 cuStreamSynchronize { cuStreamSynchronize: 2000 } { cuStreamSynchronize_ptsz: 7000 } () -> () [];
             none 0 cuArray3DCreate { cuArray3DCreate_v2: 3020 } {} () -> () [];
             none 0 cuArray3DGetDescriptor { cuArray3DGetDescriptor_v2: 3020 } {} () -> () [];

@@ -18,6 +18,10 @@ pub const DEPS_MAX: usize = RINGS_MAX as usize;
 pub const KERNEL_PARAMS_LEN_MAX: usize = 32_764;
 /// Bytes of a symbol name at most, without a terminator.
 pub const NAME_LEN_MAX: usize = 4096;
+/// Bytes of each of the compiler's logs that a loaded module's answer carries at most.
+pub const JIT_LOG_LEN_MAX: u32 = 24 * 1024;
+/// Options of the compiler that a module may be loaded with at most.
+pub const JIT_OPTIONS_MAX: usize = 64;
 /// Bytes of a module image at most.
 pub const MODULE_LEN_MAX: u64 = 1 << 30;
 
@@ -67,4 +71,5 @@ const _: () = assert!(RING_DATA_LEN.is_power_of_two());
 const _: () = assert!(RECORD_LEN_MAX * 2 <= RING_DATA_LEN);
 const _: () = assert!(ARENA_LEN < WINDOW_LEN);
 const _: () = assert!(RUNS_MAX <= 65_530 / 2);
+const _: () = assert!(2 * JIT_LOG_LEN_MAX + 256 <= REPLY_LEN_MAX);
 const _: () = assert!(KERNEL_PARAMS_LEN_MAX + 256 <= RECORD_LEN_MAX as usize);

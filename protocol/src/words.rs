@@ -78,3 +78,33 @@ pub struct KernelParam {
     /// Bytes.
     pub size: u32,
 }
+
+/// One option of the compiler, as the blob of `cuModuleLoadDataEx` lists them: those whose value is a number that is read.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
+#[repr(C)]
+pub struct JitOption {
+    /// A CUjit_option.
+    pub option: u32,
+    /// Its value.
+    pub value: u32,
+}
+
+impl JitOption {
+    /// CU_JIT_THREADS_PER_BLOCK: a number that is read, and replaced by what was chosen.
+    pub const THREADS_PER_BLOCK: i32 = 1;
+
+    /// Whether that option's value is a number that is read, not an address or a place for a result.
+    pub fn is_number(option: i32) -> bool {
+        matches!(option, 0 | 1 | 7..=16 | 20..=24 | 29..=34)
+    }
+}

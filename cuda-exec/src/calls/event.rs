@@ -3,7 +3,9 @@ use super::{BAD_HANDLE, unknown};
 use crate::dispatch::Handle;
 use crate::handles::Event;
 use crate::ring::{Consumer, Failure};
-use vgpu_protocol::calls::{cuEventCreate, cuEventDestroy, cuEventElapsedTime, cuEventRecord};
+use vgpu_protocol::calls::{
+    cuEventCreate, cuEventDestroy, cuEventElapsedTime, cuEventQuery, cuEventRecord,
+};
 use vgpu_protocol::limits::STREAMS_MAX;
 use vgpu_protocol::result;
 use vgpu_protocol::ring::RingError;
@@ -86,6 +88,21 @@ impl Handle for cuEventRecord::Call {
             ring.write_fence(&stream, slot, sequence)?;
         }
         Ok(cuEventRecord::Out {})
+    }
+}
+
+impl Handle for cuEventQuery::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuEventQuery::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuEventQuery::Out, Failure> {
+        let event = ring.session.objects.events.get(arguments.event).ok_or(BAD_HANDLE)?;
+        match ring.session.cuda.event_query(event.raw?)? {
+            true => Ok(cuEventQuery::Out {}),
+            false => Err(result::NOT_READY.into()),
+        }
     }
 }
 

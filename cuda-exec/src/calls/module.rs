@@ -1,16 +1,20 @@
 //! Modules, their kernels and variables.
 use super::BAD_HANDLE;
+use crate::cuda::{Cuda, JitSaid, Raw};
 use crate::dispatch::Handle;
 use crate::handles::{Function, Module};
+use crate::image::Image;
 use crate::ring::{Consumer, Failure};
 use std::ffi::CString;
 use vgpu_protocol::calls::{
-    cuFuncGetAttribute, cuModuleGetFunction, cuModuleGetGlobal, cuModuleLoadData, cuModuleUnload,
+    cuFuncGetAttribute, cuModuleGetFunction, cuModuleGetGlobal, cuModuleLoadData, cuModuleLoadDataEx, cuModuleUnload,
 };
-use vgpu_protocol::limits::{KERNEL_PARAMS_LEN_MAX, MODULE_LEN_MAX, NAME_LEN_MAX, REPLY_LEN_MAX};
+use vgpu_protocol::limits::{
+    JIT_LOG_LEN_MAX, JIT_OPTIONS_MAX, KERNEL_PARAMS_LEN_MAX, MODULE_LEN_MAX, NAME_LEN_MAX, REPLY_LEN_MAX,
+};
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::words::KernelParam;
-use zerocopy::IntoBytes;
+use vgpu_protocol::words::{JitOption, KernelParam};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Parameters that a reply can list, beside one word.
 const PARAMS_MAX: usize = (REPLY_LEN_MAX as usize - 8) / size_of::<KernelParam>();
@@ -22,6 +26,47 @@ fn name(blob: &[u8]) -> Result<CString, Code> {
     CString::new(blob).map_err(|_| result::INVALID_VALUE)
 }
 
+/// Copies an image out of guest memory and has `load` load it.
+fn load(
+    ring: &mut Consumer,
+    image: u64,
+    bytes: u64,
+    module: u32,
+    load: impl FnOnce(&Cuda, &Image) -> Result<Raw, Code>,
+) -> Result<(), Failure> {
+    let session = ring.session;
+    session
+        .objects
+        .modules
+        .check_new(module)
+        .map_err(|_| BAD_HANDLE)?;
+    if bytes == 0 || bytes > MODULE_LEN_MAX {
+        return Err(result::INVALID_IMAGE.into());
+    }
+    let image = {
+        let view = session.memory.view();
+        let range = view.host(image, bytes).ok_or(result::INVALID_VALUE)?;
+        session.images.take(&range).map_err(|error| {
+            log::error!("copying a module image of {bytes} bytes: {error}");
+            result::OPERATING_SYSTEM
+        })?
+    };
+    let context = ring.context()?;
+    let raw = load(&session.cuda, &image)?;
+    let loaded = Module {
+        context,
+        id: module,
+        raw,
+        _image: image,
+    };
+    session
+        .objects
+        .modules
+        .insert(module, loaded)
+        .map_err(|_| BAD_HANDLE)?;
+    Ok(())
+}
+
 impl Handle for cuModuleLoadData::Call {
     fn handle(
         ring: &mut Consumer,
@@ -30,37 +75,52 @@ impl Handle for cuModuleLoadData::Call {
         _: &mut Vec<u8>,
     ) -> Result<cuModuleLoadData::Out, Failure> {
         let cuModuleLoadData::In { image, bytes, module } = arguments;
-        let session = ring.session;
-        session
-            .objects
-            .modules
-            .check_new(module)
-            .map_err(|_| BAD_HANDLE)?;
-        if bytes == 0 || bytes > MODULE_LEN_MAX {
-            return Err(result::INVALID_IMAGE.into());
-        }
-        let image = {
-            let view = session.memory.view();
-            let range = view.host(image, bytes).ok_or(result::INVALID_VALUE)?;
-            session.images.take(&range).map_err(|error| {
-                log::error!("copying a module image of {bytes} bytes: {error}");
-                result::OPERATING_SYSTEM
-            })?
-        };
-        let context = ring.context()?;
-        let raw = session.cuda.module_load(&image)?;
-        let loaded = Module {
-            context,
-            id: module,
-            raw,
-            _image: image,
-        };
-        session
-            .objects
-            .modules
-            .insert(module, loaded)
-            .map_err(|_| BAD_HANDLE)?;
+        load(ring, image, bytes, module, |cuda, image| cuda.module_load(image))?;
         Ok(cuModuleLoadData::Out {})
+    }
+}
+
+impl Handle for cuModuleLoadDataEx::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuModuleLoadDataEx::In,
+        blob: &[u8],
+        reply: &mut Vec<u8>,
+    ) -> Result<cuModuleLoadDataEx::Out, Failure> {
+        let a = arguments;
+        let options = <[JitOption]>::ref_from_bytes(blob).map_err(|_| result::INVALID_VALUE)?;
+        let numbers = options
+            .iter()
+            .all(|o| i32::try_from(o.option).is_ok_and(JitOption::is_number));
+        if !numbers || options.len() > JIT_OPTIONS_MAX || a.info_len.max(a.error_len) > JIT_LOG_LEN_MAX {
+            return Err(result::INVALID_VALUE.into());
+        }
+        let mut said = JitSaid {
+            info: vec![0; a.info_len as usize],
+            error: vec![0; a.error_len as usize],
+            timed: true,
+            ..JitSaid::default()
+        };
+        let loaded = load(ring, a.image, a.bytes, a.module, |cuda, image| {
+            cuda.module_load_with(image, options, &mut said)
+        });
+        let result = match loaded {
+            Ok(()) => result::SUCCESS,
+            Err(Failure::Cuda(code)) => {
+                ring.session.look_at(code);
+                code
+            }
+            Err(other) => return Err(other),
+        };
+        reply.extend_from_slice(&said.info);
+        reply.extend_from_slice(&said.error);
+        Ok(cuModuleLoadDataEx::Out {
+            result,
+            wall_time_bits: said.wall_time_bits,
+            threads: said.threads,
+            info_said: said.info.len() as u32,
+            error_said: said.error.len() as u32,
+        })
     }
 }
 

@@ -6,7 +6,8 @@ use crate::handles::Stream;
 use crate::ring::{Consumer, Failure};
 use std::sync::PoisonError;
 use vgpu_protocol::calls::{
-    cuStreamBeginCapture, cuStreamCreate, cuStreamDestroy, cuStreamEndCapture, cuStreamWaitEvent,
+    cuStreamBeginCapture, cuStreamCreate, cuStreamDestroy, cuStreamEndCapture, cuStreamIsCapturing, cuStreamQuery,
+    cuStreamWaitEvent,
 };
 use vgpu_protocol::result;
 use vgpu_protocol::ring::RingError;
@@ -169,6 +170,32 @@ impl Handle for cuStreamEndCapture::Call {
             .insert(graph, captured)
             .map_err(|_| BAD_HANDLE)?;
         Ok(cuStreamEndCapture::Out {})
+    }
+}
+
+impl Handle for cuStreamQuery::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuStreamQuery::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuStreamQuery::Out, Failure> {
+        let stream = answered(ring.stream(cuStreamQuery::OP, arguments.stream))?;
+        ring.session.cuda.stream_query(stream.raw()?)?;
+        Ok(cuStreamQuery::Out {})
+    }
+}
+
+impl Handle for cuStreamIsCapturing::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuStreamIsCapturing::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuStreamIsCapturing::Out, Failure> {
+        let stream = answered(ring.stream(cuStreamIsCapturing::OP, arguments.stream))?;
+        let status = ring.session.cuda.stream_capture_status(stream.raw()?)?;
+        Ok(cuStreamIsCapturing::Out { status })
     }
 }
 

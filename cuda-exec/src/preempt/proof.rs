@@ -75,7 +75,7 @@ fn run(cuda: &Cuda, controls: &mut dyn Controls, page: &Page<'_>, module: Raw) -
         threads: [1; 3],
         shared: 0,
     };
-    cuda.launch_kernel(function, grid, stream, &params)
+    cuda.launch_kernel(function, grid, stream, &params, params.len())
         .map_err(cuda_error("its launch"))?;
     cuda.event_record(end, stream).map_err(cuda_error("its end"))?;
     let outcome = watch(controls, page);
