@@ -122,7 +122,8 @@ fn launch(
         block,
         dynamic_shared,
     } = shape;
-    let threads = block.iter().map(|&n| u64::from(n)).product::<u64>();
+    let threads = block.iter().try_fold(1u64, |all, &n| all.checked_mul(n.into()));
+    let threads = threads.ok_or(error::INVALID_VALUE)?;
     if threads == 0 || grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 {
         return Err(error::INVALID_VALUE);
     }
