@@ -24,8 +24,8 @@ use vgpu_protocol::limits::{AREA_LEN, RING_DATA_LEN};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{self, RING_LEN, RecordHeader, op};
 use vgpu_protocol::virtio::{
-    ControlHeader, ControlKind, ControlReply, MAP_REGISTER, Map, RingCreate, Run, SessionOpen, SessionOpened,
-    Status,
+    ControlHeader, ControlKind, ControlReply, MAP_REGISTER, Map, RingCreate, RingDestroy, Run, SessionOpen,
+    SessionOpened, Status,
 };
 use vgpu_protocol::{area, calls};
 use zerocopy::{FromBytes, IntoBytes};
@@ -384,14 +384,36 @@ impl Session<'_> {
         self.until("an answer", || {
             answered.load(SeqCst) == position || self.status() != 0
         })?;
-        Ok(if answered.load(SeqCst) == position {
-            match self.i32(at + ring::REPLY_STATUS).load(SeqCst) {
+        if answered.load(SeqCst) == position {
+            return Ok(match self.i32(at + ring::REPLY_STATUS).load(SeqCst) {
                 result::SUCCESS => Outcome::Done,
                 code => Outcome::Failed(code),
-            }
-        } else {
-            Outcome::Ended(self.status())
-        })
+            });
+        }
+        let status = self.status();
+        if self.is_lost()? {
+            return Ok(Outcome::Ended(status));
+        }
+        // The GPU wrote there what the guest told it to.
+        self.i32(area::STATUS).store(0, SeqCst);
+        self.answer(ring, position)
+    }
+
+    /// Whether the host says that it ended: the guest can write the status as well.
+    fn is_lost(&self) -> Result<bool> {
+        let ring = RINGS - 1;
+        let create = RingCreate {
+            ring,
+            reserved: 0,
+            addr: WINDOW + ring_at(ring),
+        };
+        let destroy = RingDestroy { ring, reserved: 0 };
+        let ask = |kind: ControlKind, body: &[u8]| self.vm.request(kind as u32, self.number, body);
+        let (status, _) = ask(ControlKind::RingCreate, create.as_bytes())?;
+        if status == Status::Ok {
+            ask(ControlKind::RingDestroy, destroy.as_bytes())?;
+        }
+        Ok(status == Status::Lost)
     }
 
     /// The result words of the last answer.
