@@ -197,7 +197,7 @@ static void vgpu_ctrl_answered(struct vgpu_ctrl *ctrl, struct vgpu_req *req,
 void vgpu_ctrl_callback(struct virtqueue *vq)
 {
 	struct vgpu_ctrl *ctrl = to_ctrl(vq);
-	struct vgpu_req *req, *next;
+	struct vgpu_req *req;
 	unsigned long flags;
 	unsigned int len;
 	LIST_HEAD(ended);
@@ -210,22 +210,20 @@ void vgpu_ctrl_callback(struct virtqueue *vq)
 			vgpu_ctrl_answered(ctrl, req, len, &ended);
 		broken = virtqueue_is_broken(vq);
 	} while (!broken && !virtqueue_enable_cb(vq));
-	/* It returned what it never had: nothing more will come from it. */
-	if (broken)
-		list_for_each_entry_safe(req, next, &ctrl->inflight, link)
-			vgpu_ctrl_end(req, -EIO, &ended);
 	notify = vgpu_ctrl_push(ctrl, &ended);
 	spin_unlock_irqrestore(&ctrl->lock, flags);
 
 	if (notify)
 		virtqueue_notify(vq);
+	/* What it has is its own until it is reset. */
 	if (broken)
-		vgpu_device_break(vq->vdev->priv, "the control queue is corrupt");
+		vgpu_device_fail(vq->vdev->priv, "the control queue is corrupt");
 	vgpu_ctrl_tell(&ended);
 }
 
-static int vgpu_ctrl_submit(struct vgpu_ctrl *ctrl, struct vgpu_req *req)
+static int vgpu_ctrl_submit(struct vgpu_device *dev, struct vgpu_req *req)
 {
+	struct vgpu_ctrl *ctrl = &dev->ctrl;
 	LIST_HEAD(ended);
 	bool notify;
 
@@ -239,6 +237,7 @@ static int vgpu_ctrl_submit(struct vgpu_ctrl *ctrl, struct vgpu_req *req)
 	refcount_inc(&req->ref);
 	list_add_tail(&req->link, &ctrl->backlog);
 	notify = vgpu_ctrl_push(ctrl, &ended);
+	vgpu_watch_start(dev);
 	spin_unlock_irq(&ctrl->lock);
 	if (notify)
 		virtqueue_notify(ctrl->vq);
@@ -269,11 +268,12 @@ static bool vgpu_ctrl_abandon(struct vgpu_ctrl *ctrl, struct vgpu_req *req)
  *
  * Context: process context, sleeps.
  * Return: 0 if the device answered: vgpu_req.status. -EINTR if the caller is
- * being killed, -ENODEV if the device is gone, -EIO if the queue is corrupt.
+ * being killed, -ENODEV if the device is gone or was reset, -EIO if the queue
+ * takes nothing.
  */
 int vgpu_ctrl_call(struct vgpu_device *dev, struct vgpu_req *req)
 {
-	int err = vgpu_ctrl_submit(&dev->ctrl, req);
+	int err = vgpu_ctrl_submit(dev, req);
 
 	if (err)
 		return err;
@@ -296,7 +296,7 @@ int vgpu_ctrl_call(struct vgpu_device *dev, struct vgpu_req *req)
 int vgpu_ctrl_call_bounded(struct vgpu_device *dev, struct vgpu_req *req,
 			   unsigned int timeout_s)
 {
-	int err = vgpu_ctrl_submit(&dev->ctrl, req);
+	int err = vgpu_ctrl_submit(dev, req);
 
 	if (err)
 		return err;

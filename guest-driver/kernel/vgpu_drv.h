@@ -22,6 +22,14 @@
  *	Whoever touches a virtqueue does so inside an RCU read-side section, in
  *	which it found the queue's @stopped false under the queue's lock. The
  *	queues go away only after a grace period.
+ *
+ * A device that fails
+ *	While there is anything that the host owes an answer, a work item looks
+ *	now and then whether it still takes doorbells. If it does not, asks to be
+ *	reset or corrupts a queue, the work item resets it: files then see ENODEV,
+ *	as after a removal, and the pages are the guest's again. The work item is
+ *	queued only under vgpu_ctrl.lock with the control queue not stopped, so it
+ *	can be cancelled for good once that is stopped.
  */
 #ifndef _VGPU_DRV_H
 #define _VGPU_DRV_H
@@ -37,10 +45,14 @@
 #include <linux/spinlock.h>
 #include <linux/virtio.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "uapi/vgpu.h"
 #include "vgpu_wire.h"
+
+/* The most page runs of a session, whatever the device allows. */
+#define VGPU_RUNS_MAX		(1U << 20)
 
 /* How long closing a file waits for the host to confirm. */
 #define VGPU_CLOSE_TIMEOUT_S	30
@@ -87,8 +99,10 @@ struct vgpu_ctrl {
  * @vq:		the virtqueue
  * @stopped:	no doorbell may be rung
  * @slots:	messages, as many as the queue holds
+ * @len:	how many @slots there are
  * @free:	indices into @slots that are not on the queue
  * @free_len:	how many they are
+ * @taken:	the device took one since vgpu_doorbells_look() last looked
  * @pending:	files with doorbells that await a slot
  */
 struct vgpu_doorbells {
@@ -96,8 +110,10 @@ struct vgpu_doorbells {
 	struct virtqueue *vq;
 	bool stopped;
 	struct vgpu_wire_doorbell *slots;
+	unsigned int len;
 	u16 *free;
 	unsigned int free_len;
+	bool taken;
 	struct list_head pending;
 };
 
@@ -127,6 +143,9 @@ struct vgpu_events {
  * @running:	the queues exist; only for probe, remove, suspend and shutdown
  * @gone:	the device was removed or shut down; set before files are woken
  * @broken:	the host broke its word; no session is opened any more
+ * @failed:	the device cannot go on and is about to be reset
+ * @watch:	looks whether the device lives, and resets it if not
+ * @missed:	looks in a row in which it did not. The work item's own
  * @reset_done:	completed when the removed device has been reset: the host has
  *		nothing of the guest any more
  * @sessions:	files with a session, by its number
@@ -146,6 +165,9 @@ struct vgpu_device {
 	bool running;
 	bool gone;
 	bool broken;
+	bool failed;
+	struct delayed_work watch;
+	unsigned int missed;
 	struct completion reset_done;
 	struct xarray sessions;
 	spinlock_t files_lock;
@@ -238,6 +260,8 @@ static_assert(offsetof(struct vgpu_req, body) ==
 /* vgpu_main.c */
 void vgpu_device_put(struct vgpu_device *dev);
 void vgpu_device_break(struct vgpu_device *dev, const char *why);
+void vgpu_device_fail(struct vgpu_device *dev, const char *why);
+void vgpu_watch_start(struct vgpu_device *dev);
 
 /* vgpu_ctrl.c */
 struct vgpu_req *vgpu_req_new(u32 kind, u32 session, size_t body_len);
@@ -270,6 +294,7 @@ void vgpu_buf_drop_orphans(struct vgpu_device *dev);
 /* vgpu_event.c */
 int vgpu_doorbell_ring(struct vgpu_file *file, u32 ring);
 void vgpu_doorbell_forget(struct vgpu_file *file);
+bool vgpu_doorbells_look(struct vgpu_doorbells *doorbells);
 void vgpu_doorbells_init(struct vgpu_doorbells *doorbells);
 int vgpu_doorbells_start(struct vgpu_doorbells *doorbells);
 void vgpu_doorbells_stop(struct vgpu_doorbells *doorbells);

@@ -18,24 +18,44 @@ static struct vgpu_device *to_device(struct virtqueue *vq)
 	return vq->vdev->priv;
 }
 
-/* Puts one pending doorbell of the first file on the queue. */
-static bool vgpu_doorbells_send_one(struct vgpu_doorbells *doorbells)
+/* Puts a doorbell on the queue, which has a slot free. */
+static bool vgpu_doorbells_put(struct vgpu_doorbells *doorbells, u32 session, u32 ring)
 {
-	struct vgpu_file *file = list_first_entry(&doorbells->pending,
-						  struct vgpu_file, doorbell_link);
-	u32 ring = find_first_bit(file->doorbells, VGPU_WIRE_RINGS_MAX);
 	struct vgpu_wire_doorbell *slot;
 	struct scatterlist sg;
 
 	slot = &doorbells->slots[doorbells->free[doorbells->free_len - 1]];
-	slot->session = cpu_to_le32(file->session);
+	slot->session = cpu_to_le32(session);
 	slot->ring = cpu_to_le32(ring);
 	sg_init_one(&sg, slot, sizeof(*slot));
 	/* One element needs no memory, and there is room: this fails only for a broken queue. */
 	if (virtqueue_add_outbuf(doorbells->vq, &sg, 1, slot, GFP_ATOMIC))
 		return false;
 	doorbells->free_len--;
+	return true;
+}
 
+/* Takes back the slots that the device has read. */
+static void vgpu_doorbells_reclaim(struct vgpu_doorbells *doorbells)
+{
+	struct vgpu_wire_doorbell *slot;
+	unsigned int len;
+
+	while ((slot = virtqueue_get_buf(doorbells->vq, &len))) {
+		doorbells->free[doorbells->free_len++] = slot - doorbells->slots;
+		doorbells->taken = true;
+	}
+}
+
+/* Puts one pending doorbell of the first file on the queue. */
+static bool vgpu_doorbells_send_one(struct vgpu_doorbells *doorbells)
+{
+	struct vgpu_file *file = list_first_entry(&doorbells->pending,
+						  struct vgpu_file, doorbell_link);
+	u32 ring = find_first_bit(file->doorbells, VGPU_WIRE_RINGS_MAX);
+
+	if (!vgpu_doorbells_put(doorbells, file->session, ring))
+		return false;
 	__clear_bit(ring, file->doorbells);
 	/* The next slot is another file's. */
 	if (bitmap_empty(file->doorbells, VGPU_WIRE_RINGS_MAX))
@@ -52,14 +72,11 @@ static bool vgpu_doorbells_send_one(struct vgpu_doorbells *doorbells)
  */
 static bool vgpu_doorbells_push(struct vgpu_doorbells *doorbells)
 {
-	struct vgpu_wire_doorbell *slot;
 	bool added = false;
-	unsigned int len;
 
 	do {
 		virtqueue_disable_cb(doorbells->vq);
-		while ((slot = virtqueue_get_buf(doorbells->vq, &len)))
-			doorbells->free[doorbells->free_len++] = slot - doorbells->slots;
+		vgpu_doorbells_reclaim(doorbells);
 		while (!list_empty(&doorbells->pending) && doorbells->free_len) {
 			if (!vgpu_doorbells_send_one(doorbells))
 				return false;
@@ -104,6 +121,8 @@ int vgpu_doorbell_ring(struct vgpu_file *file, u32 ring)
 	if (notify)
 		virtqueue_notify(doorbells->vq);
 	rcu_read_unlock();
+	if (err == -EIO)
+		vgpu_device_fail(file->dev, "the doorbell queue is corrupt");
 	return err;
 }
 
@@ -119,6 +138,36 @@ void vgpu_doorbell_forget(struct vgpu_file *file)
 	list_del_init(&file->doorbell_link);
 	bitmap_zero(file->doorbells, VGPU_WIRE_RINGS_MAX);
 	spin_unlock_irq(&file->dev->doorbells.lock);
+}
+
+/**
+ * vgpu_doorbells_look - whether the device takes doorbells
+ * @doorbells: the queue
+ *
+ * Rings one that names no session, so that the next look has one to go by.
+ *
+ * Context: process context.
+ * Return: true if it took one since the last look, or there was none to take.
+ */
+bool vgpu_doorbells_look(struct vgpu_doorbells *doorbells)
+{
+	bool alive = true, notify = false;
+
+	rcu_read_lock();
+	spin_lock_irq(&doorbells->lock);
+	if (!doorbells->stopped) {
+		alive = doorbells->free_len == doorbells->len;
+		vgpu_doorbells_reclaim(doorbells);
+		alive |= doorbells->taken;
+		doorbells->taken = false;
+		if (doorbells->free_len && vgpu_doorbells_put(doorbells, 0, 0))
+			notify = virtqueue_kick_prepare(doorbells->vq);
+	}
+	spin_unlock_irq(&doorbells->lock);
+	if (notify)
+		virtqueue_notify(doorbells->vq);
+	rcu_read_unlock();
+	return alive;
 }
 
 /**
@@ -173,7 +222,9 @@ int vgpu_doorbells_start(struct vgpu_doorbells *doorbells)
 	}
 	for (unsigned int slot = 0; slot < len; slot++)
 		doorbells->free[slot] = slot;
+	doorbells->len = len;
 	doorbells->free_len = len;
+	doorbells->taken = false;
 	virtqueue_disable_cb(doorbells->vq);
 
 	spin_lock_irq(&doorbells->lock);
@@ -211,6 +262,7 @@ void vgpu_doorbells_drain(struct vgpu_doorbells *doorbells)
 	kfree(doorbells->free);
 	doorbells->slots = NULL;
 	doorbells->free = NULL;
+	doorbells->len = 0;
 	doorbells->free_len = 0;
 }
 
@@ -258,8 +310,8 @@ void vgpu_events_callback(struct virtqueue *vq)
 	struct vgpu_device *dev = to_device(vq);
 	struct vgpu_events *events = &dev->events;
 	struct vgpu_wire_event *slot;
+	bool notify = false, broken;
 	unsigned long flags;
-	bool notify = false;
 	unsigned int len;
 
 	spin_lock_irqsave(&events->lock, flags);
@@ -271,11 +323,15 @@ void vgpu_events_callback(struct virtqueue *vq)
 			if (!vgpu_events_give(events, slot))
 				notify = true;
 		}
-	} while (!virtqueue_is_broken(vq) && !virtqueue_enable_cb(vq));
+		broken = virtqueue_is_broken(vq);
+	} while (!broken && !virtqueue_enable_cb(vq));
 	notify = notify && virtqueue_kick_prepare(vq);
 	spin_unlock_irqrestore(&events->lock, flags);
 	if (notify)
 		virtqueue_notify(vq);
+	/* Whoever waits would never be woken. */
+	if (broken)
+		vgpu_device_fail(dev, "the event queue is corrupt");
 }
 
 /**

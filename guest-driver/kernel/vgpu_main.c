@@ -18,6 +18,13 @@ static unsigned int virtio_id = VGPU_WIRE_VIRTIO_ID;
 module_param(virtio_id, uint, 0444);
 MODULE_PARM_DESC(virtio_id, "virtio device id to drive");
 
+static unsigned int watch_s = 10;
+module_param(watch_s, uint, 0444);
+MODULE_PARM_DESC(watch_s, "seconds between looks at whether the host is there; 0: none (default: 10)");
+
+/* So many looks in a row find nothing before the host counts as dead. */
+#define VGPU_MISSED_MAX	3
+
 /* There is one /dev/vgpu, so one device at a time can be bound. */
 static atomic_t vgpu_bound = ATOMIC_INIT(0);
 
@@ -53,6 +60,41 @@ void vgpu_device_break(struct vgpu_device *dev, const char *why)
 {
 	if (!xchg(&dev->broken, true))
 		pr_err("the device is broken: %s\n", why);
+}
+
+/**
+ * vgpu_watch_start - see to it that a dead host is noticed
+ * @dev: the device
+ *
+ * Context: vgpu_ctrl.lock held, the control queue not stopped.
+ */
+void vgpu_watch_start(struct vgpu_device *dev)
+{
+	lockdep_assert_held(&dev->ctrl.lock);
+	if (watch_s)
+		queue_delayed_work(system_freezable_wq, &dev->watch,
+				   min(watch_s, 3600U) * HZ);
+}
+
+/**
+ * vgpu_device_fail - reset a device that cannot go on
+ * @dev: the device
+ * @why: what it did wrong
+ *
+ * Files see ENODEV soon after.
+ *
+ * Context: any, without vgpu_ctrl.lock.
+ */
+void vgpu_device_fail(struct vgpu_device *dev, const char *why)
+{
+	unsigned long flags;
+
+	if (!xchg(&dev->failed, true))
+		pr_err("the device failed and is reset: %s\n", why);
+	spin_lock_irqsave(&dev->ctrl.lock, flags);
+	if (!dev->ctrl.stopped)
+		mod_delayed_work(system_freezable_wq, &dev->watch, 0);
+	spin_unlock_irqrestore(&dev->ctrl.lock, flags);
 }
 
 static int vgpu_find_vqs(struct vgpu_device *dev)
@@ -166,6 +208,8 @@ static int vgpu_read_limits(struct virtio_device *vdev, struct vgpu_limits *limi
 		dev_err(&vdev->dev, "the device's limits make no sense\n");
 		return -EINVAL;
 	}
+	/* So many that no array of them is too large to allocate. */
+	limits->runs_max = min_t(u32, limits->runs_max, VGPU_RUNS_MAX);
 	limits->rings_max = min_t(u32, limits->rings_max, VGPU_WIRE_RINGS_MAX);
 	limits->runs_per_message_max = min_t(u32, limits->runs_per_message_max,
 					     VGPU_WIRE_RUNS_PER_MESSAGE_MAX);
@@ -183,6 +227,11 @@ static int vgpu_validate(struct virtio_device *vdev)
 		dev_err(&vdev->dev, "encrypted guest memory is not supported\n");
 		return -EOPNOTSUPP;
 	}
+	/*
+	 * Pages are named to the host by their physical addresses. A device that
+	 * insists on those of an IOMMU refuses the features that are left.
+	 */
+	__virtio_clear_bit(vdev, VIRTIO_F_ACCESS_PLATFORM);
 	return 0;
 }
 
@@ -196,11 +245,41 @@ static void vgpu_device_disconnect(struct vgpu_device *dev)
 	vgpu_buf_drop_orphans(dev);
 }
 
+/* Lets no request be made and ends the watch, which may reset the device first. */
+static void vgpu_device_quiesce(struct vgpu_device *dev)
+{
+	vgpu_ctrl_stop(&dev->ctrl);
+	cancel_delayed_work_sync(&dev->watch);
+}
+
+/* Looks whether the host is there, for as long as it owes anything. */
+static void vgpu_watch(struct work_struct *work)
+{
+	struct vgpu_device *dev = container_of(to_delayed_work(work),
+					       struct vgpu_device, watch);
+
+	if (vgpu_doorbells_look(&dev->doorbells))
+		dev->missed = 0;
+	else if (++dev->missed == VGPU_MISSED_MAX)
+		vgpu_device_fail(dev, "its host does not answer");
+
+	if (READ_ONCE(dev->failed)) {
+		vgpu_device_disconnect(dev);
+		return;
+	}
+	spin_lock_irq(&dev->ctrl.lock);
+	if (!dev->ctrl.stopped && (!xa_empty(&dev->sessions) ||
+				   !list_empty(&dev->ctrl.inflight)))
+		vgpu_watch_start(dev);
+	spin_unlock_irq(&dev->ctrl.lock);
+}
+
 /* Before a reboot or kexec: the host must not write to the next kernel's memory. */
 static void vgpu_shutdown(struct device *device)
 {
 	struct vgpu_device *dev = dev_to_virtio(device)->priv;
 
+	vgpu_device_quiesce(dev);
 	vgpu_device_disconnect(dev);
 }
 
@@ -224,6 +303,7 @@ static int vgpu_probe(struct virtio_device *vdev)
 	vgpu_ctrl_init(&dev->ctrl);
 	vgpu_doorbells_init(&dev->doorbells);
 	vgpu_events_init(&dev->events);
+	INIT_DELAYED_WORK(&dev->watch, vgpu_watch);
 	init_completion(&dev->reset_done);
 	xa_init_flags(&dev->sessions, XA_FLAGS_LOCK_IRQ);
 	spin_lock_init(&dev->files_lock);
@@ -252,6 +332,7 @@ static int vgpu_probe(struct virtio_device *vdev)
 	return 0;
 
 stop:
+	vgpu_device_quiesce(dev);
 	vgpu_device_stop(dev);
 put:
 	vgpu_device_put(dev);
@@ -265,6 +346,7 @@ static void vgpu_remove(struct virtio_device *vdev)
 	struct vgpu_device *dev = vdev->priv;
 
 	misc_deregister(&dev->misc);
+	vgpu_device_quiesce(dev);
 	vgpu_device_disconnect(dev);
 	vgpu_device_put(dev);
 	atomic_set(&vgpu_bound, 0);
@@ -273,7 +355,7 @@ static void vgpu_remove(struct virtio_device *vdev)
 static void vgpu_config_changed(struct virtio_device *vdev)
 {
 	if (vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_NEEDS_RESET)
-		vgpu_device_break(vdev->priv, "it asks to be reset");
+		vgpu_device_fail(vdev->priv, "it asks for it");
 }
 
 #ifdef CONFIG_PM_SLEEP
@@ -287,13 +369,17 @@ static int vgpu_freeze(struct virtio_device *vdev)
 		dev_warn(&vdev->dev, "in use, cannot be suspended\n");
 		return -EBUSY;
 	}
+	vgpu_device_quiesce(dev);
 	vgpu_device_stop(dev);
 	return 0;
 }
 
 static int vgpu_restore(struct virtio_device *vdev)
 {
-	return vgpu_device_start(vdev->priv);
+	struct vgpu_device *dev = vdev->priv;
+
+	/* One that failed stays out of use until it is bound anew. */
+	return READ_ONCE(dev->gone) ? 0 : vgpu_device_start(dev);
 }
 #endif
 

@@ -520,7 +520,8 @@ impl Vm {
     /// Unplugs the virtio-vgpu device, as a dead backend needs, and waits until it is gone.
     pub fn unplug_vgpu(&mut self) -> Result<()> {
         self.qmp("device_del", json!({ "id": "vgpu" }))?;
-        self.wait_for_event("DEVICE_DELETED")?;
+        // QEMU says it for the device's inner parts as well, which have no name.
+        while self.wait_for_event("DEVICE_DELETED")?["data"]["device"] != "vgpu" {}
         self.qmp("chardev-remove", json!({ "id": "vgpu-chardev" }))
             .map(drop)
     }

@@ -13,6 +13,11 @@ pub use stack::{Gpu, Stack, VmSpec};
 
 /// Boots a VM whose GPU is that of the stack's VM with this number.
 pub fn boot(stack: &Stack, vm: u32, memory_mib: u32) -> anyhow::Result<vgpu_vm::Vm> {
+    Ok(builder(stack, vm, memory_mib).boot()?)
+}
+
+/// What [`boot`] boots, for more to be said of it.
+pub fn builder(stack: &Stack, vm: u32, memory_mib: u32) -> vgpu_vm::Builder {
     let mut builder = vgpu_vm::Vm::builder(stack.artifacts(), format!("vm{vm}"))
         .memory_mib(memory_mib)
         .vhost_socket(stack.socket(vm));
@@ -20,5 +25,5 @@ pub fn boot(stack: &Stack, vm: u32, memory_mib: u32) -> anyhow::Result<vgpu_vm::
         let (user, group) = stack.vm_user(vm);
         builder = builder.user(user, group);
     }
-    Ok(builder.boot()?)
+    builder
 }

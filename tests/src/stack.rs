@@ -194,6 +194,13 @@ impl Stack {
         self.vgpud = None;
     }
 
+    /// Kills a VM's backend as a crash would.
+    pub fn kill_backend(&mut self, vm: u32) {
+        self.backends.remove(&vm);
+        // So that the next one is known to listen once it is there.
+        let _ = fs::remove_file(self.socket(vm));
+    }
+
     /// Starts a VM's backend, which must not run; the VM is in the pool map.
     pub fn start_backend(&mut self, vm: u32) -> Result<()> {
         self.folder(&format!("vm{vm}"), VM_USER + vm)?;
@@ -311,7 +318,7 @@ impl Stack {
 
     fn folder(&self, name: &str, user: u32) -> Result<()> {
         let path = self.dir.path().join(name);
-        fs::create_dir(&path)?;
+        fs::create_dir_all(&path)?;
         if rustix::process::geteuid().is_root() {
             chown(&path, Some(user), Some(if user == 0 { 0 } else { GROUP }))?;
             fs::set_permissions(&path, Permissions::from_mode(0o755))?;

@@ -44,6 +44,36 @@ pub fn the_module_can_be_reloaded(vm: &mut Vm) -> Result<()> {
     Ok(())
 }
 
+/// A program that uses the GPU while its host's end dies is told so, and does not hang; once the operator has replaced the
+/// device, the next one works. The device may also be replaced while it is well.
+pub fn a_dead_backend_is_replaced(stack: &mut Stack, number: u32, vm: &mut Vm) -> Result<()> {
+    for kill in [true, false] {
+        let doomed = vm.start("spin 600000")?;
+        Machine::wait_for_output(vm, &doomed, "spin: running")?;
+        if kill {
+            stack.kill_backend(number);
+        } else {
+            vm.unplug_vgpu()?;
+        }
+        let ended = Machine::wait(vm, doomed)?;
+        log_line(&ended.text);
+        ensure!(
+            ended.status == 1,
+            "the program ended with {}: {}",
+            ended.status,
+            ended.text
+        );
+        if kill {
+            vm.unplug_vgpu()?;
+            stack.start_backend(number)?;
+        }
+        vm.plug_vgpu(&stack.socket(number))?;
+        vm.must("until [ -e /dev/vgpu ]; do usleep 10000; done; vadd")?;
+        checks::nothing_left(stack, number)?;
+    }
+    Ok(())
+}
+
 /// Two VMs of one level.
 pub struct Pair {
     pub one: Vm,

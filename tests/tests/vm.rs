@@ -1,7 +1,7 @@
 //! The whole path with virtual machines: QEMU, the guest kernel's driver, the guest library, and the host's
 //! services with the software GPU. The checks are those of `socket.rs`, and what only a VM can show.
 use vgpu_tests::vm_checks::{self, Pair};
-use vgpu_tests::{Gpu, Stack, VmSpec, boot, checks};
+use vgpu_tests::{Gpu, Stack, VmSpec, boot, builder, checks};
 use vgpu_vm::Artifacts;
 
 fn stack(vms: &[VmSpec]) -> Stack {
@@ -33,6 +33,17 @@ fn much_pinned_memory() {
     let stack = stack(&[VmSpec::LOW]);
     let mut vm = boot(&stack, 1, 768).unwrap();
     let result = vm_checks::pinned_memory_in_a_fresh_and_a_broken_up_guest(&stack, 1, &mut vm, 192)
+        .and_then(|()| vm_checks::no_complaints(&vm));
+    vm_checks::hold(&stack, &[&vm], result);
+}
+
+#[test]
+fn a_dead_backend() {
+    let mut stack = stack(&[VmSpec::LOW]);
+    // It is to be noticed within seconds.
+    let builder = builder(&stack, 1, 512).kernel_word("vgpu_params=watch_s=2");
+    let mut vm = builder.boot().unwrap();
+    let result = vm_checks::a_dead_backend_is_replaced(&mut stack, 1, &mut vm)
         .and_then(|()| vm_checks::no_complaints(&vm));
     vm_checks::hold(&stack, &[&vm], result);
 }

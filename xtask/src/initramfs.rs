@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use vgpu_vm::{Artifacts, guest};
 use vgpu_vm::initrd::Initrd;
+use vgpu_vm::{Artifacts, guest};
 
 use crate::kernel::{self, Kernel, Version, decompress};
 use crate::util::{Layout, capture, capture_text, copy_if_changed, file_name, files_below};
