@@ -1,18 +1,22 @@
 //! The event loop around the core.
-use crate::inventory::{self, Gpu};
+use crate::admin::Admins;
+use crate::inventory::Inventory;
 use crate::ledger::Ledger;
 use crate::page::{Taken, TurnPage};
 use crate::poller::{Poller, Source};
-use crate::store::{Store, Usage};
+use crate::scan::Look;
+use crate::sessions::of_vm;
+use crate::store::{Changes, Placed, Saved, Store, Usage};
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, sockopt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::process::Child;
 use std::time::Instant;
 use vgpu_pool_map::PoolMap;
-use vgpu_sched_api::messages::{FromExec, PACKET_LEN_MAX, Priority, Request, ToExec, TurnRecord};
+use vgpu_sched_api::messages::{Answer, FromExec, PACKET_LEN_MAX, Priority, Request, ToExec, TurnRecord};
 use vgpu_sched_api::packet::{self, PacketError};
 use vgpu_sched_api::turn::State;
 use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Session, Standing, Terms};
@@ -27,8 +31,15 @@ const CLIENTS_MAX: usize = 1024;
 pub struct Setup {
     pub config: PathBuf,
     pub map: PoolMap,
-    pub inventory: Vec<Gpu>,
-    pub state_dir: PathBuf,
+    pub inventory: Inventory,
+    /// Why the GPUs could not be listed.
+    pub listing_failed: Option<String>,
+    /// NVML's.
+    pub library: PathBuf,
+    pub admins: Admins,
+    pub store: Store,
+    /// What VMs used and which sessions there were.
+    pub saved: Saved,
     pub listener: OwnedFd,
     /// Readable once the program is to end.
     pub terminate: OwnedFd,
@@ -40,33 +51,41 @@ pub struct Setup {
 pub struct Daemon {
     pub(crate) config: PathBuf,
     pub(crate) map: PoolMap,
-    pub(crate) inventory: Vec<Gpu>,
+    pub(crate) inventory: Inventory,
+    pub(crate) listing_failed: Option<String>,
+    pub(crate) library: PathBuf,
+    pub(crate) admins: Admins,
+    /// The look at the GPUs that is under way, and the processes of those that may not have ended.
+    pub(crate) look: Option<Look>,
+    pub(crate) ended_looks: Vec<Child>,
     pub(crate) core: Core,
     pub(crate) clients: BTreeMap<u64, Client>,
     pub(crate) sessions: BTreeMap<Session, Live>,
     pub(crate) ledger: Ledger,
-    /// What VMs used before the core knew them.
+    /// Sessions that were opened and are not over.
+    pub(crate) placed: BTreeMap<Session, Placed>,
+    /// What VMs used before the core knew them, and the calls of their sessions that ended.
     pub(crate) earlier: BTreeMap<u32, Usage>,
-    listener: OwnedFd,
-    terminate: OwnedFd,
-    reload: OwnedFd,
-    poller: Poller,
-    store: Store,
+    pub(crate) listener: OwnedFd,
+    pub(crate) terminate: OwnedFd,
+    pub(crate) reload: OwnedFd,
+    pub(crate) poller: Poller,
+    pub(crate) store: Store,
     /// VMs whose usage is to be written, and when it was last.
-    unwritten: BTreeSet<u32>,
-    written_us: u64,
+    pub(crate) unwritten: BTreeSet<u32>,
+    pub(crate) written_us: u64,
     /// Sessions whose page is to be looked at.
-    watched: BTreeSet<Session>,
-    events: VecDeque<Event>,
-    started: Instant,
-    clients_so_far: u64,
-    attachments: u64,
+    pub(crate) watched: BTreeSet<Session>,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) started: Instant,
+    pub(crate) clients_so_far: u64,
+    pub(crate) attachments: u64,
 }
 
 /// Somebody at the control socket.
 pub(crate) struct Client {
     pub(crate) socket: OwnedFd,
-    token: u64,
+    pub(crate) token: u64,
     /// The VM whose backend it is.
     pub(crate) vm: Option<u32>,
 }
@@ -79,32 +98,20 @@ pub(crate) struct Live {
     /// The client that attached it, which may be gone.
     pub(crate) client: u64,
     /// Tells this attachment from an earlier one of the same session.
-    attachment: u64,
-    pub(crate) page: TurnPage,
-    socket: OwnedFd,
-    socket_token: u64,
-    pidfd: OwnedFd,
-    pidfd_token: u64,
-    /// It has a turn.
-    seated: bool,
-    contended: bool,
-    /// Its page said idle when last looked at.
-    idle: bool,
-    /// Orders to stop and to resume that were not confirmed yet.
-    orders: BTreeMap<u64, &'static str>,
-    was_stopped: bool,
-}
-
-/// A new attachment, checked.
-pub(crate) struct Attachment {
-    pub(crate) client: u64,
-    pub(crate) pid: u32,
-    pub(crate) program: String,
-    pub(crate) exec_pid: u32,
-    pub(crate) gpus: GpuSet,
+    pub(crate) attachment: u64,
     pub(crate) page: TurnPage,
     pub(crate) socket: OwnedFd,
+    pub(crate) socket_token: u64,
     pub(crate) pidfd: OwnedFd,
+    pub(crate) pidfd_token: u64,
+    /// It has a turn.
+    pub(crate) seated: bool,
+    pub(crate) contended: bool,
+    /// Its page said idle when last looked at.
+    pub(crate) idle: bool,
+    /// Orders to stop and to resume that were not confirmed yet.
+    pub(crate) orders: BTreeMap<u64, &'static str>,
+    pub(crate) was_stopped: bool,
 }
 
 impl Daemon {
@@ -114,21 +121,26 @@ impl Daemon {
         poller.add(&setup.listener, Source::Listener).context("epoll")?;
         poller.add(&setup.terminate, Source::Terminate).context("epoll")?;
         poller.add(&setup.reload, Source::Reload).context("epoll")?;
-        let (store, earlier) = Store::open(&setup.state_dir, &setup.inventory)?;
         Ok(Self {
             core: Core::new(setup.map.scheduler),
             config: setup.config,
             map: setup.map,
             inventory: setup.inventory,
+            listing_failed: setup.listing_failed,
+            library: setup.library,
+            admins: setup.admins,
+            look: None,
+            ended_looks: Vec::new(),
             clients: BTreeMap::new(),
             sessions: BTreeMap::new(),
             ledger: Ledger::default(),
-            earlier,
+            placed: setup.saved.sessions,
+            earlier: setup.saved.usage,
             listener: setup.listener,
             terminate: setup.terminate,
             reload: setup.reload,
             poller,
-            store,
+            store: setup.store,
             unwritten: BTreeSet::new(),
             written_us: 0,
             watched: BTreeSet::new(),
@@ -156,6 +168,7 @@ impl Daemon {
                             log::error!("the pool map stays as it was: {error:#}");
                         }
                     }
+                    Source::Look => self.serve_look(),
                     Source::Client(id) => self.serve_client(id),
                     Source::Executor(session, attachment) => self.serve_executor(session, attachment),
                     Source::Death(session, attachment) => {
@@ -165,6 +178,7 @@ impl Daemon {
                     }
                 }
             }
+            self.end_late_look();
             self.look_at_pages();
             if self.core.deadline().is_some_and(|at| at <= self.now_us()) {
                 self.feed(Event::Tick);
@@ -183,7 +197,9 @@ impl Daemon {
     fn next_time(&self) -> Option<u64> {
         let look = (!self.watched.is_empty()).then(|| self.now_us() + self.map.poll_us);
         let write = (!self.unwritten.is_empty()).then_some(self.written_us + WRITE_US);
-        [self.core.deadline(), look, write].into_iter().flatten().min()
+        let give_up = self.look.as_ref().map(|look| look.until_us);
+        let times = [self.core.deadline(), look, write, give_up];
+        times.into_iter().flatten().min()
     }
 
     /// Lets the core decide on an event, and on what follows from its decisions.
@@ -268,7 +284,7 @@ impl Daemon {
                 };
                 live.seated = true;
                 live.idle = false;
-                let uuids = uuids(&self.inventory, live.gpus);
+                let uuids = self.inventory.uuids(live.gpus);
                 self.ledger.begin(TurnRecord {
                     number: turn,
                     vm: session.vm,
@@ -447,18 +463,24 @@ impl Daemon {
         };
         match packet::receive::<Request>(&client.socket) {
             Ok((request, fds)) => {
-                let answer = self.answer(id, request, fds);
-                let sent = self
-                    .clients
-                    .get(&id)
-                    .map(|client| packet::send(&client.socket, &answer, &[]));
-                if let Some(Err(error)) = sent {
-                    self.drop_client(id, &format!("it does not take its answer: {error:#}"));
+                if let Some(answer) = self.answer(id, request, fds) {
+                    self.send_answer(id, &answer);
                 }
             }
             Err(PacketError::Io(Errno::AGAIN)) => {}
             Err(PacketError::Closed) => self.drop_client(id, "it closed the connection"),
             Err(error) => self.drop_client(id, &format!("{error:#}")),
+        }
+    }
+
+    /// Answers a client, if it is still there.
+    pub(crate) fn send_answer(&mut self, id: u64, answer: &Answer) {
+        let sent = self
+            .clients
+            .get(&id)
+            .map(|client| packet::send(&client.socket, answer, &[]));
+        if let Some(Err(error)) = sent {
+            self.drop_client(id, &format!("it does not take its answer: {error:#}"));
         }
     }
 
@@ -471,6 +493,7 @@ impl Daemon {
         match client.vm {
             Some(vm) => {
                 log::info!("VM {vm}: its backend is gone: {why}");
+                self.displace_opened(vm);
                 self.forget_vm_if_unused(vm);
             }
             None => log::debug!("a client is gone: {why}"),
@@ -536,94 +559,6 @@ impl Daemon {
             .is_some_and(|live| live.attachment == attachment)
     }
 
-    /// Takes a session in, in place of an earlier attachment of it.
-    pub(crate) fn attach(&mut self, session: Session, new: Attachment) -> Result<(), Errno> {
-        if self.sessions.contains_key(&session) {
-            self.detach(session, "it is attached anew");
-        }
-        self.attachments += 1;
-        let attachment = self.attachments;
-        rustix::io::ioctl_fionbio(&new.socket, true)?;
-        let socket_token = self
-            .poller
-            .add(&new.socket, Source::Executor(session, attachment))?;
-        let pidfd_token = match self.poller.add(&new.pidfd, Source::Death(session, attachment)) {
-            Ok(token) => token,
-            Err(error) => {
-                self.poller.remove(&new.socket, socket_token);
-                return Err(error);
-            }
-        };
-        // Left over from before we started; the core sets it where it is needed.
-        new.page.set_contended(false);
-        let found = new.page.found();
-        log::info!(
-            "{}: attached: {} (pid {} in the VM), executor {}, {found:?}",
-            name(session),
-            new.program.escape_debug(),
-            new.pid,
-            new.exec_pid
-        );
-        let gpus = new.gpus;
-        self.sessions.insert(
-            session,
-            Live {
-                pid: new.pid,
-                program: new.program,
-                gpus,
-                client: new.client,
-                attachment,
-                page: new.page,
-                socket: new.socket,
-                socket_token,
-                pidfd: new.pidfd,
-                pidfd_token,
-                seated: false,
-                contended: false,
-                idle: false,
-                orders: BTreeMap::new(),
-                was_stopped: false,
-            },
-        );
-        self.feed(Event::Attached { session, gpus, found });
-        Ok(())
-    }
-
-    /// Ends a session's part in the scheduling. Should its executor still run, it has no turn any longer.
-    pub(crate) fn detach(&mut self, session: Session, why: &str) {
-        let Some(live) = self.sessions.remove(&session) else {
-            return;
-        };
-        log::info!("{}: gone: {why}", name(session));
-        self.watched.remove(&session);
-        live.page.revoke();
-        self.poller.remove(&live.socket, live.socket_token);
-        self.poller.remove(&live.pidfd, live.pidfd_token);
-        self.feed(Event::Gone { session });
-        self.forget_vm_if_unused(session.vm);
-    }
-
-    /// What a VM has used in all.
-    pub(crate) fn usage(&self, vm: u32) -> Usage {
-        let mut usage = self.earlier.get(&vm).copied().unwrap_or_default();
-        if let Some((turns, charge)) = self.core.usage(vm) {
-            usage.turns += turns;
-            usage.ns += charge.ns;
-            usage.estimated |= charge.estimated;
-        }
-        usage
-    }
-
-    fn forget_vm_if_unused(&mut self, vm: u32) {
-        let has_backend = self.clients.values().any(|client| client.vm == Some(vm));
-        if has_backend || self.sessions.keys().any(|session| session.vm == vm) {
-            return;
-        }
-        let usage = self.usage(vm);
-        self.earlier.insert(vm, usage);
-        self.feed(Event::VmRemoved { vm });
-    }
-
     /// Has the core treat a VM as the map says.
     pub(crate) fn set_terms(&mut self, vm: u32) {
         let settings = self.map.settings_of(vm);
@@ -636,42 +571,26 @@ impl Daemon {
         self.feed(Event::VmSet { vm, terms });
     }
 
-    /// Reads the pool map again; the old one stays if the new one is wrong.
-    pub(crate) fn reload_map(&mut self) -> Result<()> {
-        let map = PoolMap::load(&self.config, None)?;
-        if map.softgpu != self.map.softgpu {
-            anyhow::bail!(
-                "{}: a change of [inventory] needs a restart",
-                self.config.display()
-            );
-        }
-        for (pool, uuid) in inventory::missing(&map, &self.inventory) {
-            log::warn!("pool {pool}: there is no GPU {uuid}");
-        }
-        self.map = map;
-        log::info!("pool map loaded: {} pools", self.map.pools.len());
-        self.feed(Event::Configured(self.map.scheduler));
-        let clients = self.clients.values().filter_map(|client| client.vm);
-        let vms: BTreeSet<u32> = clients
-            .chain(self.sessions.keys().map(|session| session.vm))
-            .collect();
-        for vm in vms {
-            // The sessions of a VM that is in no pool any longer run on as they were; it gets no new ones.
-            if self.map.pool_of(vm).is_some() {
-                self.set_terms(vm);
-            }
-        }
-        Ok(())
-    }
-
     fn write_usage(&mut self) {
         self.written_us = self.now_us();
         let vms = std::mem::take(&mut self.unwritten);
         if vms.is_empty() {
             return;
         }
-        self.store
-            .write(vms.iter().map(|vm| (*vm, self.usage(*vm))).collect());
+        let sessions: Vec<_> = vms
+            .iter()
+            .flat_map(|vm| of_vm(&self.sessions, *vm).map(|(id, _)| id))
+            .collect();
+        for session in &sessions {
+            self.count(*session);
+        }
+        let saved = |id: Session| (id, self.placed.get(&id).cloned());
+        let changes = Changes {
+            usage: vms.iter().map(|vm| (*vm, self.usage(*vm))).collect(),
+            sessions: sessions.into_iter().map(saved).collect(),
+            gpus: None,
+        };
+        self.store.write(changes);
         // Turns that are still held go on.
         self.unwritten = self
             .sessions
@@ -685,6 +604,12 @@ impl Daemon {
     fn end(&mut self) {
         drain(&self.terminate);
         self.feed(Event::Tick);
+        self.unwritten = self
+            .sessions
+            .keys()
+            .map(|id| id.vm)
+            .chain(std::mem::take(&mut self.unwritten))
+            .collect();
         self.write_usage();
         log::info!("ended");
     }
@@ -693,14 +618,6 @@ impl Daemon {
 /// How a session is called in the log.
 pub(crate) fn name(session: Session) -> String {
     format!("VM {} session {}", session.vm, session.number)
-}
-
-/// The UUIDs of GPUs.
-pub(crate) fn uuids(inventory: &[Gpu], gpus: GpuSet) -> Vec<String> {
-    gpus.iter()
-        .filter_map(|gpu| inventory.get(gpu as usize))
-        .map(|gpu| gpu.uuid.clone())
-        .collect()
 }
 
 /// The core's word for a priority.

@@ -1,21 +1,28 @@
 //! `vgpud`: gives the host's VMs their turns on its GPUs.
+mod admin;
 mod daemon;
+mod edit;
 mod inventory;
 mod ledger;
 mod page;
 mod poller;
 mod requests;
+mod scan;
+mod sessions;
 mod status;
 mod store;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use inventory::Inventory;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use store::{Changes, Store};
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -33,41 +40,77 @@ struct Arguments {
     /// The folder of vgpu.db; created if it is not there.
     #[arg(long)]
     state_dir: PathBuf,
-    /// Use this many software GPUs instead of the host's NVIDIA GPUs, whatever the pool map says.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
-    softgpu: Option<u32>,
+    /// NVML, which lists the GPUs.
+    #[arg(long, value_name = "PATH", default_value = "libnvidia-ml.so.1")]
+    libnvidia_ml: PathBuf,
+    /// Members of this group may change things, as root and this program's own user may.
+    #[arg(long, value_name = "NAME|GID", value_parser = admin::group)]
+    admin_group: Option<u32>,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|first| first == scan::LIST) {
+        return Ok(scan::list_for_parent(Path::new(
+            &words.next().unwrap_or_default(),
+        )));
+    }
     let arguments = Arguments::parse();
     raise_descriptor_limit();
-    let map = vgpu_pool_map::PoolMap::load(&arguments.config, None)?;
-    let inventory = inventory::discover(arguments.softgpu.or(map.softgpu))?;
-    for (pool, uuid) in inventory::missing(&map, &inventory) {
-        log::warn!("pool {pool}: there is no GPU {uuid}");
+    let socket = arguments.socket.clone();
+    let listener = listen(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let result = serve(arguments, listener);
+    // Nobody may take a socket without a listener for a scheduler that is about to answer.
+    if let Err(error) = std::fs::remove_file(&socket) {
+        log::warn!("{} stays: {error}", socket.display());
     }
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
+    let (store, mut saved) = Store::open(&arguments.state_dir)?;
+    let mut inventory = Inventory::new(std::mem::take(&mut saved.gpus));
+    let listing_failed = match scan::look(&arguments.libnvidia_ml) {
+        Ok(gpus) => {
+            inventory.update(gpus.clone());
+            store.write(Changes {
+                gpus: Some(gpus),
+                ..Changes::default()
+            });
+            None
+        }
+        // Programs that run on them may be waiting for their turn.
+        Err(error) if !inventory.is_empty() => Some(format!("the GPUs cannot be listed: {error:#}")),
+        Err(error) => {
+            let hint = "is the NVIDIA driver installed? --libnvidia-ml names another library";
+            return Err(error.context(format!("the GPUs cannot be listed; {hint}")));
+        }
+    };
+    let known = |uuid: &str| inventory.known(uuid).is_some();
+    let map = vgpu_pool_map::PoolMap::load(&arguments.config, Some(&known))?;
     let mut daemon = daemon::Daemon::new(daemon::Setup {
         terminate: pipe_of(&[signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?,
         reload: pipe_of(&[signal_hook::consts::SIGHUP])?,
-        listener: listen(&arguments.socket)
-            .with_context(|| format!("cannot listen at {}", arguments.socket.display()))?,
+        listener,
         config: arguments.config,
-        state_dir: arguments.state_dir,
         map,
         inventory,
+        listing_failed,
+        library: arguments.libnvidia_ml,
+        admins: admin::Admins::new(arguments.admin_group),
+        store,
+        saved,
     })?;
+    for line in daemon.degraded() {
+        log::warn!("{line}");
+    }
     log::info!("ready");
     // Without a service manager that asked for it this does nothing.
     if let Err(error) = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]) {
         log::warn!("the service manager is not told: {error}");
     }
-    let result = daemon.run();
-    // Nobody may take a socket without a listener for a scheduler that is about to answer.
-    if let Err(error) = std::fs::remove_file(&arguments.socket) {
-        log::warn!("{} stays: {error}", arguments.socket.display());
-    }
-    result
+    daemon.run()
 }
 
 /// Each session needs two descriptors, and the usual soft limit is meant for programs that use `select`.

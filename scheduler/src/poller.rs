@@ -17,6 +17,8 @@ pub enum Source {
     Terminate,
     /// SIGHUP.
     Reload,
+    /// What a look at the GPUs has found.
+    Look,
     /// A client of the control socket.
     Client(u64),
     /// A session's executor, with the number of its attachment.

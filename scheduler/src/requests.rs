@@ -1,7 +1,7 @@
 //! Requests at the control socket and their answers.
-use crate::daemon::{Attachment, Daemon, uuids};
-use crate::inventory::gpus_of;
+use crate::daemon::Daemon;
 use crate::page::TurnPage;
+use crate::sessions::Attachment;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketType, sockopt};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,8 +15,21 @@ const PROGRAM_LEN_MAX: usize = 256;
 type Refused = (Refusal, String);
 
 impl Daemon {
-    /// The answer to a client's request.
-    pub(crate) fn answer(&mut self, client: u64, request: Request, fds: Vec<OwnedFd>) -> Answer {
+    /// The answer to a client's request; `None` if it comes later.
+    pub(crate) fn answer(&mut self, client: u64, request: Request, fds: Vec<OwnedFd>) -> Option<Answer> {
+        let answer = self.try_answer(client, request, fds);
+        answer.unwrap_or_else(|(why, message)| {
+            log::warn!("refused ({why:?}): {message}");
+            Some(Answer::Refused { why, message })
+        })
+    }
+
+    fn try_answer(
+        &mut self,
+        client: u64,
+        request: Request,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Option<Answer>, Refused> {
         let answer = match request {
             Request::Hello { version, vm } => self.hello(client, version, vm),
             Request::OpenSession {
@@ -36,18 +49,23 @@ impl Daemon {
                 let (turns, next) = self.ledger.from(from);
                 Ok(Answer::Turns { turns, next })
             }
-            Request::Reload => match self.reload_map() {
-                Ok(()) => Ok(Answer::Ok),
-                Err(error) => Err((Refusal::BadConfig, format!("{error:#}"))),
-            },
-            Request::Scan | Request::Edit { .. } => {
-                Err((Refusal::Invalid, "not known to this version".to_owned()))
+            Request::Reload => {
+                self.must_be_admin(client)?;
+                match self.reload_map() {
+                    Ok(()) => Ok(Answer::Ok),
+                    Err(error) => Err((Refusal::BadConfig, format!("{error:#}"))),
+                }
+            }
+            Request::Scan => {
+                self.must_be_admin(client)?;
+                return self.scan(client);
+            }
+            Request::Edit { edits, dry_run } => {
+                self.must_be_admin(client)?;
+                self.edit(&edits, dry_run)
             }
         };
-        answer.unwrap_or_else(|(why, message)| {
-            log::warn!("refused ({why:?}): {message}");
-            Answer::Refused { why, message }
-        })
+        answer.map(Some)
     }
 
     fn hello(&mut self, client: u64, version: u32, vm: u32) -> Result<Answer, Refused> {
@@ -100,15 +118,13 @@ impl Daemon {
                 format!("VM {} has a session {number}", session.vm),
             ));
         }
-        let gpus = self.gpus_for(session.vm)?;
+        let uuids = self.place(session)?;
         let program = program.escape_debug();
         log::info!(
             "VM {} session {number}: opens: {program} (pid {pid} in the VM)",
             session.vm
         );
-        Ok(Answer::Gpus {
-            uuids: uuids(&self.inventory, gpus),
-        })
+        Ok(Answer::Gpus { uuids })
     }
 
     fn attach_session(
@@ -133,11 +149,7 @@ impl Daemon {
         if !is_pidfd(&pidfd) {
             return Err(invalid("the third descriptor is no pidfd".to_owned()));
         }
-        // A session that was started when its VM was in a pool may go on.
-        let gpus = match self.sessions.get(&session) {
-            Some(live) => live.gpus,
-            None => self.gpus_for(session.vm)?,
-        };
+        let gpus = self.gpus_of(session)?;
         program.truncate(program.floor_char_boundary(PROGRAM_LEN_MAX));
         let attachment = Attachment {
             client,
@@ -158,6 +170,7 @@ impl Daemon {
         let session = self.session_of(client, number)?;
         // It may be gone already: its executor's end is often seen before the backend tells of it.
         self.detach(session, "closed");
+        self.displace(session);
         Ok(Answer::Ok)
     }
 
@@ -168,18 +181,21 @@ impl Daemon {
         }
     }
 
-    fn gpus_for(&self, vm: u32) -> Result<vgpu_sched_core::GpuSet, Refused> {
-        let Some(pool) = self.map.pool_of(vm) else {
-            return Err((Refusal::NotMapped, format!("VM {vm} is in no pool")));
+    fn must_be_admin(&self, client: u64) -> Result<(), Refused> {
+        let refused = |message: &str| Err((Refusal::NotAllowed, message.to_owned()));
+        let Some(client) = self.clients.get(&client) else {
+            return refused("it is gone");
         };
-        let gpus = gpus_of(&pool.gpus, &self.inventory);
-        if gpus.is_empty() {
-            return Err((
-                Refusal::NoGpu,
-                format!("none of the GPUs of pool {} is there", pool.name),
-            ));
+        if client.vm.is_some() {
+            return refused("a VM's backend changes nothing");
         }
-        Ok(gpus)
+        match self.admins.include(&client.socket) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                refused("only root, vgpud's own user and members of its --admin-group change anything")
+            }
+            Err(error) => refused(&format!("it cannot be told who asks: {error:#}")),
+        }
     }
 
     fn has_hung_up(&self, client: u64) -> bool {

@@ -1,109 +1,88 @@
 //! What there is to see.
-use crate::daemon::{Daemon, uuids};
-use crate::inventory::gpus_of;
-use std::collections::BTreeSet;
-use vgpu_pool_map::{Pool, PoolGpus};
+use crate::daemon::Daemon;
+use crate::inventory::Gpu;
+use crate::sessions::of_vm;
+use std::collections::{BTreeMap, BTreeSet};
+use vgpu_pool_map::Pool;
 use vgpu_sched_api::messages::{
     GpuState, GpuStatus, PoolStatus, SCHEMA_VERSION, SessionStatus, Status, VmStatus,
 };
-use vgpu_sched_core::{Event, Session, Standing};
+use vgpu_sched_core::{Event, Standing};
 
 impl Daemon {
     /// Everything.
     pub(crate) fn status(&mut self) -> Status {
         // Turns that are held are charged up to now.
         self.feed(Event::Tick);
+        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.count(session);
+        }
         let pools: Vec<_> = self.map.pools.iter().map(|pool| self.pool_status(pool)).collect();
         let gpus = self.gpu_status();
-        let mut degraded = Vec::new();
-        for pool in &pools {
-            for uuid in &pool.gpus {
-                if gpus
-                    .iter()
-                    .any(|gpu| gpu.uuid == *uuid && gpu.state == GpuState::Missing)
-                {
-                    degraded.push(format!("pool {}: its GPU {uuid} is missing", pool.name));
-                }
-            }
-        }
         Status {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.now_us() / 1_000_000,
             config: self.config.display().to_string(),
-            degraded,
+            degraded: self.degraded(),
             gpus,
             pools,
         }
     }
 
+    /// What is not as the pool map wants it.
+    pub(crate) fn degraded(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.listing_failed.iter().cloned().collect();
+        for pool in &self.map.pools {
+            let gpus = self.inventory.of_pool(&pool.gpus);
+            if gpus.is_empty() {
+                lines.push(format!("pool {}: there is no GPU", pool.name));
+            }
+            let missing = gpus.iter().filter(|uuid| !self.inventory.is_present(uuid));
+            lines.extend(missing.map(|uuid| format!("pool {}: its GPU {uuid} is missing", pool.name)));
+        }
+        lines
+    }
+
     /// The GPUs that are there, then those that pools name and that are not.
     pub(crate) fn gpu_status(&self) -> Vec<GpuStatus> {
-        let pools_of = |uuid: &str| -> Vec<String> {
-            let serves = |pool: &&Pool| match &pool.gpus {
-                PoolGpus::All => self.inventory.iter().any(|gpu| gpu.uuid == uuid),
-                PoolGpus::Uuids(uuids) => uuids.iter().any(|other| other == uuid),
-            };
-            let pools = self.map.pools.iter().filter(serves);
-            pools.map(|pool| pool.name.clone()).collect()
-        };
-        let mut gpus: Vec<_> = (0..)
-            .zip(&self.inventory)
-            .map(|(index, gpu)| {
-                let pools = pools_of(&gpu.uuid);
-                GpuStatus {
-                    index: Some(index),
-                    uuid: gpu.uuid.clone(),
-                    model: gpu.model.clone(),
-                    pci: gpu.pci.clone(),
-                    memory: gpu.memory,
-                    state: if pools.is_empty() {
-                        GpuState::Unassigned
-                    } else {
-                        GpuState::Ready
-                    },
-                    pools,
-                    sessions: self
-                        .sessions
-                        .values()
-                        .filter(|live| live.gpus.iter().any(|gpu| gpu == index))
-                        .count() as u32,
-                }
-            })
-            .collect();
-        let named: BTreeSet<&String> = self
-            .map
-            .pools
-            .iter()
-            .filter_map(|pool| match &pool.gpus {
-                PoolGpus::All => None,
-                PoolGpus::Uuids(uuids) => Some(uuids),
-            })
-            .flatten()
-            .collect();
-        for uuid in named {
-            if !self.inventory.iter().any(|gpu| gpu.uuid == *uuid) {
-                gpus.push(GpuStatus {
-                    index: None,
-                    uuid: uuid.clone(),
-                    model: String::new(),
-                    pci: String::new(),
-                    memory: 0,
-                    state: GpuState::Missing,
-                    pools: pools_of(uuid),
-                    sessions: 0,
-                });
+        let mut pools_of: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for pool in &self.map.pools {
+            for uuid in self.inventory.of_pool(&pool.gpus) {
+                pools_of.entry(uuid).or_default().push(pool.name.clone());
             }
         }
-        gpus
+        let in_use = self.sessions.values().map(|live| self.inventory.uuids(live.gpus));
+        let in_use: Vec<Vec<String>> = in_use.collect();
+        let status = |uuid: &str, gpu: Option<&Gpu>, state| GpuStatus {
+            index: gpu
+                .filter(|_| state != GpuState::Missing)
+                .and_then(|gpu| gpu.index),
+            uuid: uuid.to_owned(),
+            model: gpu.map(|gpu| gpu.model.clone()).unwrap_or_default(),
+            pci: gpu.map(|gpu| gpu.pci.clone()).unwrap_or_default(),
+            memory: gpu.map_or(0, |gpu| gpu.memory),
+            state,
+            pools: pools_of.get(uuid).cloned().unwrap_or_default(),
+            sessions: in_use
+                .iter()
+                .filter(|uuids| uuids.iter().any(|other| other == uuid))
+                .count() as u32,
+        };
+        let present = self.inventory.present().into_iter().map(|gpu| {
+            let state = match pools_of.contains_key(&gpu.uuid) {
+                true => GpuState::Ready,
+                false => GpuState::Unassigned,
+            };
+            status(&gpu.uuid, Some(gpu), state)
+        });
+        let missing = pools_of.keys().filter(|uuid| !self.inventory.is_present(uuid));
+        let missing = missing.map(|uuid| status(uuid, self.inventory.known(uuid), GpuState::Missing));
+        present.chain(missing).collect()
     }
 
     fn pool_status(&self, pool: &Pool) -> PoolStatus {
-        let there = uuids(&self.inventory, gpus_of(&pool.gpus, &self.inventory));
-        let gpus = match &pool.gpus {
-            PoolGpus::All => there.clone(),
-            PoolGpus::Uuids(uuids) => uuids.clone(),
-        };
+        let gpus = self.inventory.of_pool(&pool.gpus);
         let clients = self.clients.values().filter_map(|client| client.vm);
         let vms: BTreeSet<u32> = clients
             .chain(self.sessions.keys().map(|session| session.vm))
@@ -113,7 +92,7 @@ impl Daemon {
             .collect();
         PoolStatus {
             name: pool.name.clone(),
-            complete: gpus.len() == there.len(),
+            complete: !gpus.is_empty() && gpus.iter().all(|uuid| self.inventory.is_present(uuid)),
             gpus,
             ranges: pool.ranges.iter().map(ToString::to_string).collect(),
             vms: vms.into_iter().map(|vm| self.vm_status(vm)).collect(),
@@ -123,16 +102,14 @@ impl Daemon {
     fn vm_status(&self, vm: u32) -> VmStatus {
         let usage = self.usage(vm);
         let settings = self.map.settings_of(vm);
-        let first = Session { vm, number: 0 };
-        let last = Session { vm, number: u32::MAX };
-        let sessions = self.sessions.range(first..=last).map(|(session, live)| {
+        let sessions = of_vm(&self.sessions, vm).map(|(session, live)| {
             let (calls, queued) = live.page.counts();
             SessionStatus {
                 session: session.number,
                 pid: live.pid,
                 program: live.program.clone(),
-                state: self.core.standing(*session).map_or("", standing_name).to_owned(),
-                gpus: uuids(&self.inventory, live.gpus),
+                state: self.core.standing(session).map_or("", standing_name).to_owned(),
+                gpus: self.inventory.uuids(live.gpus),
                 queued,
                 calls,
             }
@@ -145,19 +122,18 @@ impl Daemon {
             weight: settings.weight,
             aging_ms: settings.aging_ms,
             queue_depth: settings.queue_depth,
-            queued: sum(sessions.iter().map(|session| session.queued)),
-            calls: sum(sessions.iter().map(|session| session.calls)),
+            // What executors say of themselves need not make sense.
+            queued: sessions
+                .iter()
+                .map(|session| session.queued)
+                .fold(0, u64::saturating_add),
+            calls: self.calls(vm),
             turns: usage.turns,
             gpu_microseconds: usage.ns / 1000,
             estimated: usage.estimated,
             sessions,
         }
     }
-}
-
-/// What executors say of themselves need not make sense.
-fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
-    numbers.fold(0, u64::saturating_add)
 }
 
 fn standing_name(standing: Standing) -> &'static str {

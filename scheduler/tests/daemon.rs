@@ -20,7 +20,7 @@ const LONG: &str = "quantum_ms = { low = 3600000, medium = 3600000, high = 36000
 
 #[test]
 fn a_session_gets_its_turn_and_keeps_it_while_nobody_waits() {
-    let daemon = Daemon::start(&map(2, &[(1, "low")], ""));
+    let daemon = Daemon::with_gpus(2, &map(&[(1, "low")], ""));
     let status = daemon.status();
     assert_eq!(status.gpus.len(), 2);
     assert_eq!(status.gpus[1].pools, ["A"]);
@@ -69,7 +69,7 @@ fn a_session_gets_its_turn_and_keeps_it_while_nobody_waits() {
 #[test]
 fn within_a_level_the_turn_goes_round() {
     let vms = [(1, "low"), (2, "low")];
-    let daemon = Daemon::start(&map(1, &vms, SHORT));
+    let daemon = Daemon::start(&map(&vms, SHORT));
     let (one, two) = (daemon.backend(1), daemon.backend(2));
     let (first, second) = (one.session(1), two.session(1));
     first.take_turn();
@@ -78,7 +78,7 @@ fn within_a_level_the_turn_goes_round() {
     // Its quantum ends, and it gives back; only then the other one has it.
     first.until(State::Yield);
     assert_eq!(second.state(), State::None);
-    daemon.load(&map(1, &vms, LONG));
+    daemon.load(&map(&vms, LONG));
     first.give_back();
     second.until(State::Held);
     // An idle holder loses it before its quantum ends, without a word.
@@ -94,7 +94,7 @@ fn within_a_level_the_turn_goes_round() {
 #[test]
 fn a_high_vm_is_let_in_beside_a_low_one_and_leaves_it_one_guest() {
     let vms = [(1, "low"), (2, "high")];
-    let daemon = Daemon::start(&map(1, &vms, LONG));
+    let daemon = Daemon::start(&map(&vms, LONG));
     let (low, high) = (daemon.backend(1), daemon.backend(2));
     let (a, b, h) = (low.session(1), low.session(2), high.session(1));
     assert_eq!((a.slice(), h.slice()), (200, 20_000));
@@ -107,9 +107,9 @@ fn a_high_vm_is_let_in_beside_a_low_one_and_leaves_it_one_guest() {
     b.give_back();
     b.want();
     // They take turns at being the guest.
-    daemon.load(&map(1, &vms, SHORT));
+    daemon.load(&map(&vms, SHORT));
     a.until(State::Yield);
-    daemon.load(&map(1, &vms, LONG));
+    daemon.load(&map(&vms, LONG));
     a.give_back();
     b.until(State::Held);
     a.want();
@@ -126,7 +126,7 @@ fn a_high_vm_is_let_in_beside_a_low_one_and_leaves_it_one_guest() {
 
 #[test]
 fn a_dead_or_closed_holder_makes_room() {
-    let daemon = Daemon::start(&map(1, &[(1, "low"), (2, "low")], ""));
+    let daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], ""));
     let (one, two) = (daemon.backend(1), daemon.backend(2));
     let (mut first, second) = (one.session(1), two.session(1));
     first.take_turn();
@@ -145,7 +145,7 @@ fn a_dead_or_closed_holder_makes_room() {
 
 #[test]
 fn a_new_backend_takes_over_what_a_dead_one_left() {
-    let daemon = Daemon::start(&map(1, &[(1, "low")], ""));
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
     let dead = daemon.backend(1);
     let left = dead.session(1);
     left.take_turn();
@@ -160,7 +160,7 @@ fn a_new_backend_takes_over_what_a_dead_one_left() {
 
 #[test]
 fn a_restarted_scheduler_adopts_the_holders() {
-    let mut daemon = Daemon::start(&map(1, &[(1, "low"), (2, "low")], SHORT));
+    let mut daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], SHORT));
     let (mut first, mut second) = {
         let (one, two) = (daemon.backend(1), daemon.backend(2));
         let (first, second) = (one.session(1), two.session(1));
@@ -184,7 +184,7 @@ fn a_restarted_scheduler_adopts_the_holders() {
 
 #[test]
 fn what_a_vm_used_survives_a_clean_end() {
-    let mut daemon = Daemon::start(&map(1, &[(1, "low")], ""));
+    let mut daemon = Daemon::start(&map(&[(1, "low")], ""));
     {
         let backend = daemon.backend(1);
         backend.session(1).take_turn();
@@ -200,7 +200,7 @@ fn what_a_vm_used_survives_a_clean_end() {
 
 #[test]
 fn a_bad_map_changes_nothing_and_a_good_one_running_vms() {
-    let good = map(1, &[(1, "low"), (2, "low")], "");
+    let good = map(&[(1, "low"), (2, "low")], "");
     let daemon = Daemon::start(&good);
     let one = daemon.backend(1);
     let exec = one.session(1);
@@ -214,14 +214,15 @@ fn a_bad_map_changes_nothing_and_a_good_one_running_vms() {
         panic!()
     };
     assert!(
-        message.contains("line 10") && message.contains("`high`"),
+        message.contains("line 8") && message.contains("`high`"),
         "{message}"
     );
     assert_eq!(daemon.vm(1).priority, Priority::Low);
-    daemon.write_map(&good.replace("softgpu = 1", "softgpu = 2"));
+    // A GPU that was never there is no GPU of ours.
+    daemon.write_map(&good.replace("\"all\"", "\"GPU-00000000-0000-0000-0000-000000000001\""));
     assert_eq!(refusal(daemon.ask(&Request::Reload)), Refusal::BadConfig);
 
-    daemon.write_map(&map(1, &[(1, "high")], ""));
+    daemon.write_map(&map(&[(1, "high")], ""));
     assert_eq!(daemon.ask(&Request::Reload), Answer::Ok);
     assert_eq!(exec.slice(), 20_000);
     assert_eq!(daemon.vm(1).priority, Priority::High);
@@ -238,14 +239,14 @@ fn a_bad_map_changes_nothing_and_a_good_one_running_vms() {
         Refusal::NotMapped
     );
     // The same by signal.
-    daemon.write_map(&map(1, &[(1, "medium")], ""));
+    daemon.write_map(&map(&[(1, "medium")], ""));
     daemon.signal(Signal::HUP);
     assert_eq!(exec.slice(), 2_000);
 }
 
 #[test]
 fn one_that_does_not_give_back_is_stopped_and_resumed() {
-    let daemon = Daemon::start(&map(1, &[(1, "low"), (2, "low")], "deadman_ms = 60000"));
+    let daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], "deadman_ms = 60000"));
     let (one, two) = (daemon.backend(1), daemon.backend(2));
     let (first, second) = (one.session(1), two.session(1));
     first.say(&FromExec::Proved {
@@ -290,7 +291,7 @@ fn one_that_does_not_give_back_is_stopped_and_resumed() {
 fn no_two_vms_of_a_level_work_at_once() {
     const PIECES: u32 = 300;
     let vms = [(1, "low"), (2, "low"), (3, "low"), (4, "high")];
-    let daemon = Daemon::start(&map(1, &vms, SHORT));
+    let daemon = Daemon::start(&map(&vms, SHORT));
     let backends: Vec<_> = vms.iter().map(|(vm, _)| (*vm, daemon.backend(*vm))).collect();
     let execs: Vec<_> = backends
         .iter()
@@ -324,7 +325,7 @@ fn no_two_vms_of_a_level_work_at_once() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let daemon = Daemon::start(&map(1, &[(1, "low")], ""));
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
     let stranger = daemon.connect();
     assert_eq!(
         refusal(ask(

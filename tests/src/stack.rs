@@ -35,12 +35,15 @@ pub enum Gpu {
 
 impl Gpu {
     /// The machine's NVIDIA GPU if it has one, else the software GPU. `VGPU_GPU=software` or `nvidia` decides.
-    pub fn detect() -> Self {
+    pub fn detect() -> Result<Self> {
+        let device = Path::new("/dev/nvidia0").exists();
         match std::env::var("VGPU_GPU").as_deref() {
-            Ok("software") => Self::Software,
-            Ok("nvidia") => Self::Nvidia,
-            _ if Path::new("/dev/nvidia0").exists() => Self::Nvidia,
-            _ => Self::Software,
+            Ok("software") => Ok(Self::Software),
+            Ok("nvidia") if device => Ok(Self::Nvidia),
+            Ok("nvidia") => bail!("VGPU_GPU=nvidia: this machine has no /dev/nvidia0"),
+            Ok(other) => bail!("VGPU_GPU={other}: expected \"software\" or \"nvidia\""),
+            Err(_) if device => Ok(Self::Nvidia),
+            Err(_) => Ok(Self::Software),
         }
     }
 }
@@ -77,6 +80,7 @@ pub struct Stack {
     dir: tempfile::TempDir,
     artifacts: Artifacts,
     gpu: Gpu,
+    software_gpus: u32,
     vgpud: Option<Process>,
     backends: BTreeMap<u32, Process>,
 }
@@ -100,6 +104,7 @@ impl Stack {
             dir,
             artifacts,
             gpu,
+            software_gpus,
             vgpud: None,
             backends: BTreeMap::new(),
         };
@@ -107,11 +112,7 @@ impl Stack {
         stack.folder("logs", 0)?;
         stack.folder("softgpu", 0)?;
         fs::set_permissions(stack.dir.path().join("softgpu"), Permissions::from_mode(0o1777))?;
-        let inventory = match gpu {
-            Gpu::Software => format!("[inventory]\nsoftgpu = {software_gpus}\n\n"),
-            Gpu::Nvidia => String::new(),
-        };
-        fs::write(stack.pool_map(), inventory + pool_map)?;
+        fs::write(stack.pool_map(), pool_map)?;
         if rustix::process::geteuid().is_root() {
             chown(stack.pool_map(), Some(VGPUD_USER), Some(GROUP))?;
         }
@@ -185,8 +186,24 @@ impl Stack {
         command.arg("--config").arg(self.pool_map());
         command.arg("--socket").arg(self.vgpud_socket());
         command.arg("--state-dir").arg(self.dir.path().join("vgpud"));
+        if self.gpu == Gpu::Software {
+            let library = self.artifacts.softgpu_lib_dir().join("libnvidia-ml.so.1");
+            command.arg("--libnvidia-ml").arg(Artifacts::existing(library)?);
+            command.envs(self.softgpu_environment());
+        }
         self.vgpud = Some(Process::spawn(command).context("cannot start vgpud")?);
-        self.until("vgpud", |stack| stack.ask(&Request::Status).is_ok())
+        self.until("vgpud listens", |stack| {
+            stack.vgpud_pid().is_none_or(has_ended) || stack.ask(&Request::Status).is_ok()
+        })?;
+        self.alive("vgpud", self.vgpud_pid())
+    }
+
+    fn softgpu_environment(&self) -> [(&'static str, String); 2] {
+        let shared = self.dir.path().join("softgpu");
+        [
+            ("VGPU_SOFTGPU_DIR", shared.display().to_string()),
+            ("VGPU_SOFTGPU_DEVICES", self.software_gpus.to_string()),
+        ]
     }
 
     /// Kills `vgpud` as a crash would.
@@ -211,12 +228,23 @@ impl Stack {
         command.arg("--exec").arg(self.artifacts.bin("vgpu-exec"));
         if self.gpu == Gpu::Software {
             command.arg("--libcuda-dir").arg(self.artifacts.softgpu_lib_dir());
-            let shared = self.dir.path().join("softgpu");
-            command.args(["--exec-env", &format!("VGPU_SOFTGPU_DIR={}", shared.display())]);
+            for (name, value) in self.softgpu_environment() {
+                command.args(["--exec-env", &format!("{name}={value}")]);
+            }
         }
         self.backends
             .insert(vm, Process::spawn(command).context("cannot start vgpu-backend")?);
-        self.until(&format!("backend-{vm}"), |stack| stack.socket(vm).exists())
+        self.until(&format!("backend-{vm} listens"), |stack| {
+            stack.backend_pid(vm).is_none_or(has_ended) || stack.socket(vm).exists()
+        })?;
+        self.alive(&format!("backend-{vm}"), self.backend_pid(vm))
+    }
+
+    fn alive(&self, service: &str, pid: Option<u32>) -> Result<()> {
+        if pid.is_none_or(has_ended) {
+            bail!("{service} ended at once; it said:\n{}", self.log(service));
+        }
+        Ok(())
     }
 
     /// A C program of `programs/`, to run in this host's own process with the GPU of that VM.
@@ -353,6 +381,12 @@ impl Drop for Stack {
         self.backends.clear();
         self.vgpud = None;
     }
+}
+
+/// Whether a child of this process has ended, and was not waited for.
+fn has_ended(pid: u32) -> bool {
+    let state = |stat: String| Some(stat.rsplit_once(')')?.1.trim_start().starts_with('Z'));
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| state(stat).unwrap_or(true))
 }
 
 fn pool_map(vms: &[VmSpec]) -> String {

@@ -117,7 +117,7 @@ fn a_vm_in_no_pool_gets_no_device() {
         (|| {
             std::fs::write(
                 stack.pool_map(),
-                "[inventory]\nsoftgpu = 1\n\n[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [\"5-7\"]\n",
+                "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [\"5-7\"]\n",
             )?;
             stack.ask(&vgpu_sched_api::messages::Request::Reload)?;
             let output = Host::new(&stack, 1).run("vadd")?;
@@ -142,8 +142,5 @@ fn a_running_kernel_is_stopped_and_resumed() {
 #[test]
 fn answers_are_the_native_librarys() {
     let stack = stack(&[VmSpec::LOW]);
-    hold(
-        &stack,
-        same::answers_are_the_native_librarys(&stack, 1).map(drop),
-    );
+    hold(&stack, same::answers_are_the_native_librarys(&stack, 1).map(drop));
 }

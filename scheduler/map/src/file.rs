@@ -20,8 +20,6 @@ pub struct File {
     #[serde(default)]
     pub scheduler: Scheduler,
     #[serde(default)]
-    pub inventory: Inventory,
-    #[serde(default)]
     pub pool: Vec<Pool>,
     #[serde(default)]
     pub vm: BTreeMap<Spanned<String>, Vm>,
@@ -47,12 +45,6 @@ struct Levels {
     low: Number,
     medium: Number,
     high: Number,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Inventory {
-    softgpu: Number,
 }
 
 #[derive(Deserialize)]
@@ -226,12 +218,6 @@ impl Scheduler {
             window: self.window.within(text, "window", (1, 1024), default.window)?,
             ..default
         })
-    }
-}
-
-impl Inventory {
-    pub fn softgpu(&self, text: &str) -> Result<Option<u32>, MapError> {
-        self.softgpu.within(text, "softgpu", 1, 64u32)
     }
 }
 

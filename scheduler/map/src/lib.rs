@@ -42,8 +42,6 @@ pub struct PoolMap {
     pub scheduler: Config,
     /// How often contended turn pages are looked at, in microseconds.
     pub poll_us: u64,
-    /// How many software GPUs there are; `None` for the host's NVIDIA GPUs.
-    pub softgpu: Option<u32>,
     /// In the file's order.
     pub pools: Vec<Pool>,
     /// What `[scheduler]` sets for all VMs.
@@ -99,7 +97,6 @@ impl PoolMap {
         let mut map = Self {
             scheduler: file.scheduler.config(text)?,
             poll_us: file.scheduler.poll_us(text)?,
-            softgpu: file.inventory.softgpu(text)?,
             pools: Vec::new(),
             common: file.scheduler.own(text)?,
             vms: BTreeMap::new(),

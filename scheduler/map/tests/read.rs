@@ -41,7 +41,6 @@ fn a_map_is_read() {
     assert_eq!(map.priority_of(1), Priority::High);
     assert_eq!(map.priority_of(2), Priority::Medium);
     assert_eq!(map.pools[0].gpus, PoolGpus::All);
-    assert_eq!(map.softgpu, None);
     let medium = Settings {
         priority: Priority::Medium,
         weight: 1,
@@ -192,7 +191,7 @@ fn a_wrong_map_is_refused_with_its_line_and_what_was_expected() {
             2,
             "slice_us.low = 1: expected a number from 100",
         ),
-        ("[inventory]\nsoftgpu = 65".to_owned(), 2, "from 1 to 64"),
+        ("[inventory]\nsoftgpu = 1".to_owned(), 1, "unknown field `inventory`"),
         ("[[pool]\n".to_owned(), 1, ""),
     ];
     for (text, line, part) in cases {

@@ -16,11 +16,11 @@ use vgpu_sched_api::turn::{PAGE_LEN, Page, State, Word};
 /// After this long a test that waits has failed.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A pool map of software GPUs: these VMs in a pool of all.
-pub fn map(gpus: u32, vms: &[(u32, &str)], scheduler: &str) -> String {
+/// A pool map: these VMs in a pool of all GPUs.
+pub fn map(vms: &[(u32, &str)], scheduler: &str) -> String {
     let numbers: Vec<String> = vms.iter().map(|(vm, _)| vm.to_string()).collect();
     let mut map = format!(
-        "[scheduler]\n{scheduler}\n[inventory]\nsoftgpu = {gpus}\n[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [{}]\n",
+        "[scheduler]\n{scheduler}\n[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [{}]\n",
         numbers.join(", ")
     );
     for (vm, priority) in vms {
@@ -29,21 +29,37 @@ pub fn map(gpus: u32, vms: &[(u32, &str)], scheduler: &str) -> String {
     map
 }
 
+/// The software GPU's NVML, which Cargo builds beside this test.
+fn nvml() -> PathBuf {
+    std::env::current_exe()
+        .unwrap()
+        .with_file_name("libsoftgpu_nvml.so")
+}
+
 /// A running `vgpud` in a folder of its own.
 pub struct Daemon {
     dir: tempfile::TempDir,
+    gpus: u32,
     child: Option<Child>,
     log: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Daemon {
-    /// Starts one and waits until it is ready.
+    /// Starts one with a software GPU and waits until it is ready.
     pub fn start(map: &str) -> Self {
+        Self::with_gpus(1, map)
+    }
+
+    /// Starts one with so many software GPUs.
+    pub fn with_gpus(gpus: u32, map: &str) -> Self {
         let mut daemon = Self {
             dir: tempfile::tempdir().unwrap(),
+            gpus,
             child: None,
             log: None,
         };
+        std::fs::create_dir(daemon.softgpu_dir()).unwrap();
+        std::os::unix::fs::symlink(nvml(), daemon.dir.path().join("nvml.so")).unwrap();
         daemon.write_map(map);
         daemon.restart();
         daemon
@@ -51,6 +67,40 @@ impl Daemon {
 
     pub fn write_map(&self, map: &str) {
         std::fs::write(self.dir.path().join("pools.toml"), map).unwrap();
+    }
+
+    pub fn map_path(&self) -> PathBuf {
+        self.dir.path().join("pools.toml")
+    }
+
+    pub fn read_map(&self) -> String {
+        std::fs::read_to_string(self.map_path()).unwrap()
+    }
+
+    fn softgpu_dir(&self) -> PathBuf {
+        self.dir.path().join("softgpu")
+    }
+
+    /// Has a GPU fall off its bus, or come back.
+    pub fn lose_gpu(&self, number: u32, lost: bool) {
+        let mark = self.softgpu_dir().join(format!("lost-{number}"));
+        if lost {
+            std::fs::write(mark, "").unwrap();
+        } else {
+            std::fs::remove_file(mark).unwrap();
+        }
+    }
+
+    /// Takes NVML away, or puts another file in its place, or brings it back.
+    pub fn replace_nvml(&self, by: Option<&str>) {
+        let library = self.dir.path().join("nvml.so");
+        // It may be gone already.
+        let _ = std::fs::remove_file(&library);
+        match by {
+            Some("nvml") => std::os::unix::fs::symlink(nvml(), library).unwrap(),
+            Some(text) => std::fs::write(library, text).unwrap(),
+            None => {}
+        }
     }
 
     /// Has it use another map.
@@ -68,6 +118,9 @@ impl Daemon {
         command.arg("--config").arg(self.dir.path().join("pools.toml"));
         command.arg("--socket").arg(self.socket_path());
         command.arg("--state-dir").arg(self.dir.path().join("state"));
+        command.arg("--libnvidia-ml").arg(self.dir.path().join("nvml.so"));
+        command.env("VGPU_SOFTGPU_DEVICES", self.gpus.to_string());
+        command.env("VGPU_SOFTGPU_DIR", self.softgpu_dir());
         command.env("RUST_LOG", "debug").stderr(Stdio::piped());
         command
     }
@@ -286,6 +339,11 @@ impl Exec {
     pub fn take_turn(&self) {
         self.want();
         self.until(State::Held);
+    }
+
+    /// Says how many calls it has done and how many operations are in flight.
+    pub fn show(&self, calls: u64, queued: u64) {
+        self.page.show(calls, queued);
     }
 
     pub fn word(&self) -> Word {

@@ -1,0 +1,174 @@
+//! Looking for GPUs. NVML is asked by a process of its own: it may take seconds, hang or crash over a GPU that fell off
+//! the bus, and turns are given meanwhile.
+use crate::daemon::Daemon;
+use crate::inventory::{self, Gpu};
+use crate::poller::Source;
+use crate::store::Changes;
+use anyhow::{Context, Result, bail};
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use vgpu_sched_api::messages::{Answer, Refusal};
+
+/// This program's first argument when it is to list the GPUs; the second one is NVML's library.
+pub const LIST: &str = "--list-gpus";
+/// How long a look may take, in microseconds.
+const LOOK_US: u64 = 60_000_000;
+
+/// A look that is under way.
+pub(crate) struct Look {
+    child: Child,
+    output: ChildStdout,
+    token: u64,
+    text: Vec<u8>,
+    /// When it has taken too long.
+    pub(crate) until_us: u64,
+    /// The clients that wait for it.
+    waiting: Vec<u64>,
+}
+
+/// Lists the GPUs for a parent process.
+pub fn list_for_parent(library: &Path) -> ExitCode {
+    let listed = inventory::list(library).and_then(|gpus| {
+        serde_json::to_writer(std::io::stdout(), &gpus).context("the list cannot be written")?;
+        Ok(())
+    });
+    match listed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list(library: &Path) -> Command {
+    // Also finds this program after its file was replaced.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(LIST).arg(library);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+fn read(text: &[u8]) -> Result<Vec<Gpu>> {
+    match serde_json::from_slice(text) {
+        Ok(gpus) => Ok(gpus),
+        Err(_) if text.is_empty() => bail!("the process that lists them ended without a word"),
+        Err(_) => bail!("{}", String::from_utf8_lossy(text).trim()),
+    }
+}
+
+/// Looks once, and waits for it.
+pub fn look(library: &Path) -> Result<Vec<Gpu>> {
+    read(&list(library).stderr(Stdio::inherit()).output()?.stdout)
+}
+
+impl Daemon {
+    /// Has the GPUs looked for; the client is answered later.
+    pub(crate) fn scan(&mut self, client: u64) -> Result<Option<Answer>, (Refusal, String)> {
+        self.ended_looks
+            .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        if let Some(look) = &mut self.look {
+            look.waiting.push(client);
+            return Ok(None);
+        }
+        let mut start = || {
+            let mut child = list(&self.library).spawn()?;
+            let output = child.stdout.take().context("no pipe")?;
+            rustix::io::ioctl_fionbio(&output, true)?;
+            let token = self.poller.add(&output, Source::Look)?;
+            Ok::<_, anyhow::Error>((child, output, token))
+        };
+        match start() {
+            Ok((child, output, token)) => {
+                self.look = Some(Look {
+                    child,
+                    output,
+                    token,
+                    text: Vec::new(),
+                    until_us: self.now_us() + LOOK_US,
+                    waiting: vec![client],
+                });
+                Ok(None)
+            }
+            Err(error) => Err((Refusal::NoGpu, format!("the GPUs cannot be listed: {error:#}"))),
+        }
+    }
+
+    /// Reads what the look has found so far.
+    pub(crate) fn serve_look(&mut self) {
+        let Some(look) = &mut self.look else { return };
+        let mut bytes = [0; 4096];
+        match look.output.read(&mut bytes) {
+            Ok(0) => self.end_look(None),
+            Ok(read) => look.text.extend_from_slice(&bytes[..read]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => self.end_look(Some(&error.to_string())),
+        }
+    }
+
+    /// Gives a look up that takes too long.
+    pub(crate) fn end_late_look(&mut self) {
+        if self
+            .look
+            .as_ref()
+            .is_some_and(|look| look.until_us <= self.now_us())
+        {
+            self.end_look(Some("NVML does not answer"));
+        }
+    }
+
+    fn end_look(&mut self, failed: Option<&str>) {
+        let Some(mut look) = self.look.take() else { return };
+        self.poller.remove(&look.output, look.token);
+        if failed.is_some() {
+            // It may be beyond being killed; nobody waits for it.
+            if let Err(error) = look.child.kill() {
+                log::debug!("the process that lists the GPUs: {error}");
+            }
+        }
+        if !matches!(look.child.try_wait(), Ok(Some(_))) {
+            self.ended_looks.push(look.child);
+        }
+        let found = match failed {
+            Some(why) => Err(anyhow::Error::msg(why.to_owned())),
+            None => read(&look.text),
+        };
+        let answer = self.found(found);
+        for client in look.waiting {
+            self.send_answer(client, &answer);
+        }
+    }
+
+    fn found(&mut self, found: Result<Vec<Gpu>>) -> Answer {
+        let gpus = match found {
+            Ok(gpus) => gpus,
+            Err(error) => {
+                let message = format!("the GPUs cannot be listed: {error:#}");
+                log::error!("{message}");
+                self.listing_failed = Some(message.clone());
+                return Answer::Refused {
+                    why: Refusal::NoGpu,
+                    message,
+                };
+            }
+        };
+        self.listing_failed = None;
+        let news = self.inventory.update(gpus.clone());
+        for uuid in &news.appeared {
+            log::info!("GPU {uuid} is here");
+        }
+        for uuid in &news.vanished {
+            log::error!("GPU {uuid} is gone");
+        }
+        self.store.write(Changes {
+            gpus: Some(gpus),
+            ..Changes::default()
+        });
+        Answer::Scanned {
+            gpus: self.gpu_status(),
+            appeared: news.appeared,
+            vanished: news.vanished,
+        }
+    }
+}

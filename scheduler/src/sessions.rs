@@ -1,0 +1,224 @@
+//! Sessions from their opening to their end, and what VMs have used.
+use crate::daemon::{Daemon, Live, name};
+use crate::page::TurnPage;
+use crate::poller::Source;
+use crate::store::{Changes, Placed, Usage};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use vgpu_sched_api::messages::Refusal;
+use vgpu_sched_core::{Event, GpuSet, Session};
+
+/// Sessions of a VM at most that are opened and not attached.
+const OPENED_MAX: usize = 1024;
+
+/// A new attachment, checked.
+pub(crate) struct Attachment {
+    pub(crate) client: u64,
+    pub(crate) pid: u32,
+    pub(crate) program: String,
+    pub(crate) exec_pid: u32,
+    pub(crate) gpus: GpuSet,
+    pub(crate) page: TurnPage,
+    pub(crate) socket: OwnedFd,
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Daemon {
+    /// Gives a session that is about to start its GPUs, which it keeps until it ends.
+    pub(crate) fn place(&mut self, session: Session) -> Result<Vec<String>, (Refusal, String)> {
+        let Some(pool) = self.map.pool_of(session.vm) else {
+            return Err((Refusal::NotMapped, format!("VM {} is in no pool", session.vm)));
+        };
+        let gpus = self.inventory.uuids(self.inventory.usable(&pool.gpus));
+        if gpus.is_empty() {
+            return Err((
+                Refusal::NoGpu,
+                format!("none of the GPUs of pool {} is there", pool.name),
+            ));
+        }
+        // One that a backend left behind which is gone.
+        self.detach(session, "its number was given to another one");
+        self.displace(session);
+        let opened = of_vm(&self.placed, session.vm).filter(|(id, _)| !self.sessions.contains_key(id));
+        if opened.count() >= OPENED_MAX {
+            return Err((
+                Refusal::Invalid,
+                format!(
+                    "VM {} has {OPENED_MAX} sessions that were opened and not attached",
+                    session.vm
+                ),
+            ));
+        }
+        let placed = Placed {
+            gpus: gpus.clone(),
+            calls: 0,
+        };
+        self.placed.insert(session, placed);
+        self.save_session(session);
+        Ok(gpus)
+    }
+
+    /// The GPUs that a session was given when it was opened.
+    pub(crate) fn gpus_of(&mut self, session: Session) -> Result<GpuSet, (Refusal, String)> {
+        let uuids = match self.placed.get(&session) {
+            Some(placed) => placed.gpus.clone(),
+            None => self.place(session)?,
+        };
+        let numbers: Option<Vec<u32>> = uuids.iter().map(|uuid| self.inventory.number(uuid)).collect();
+        match numbers {
+            Some(numbers) if !numbers.is_empty() => Ok(numbers.into_iter().collect()),
+            _ => Err((
+                Refusal::NoGpu,
+                "it has GPUs that are not known any longer".to_owned(),
+            )),
+        }
+    }
+
+    /// Takes a session in, in place of an earlier attachment of it.
+    pub(crate) fn attach(&mut self, session: Session, new: Attachment) -> Result<(), Errno> {
+        self.let_go(session, "it is attached anew");
+        self.attachments += 1;
+        let attachment = self.attachments;
+        rustix::io::ioctl_fionbio(&new.socket, true)?;
+        let socket_token = self
+            .poller
+            .add(&new.socket, Source::Executor(session, attachment))?;
+        let pidfd_token = match self.poller.add(&new.pidfd, Source::Death(session, attachment)) {
+            Ok(token) => token,
+            Err(error) => {
+                self.poller.remove(&new.socket, socket_token);
+                return Err(error);
+            }
+        };
+        // Left over from before we started; the core sets it where it is needed.
+        new.page.set_contended(false);
+        let found = new.page.found();
+        log::info!(
+            "{}: attached: {} (pid {} in the VM), executor {}, {found:?}",
+            name(session),
+            new.program.escape_debug(),
+            new.pid,
+            new.exec_pid
+        );
+        let gpus = new.gpus;
+        self.sessions.insert(
+            session,
+            Live {
+                pid: new.pid,
+                program: new.program,
+                gpus,
+                client: new.client,
+                attachment,
+                page: new.page,
+                socket: new.socket,
+                socket_token,
+                pidfd: new.pidfd,
+                pidfd_token,
+                seated: false,
+                contended: false,
+                idle: false,
+                orders: BTreeMap::new(),
+                was_stopped: false,
+            },
+        );
+        self.feed(Event::Attached { session, gpus, found });
+        Ok(())
+    }
+
+    /// Ends a session's part in the scheduling. Should its executor still run, it has no turn any longer.
+    pub(crate) fn detach(&mut self, session: Session, why: &str) {
+        if self.let_go(session, why) {
+            self.displace(session);
+            self.forget_vm_if_unused(session.vm);
+        }
+    }
+
+    fn let_go(&mut self, session: Session, why: &str) -> bool {
+        self.count(session);
+        let Some(live) = self.sessions.remove(&session) else {
+            return false;
+        };
+        log::info!("{}: gone: {why}", name(session));
+        self.watched.remove(&session);
+        live.page.revoke();
+        self.poller.remove(&live.socket, live.socket_token);
+        self.poller.remove(&live.pidfd, live.pidfd_token);
+        self.feed(Event::Gone { session });
+        true
+    }
+
+    /// A session is over: its GPUs are forgotten, its calls are its VM's.
+    pub(crate) fn displace(&mut self, session: Session) {
+        let Some(placed) = self.placed.remove(&session) else {
+            return;
+        };
+        let usage = self.earlier.entry(session.vm).or_default();
+        usage.calls = usage.calls.saturating_add(placed.calls);
+        // At once, or after a crash the calls would count twice or not at all.
+        self.store.write(Changes {
+            usage: BTreeMap::from([(session.vm, self.usage(session.vm))]),
+            sessions: BTreeMap::from([(session, None)]),
+            gpus: None,
+        });
+    }
+
+    /// Sessions of a VM that nobody will attach any more.
+    pub(crate) fn displace_opened(&mut self, vm: u32) {
+        let opened: Vec<_> = of_vm(&self.placed, vm)
+            .map(|(id, _)| id)
+            .filter(|id| !self.sessions.contains_key(id))
+            .collect();
+        for session in opened {
+            self.displace(session);
+        }
+    }
+
+    /// Takes over what a session's page says about its calls.
+    pub(crate) fn count(&mut self, session: Session) {
+        if let (Some(live), Some(placed)) = (self.sessions.get(&session), self.placed.get_mut(&session)) {
+            placed.calls = placed.calls.max(live.page.counts().0);
+        }
+    }
+
+    pub(crate) fn save_session(&self, session: Session) {
+        self.store.write(Changes {
+            sessions: BTreeMap::from([(session, self.placed.get(&session).cloned())]),
+            ..Changes::default()
+        });
+    }
+
+    /// What a VM has used in all; the calls of its ended sessions alone.
+    pub(crate) fn usage(&self, vm: u32) -> Usage {
+        let mut usage = self.earlier.get(&vm).copied().unwrap_or_default();
+        if let Some((turns, charge)) = self.core.usage(vm) {
+            usage.turns += turns;
+            usage.ns += charge.ns;
+            usage.estimated |= charge.estimated;
+        }
+        usage
+    }
+
+    /// Calls done by all sessions of a VM, as last counted.
+    pub(crate) fn calls(&self, vm: u32) -> u64 {
+        let ended = self.earlier.get(&vm).map_or(0, |usage| usage.calls);
+        of_vm(&self.placed, vm).fold(ended, |sum, (_, placed)| sum.saturating_add(placed.calls))
+    }
+
+    pub(crate) fn forget_vm_if_unused(&mut self, vm: u32) {
+        let has_backend = self.clients.values().any(|client| client.vm == Some(vm));
+        if has_backend || self.sessions.keys().any(|session| session.vm == vm) {
+            return;
+        }
+        let usage = self.usage(vm);
+        self.earlier.insert(vm, usage);
+        self.feed(Event::VmRemoved { vm });
+    }
+}
+
+/// The sessions of a VM in a list.
+pub(crate) fn of_vm<T>(sessions: &BTreeMap<Session, T>, vm: u32) -> impl Iterator<Item = (Session, &T)> {
+    let first = Session { vm, number: 0 };
+    let last = Session { vm, number: u32::MAX };
+    sessions.range(first..=last).map(|(id, session)| (*id, session))
+}
