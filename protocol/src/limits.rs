@@ -24,6 +24,8 @@ pub const JIT_LOG_LEN_MAX: u32 = 24 * 1024;
 pub const JIT_OPTIONS_MAX: usize = 64;
 /// Bytes of a module image at most.
 pub const MODULE_LEN_MAX: u64 = 1 << 30;
+/// Bytes of all module images together that a session has loaded: each is kept on the host while it is.
+pub const IMAGES_LEN_MAX: u64 = 4 << 30;
 
 /// Streams of one session, the contexts' default streams included: one fence word each.
 pub const STREAMS_MAX: u32 = 4096;
@@ -55,6 +57,14 @@ pub const MAPS_MAX: usize = 4096;
 /// Scattered runs of guest pages that one session may have mapped: each costs the executor a kernel
 /// mapping, and Linux gives a process 65,530 (`vm.max_map_count`).
 pub const RUNS_MAX: u32 = 32_000;
+/// Bytes that all sessions of a VM together may have mapped; pages that several of them map count in each.
+pub const VM_MAPPED_LEN_MAX: u64 = 512 << 30;
+/// Bytes of those that may be registered with CUDA: pinned, and in the tables of a GPU.
+pub const VM_REGISTERED_LEN_MAX: u64 = 256 << 30;
+/// Scattered runs that all sessions of a VM together may have mapped.
+pub const VM_RUNS_MAX: u32 = 256_000;
+/// Rings of all sessions of a VM together: each is a thread on the host.
+pub const VM_RINGS_MAX: u32 = 1024;
 /// Runs in one MAP message.
 pub const RUNS_PER_MESSAGE_MAX: usize = 2048;
 /// Granularity of mappings, in bytes.
@@ -71,5 +81,7 @@ const _: () = assert!(RING_DATA_LEN.is_power_of_two());
 const _: () = assert!(RECORD_LEN_MAX * 2 <= RING_DATA_LEN);
 const _: () = assert!(ARENA_LEN < WINDOW_LEN);
 const _: () = assert!(RUNS_MAX <= 65_530 / 2);
+const _: () = assert!(MAPPED_LEN_MAX <= VM_MAPPED_LEN_MAX && VM_REGISTERED_LEN_MAX <= VM_MAPPED_LEN_MAX);
+const _: () = assert!(RUNS_MAX <= VM_RUNS_MAX && RINGS_MAX <= VM_RINGS_MAX);
 const _: () = assert!(2 * JIT_LOG_LEN_MAX + 256 <= REPLY_LEN_MAX);
 const _: () = assert!(KERNEL_PARAMS_LEN_MAX + 256 <= RECORD_LEN_MAX as usize);

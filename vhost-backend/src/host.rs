@@ -1,4 +1,5 @@
 //! What outlives a front end: who the VM is, the connection to `vgpud`, and what went wrong for good.
+use crate::budget::Budget;
 use crate::quiet::Quiet;
 use crate::scheduler::Scheduler;
 use std::io;
@@ -15,6 +16,8 @@ pub struct ExecOptions {
     pub libcuda_dir: Option<PathBuf>,
     /// Its environment, besides what the backend sets itself.
     pub env: Vec<(String, String)>,
+    /// Whether it closes its jail.
+    pub jail: bool,
 }
 
 /// The lasting part of the device.
@@ -28,6 +31,8 @@ pub struct Host {
     pub scheduler: Scheduler,
     /// Warnings that a guest may cause.
     pub quiet: Quiet,
+    /// What the VM's sessions use together.
+    pub budget: Arc<Budget>,
     sessions: AtomicU32,
     written_off: AtomicBool,
 }
@@ -40,6 +45,7 @@ impl Host {
             exec,
             scheduler: Scheduler::start(vm, vgpud)?,
             quiet: Quiet::default(),
+            budget: Arc::default(),
             sessions: AtomicU32::new(0),
             written_off: AtomicBool::new(false),
         }))

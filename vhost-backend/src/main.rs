@@ -3,6 +3,7 @@
 //! It serves the virtqueues, knows the guest's memory, and keeps one `vgpu-exec` per guest process. It makes no
 //! CUDA call, so that nothing a session does can end it: a front end cannot reconnect a dead backend.
 
+mod budget;
 mod device;
 mod fd;
 mod host;
@@ -48,6 +49,10 @@ struct Arguments {
     /// A variable in the executors' environment, which is empty otherwise. May be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     exec_env: Vec<(String, String)>,
+    /// Run executors without their jail. For debugging only: then little more than its user stands between a guest that takes
+    /// one over and this host.
+    #[arg(long)]
+    no_jail: bool,
     /// Print what this backend can do, as JSON, and exit.
     #[arg(long)]
     print_capabilities: bool,
@@ -112,6 +117,9 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("--vm-id, --vgpud and --exec are required");
     };
     check_paths(&exec, arguments.libcuda_dir.as_deref())?;
+    if arguments.no_jail {
+        log::warn!("vm {vm}: --no-jail: executors run without their jail");
+    }
     let mut once = false;
     let mut listener = match (&arguments.socket_path, arguments.fd) {
         (Some(path), None) => {
@@ -134,6 +142,7 @@ fn main() -> anyhow::Result<()> {
             path: exec,
             libcuda_dir: arguments.libcuda_dir,
             env: arguments.exec_env,
+            jail: !arguments.no_jail,
         },
     )?;
     log::info!("vm {vm}: listening");

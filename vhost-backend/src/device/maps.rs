@@ -1,4 +1,5 @@
 //! Which mappings a session has: the limits and the rules, without any memory.
+use crate::budget::Use;
 use std::collections::BTreeMap;
 use vgpu_protocol::limits::{AREA_LEN, ARENA_LEN, MAP_LEN_MAX, MAPPED_LEN_MAX, MAPS_MAX, RUNS_MAX};
 use vgpu_protocol::ring::RING_LEN;
@@ -29,6 +30,19 @@ impl Mapping {
     fn is_whole(&self) -> bool {
         self.covered == self.len
     }
+
+    fn cost(&self) -> Use {
+        Use {
+            mapped: self.len,
+            registered: if self.flags & MAP_REGISTER != 0 {
+                self.len
+            } else {
+                0
+            },
+            runs: self.runs,
+            rings: 0,
+        }
+    }
 }
 
 /// A checked message, to be recorded once the executor has done it.
@@ -37,6 +51,8 @@ impl Mapping {
 pub struct Step {
     addr: u64,
     after: Mapping,
+    /// What it uses more than before.
+    pub cost: Use,
 }
 
 impl Maps {
@@ -59,14 +75,14 @@ impl Maps {
     /// Checks a message whose runs count as `count` (a run that crosses memory regions counts more than once). One
     /// that is refused changes nothing: what earlier messages of the same mapping covered stays, until it is unmapped.
     pub fn check(&self, map: &Map, runs: &[Run], count: usize) -> Result<Step, Status> {
-        let before = match self.maps.get(&map.addr) {
+        let (before, paid) = match self.maps.get(&map.addr) {
             Some(&mapping) if !mapping.is_whole() => {
                 if (mapping.len, mapping.flags, mapping.covered) != (map.len, map.flags, map.offset) {
                     return Err(Status::Invalid);
                 }
-                mapping
+                (mapping, mapping.cost())
             }
-            _ => self.check_new(map)?,
+            _ => (self.check_new(map)?, Use::default()),
         };
         let covered = runs
             .iter()
@@ -77,13 +93,17 @@ impl Maps {
             .ok()
             .filter(|&count| count <= RUNS_MAX - self.runs)
             .ok_or(Status::Limit)?;
+        let after = Mapping {
+            covered,
+            runs: before.runs + count,
+            ..before
+        };
+        let mut cost = after.cost();
+        cost -= paid;
         Ok(Step {
             addr: map.addr,
-            after: Mapping {
-                covered,
-                runs: before.runs + count,
-                ..before
-            },
+            after,
+            cost,
         })
     }
 
@@ -113,7 +133,7 @@ impl Maps {
 
     /// Records a message that the executor has done. Whether the mapping is whole now.
     pub fn done(&mut self, step: Step) -> bool {
-        let Step { addr, after } = step;
+        let Step { addr, after, .. } = step;
         match self.maps.insert(addr, after) {
             Some(before) => self.runs += after.runs - before.runs,
             None => {
@@ -138,12 +158,14 @@ impl Maps {
         Ok(mapping.is_whole())
     }
 
-    /// Records that the mapping at `addr` is undone.
-    pub fn unmapped(&mut self, addr: u64) {
-        if let Some(mapping) = self.maps.remove(&addr) {
-            self.mapped -= mapping.len;
-            self.runs -= mapping.runs;
-        }
+    /// Records that the mapping at `addr` is undone: what it used.
+    pub fn unmapped(&mut self, addr: u64) -> Use {
+        let Some(mapping) = self.maps.remove(&addr) else {
+            return Use::default();
+        };
+        self.mapped -= mapping.len;
+        self.runs -= mapping.runs;
+        mapping.cost()
     }
 
     /// Whether a ring may start: its number is free, and it lies inside one mapping.

@@ -7,6 +7,7 @@ use super::maps::Maps;
 use super::memory::Memory;
 use super::queues::{GuestMemory, Reply};
 use super::spawn::{Executor, Stuck};
+use crate::budget::{Account, Use};
 use crate::fd::{Bell, sealed_memory};
 use crate::host::Host;
 use crate::scheduler::{Attachment, Client, Waiting};
@@ -28,6 +29,14 @@ use zerocopy::IntoBytes;
 const SCHEDULER_WAIT: Duration = Duration::from_secs(10);
 /// How long an executor may take to answer. Starting libcuda takes 0.3 s; registering 128 GiB takes tens of seconds.
 const EXECUTOR_WAIT: Duration = Duration::from_secs(120);
+
+/// What a ring uses.
+const ONE_RING: Use = Use {
+    mapped: 0,
+    registered: 0,
+    runs: 0,
+    rings: 1,
+};
 
 /// What a session's thread is told.
 #[derive(Debug)]
@@ -175,6 +184,7 @@ pub fn run(around: Surroundings, handle: Arc<Handle>, open: &SessionOpen, reply:
         }
     };
     let mut session = Session {
+        account: Account::new(around.host.budget.clone()),
         around,
         handle,
         look,
@@ -242,6 +252,8 @@ struct Session {
     /// `None` before it is started, and once the session is lost.
     exec: Option<Executor>,
     maps: Maps,
+    /// What its executor uses of what the VM may.
+    account: Account,
     /// Where the session area's first page will lie when it is mapped as a whole.
     area_page: Option<GuestAddress>,
     /// The executor could not be reaped.
@@ -365,6 +377,7 @@ impl Session {
             return Err(Status::Limit);
         }
         let step = self.maps.check(map, runs, places.len())?;
+        let cost = step.cost;
         if !self.maps.has_area() && map.offset == 0 {
             self.area_page = runs.first().map(|run| GuestAddress(run.gpa));
         }
@@ -377,7 +390,7 @@ impl Session {
         };
         let mut body = header.as_bytes().to_vec();
         body.extend_from_slice(places.as_bytes());
-        self.ask(ExecKind::Map, &body, &[])?;
+        self.spend(cost, ExecKind::Map, &body, &[])?;
         if self.maps.done(step)
             && let Some(page) = self.area_page.take()
         {
@@ -394,14 +407,19 @@ impl Session {
             Err(Status::NotFound) if !whole => {}
             Err(status) => return Err(status),
         }
-        self.maps.unmapped(unmap.addr);
+        self.account.give(self.maps.unmapped(unmap.addr));
         Ok(())
     }
 
     fn ring_create(&mut self, ring: &RingCreate) -> Result<(), Status> {
         self.maps.check_ring(ring)?;
         let doorbell = Bell::new().map_err(|error| self.host_error("doorbell", &error))?;
-        self.ask(ExecKind::RingCreate, ring.as_bytes(), &[doorbell.as_fd()])?;
+        self.spend(
+            ONE_RING,
+            ExecKind::RingCreate,
+            ring.as_bytes(),
+            &[doorbell.as_fd()],
+        )?;
         self.maps.ring_created(ring);
         lock(&self.handle.doorbells).insert(ring.ring, doorbell);
         Ok(())
@@ -413,8 +431,29 @@ impl Session {
         }
         self.ask(ExecKind::RingDestroy, ring.as_bytes(), &[])?;
         self.maps.ring_destroyed(ring.ring);
+        self.account.give(ONE_RING);
         lock(&self.handle.doorbells).remove(&ring.ring);
         Ok(())
+    }
+
+    /// Asks the executor for something that uses what the VM may use only so much of.
+    fn spend(
+        &mut self,
+        cost: Use,
+        kind: ExecKind,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Status> {
+        self.account.take(cost)?;
+        match self.ask(kind, body, fds) {
+            Ok(_) => Ok(()),
+            // Everything was given back when its executor was reaped.
+            Err(Status::Lost) if self.exec.is_none() => Err(Status::Lost),
+            Err(status) => {
+                self.account.give(cost);
+                Err(status)
+            }
+        }
     }
 
     /// Asks the executor and waits for its reply, unless the session is to end.
@@ -568,8 +607,11 @@ impl Session {
 
     fn leave(&mut self) {
         lock(&self.handle.doorbells).clear();
-        // A stuck executor goes on holding its GPU: vgpud sees that by its pidfd.
-        if !self.stuck {
+        // A stuck executor goes on holding its GPU: vgpud sees that by its pidfd. And the guest's pages.
+        if self.stuck {
+            self.account.forfeit();
+        } else {
+            self.account.give_all();
             self.around.host.scheduler.close(self.handle.number);
         }
     }

@@ -41,8 +41,13 @@ impl Executor {
         command
             .env_clear()
             .env("CUDA_VISIBLE_DEVICES", gpus.join(","))
+            // No files of what guests had compiled: there is no place for them in the jail.
+            .env("CUDA_CACHE_DISABLE", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        if !options.jail {
+            command.arg("--no-jail");
+        }
         if let Some(dir) = &options.libcuda_dir {
             command.env("LD_LIBRARY_PATH", dir);
         }

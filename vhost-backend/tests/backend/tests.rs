@@ -7,8 +7,10 @@ use crate::transport::socket::Socket;
 use crate::transport::{Transport, TransportError};
 use crate::vmm::{Buffer, REQUEST_PLACE, Vmm, WINDOW};
 use std::sync::atomic::Ordering;
-use vgpu_protocol::limits::{AREA_LEN, CONTROL_LEN_MAX, PAGE_LEN, RUNS_PER_MESSAGE_MAX};
-use vgpu_protocol::virtio::{ControlKind, MAP_REGISTER, Map, RingCreate, Run, Status};
+use vgpu_protocol::limits::{
+    AREA_LEN, CONTROL_LEN_MAX, MAP_LEN_MAX, PAGE_LEN, RUNS_PER_MESSAGE_MAX, VM_REGISTERED_LEN_MAX,
+};
+use vgpu_protocol::virtio::{ControlKind, MAP_REGISTER, Map, RingCreate, Run, Status, Unmap};
 use vgpu_protocol::{result, ring};
 use vgpu_sched_api::messages::{Refusal, Request};
 use vgpu_sched_api::turn::PAGE_LEN as TURN_PAGE_LEN;
@@ -651,4 +653,49 @@ fn capabilities_are_printed() {
     assert!(output.status.success());
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(said["type"].is_string() && said["features"].is_array(), "{said}");
+}
+
+/// What one session uses another cannot, until it gives it back or ends, however it ends.
+#[test]
+fn the_sessions_of_a_vm_share_its_limits() {
+    let backend = Backend::start();
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let (one, other) = (open(&mut vmm, WINDOW), open(&mut vmm, WINDOW));
+    let page = Run {
+        gpa: vmm.high(0),
+        len: PAGE_LEN,
+    };
+    // The whole length counts with the first page.
+    let map = |place: u64, len: u64, flags| Map {
+        addr: WINDOW + (1 << 30) + place * MAP_LEN_MAX,
+        len,
+        offset: 0,
+        flags,
+        runs_len: 1,
+    };
+    let half = VM_REGISTERED_LEN_MAX / 2 - AREA_LEN;
+    assert_eq!(vmm.map(one, map(0, half, MAP_REGISTER), &[page]), Status::Ok);
+    assert_eq!(vmm.map(other, map(0, half, MAP_REGISTER), &[page]), Status::Ok);
+    let little = map(1, PAGE_LEN, MAP_REGISTER);
+    assert_eq!(vmm.map(one, little, &[page]), Status::Limit);
+    assert_eq!(vmm.map(other, little, &[page]), Status::Limit);
+    // It is not the bytes that are mapped.
+    assert_eq!(vmm.map(one, Map { flags: 0, ..little }, &[page]), Status::Ok);
+    let first = Unmap {
+        addr: map(0, half, 0).addr,
+    };
+    assert_eq!(vmm.request(ControlKind::Unmap, one, &first), Status::Ok);
+    assert_eq!(vmm.map(other, little, &[page]), Status::Ok);
+    assert_eq!(vmm.map(one, map(0, half, MAP_REGISTER), &[page]), Status::Limit);
+    assert_eq!(vmm.request(ControlKind::SessionClose, other, &()), Status::Ok);
+    assert_eq!(vmm.map(one, map(0, half, MAP_REGISTER), &[page]), Status::Ok);
+
+    // A mapping that its executor refuses uses nothing.
+    let other = open(&mut vmm, WINDOW);
+    for _ in 0..2 {
+        let refused = map(0, REFUSED_LEN, MAP_REGISTER);
+        assert_eq!(vmm.map(other, refused, &[page]), Status::Limit);
+    }
+    assert_eq!(vmm.map(other, map(0, half, MAP_REGISTER), &[page]), Status::Ok);
 }
