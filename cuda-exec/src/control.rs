@@ -1,6 +1,7 @@
 //! The backend's messages: one at a time, in order, each answered.
 use crate::confine;
 use crate::cuda::Cuda;
+use crate::jail;
 use crate::memory::Region;
 use crate::ring::{Consumer, RingState};
 use crate::session::{self, Exit, Session, spawn};
@@ -23,15 +24,18 @@ pub struct Control {
     socket: Arc<OwnedFd>,
     session: Option<&'static Session>,
     rings: HashMap<u32, (Arc<RingState>, JoinHandle<()>)>,
+    /// What of the jail is in force; `None` if there is to be none.
+    jailed: Option<String>,
 }
 
 impl Control {
-    /// Takes messages from the backend.
-    pub fn new(socket: OwnedFd) -> Self {
+    /// Takes messages from the backend. `jailed` says what of the jail is in force; with `None` the rest is left out as well.
+    pub fn new(socket: OwnedFd, jailed: Option<String>) -> Self {
         Self {
             socket: Arc::new(socket),
             session: None,
             rings: HashMap::new(),
+            jailed,
         }
     }
 
@@ -112,14 +116,36 @@ impl Control {
         let window = window.ok_or(Status::NoWindow)?;
         let cuda = Cuda::load().map_err(|error| {
             log::error!("libcuda: {error}");
+            if self.jailed.is_some() {
+                log::info!("whether the jail is why, vgpu-backend --no-jail tells");
+            }
             match error {
                 crate::cuda::LoadError::NoGpu => Status::NoGpu,
                 _ => Status::HostError,
             }
         })?;
-        log::info!("started with {} GPU(s), window at {window:#x}", cuda.gpus().len());
+        let jail = self.close_jail()?;
+        log::info!(
+            "started with {} GPU(s), window at {window:#x}; jail: {jail}",
+            cuda.gpus().len()
+        );
         self.session = Some(Session::start(cuda, window, event));
         Ok(window)
+    }
+
+    /// Closes the rest of the jail: nothing of the guest's was read yet. What is in force.
+    fn close_jail(&self) -> Result<String, Status> {
+        let Some(files) = &self.jailed else {
+            log::warn!("there is no jail (--no-jail): for debugging only");
+            return Ok("none".into());
+        };
+        match jail::close_calls() {
+            Ok(calls) => Ok(format!("{files}; {calls}")),
+            Err(error) => {
+                log::error!("jail: {error}");
+                Err(Status::HostError)
+            }
+        }
     }
 
     fn ring_create(

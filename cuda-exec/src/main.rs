@@ -1,7 +1,8 @@
 //! `vgpu-exec`: replays the CUDA calls of one guest process on the real libcuda.
 //!
-//! It is started by a backend, takes no arguments, finds a socket to the backend on descriptor 3
-//! ([`vgpu_protocol::host`]), and ends when that socket does. See [`session`] for how else it ends.
+//! It is started by a backend, finds a socket to the backend on descriptor 3 ([`vgpu_protocol::host`]), and ends when that
+//! socket does. See [`session`] for how else it ends. It has one argument, for debugging: `--no-jail` leaves out the
+//! restrictions of [`jail`].
 mod area;
 mod calls;
 mod completion;
@@ -11,6 +12,7 @@ mod cuda;
 mod dispatch;
 mod handles;
 mod image;
+mod jail;
 mod memory;
 mod preempt;
 mod ring;
@@ -38,11 +40,26 @@ fn main() {
         log::error!("giving up privileges: {error}");
         session::exit(Exit::Start);
     }
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let jailed = match &arguments[..] {
+        [] => true,
+        [only] if only == "--no-jail" => false,
+        _ => {
+            log::error!("unknown arguments {arguments:?}: expected --no-jail or none");
+            session::exit(Exit::Start);
+        }
+    };
     let Some(socket) = take_socket() else {
         log::error!("vgpu-exec is started by vgpu-backend: descriptor {EXEC_SOCKET_FD} is not a socket");
         session::exit(Exit::Start);
     };
-    session::exit(control::Control::new(socket).run())
+    let jailed = jailed.then(|| {
+        jail::close_files().unwrap_or_else(|error| {
+            log::error!("jail: {error}");
+            session::exit(Exit::Start)
+        })
+    });
+    session::exit(control::Control::new(socket, jailed).run())
 }
 
 fn start_log() {
