@@ -1,0 +1,457 @@
+//! Random edits of random maps, against a model: the result is a map, it means what the edits say and nothing else
+//! changed, comments stay.
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use vgpu_pool_map::{EditError, PoolGpus, PoolMap, Settings, VmRange, apply};
+use vgpu_sched_api::messages::{Edit, Priority, VmSettings};
+
+/// VMs that maps are made of.
+const VMS: u32 = 24;
+/// GPUs that are there; edits also name another one.
+const GPUS: usize = 3;
+const POOLS: [&str; 4] = ["A", "B", "C", "D"];
+
+fn gpu(index: usize) -> String {
+    format!("GPU-00000000-0000-0000-0000-{index:012}")
+}
+
+fn resolve(name: &str) -> Option<String> {
+    let index = name.parse::<usize>().ok().filter(|index| *index < GPUS);
+    index.map(gpu)
+}
+
+/// What a map means.
+#[derive(Clone, Debug, PartialEq)]
+struct Model {
+    pools: Vec<Pool>,
+    /// `[vm.N]`.
+    own: BTreeMap<u32, VmSettings>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Pool {
+    name: String,
+    gpus: Vec<String>,
+    vms: BTreeSet<u32>,
+    aging_ms: Option<u64>,
+    queue_depth: Option<u32>,
+}
+
+/// How an edit fails.
+#[derive(Debug, PartialEq)]
+enum Wrong {
+    NotFound,
+    Refused,
+}
+
+impl Model {
+    fn settings(&self, vm: u32) -> Settings {
+        let own = self.own.get(&vm).copied().unwrap_or_default();
+        let pool = self.pools.iter().find(|pool| pool.vms.contains(&vm));
+        Settings {
+            priority: own.priority.unwrap_or(Priority::Medium),
+            weight: own.weight.unwrap_or(1),
+            aging_ms: own
+                .aging_ms
+                .or(pool.and_then(|pool| pool.aging_ms))
+                .unwrap_or(700),
+            queue_depth: own.queue_depth.or(pool.and_then(|pool| pool.queue_depth)),
+        }
+    }
+
+    fn pool(&mut self, name: &str) -> Option<&mut Pool> {
+        self.pools.iter_mut().find(|pool| pool.name == name)
+    }
+
+    fn set(&mut self, vms: VmRange, wanted: &VmSettings) {
+        for vm in vms.iter() {
+            let now = self.settings(vm);
+            let mut own = self.own.get(&vm).copied().unwrap_or_default();
+            own.priority = wanted
+                .priority
+                .filter(|new| *new != now.priority)
+                .or(own.priority);
+            own.weight = wanted.weight.filter(|new| *new != now.weight).or(own.weight);
+            own.aging_ms = wanted
+                .aging_ms
+                .filter(|new| *new != now.aging_ms)
+                .or(own.aging_ms);
+            let depth = wanted.queue_depth.filter(|new| Some(*new) != now.queue_depth);
+            own.queue_depth = depth.or(own.queue_depth);
+            if own != VmSettings::default() {
+                self.own.insert(vm, own);
+            }
+        }
+    }
+
+    fn apply(&mut self, edit: &Edit) -> Result<(), Wrong> {
+        match edit {
+            Edit::AssignGpu { gpu, pool: name } => {
+                let uuid = resolve(gpu).ok_or(Wrong::NotFound)?;
+                match self.pool(name) {
+                    Some(pool) if pool.gpus.contains(&uuid) => {}
+                    Some(pool) => pool.gpus.push(uuid),
+                    None => self.pools.push(Pool {
+                        name: name.clone(),
+                        gpus: vec![uuid],
+                        vms: BTreeSet::new(),
+                        aging_ms: None,
+                        queue_depth: None,
+                    }),
+                }
+            }
+            Edit::UnassignGpu { gpu, pool: name } => {
+                let pool = self.pool(name).ok_or(Wrong::NotFound)?;
+                let uuid = resolve(gpu).ok_or(Wrong::NotFound)?;
+                if pool.gpus == [uuid.clone()] {
+                    if !pool.vms.is_empty() {
+                        return Err(Wrong::Refused);
+                    }
+                    self.pools.retain(|pool| pool.name != *name);
+                } else {
+                    pool.gpus.retain(|gpu| *gpu != uuid);
+                }
+            }
+            Edit::RegisterVms {
+                vms,
+                pool: name,
+                settings,
+                move_from_other,
+            } => {
+                let vms: VmRange = vms.parse().unwrap();
+                self.pool(name).ok_or(Wrong::NotFound)?;
+                for pool in &mut self.pools {
+                    if pool.name != *name {
+                        if pool.vms.iter().any(|vm| vms.contains(*vm)) && !move_from_other {
+                            return Err(Wrong::Refused);
+                        }
+                        pool.vms.retain(|vm| !vms.contains(*vm));
+                    }
+                }
+                self.pool(name).unwrap().vms.extend(vms.iter());
+                self.set(vms, settings);
+            }
+            Edit::UnregisterVms { vms } => {
+                let vms: VmRange = vms.parse().unwrap();
+                let mut found = false;
+                for pool in &mut self.pools {
+                    found |= pool.vms.iter().any(|vm| vms.contains(*vm));
+                    pool.vms.retain(|vm| !vms.contains(*vm));
+                }
+                self.own.retain(|vm, _| !vms.contains(*vm));
+                return if found { Ok(()) } else { Err(Wrong::NotFound) };
+            }
+            Edit::SetVms { vms, settings } => {
+                if *settings == VmSettings::default() {
+                    return Err(Wrong::Refused);
+                }
+                let vms: VmRange = vms.parse().unwrap();
+                if vms
+                    .iter()
+                    .any(|vm| !self.pools.iter().any(|pool| pool.vms.contains(&vm)))
+                {
+                    return Err(Wrong::NotFound);
+                }
+                self.set(vms, settings);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a text means this.
+    fn is_meant_by(&self, text: &str) -> Result<(), TestCaseError> {
+        let map =
+            PoolMap::parse(text, None).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
+        let pools = map.pools.iter().map(|pool| {
+            let PoolGpus::Uuids(gpus) = &pool.gpus else {
+                panic!("{:?}", pool.gpus)
+            };
+            let vms: BTreeSet<u32> = pool.ranges.iter().flat_map(|range| range.iter()).collect();
+            (pool.name.clone(), gpus.clone(), vms)
+        });
+        let expected = self
+            .pools
+            .iter()
+            .map(|pool| (pool.name.clone(), pool.gpus.clone(), pool.vms.clone()));
+        prop_assert_eq!(
+            pools.collect::<Vec<_>>(),
+            expected.collect::<Vec<_>>(),
+            "{}",
+            text
+        );
+        for vm in 0..VMS + 4 {
+            prop_assert_eq!(map.settings_of(vm), self.settings(vm), "VM {}\n{}", vm, text);
+        }
+        let with_settings: Vec<u32> = map.vms_with_settings().collect();
+        prop_assert_eq!(
+            with_settings,
+            self.own.keys().copied().collect::<Vec<_>>(),
+            "{}",
+            text
+        );
+        Ok(())
+    }
+}
+
+/// Writes a model with a comment wherever one can be, in a layout made of `choices`.
+struct Writer<'a> {
+    text: String,
+    choices: std::iter::Cycle<std::slice::Iter<'a, bool>>,
+    /// What each comment is in: a pool's table, a VM's, or neither.
+    comments: Vec<(String, Option<String>)>,
+}
+
+impl Writer<'_> {
+    fn choose(&mut self) -> bool {
+        *self.choices.next().unwrap()
+    }
+
+    fn comment(&mut self, inside: Option<&str>) -> String {
+        let comment = format!("#{};", self.comments.len());
+        self.comments.push((comment.clone(), inside.map(str::to_owned)));
+        comment
+    }
+
+    /// A line, perhaps with a comment at its end.
+    fn line(&mut self, line: &str, inside: &str) {
+        self.text += line;
+        if self.choose() {
+            let comment = self.comment(Some(inside));
+            let _ = write!(self.text, "  {comment}");
+        }
+        self.text += "\n";
+    }
+
+    /// Lines before a header.
+    fn above(&mut self) {
+        for _ in 0..2 {
+            if self.choose() {
+                let comment = self.comment(None);
+                let _ = writeln!(self.text, "{comment}");
+            }
+            if self.choose() {
+                self.text += "\n";
+            }
+        }
+    }
+
+    fn array(&mut self, key: &str, values: &[String], inside: &str) {
+        if self.choose() {
+            return self.line(&format!("{key} = [{}]", values.join(", ")), inside);
+        }
+        self.line(&format!("{key} = ["), inside);
+        for (index, value) in values.iter().enumerate() {
+            if self.choose() {
+                let comment = self.comment(Some(inside));
+                let _ = writeln!(self.text, "  {comment}");
+            }
+            let comma = index + 1 < values.len() || self.choose();
+            self.line(&format!("  {value}{}", if comma { "," } else { "" }), inside);
+        }
+        self.line("]", inside);
+    }
+
+    fn write(&mut self, model: &Model) {
+        self.above();
+        self.text += "[scheduler]\n";
+        self.line("aging_ms = 700", "scheduler");
+        for pool in &model.pools {
+            self.above();
+            self.text += "[[pool]]\n";
+            let inside = format!("pool {}", pool.name);
+            self.line(&format!("name = \"{}\"", pool.name), &inside);
+            let gpus: Vec<String> = pool.gpus.iter().map(|gpu| format!("\"{gpu}\"")).collect();
+            self.array("gpus", &gpus, &inside);
+            let mut ranges: Vec<VmRange> = Vec::new();
+            for vm in &pool.vms {
+                let join = self.choose() || self.choose();
+                match ranges.last_mut() {
+                    Some(last) if last.last() + 1 == *vm && join => {
+                        *last = VmRange::new(last.first(), *vm).unwrap();
+                    }
+                    _ => ranges.push((*vm).into()),
+                }
+            }
+            let written: Vec<String> = ranges.iter().map(|range| format!("\"{range}\"")).collect();
+            if !written.is_empty() || self.choose() {
+                self.array("vms", &written, &inside);
+            }
+            if let Some(ms) = pool.aging_ms {
+                self.line(&format!("aging_ms = {ms}"), &inside);
+            }
+            if let Some(depth) = pool.queue_depth {
+                self.line(&format!("queue_depth = {depth}"), &inside);
+            }
+        }
+        for (vm, own) in &model.own {
+            self.above();
+            let inside = format!("vm {vm}");
+            let zero = if self.choose() { "0" } else { "" };
+            self.text += &format!("[vm.{zero}{vm}]\n");
+            if let Some(priority) = own.priority {
+                self.line(&format!("priority = \"{priority}\""), &inside);
+            }
+            if let Some(weight) = own.weight {
+                self.line(&format!("weight = {weight}"), &inside);
+            }
+            if let Some(ms) = own.aging_ms {
+                self.line(&format!("aging_ms = {ms}"), &inside);
+            }
+            if let Some(depth) = own.queue_depth {
+                self.line(&format!("queue_depth = {depth}"), &inside);
+            }
+        }
+        self.above();
+    }
+}
+
+/// The text of each table, from its header to its last line, by header and name.
+fn blocks(text: &str) -> BTreeMap<String, String> {
+    let mut blocks = BTreeMap::new();
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.lines().chain(["[end]"]) {
+        if line.starts_with('[') {
+            let is_filler = |line: &&str| line.trim().is_empty() || line.starts_with('#');
+            while lines.last().is_some_and(is_filler) {
+                lines.pop();
+            }
+            if let Some(header) = lines.first().filter(|line| line.starts_with('[')) {
+                let name = lines
+                    .get(1)
+                    .filter(|_| *header == "[[pool]]")
+                    .and_then(|line| line.split('"').nth(1));
+                let number = header
+                    .trim_matches(['[', ']'])
+                    .trim_start_matches("vm.")
+                    .parse::<u32>();
+                let key = name.map_or(format!("vm {number:?}"), |name| format!("pool {name}"));
+                blocks.insert(key, lines.join("\n"));
+            }
+            lines.clear();
+        }
+        lines.push(line);
+    }
+    blocks
+}
+
+fn settings() -> impl Strategy<Value = VmSettings> {
+    let priority = prop_oneof![Just(Priority::Low), Just(Priority::Medium), Just(Priority::High)];
+    let rarely = |strategy: std::ops::Range<u32>| prop::option::weighted(0.3, strategy);
+    (
+        prop::option::of(priority),
+        rarely(1..4),
+        rarely(1..3),
+        rarely(1..3),
+    )
+        .prop_map(|(priority, weight, queue_depth, aging)| VmSettings {
+            priority,
+            weight,
+            queue_depth,
+            aging_ms: aging.map(|aging| u64::from(aging) * 350),
+        })
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    let pool = (
+        prop::collection::btree_set(0..GPUS, 1..=GPUS),
+        prop::option::of(Just(350)),
+        prop::option::of(1..3u32),
+    );
+    let of_vms = prop::collection::vec(0..5usize, VMS as usize);
+    let own = prop::collection::vec(prop::option::weighted(0.2, settings()), VMS as usize);
+    (prop::collection::vec(pool, 0..4), of_vms, own).prop_map(|(pools, of_vms, own)| {
+        let pools: Vec<Pool> = (0..)
+            .zip(pools)
+            .map(|(index, (gpus, aging_ms, queue_depth))| Pool {
+                name: POOLS[index].to_owned(),
+                gpus: gpus.into_iter().map(gpu).collect(),
+                vms: (0..VMS).filter(|vm| of_vms[*vm as usize] == index).collect(),
+                aging_ms,
+                queue_depth,
+            })
+            .collect();
+        let in_a_pool = |vm: u32| pools.iter().any(|pool| pool.vms.contains(&vm));
+        let own = (0..).zip(own).filter_map(|(vm, own)| Some((vm, own?)));
+        Model {
+            own: own.filter(|(vm, _)| in_a_pool(*vm)).collect(),
+            pools,
+        }
+    })
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let vms = (0..VMS, 0..6u32)
+        .prop_map(|(first, more)| VmRange::new(first, first + more / 2).unwrap().to_string());
+    let pool = prop::sample::select(&POOLS[..]).prop_map(str::to_owned);
+    let gpu = (0..GPUS + 1).prop_map(|index| index.to_string());
+    prop_oneof![
+        (gpu.clone(), pool.clone()).prop_map(|(gpu, pool)| Edit::AssignGpu { gpu, pool }),
+        (gpu, pool.clone()).prop_map(|(gpu, pool)| Edit::UnassignGpu { gpu, pool }),
+        (vms.clone(), pool, settings(), any::<bool>()).prop_map(|(vms, pool, settings, move_from_other)| {
+            Edit::RegisterVms {
+                vms,
+                pool,
+                settings,
+                move_from_other,
+            }
+        }),
+        vms.clone().prop_map(|vms| Edit::UnregisterVms { vms }),
+        (vms, settings()).prop_map(|(vms, settings)| Edit::SetVms { vms, settings }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn edits_mean_what_they_say_and_leave_the_rest_alone(
+        model in model(),
+        choices in prop::collection::vec(any::<bool>(), 1..60),
+        edits in prop::collection::vec(edit(), 1..12),
+    ) {
+        let mut writer = Writer { text: String::new(), choices: choices.iter().cycle(), comments: Vec::new() };
+        writer.write(&model);
+        let (mut text, comments) = (writer.text, writer.comments);
+        model.is_meant_by(&text)?;
+        let mut model = model;
+        let mut gone: BTreeSet<String> = BTreeSet::new();
+        for edit in edits {
+            let mut next = model.clone();
+            let edited = match (next.apply(&edit), apply(&text, std::slice::from_ref(&edit), &resolve)) {
+                (Ok(()), Ok(edited)) => edited,
+                (Err(Wrong::NotFound), Err(EditError::NotFound(_))) => continue,
+                (Err(Wrong::Refused), Err(EditError::Refused(_))) => continue,
+                (expected, found) => {
+                    return Err(TestCaseError::fail(format!("{edit:?}: {expected:?}, {found:?}\n{text}")));
+                }
+            };
+            next.is_meant_by(&edited.text)?;
+            // It is said what changed, if anything has, and nothing else is touched.
+            prop_assert_eq!(edited.changes.is_empty(), next == model, "{:?}\n{}", edit, text);
+            prop_assert_eq!(edited.changes.is_empty(), edited.text == text, "{:?}\n{}", edit, text);
+            let (before, after) = (blocks(&text), blocks(&edited.text));
+            for pool in model.pools.iter().filter(|pool| next.pools.contains(pool)) {
+                let key = format!("pool {}", pool.name);
+                prop_assert!(before.contains_key(&key));
+                prop_assert_eq!(before.get(&key), after.get(&key));
+            }
+            for (vm, _) in model.own.iter().filter(|(vm, own)| next.own.get(vm) == Some(own)) {
+                let key = format!("vm {:?}", Ok::<_, std::num::ParseIntError>(*vm));
+                prop_assert!(before.contains_key(&key));
+                prop_assert_eq!(before.get(&key), after.get(&key), "{}\n{}", text, edited.text);
+            }
+            let inside_of = |model: &Model| -> BTreeSet<String> {
+                let pools = model.pools.iter().map(|pool| format!("pool {}", pool.name));
+                pools.chain(model.own.keys().map(|vm| format!("vm {vm}"))).collect()
+            };
+            gone.extend(&inside_of(&model) - &inside_of(&next));
+            for (comment, inside) in &comments {
+                let expected = usize::from(inside.as_ref().is_none_or(|inside| !gone.contains(inside)));
+                prop_assert_eq!(
+                    edited.text.matches(comment.as_str()).count(), expected,
+                    "{} after {:?}\n{}\n{}", comment, edit, text, edited.text
+                );
+            }
+            (model, text) = (next, edited.text);
+        }
+    }
+}
