@@ -22,10 +22,10 @@ impl Daemon {
     /// Changes the pool map's file and uses it, or says what would change.
     pub(crate) fn edit(&mut self, edits: &[Edit], dry_run: bool) -> Result<Answer, (Refusal, String)> {
         let file = self.config.display().to_string();
-        let invalid = |error: anyhow::Error| (Refusal::Invalid, format!("{file}: {error:#}"));
+        let failed = |error: anyhow::Error| (Refusal::Failed, format!("{file}: {error:#}"));
         let text = std::fs::read_to_string(&self.config)
             .context("cannot be read")
-            .map_err(invalid)?;
+            .map_err(failed)?;
         let resolve = |name: &str| self.inventory.resolve(name);
         let edited = vgpu_pool_map::apply(&text, edits, &resolve).map_err(|error| match error {
             EditError::NotFound(message) => (Refusal::NotFound, message),
@@ -41,7 +41,7 @@ impl Daemon {
         }
         changes.extend(self.sessions_that_stay(&map));
         if !dry_run {
-            replace(&self.config, &text, &edited.text).map_err(invalid)?;
+            replace(&self.config, &text, &edited.text).map_err(failed)?;
             for change in &changes {
                 log::info!("pool map changed: {change}");
             }

@@ -91,7 +91,7 @@ impl Daemon {
                 });
                 Ok(None)
             }
-            Err(error) => Err((Refusal::NoGpu, format!("the GPUs cannot be listed: {error:#}"))),
+            Err(error) => Err((Refusal::Failed, format!("the GPUs cannot be listed: {error:#}"))),
         }
     }
 
@@ -148,7 +148,7 @@ impl Daemon {
                 log::error!("{message}");
                 self.listing_failed = Some(message.clone());
                 return Answer::Refused {
-                    why: Refusal::NoGpu,
+                    why: Refusal::Failed,
                     message,
                 };
             }

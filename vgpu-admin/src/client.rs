@@ -9,8 +9,8 @@ use std::time::Duration;
 use vgpu_sched_api::messages::{Answer, Refusal, Request, Status, TurnRecord};
 use vgpu_sched_api::packet::{self, PacketError};
 
-/// How long an answer may take. Looking for GPUs takes the driver some seconds when none is in use.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long an answer may take. Looking for GPUs is given up by `vgpud` after a minute.
+const LIMIT: Duration = Duration::from_secs(75);
 
 /// A connection to `vgpud`.
 pub struct Client {
@@ -128,14 +128,16 @@ fn refused(why: Refusal, message: String) -> Failure {
     let kind = match why {
         Refusal::NotFound | Refusal::NotMapped | Refusal::NoGpu => Kind::NotFound,
         Refusal::BadConfig | Refusal::Invalid => Kind::Usage,
-        Refusal::NotAllowed | Refusal::Quarantined | Refusal::Duplicate => Kind::Failed,
+        Refusal::Failed | Refusal::NotAllowed | Refusal::Quarantined | Refusal::Duplicate => Kind::Failed,
     };
     let failure = Failure::new(kind, message);
     match why {
         Refusal::BadConfig => {
             failure.hint("vgpud goes on with the map it has; correct the file, then `vgpu-admin reload`")
         }
-        Refusal::NotAllowed => failure.hint("only root and vgpud's own user may change things: try sudo"),
+        Refusal::NotAllowed => failure.hint(
+            "only root, vgpud's own user and the members of its --admin-group may change things: try sudo",
+        ),
         _ => failure,
     }
 }

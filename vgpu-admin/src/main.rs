@@ -206,9 +206,13 @@ fn edit(client: &Client, planned: &Planned) -> Result<Vec<String>, Failure> {
     match client.ask(&request) {
         Ok(Answer::Edited { changes }) => Ok(changes),
         Ok(other) => Err(unexpected(&other)),
-        // What vgpud says of the file comes with its own hint.
-        Err(failure) if failure.hint.is_none() => Err(failure.hint(planned.hint)),
-        Err(failure) => Err(failure),
+        Err(failure) if failure.hint.is_some() => Err(failure),
+        Err(failure) => Err(match failure.kind {
+            Kind::NotFound | Kind::Usage => failure.hint(planned.hint),
+            Kind::Failed | Kind::Unreachable => failure.hint(
+                "vgpud writes the pool map's file: its user must be able to write to it and its folder",
+            ),
+        }),
     }
 }
 

@@ -445,6 +445,7 @@ fn status_of(why: Refusal) -> Status {
         | Refusal::Duplicate
         | Refusal::NotFound
         | Refusal::BadConfig
-        | Refusal::NotAllowed => Status::HostError,
+        | Refusal::NotAllowed
+        | Refusal::Failed => Status::HostError,
     }
 }

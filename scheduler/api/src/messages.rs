@@ -146,6 +146,8 @@ pub enum Refusal {
     BadConfig,
     /// Only administrators may.
     NotAllowed,
+    /// It was tried and could not be done, as when the pool map's file cannot be written.
+    Failed,
 }
 
 /// From a session's executor to `vgpud`.
