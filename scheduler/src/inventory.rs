@@ -119,14 +119,11 @@ impl Inventory {
         }
     }
 
-    /// Those of a pool's GPUs that are there.
-    pub fn usable(&self, gpus: &PoolGpus) -> GpuSet {
+    /// The UUIDs of those of a pool's GPUs that are there, in NVML's order: as a program counts them.
+    pub fn usable(&self, gpus: &PoolGpus) -> Vec<String> {
         let mine = self.of_pool(gpus);
-        (0..)
-            .zip(&self.uuids)
-            .filter(|(_, uuid)| mine.contains(uuid) && self.is_present(uuid))
-            .map(|(number, _)| number)
-            .collect()
+        let usable = self.present().into_iter().filter(|gpu| mine.contains(&gpu.uuid));
+        usable.map(|gpu| gpu.uuid.clone()).collect()
     }
 
     /// The UUIDs of GPUs by number.
@@ -208,7 +205,7 @@ pub(crate) mod tests {
         let news = inventory.update(vec![gpu(0, "GPU-a"), gpu(1, "GPU-b")]);
         assert_eq!(news.appeared, ["GPU-a", "GPU-b"]);
         let all = PoolGpus::All;
-        assert_eq!(inventory.usable(&all), of(&[0, 1]));
+        assert_eq!(inventory.usable(&all), ["GPU-a", "GPU-b"]);
         // The first one falls off, so the second one has another index now; a third one comes.
         let news = inventory.update(vec![gpu(0, "GPU-b"), gpu(1, "GPU-c")]);
         assert_eq!(
@@ -218,15 +215,17 @@ pub(crate) mod tests {
                 vanished: vec!["GPU-a".to_owned()],
             }
         );
-        assert_eq!(inventory.usable(&all), of(&[1, 2]));
+        assert_eq!(inventory.usable(&all), ["GPU-b", "GPU-c"]);
         assert_eq!(inventory.uuids(of(&[0, 1])), ["GPU-a", "GPU-b"]);
         assert_eq!(inventory.of_pool(&all), ["GPU-a", "GPU-b", "GPU-c"]);
         let named = PoolGpus::Uuids(vec!["GPU-a".to_owned(), "GPU-b".to_owned()]);
-        assert_eq!(inventory.usable(&named), of(&[1]));
+        assert_eq!(inventory.usable(&named), ["GPU-b"]);
         assert_eq!(inventory.resolve("0").as_deref(), Some("GPU-b"));
         // It is back.
         inventory.update(vec![gpu(0, "GPU-a"), gpu(1, "GPU-b"), gpu(2, "GPU-c")]);
-        assert_eq!(inventory.usable(&named), of(&[0, 1]));
+        assert_eq!(inventory.usable(&named), ["GPU-a", "GPU-b"]);
+        let numbers = ["GPU-a", "GPU-b", "GPU-c"].map(|uuid| inventory.number(uuid));
+        assert_eq!(numbers, [Some(0), Some(1), Some(2)]);
         assert_eq!(inventory.known("GPU-old").map(|gpu| gpu.index), Some(Some(5)));
     }
 

@@ -30,7 +30,7 @@ impl Daemon {
         let Some(pool) = self.map.pool_of(session.vm) else {
             return Err((Refusal::NotMapped, format!("VM {} is in no pool", session.vm)));
         };
-        let gpus = self.inventory.uuids(self.inventory.usable(&pool.gpus));
+        let gpus = self.inventory.usable(&pool.gpus);
         if gpus.is_empty() {
             return Err((
                 Refusal::NoGpu,

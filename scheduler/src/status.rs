@@ -109,7 +109,11 @@ impl Daemon {
                 pid: live.pid,
                 program: live.program.clone(),
                 state: self.core.standing(session).map_or("", standing_name).to_owned(),
-                gpus: self.inventory.uuids(live.gpus),
+                gpus: self
+                    .placed
+                    .get(&session)
+                    .map(|placed| placed.gpus.clone())
+                    .unwrap_or_default(),
                 queued,
                 calls,
             }

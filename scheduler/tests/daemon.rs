@@ -1,4 +1,5 @@
 //! `vgpud` over its real sockets and pages, with backends and executors played by the test.
+#[allow(dead_code)]
 mod common;
 
 use common::{Daemon, Exec, ask, map, page_memfd, socket_pair};

@@ -5,6 +5,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -113,12 +114,24 @@ impl Daemon {
         self.dir.path().join("vgpud.sock")
     }
 
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// Lets every user connect.
+    pub fn open_to_all(&self) {
+        for (path, mode) in [(self.dir.path(), 0o755), (&*self.socket_path(), 0o666)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vgpud"));
         command.arg("--config").arg(self.dir.path().join("pools.toml"));
         command.arg("--socket").arg(self.socket_path());
-        command.arg("--state-dir").arg(self.dir.path().join("state"));
+        command.arg("--state-dir").arg(self.state_dir());
         command.arg("--libnvidia-ml").arg(self.dir.path().join("nvml.so"));
+        command.args(["--admin-group", "4242"]);
         command.env("VGPU_SOFTGPU_DEVICES", self.gpus.to_string());
         command.env("VGPU_SOFTGPU_DIR", self.softgpu_dir());
         command.env("RUST_LOG", "debug").stderr(Stdio::piped());
@@ -186,6 +199,11 @@ impl Daemon {
             .unwrap()
     }
 
+    /// The UUIDs of the GPUs that are listed.
+    pub fn gpus(&self) -> Vec<String> {
+        self.status().gpus.into_iter().map(|gpu| gpu.uuid).collect()
+    }
+
     pub fn turns(&self) -> Vec<TurnRecord> {
         match self.ask(&Request::Turns { from: 0 }) {
             Answer::Turns { turns, .. } => turns,
@@ -245,14 +263,22 @@ impl Backend {
         ask(&self.socket, request, &[])
     }
 
-    /// Opens a session and attaches an executor to it.
-    pub fn session(&self, session: u32) -> Exec {
+    /// Opens a session; its GPUs.
+    pub fn open(&self, session: u32) -> Vec<String> {
         let answer = self.ask(&Request::OpenSession {
             session,
             pid: 100 + session,
             program: "test".to_owned(),
         });
-        assert!(matches!(answer, Answer::Gpus { .. }), "{answer:?}");
+        match answer {
+            Answer::Gpus { uuids } => uuids,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Opens a session and attaches an executor to it.
+    pub fn session(&self, session: u32) -> Exec {
+        self.open(session);
         let mut exec = Exec::new();
         self.attach(session, &mut exec);
         exec
@@ -370,6 +396,10 @@ impl Exec {
         }
     }
 
+    pub fn contended(&self) -> bool {
+        self.page.contended()
+    }
+
     pub fn until_contended(&self) {
         self.until_page("contended", Page::contended);
     }
@@ -452,6 +482,17 @@ impl Exec {
             let order = self.order();
             if matches!(order, ToExec::Stop { .. } | ToExec::Resume { .. }) {
                 return order;
+            }
+        }
+    }
+
+    /// Waits until so many operations may be in flight over all its streams.
+    pub fn until_depth(&self, wanted: Option<u32>) {
+        loop {
+            if let ToExec::Window { depth, .. } = self.order()
+                && depth == wanted
+            {
+                return;
             }
         }
     }

@@ -1,0 +1,465 @@
+//! What an operator does with `vgpud`: looks at it, looks for GPUs, edits the pool map while VMs work, restarts it.
+#[allow(dead_code)]
+mod common;
+
+use common::{Daemon, ask, map};
+use rustix::process::Signal;
+use std::os::unix::fs::PermissionsExt;
+use vgpu_sched_api::messages::{
+    Answer, Edit, GpuState, Priority, Refusal, Request, SCHEMA_VERSION, VmSettings,
+};
+use vgpu_sched_api::turn::State;
+
+fn refusal(answer: Answer) -> (Refusal, String) {
+    match answer {
+        Answer::Refused { why, message } => (why, message),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn edit(daemon: &Daemon, edits: &[Edit], dry_run: bool) -> Vec<String> {
+    match daemon.ask(&Request::Edit {
+        edits: edits.to_vec(),
+        dry_run,
+    }) {
+        Answer::Edited { changes } => changes,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused_edit(daemon: &Daemon, one: Edit) -> (Refusal, String) {
+    refusal(daemon.ask(&Request::Edit {
+        edits: vec![one],
+        dry_run: false,
+    }))
+}
+
+fn scan(daemon: &Daemon) -> (Vec<String>, Vec<String>) {
+    match daemon.ask(&Request::Scan) {
+        Answer::Scanned {
+            appeared, vanished, ..
+        } => (appeared, vanished),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A pool of each of these GPUs: A has VMs 1-7, B has 8-20, C has 21 and so on.
+fn pools(gpus: &[String]) -> String {
+    let vms = ["1-7", "8-20", "21"];
+    let pool = |(n, gpu): (usize, &String)| {
+        let name = ["A", "B", "C"][n];
+        format!(
+            "[[pool]]\nname = \"{name}\"\ngpus = [\"{gpu}\"]\nvms = [\"{}\"]\n",
+            vms[n]
+        )
+    };
+    gpus.iter().enumerate().map(pool).collect()
+}
+
+fn move_vms(vms: &str, pool: &str) -> Edit {
+    Edit::RegisterVms {
+        vms: vms.to_owned(),
+        pool: pool.to_owned(),
+        settings: VmSettings::default(),
+        move_from_other: true,
+    }
+}
+
+#[test]
+fn status_shows_what_there_is() {
+    let daemon = Daemon::with_gpus(2, &map(&[(1, "high"), (9, "low")], "queue_depth = 12"));
+    let status = daemon.status();
+    assert_eq!(status.schema_version, SCHEMA_VERSION);
+    assert!(status.config.ends_with("pools.toml"));
+    assert_eq!(status.degraded, [""; 0]);
+    let [first, second] = &status.gpus[..] else {
+        panic!("{:?}", status.gpus)
+    };
+    assert_eq!((first.index, second.index), (Some(0), Some(1)));
+    assert_eq!(
+        (first.state, &first.pools[..]),
+        (GpuState::Ready, &["A".to_owned()][..])
+    );
+    assert!(first.model.contains("software") && !first.pci.is_empty() && first.memory > 0);
+    let pool = &status.pools[0];
+    assert!(pool.complete);
+    assert_eq!(pool.ranges, ["1", "9"]);
+    // Both have settings of their own.
+    assert_eq!(pool.vms.iter().map(|vm| vm.vm).collect::<Vec<_>>(), [1, 9]);
+    assert!(!pool.vms[0].connected);
+
+    let backend = daemon.backend(1);
+    let exec = backend.session(1);
+    exec.take_turn();
+    exec.show(7, 3);
+    let vm = daemon.vm(1);
+    assert!(vm.connected);
+    assert_eq!((vm.priority, vm.weight, vm.aging_ms), (Priority::High, 1, 1000));
+    assert_eq!((vm.queue_depth, vm.queued, vm.calls), (Some(12), 3, 7));
+    assert_eq!((vm.sessions[0].queued, vm.sessions[0].calls), (3, 7));
+    assert_eq!(vm.sessions[0].gpus, daemon.gpus());
+    assert_eq!(daemon.status().gpus[1].sessions, 1);
+}
+
+#[test]
+fn the_sessions_of_a_vm_share_its_queue_depth() {
+    let daemon = Daemon::start(&map(&[(1, "low")], "queue_depth = 9"));
+    let backend = daemon.backend(1);
+    let first = backend.session(1);
+    first.until_depth(Some(9));
+    let second = backend.session(2);
+    first.until_depth(Some(4));
+    second.until_depth(Some(4));
+    // Live, by a reload.
+    daemon.load(&map(&[(1, "low")], "queue_depth = 30"));
+    first.until_depth(Some(15));
+    assert_eq!(backend.ask(&Request::CloseSession { session: 1 }), Answer::Ok);
+    second.until_depth(Some(30));
+    daemon.load(&map(&[(1, "low")], ""));
+    second.until_depth(None);
+}
+
+#[test]
+fn calls_are_counted_over_sessions_and_restarts() {
+    let mut daemon = Daemon::start(&map(&[(1, "low")], ""));
+    let backend = daemon.backend(1);
+    let first = backend.session(1);
+    first.show(10, 4);
+    assert_eq!((daemon.vm(1).calls, daemon.vm(1).queued), (10, 4));
+    assert_eq!(backend.ask(&Request::CloseSession { session: 1 }), Answer::Ok);
+    assert_eq!((daemon.vm(1).calls, daemon.vm(1).queued), (10, 0));
+    let mut second = backend.session(2);
+    second.show(5, 1);
+    assert_eq!(daemon.vm(1).calls, 15);
+
+    // What a session that goes on has done counts once.
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    second.show(6, 1);
+    daemon.restart();
+    let backend = daemon.backend(1);
+    backend.attach(2, &mut second);
+    assert_eq!(daemon.vm(1).calls, 16);
+    daemon.end(Signal::KILL);
+    daemon.restart();
+    let backend = daemon.backend(1);
+    backend.attach(2, &mut second);
+    assert_eq!(daemon.vm(1).calls, 16);
+
+    // One that ended meanwhile keeps what it had done, and the next of its number begins at zero.
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    let backend = daemon.backend(1);
+    assert_eq!(daemon.vm(1).calls, 16);
+    let third = backend.session(2);
+    third.show(3, 0);
+    assert_eq!(daemon.vm(1).calls, 19);
+    // What an executor says of itself need not make sense.
+    third.show(u64::MAX, u64::MAX);
+    assert_eq!((daemon.vm(1).calls, daemon.vm(1).queued), (u64::MAX, u64::MAX));
+}
+
+#[test]
+fn an_edit_changes_the_file_and_what_runs() {
+    let daemon = Daemon::with_gpus(2, &map(&[], ""));
+    let gpus = daemon.gpus();
+    // Comments stay, and so do owner and mode.
+    let text = format!("# ours\n{}", pools(&gpus));
+    daemon.load(&text);
+    let mode = |mode| std::fs::set_permissions(daemon.map_path(), std::fs::Permissions::from_mode(mode));
+    mode(0o640).unwrap();
+    let backend = daemon.backend(3);
+    let (first, _second) = (backend.session(1), backend.session(2));
+    first.take_turn();
+    first.until_depth(None);
+
+    let edits = [
+        move_vms("3", "B"),
+        Edit::SetVms {
+            vms: "3".to_owned(),
+            settings: VmSettings {
+                priority: Some(Priority::High),
+                weight: Some(5),
+                queue_depth: Some(8),
+                aging_ms: Some(70),
+            },
+        },
+    ];
+    let planned = edit(&daemon, &edits, true);
+    assert!(
+        planned
+            .iter()
+            .any(|line| line == "VM 3: its 2 sessions stay on their GPUs until they end"),
+        "{planned:?}"
+    );
+    assert_eq!(daemon.read_map(), text);
+    assert_eq!(daemon.vm(3).priority, Priority::Medium);
+
+    assert_eq!(edit(&daemon, &edits, false), planned);
+    let edited = daemon.read_map();
+    assert!(edited.starts_with("# ours\n"), "{edited}");
+    let now = std::fs::metadata(daemon.map_path()).unwrap().permissions().mode();
+    assert_eq!(now & 0o7777, 0o640);
+    // At once for what runs: the slice of its level, and its depth.
+    assert_eq!(first.slice(), 20_000);
+    first.until_depth(Some(4));
+    let vm = daemon.vm(3);
+    assert_eq!(
+        (vm.priority, vm.weight, vm.aging_ms, vm.queue_depth),
+        (Priority::High, 5, 70, Some(8))
+    );
+    // The running sessions stay where they are, and the next one starts elsewhere.
+    assert_eq!(first.state(), State::Held);
+    assert_eq!(vm.sessions[0].gpus, gpus[..1]);
+    assert_eq!(backend.open(3), gpus[1..]);
+    assert_eq!(daemon.status().pools[1].vms[0].vm, 3);
+    // All is so already.
+    assert_eq!(edit(&daemon, &edits, false), [""; 0]);
+    assert_eq!(daemon.read_map(), edited);
+}
+
+#[test]
+fn a_gpu_is_assigned_by_index_address_or_uuid() {
+    let daemon = Daemon::with_gpus(3, &map(&[], ""));
+    let gpus = daemon.status().gpus;
+    daemon.load("");
+    assert!(
+        daemon
+            .status()
+            .gpus
+            .iter()
+            .all(|gpu| gpu.state == GpuState::Unassigned)
+    );
+    for name in ["0", &gpus[1].pci, &gpus[2].uuid] {
+        let assign = Edit::AssignGpu {
+            gpu: name.to_owned(),
+            pool: "A".to_owned(),
+        };
+        assert_eq!(edit(&daemon, &[assign], false).len(), 1);
+    }
+    let share = Edit::AssignGpu {
+        gpu: "2".to_owned(),
+        pool: "B".to_owned(),
+    };
+    edit(&daemon, &[share], false);
+    let status = daemon.status();
+    assert_eq!(status.pools[0].gpus, daemon.gpus());
+    assert_eq!(status.gpus[2].pools, ["A", "B"]);
+}
+
+#[test]
+fn edits_that_make_no_sense_change_nothing() {
+    let daemon = Daemon::with_gpus(2, &map(&[], ""));
+    let text = pools(&daemon.gpus());
+    daemon.load(&text);
+    let set = |vms: &str, weight| Edit::SetVms {
+        vms: vms.to_owned(),
+        settings: VmSettings {
+            weight: Some(weight),
+            ..VmSettings::default()
+        },
+    };
+    let assign = |gpu: &str, pool: &str| Edit::AssignGpu {
+        gpu: gpu.to_owned(),
+        pool: pool.to_owned(),
+    };
+    for (one, why) in [
+        (assign("7", "A"), Refusal::NotFound),
+        (assign("0", ""), Refusal::Invalid),
+        (move_vms("1", "Z"), Refusal::NotFound),
+        (move_vms("7-1", "A"), Refusal::Invalid),
+        (set("99", 2), Refusal::NotFound),
+        (set("1", 0), Refusal::Invalid),
+        (set("1", 101), Refusal::Invalid),
+    ] {
+        let (refused, message) = refused_edit(&daemon, one.clone());
+        assert_eq!(refused, why, "{one:?}: {message}");
+    }
+    // All or none.
+    let both = vec![set("1", 2), assign("7", "A")];
+    let answer = daemon.ask(&Request::Edit {
+        edits: both,
+        dry_run: false,
+    });
+    assert_eq!(refusal(answer).0, Refusal::NotFound);
+    assert_eq!(daemon.read_map(), text);
+
+    // What is wrong in the file is said with its line, and what is in use stays in use.
+    daemon.write_map(&format!("{text}nonsense = 1\n"));
+    let (why, message) = refused_edit(&daemon, set("1", 2));
+    assert_eq!(why, Refusal::BadConfig);
+    assert!(message.contains("pools.toml: line 9"), "{message}");
+    std::fs::remove_file(daemon.map_path()).unwrap();
+    let (why, message) = refused_edit(&daemon, set("1", 2));
+    assert_eq!(why, Refusal::Failed);
+    assert!(message.contains("pools.toml: cannot be read"), "{message}");
+    assert_eq!(daemon.status().pools.len(), 2);
+}
+
+#[test]
+fn a_gpu_that_falls_off_is_missing_until_it_is_back() {
+    let mut daemon = Daemon::with_gpus(2, &map(&[], ""));
+    let gpus = daemon.gpus();
+    daemon.load(&(pools(&gpus) + "[[pool]]\nname = \"both\"\ngpus = [\"all\"]\nvms = [30]\n"));
+    let (one, both) = (daemon.backend(1), daemon.backend(30));
+    let (mut first, mut second) = (one.session(1), both.session(1));
+    first.take_turn();
+    assert_eq!(scan(&daemon), (vec![], vec![]));
+
+    daemon.lose_gpu(0, true);
+    assert_eq!(scan(&daemon), (vec![], gpus[..1].to_vec()));
+    let check = |daemon: &Daemon| {
+        let status = daemon.status();
+        // The one that is there comes first.
+        assert_eq!(status.gpus[0].index, Some(1));
+        let missing = &status.gpus[1];
+        assert_eq!((missing.index, missing.state), (None, GpuState::Missing));
+        assert_eq!((&missing.uuid, missing.sessions), (&gpus[0], 2));
+        assert!(missing.model.contains("software"), "known from before");
+        assert!(!status.pools[0].complete && status.pools[1].complete);
+        assert!(status.degraded[0].contains(&gpus[0]), "{:?}", status.degraded);
+        // What runs stays where it was; nobody is moved to another GPU.
+        assert_eq!(daemon.vm(1).sessions[0].gpus, gpus[..1]);
+        assert_eq!(daemon.vm(30).sessions[0].gpus, gpus);
+    };
+    check(&daemon);
+    assert!(!daemon.status().pools[2].complete);
+    assert_eq!(both.open(2), gpus[1..]);
+    let open = Request::OpenSession {
+        session: 2,
+        pid: 1,
+        program: String::new(),
+    };
+    assert_eq!(refusal(one.ask(&open)).0, Refusal::NoGpu);
+
+    // The same after a restart, also if NVML does not answer at all any longer.
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    let (one, both) = (daemon.backend(1), daemon.backend(30));
+    one.attach(1, &mut first);
+    both.attach(1, &mut second);
+    check(&daemon);
+    assert_eq!(first.state(), State::Held);
+    // They share the GPU that one of them holds.
+    second.want();
+    first.until_contended();
+    assert_eq!(second.state(), State::None);
+
+    daemon.replace_nvml(Some("no library"));
+    let (why, message) = refusal(daemon.ask(&Request::Scan));
+    assert_eq!(why, Refusal::Failed);
+    assert!(message.contains("cannot be listed"), "{message}");
+    check_degraded(&daemon, "cannot be listed");
+    assert_eq!(both.open(2), gpus[1..]);
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    check_degraded(&daemon, "cannot be listed");
+    let one = daemon.backend(1);
+    one.attach(1, &mut first);
+    assert_eq!(daemon.vm(1).sessions[0].gpus, gpus[..1]);
+
+    daemon.replace_nvml(Some("nvml"));
+    daemon.lose_gpu(0, false);
+    assert_eq!(scan(&daemon), (gpus.clone(), vec![]));
+    assert_eq!(daemon.status().degraded, [""; 0]);
+    assert_eq!(one.open(2), gpus[..1]);
+}
+
+fn check_degraded(daemon: &Daemon, text: &str) {
+    let degraded = daemon.status().degraded;
+    assert!(degraded.iter().any(|line| line.contains(text)), "{degraded:?}");
+}
+
+#[test]
+fn without_any_gpu_ever_nothing_starts() {
+    let mut daemon = Daemon::start(&map(&[], ""));
+    daemon.end(Signal::KILL);
+    daemon.replace_nvml(None);
+    std::fs::remove_dir_all(daemon.state_dir()).unwrap();
+    let output = daemon.command().output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("--libnvidia-ml"),
+        "{said}"
+    );
+}
+
+/// A session's GPUs are those it was given, whatever the map says when it comes back.
+#[test]
+fn sessions_keep_their_gpus_over_an_edit_and_a_restart() {
+    let mut daemon = Daemon::with_gpus(2, &map(&[], ""));
+    let gpus = daemon.gpus();
+    daemon.load(&pools(&gpus));
+    let (one, other) = (daemon.backend(1), daemon.backend(8));
+    let (mut moved, mut stays) = (one.session(1), other.session(1));
+    moved.take_turn();
+    moved.show(40, 2);
+    let mut opened = common::Exec::new();
+    assert_eq!(one.open(2), gpus[..1]);
+    edit(&daemon, &[move_vms("1", "B")], false);
+    one.attach(2, &mut opened);
+    assert_eq!(daemon.vm(1).sessions[1].gpus, gpus[..1]);
+    // It is on the GPU of the other pool, so both work at once.
+    stays.take_turn();
+
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    let (one, other) = (daemon.backend(1), daemon.backend(8));
+    one.attach(1, &mut moved);
+    other.attach(1, &mut stays);
+    let vm = daemon.vm(1);
+    assert_eq!(vm.sessions[0].gpus, gpus[..1]);
+    assert_eq!((vm.calls, vm.queued), (40, 2));
+    assert_eq!((moved.state(), stays.state()), (State::Held, State::Held));
+    // A new one of the moved VM shares the GPU with the other VM.
+    let new = one.session(3);
+    assert_eq!(daemon.vm(1).sessions[1].gpus, gpus[1..]);
+    new.want();
+    stays.until_contended();
+    assert_eq!(new.state(), State::None);
+    assert!(!moved.contended());
+}
+
+#[test]
+fn only_administrators_change_anything() {
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
+    let requests = [
+        Request::Reload,
+        Request::Scan,
+        Request::Edit {
+            edits: vec![],
+            dry_run: true,
+        },
+    ];
+    // A backend is none, whoever it runs as.
+    let backend = daemon.backend(1);
+    for request in &requests {
+        assert_eq!(refusal(backend.ask(request)).0, Refusal::NotAllowed);
+    }
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    daemon.open_to_all();
+    // Threads have users of their own, and the one that connects counts.
+    let as_user = |group: u32, request: &Request| {
+        let (daemon, request) = (&daemon, request.clone());
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                rustix::thread::set_thread_groups(&[rustix::process::Gid::from_raw(group)]).unwrap();
+                let nobody = (
+                    rustix::process::Gid::from_raw(65534),
+                    rustix::process::Uid::from_raw(65534),
+                );
+                rustix::thread::set_thread_gid(nobody.0).unwrap();
+                rustix::thread::set_thread_uid(nobody.1).unwrap();
+                ask(&daemon.connect(), &request, &[])
+            });
+            thread.join().unwrap()
+        })
+    };
+    for request in &requests {
+        assert_eq!(refusal(as_user(4241, request)).0, Refusal::NotAllowed);
+        let answer = as_user(4242, request);
+        assert!(!matches!(answer, Answer::Refused { .. }), "{answer:?}");
+    }
+    assert!(matches!(as_user(4241, &Request::Status), Answer::Status(_)));
+}
