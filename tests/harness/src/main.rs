@@ -21,7 +21,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Boot two virtual machines of different priority and run CUDA programs in both
+    /// Map GPUs and VMs to pools, boot three virtual machines and run CUDA programs in all of them
     Demo,
     /// Check everything that must hold on this machine's GPU, and measure it
     GpuTests {
@@ -45,7 +45,7 @@ fn artifacts() -> Result<Artifacts> {
 
 /// Checks everything on this machine's GPU; the parts are named as in [`gpu_tests::parts`].
 fn test_gpu(artifacts: &Artifacts, parts: &[String]) -> Result<()> {
-    if !gpu_tests::run(artifacts, Gpu::detect(), &gpu_tests::parts(parts)?)? {
+    if !gpu_tests::run(artifacts, Gpu::detect()?, &gpu_tests::parts(parts)?)? {
         bail!("not everything that must hold does");
     }
     Ok(())

@@ -1,14 +1,9 @@
-//! What is printed: steps with their time, and turns.
+//! What is printed: steps with their time, what others said, and turns in short.
 
-use std::fmt::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use vgpu_sched_api::messages::TurnRecord;
-use vgpu_tests::{Gpu, Stack};
-
-/// Turns that are shown one by one.
-const TURNS_SHOWN: usize = 16;
 
 /// Says what is being done, and how long it took.
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -24,52 +19,15 @@ pub fn last_line(text: &str) -> &str {
     text.trim_end().lines().next_back().unwrap_or("")
 }
 
-/// The GPUs that `vgpud` has.
-pub fn gpus(stack: &Stack, gpu: Gpu) -> Result<String> {
-    let kind = match gpu {
-        Gpu::Software => "software GPU",
-        Gpu::Nvidia => "NVIDIA GPU",
-    };
-    let status = stack.status()?;
-    let models: Vec<String> = status
-        .gpus
-        .iter()
-        .map(|gpu| format!("{} ({})", gpu.model, gpu.uuid))
-        .collect();
-    Ok(format!("{kind}: {}", models.join(", ")))
+/// Each line a little to the right.
+pub fn indented(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("      {line}").trim_end().to_owned() + "\n")
+        .collect()
 }
 
 fn milliseconds(microseconds: u64) -> f64 {
     microseconds as f64 / 1e3
-}
-
-/// A table of turns; where there are many, of the last ones.
-pub fn turns_table(turns: &[TurnRecord]) -> String {
-    let mut table = format!(
-        "{:>8} {:>4} {:>8} {:>8} {:>10} {:>10}  {}\n",
-        "turn", "vm", "priority", "session", "waited ms", "held ms", "ended by"
-    );
-    if let Some(left_out @ 1..) = turns.len().checked_sub(TURNS_SHOWN) {
-        writeln!(table, "{:>8} ({left_out} earlier ones)", "...").expect("a string takes all");
-    }
-    for turn in &turns[turns.len().saturating_sub(TURNS_SHOWN)..] {
-        let held = turn
-            .held_us
-            .map_or("held".to_owned(), |held| format!("{:.1}", milliseconds(held)));
-        writeln!(
-            table,
-            "{:>8} {:>4} {:>8} {:>8} {:>10.1} {:>10}  {}",
-            turn.number,
-            turn.vm,
-            turn.priority,
-            turn.session,
-            milliseconds(turn.waited_us),
-            held,
-            turn.end.as_deref().unwrap_or("-"),
-        )
-        .expect("a string takes all");
-    }
-    table
 }
 
 /// One VM's turns in one line.
@@ -103,16 +61,6 @@ mod tests {
             held_us,
             end: held_us.map(|_| "idle".to_owned()),
         }
-    }
-
-    #[test]
-    fn only_the_last_turns_are_listed() {
-        let turns: Vec<TurnRecord> = (0..20).map(|number| turn(number, 1, 0, Some(1500))).collect();
-        let table = turns_table(&turns);
-        assert_eq!(table.lines().count(), 1 + 1 + TURNS_SHOWN);
-        assert!(table.contains("(4 earlier ones)"));
-        assert!(table.lines().last().unwrap().contains("1.5  idle"));
-        assert_eq!(turns_table(&turns[..1]).lines().count(), 2);
     }
 
     #[test]
