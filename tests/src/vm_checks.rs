@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use vgpu_vm::Vm;
 
-use crate::{Machine, Stack, boot, checks};
+use crate::{Gpu, Machine, Stack, boot, checks};
 
 /// Ends a test with all that was said if its checks failed.
 pub fn hold(stack: &Stack, vms: &[&Vm], result: Result<()>) {
@@ -42,6 +42,48 @@ pub fn the_module_can_be_reloaded(vm: &mut Vm) -> Result<()> {
         vm.must("vadd")?;
     }
     Ok(())
+}
+
+/// Everything that a program may do to the driver, and what the driver refuses; nothing is left of it.
+pub fn the_drivers_interface_holds(stack: &Stack, number: u32, vm: &mut Vm) -> Result<()> {
+    vm.must("uapi_test")?;
+    vm.must("uapi_race")?;
+    checks::nothing_left(stack, number)?;
+    vm.must("vadd").map(drop)
+}
+
+/// Eight processes of one VM have work on the GPU at once. A ninth makes an illegal access there, a tenth is right: the
+/// eight never notice, and nothing is left of any.
+pub fn eight_processes_at_once_and_a_fault_beside_them(
+    stack: &Stack,
+    number: u32,
+    vm: &mut Vm,
+) -> Result<()> {
+    let program = match stack.gpu() {
+        Gpu::Nvidia => "work 300000 40 2 32",
+        Gpu::Software => "work 2000 60 1 32",
+    };
+    let mut busy = Vec::new();
+    for _ in 0..8 {
+        let (job, pid) = vm.start_with_pid(program)?;
+        Machine::wait_for_output(vm, &job, "running")?;
+        // So that all of them are in the middle of it, however long the last takes to start.
+        vm.must(&format!("kill -STOP {pid}"))?;
+        busy.push((job, pid));
+    }
+    let executors = stack.executors(number).len();
+    ensure!(executors == 8, "{executors} executors serve 8 processes");
+    let go_on: String = busy.iter().map(|(_, pid)| format!(" {pid}")).collect();
+    let fault = vm.start("fault")?;
+    vm.must(&format!("kill -CONT{go_on}"))?;
+    vm.must("vadd")?;
+    let fault = Machine::wait(vm, fault)?;
+    ensure!(fault.success(), "{}", fault.text);
+    for (job, _) in busy {
+        let ended = Machine::wait(vm, job)?;
+        ensure!(ended.success(), "one of the eight: {}", ended.text);
+    }
+    checks::nothing_left(stack, number)
 }
 
 /// A program that uses the GPU while its host's end dies is told so, and does not hang; once the operator has replaced the

@@ -14,6 +14,27 @@ fn one_vm() {
     let mut vm = boot(&stack, 1, 768).unwrap();
     let result = checks::results_are_right(&mut vm)
         .and_then(|()| checks::runs_in_a_row(&stack, 1, &mut vm, 10))
+        .and_then(|()| vm_checks::eight_processes_at_once_and_a_fault_beside_them(&stack, 1, &mut vm))
+        .and_then(|()| vm_checks::the_drivers_interface_holds(&stack, 1, &mut vm))
+        .and_then(|()| vm_checks::the_module_can_be_reloaded(&mut vm))
+        .and_then(|()| vm_checks::no_complaints(&vm));
+    vm_checks::hold(&stack, &[&vm], result);
+}
+
+/// The driver works with the newer guest kernel, too.
+#[test]
+fn a_newer_kernel() {
+    let stack = stack(&[VmSpec::LOW]);
+    let (kernel, initrd) = (
+        stack.artifacts().newer_vmlinux(),
+        stack.artifacts().newer_initramfs(),
+    );
+    let mut vm = builder(&stack, 1, 512)
+        .kernel(kernel)
+        .initrd(initrd)
+        .boot()
+        .unwrap();
+    let result = vm_checks::the_drivers_interface_holds(&stack, 1, &mut vm)
         .and_then(|()| vm_checks::the_module_can_be_reloaded(&mut vm))
         .and_then(|()| vm_checks::no_complaints(&vm));
     vm_checks::hold(&stack, &[&vm], result);

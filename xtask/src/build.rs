@@ -126,6 +126,7 @@ fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>
         let headers = layout.root.join(headers);
         let is = |wanted: &'static str| move |path: &Path| path.extension().is_some_and(|end| end == wanted);
         let mut inputs = files_below(&headers, &is("h"))?;
+        inputs.extend(files_below(&layout.root.join(sources), &is("h"))?);
         inputs.extend(files_below(&layout.root.join("tests/kernels"), &is("ptx"))?);
         inputs.push(library.clone());
         for source in files_below(&layout.root.join(sources), &is("c"))? {

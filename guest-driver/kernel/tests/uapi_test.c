@@ -7,118 +7,7 @@
  * Build: cc -static -Wall -I../uapi -o uapi_test uapi_test.c
  * Exit status: 0 if every check held, 1 if one did not, 2 if none could be made.
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-#include "vgpu.h"
-
-#define DEVICE		"/dev/vgpu"
-#define PAGE		4096ULL
-#define AREA_LEN	(64ULL << 10)
-#define WINDOW_ALIGN	(2ULL << 20)
-#define WINDOW_STEP	(12ULL << 40)
-
-static int failures;
-
-static void check(bool held, const char *what, int line)
-{
-	if (held)
-		return;
-	failures++;
-	printf("line %d: %s: does not hold (errno %d, %s)\n", line, what, errno,
-	       strerror(errno));
-}
-
-#define CHECK(condition)	check((condition), #condition, __LINE__)
-/* The call fails, and with this error. */
-#define FAILS(error, call)						\
-	do {								\
-		errno = 0;						\
-		check((call) == -1 && errno == (error),			\
-		      #call " fails with " #error, __LINE__);		\
-	} while (0)
-
-static int xopen(void)
-{
-	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-
-	if (fd < 0) {
-		perror(DEVICE);
-		exit(2);
-	}
-	return fd;
-}
-
-/* Windows that are free in this process, reserved. */
-static void find_windows(const struct vgpu_info *info, struct vgpu_open *open)
-{
-	memset(open, 0, sizeof(*open));
-	for (uint64_t addr = WINDOW_ALIGN; open->windows_len < VGPU_WINDOWS_MAX;
-	     addr += WINDOW_STEP) {
-		void *at;
-
-		if (addr > (1ULL << 47) - info->window_len)
-			break;
-		at = mmap((void *)(uintptr_t)addr, info->window_len, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
-			  MAP_FIXED_NOREPLACE, -1, 0);
-		if (at != MAP_FAILED)
-			open->windows[open->windows_len++] = addr;
-	}
-	if (!open->windows_len) {
-		printf("no window is free\n");
-		exit(2);
-	}
-}
-
-static int alloc_at(int fd, uint64_t addr, uint64_t len, uint32_t flags,
-		    uint64_t *offset)
-{
-	struct vgpu_alloc alloc = { .addr = addr, .len = len, .flags = flags };
-	int err = ioctl(fd, VGPU_IOC_ALLOC, &alloc);
-
-	if (!err && offset)
-		*offset = alloc.offset;
-	return err;
-}
-
-static int free_at(int fd, uint64_t addr)
-{
-	struct vgpu_free args = { .addr = addr };
-
-	return ioctl(fd, VGPU_IOC_FREE, &args);
-}
-
-static void *map_at(int fd, uint64_t addr, uint64_t len, uint64_t offset)
-{
-	return mmap((void *)(uintptr_t)addr, len, PROT_READ | PROT_WRITE,
-		    MAP_SHARED | MAP_FIXED, fd, offset);
-}
-
-static bool unmappable(int fd, uint64_t len, uint64_t offset, int flags)
-{
-	void *at = mmap(NULL, len, PROT_READ | PROT_WRITE, flags, fd, offset);
-
-	if (at == MAP_FAILED)
-		return errno == EINVAL;
-	munmap(at, len);
-	return false;
-}
+#include "uapi_common.h"
 
 static uint64_t now_ns(void)
 {
@@ -203,32 +92,6 @@ static void test_open_args(int fd)
 	OPEN_FAILS(good, windows[0], (1ULL << 47) - WINDOW_ALIGN);
 	OPEN_FAILS(good, windows[1], -WINDOW_ALIGN);
 	FAILS(EFAULT, ioctl(fd, VGPU_IOC_OPEN, NULL));
-}
-
-/* Opens the session, with its area as the wire demands; its window. */
-static uint64_t open_session(int fd, const struct vgpu_info *info)
-{
-	struct vgpu_open args;
-	uint64_t offset;
-	bool offered = false;
-
-	find_windows(info, &args);
-	if (ioctl(fd, VGPU_IOC_OPEN, &args)) {
-		perror("VGPU_IOC_OPEN");
-		exit(2);
-	}
-	for (uint32_t i = 0; i < args.windows_len; i++) {
-		if (args.windows[i] == args.window)
-			offered = true;
-		else
-			munmap((void *)(uintptr_t)args.windows[i], info->window_len);
-	}
-	CHECK(offered);
-	CHECK(args.session != 0);
-	CHECK(alloc_at(fd, args.window, AREA_LEN, VGPU_BUF_REGISTER, &offset) == 0);
-	CHECK(map_at(fd, args.window, AREA_LEN, offset) ==
-	      (void *)(uintptr_t)args.window);
-	return args.window;
 }
 
 static void test_double_open(int fd, uint64_t window)
@@ -317,6 +180,91 @@ static void test_mmap(int fd, uint64_t window)
 	CHECK(again[5] == 0x5a);
 	munmap(again, PAGE);
 	munmap(at, len);
+	CHECK(free_at(fd, addr) == 0);
+}
+
+/* Whether the kernel can read a byte there, where a look of our own could be fatal. */
+static bool readable(const void *at)
+{
+	int pipes[2];
+	bool can;
+
+	CHECK(pipe(pipes) == 0);
+	can = write(pipes[1], at, 1) == 1;
+	close(pipes[0]);
+	close(pipes[1]);
+	return can;
+}
+
+/* What else a program can do to a mapping, and at which odd places it may ask for one. */
+static void test_mapping_tricks(int fd, uint64_t window)
+{
+	uint64_t addr = window + (3ULL << 30), len = 8 * PAGE, offset;
+	unsigned char *at, *moved;
+	int status;
+	pid_t child;
+
+	CHECK(alloc_at(fd, addr, len, 0, &offset) == 0);
+	CHECK(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, -PAGE) == MAP_FAILED);
+	CHECK(mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, fd, -2 * PAGE) == MAP_FAILED);
+	CHECK(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, offset + 1) == MAP_FAILED);
+	CHECK(mmap(NULL, 1ULL << 46, PROT_READ, MAP_SHARED, fd, offset) == MAP_FAILED);
+	/* Part of a page is all of it. */
+	at = mmap(NULL, 5, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset + 7 * PAGE);
+	CHECK(at != MAP_FAILED && readable(at + PAGE - 1));
+	munmap(at, PAGE);
+
+	at = map_at(fd, addr, len, offset);
+	CHECK(at == (void *)(uintptr_t)addr);
+	if (at == MAP_FAILED)
+		return;
+	at[0] = 1;
+	at[PAGE] = 2;
+	CHECK(mlock(at, len) == 0 && munlock(at, len) == 0);
+	CHECK(madvise(at, len, MADV_REMOVE) == -1);
+	CHECK(madvise(at, len, MADV_FREE) == -1);
+	CHECK(madvise(at, len, MADV_DODUMP) == -1);
+	/* Neither doubled nor longer; elsewhere it is the same memory. */
+	CHECK(mremap(at, 0, len, MREMAP_MAYMOVE) == MAP_FAILED);
+	CHECK(mremap(at, len, 2 * len, MREMAP_MAYMOVE) == MAP_FAILED);
+	moved = mremap(at, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at + len);
+	CHECK(moved == at + len && moved[PAGE] == 2);
+	CHECK(mprotect(moved, PAGE, PROT_NONE) == 0 && !readable(moved));
+	CHECK(mprotect(moved, PAGE, PROT_READ) == 0 && moved[0] == 1);
+
+	/* Who insists shares it with a child; it is ordinary memory there, too. */
+	CHECK(madvise(moved, len, MADV_DOFORK) == 0);
+	child = fork();
+	if (!child) {
+		moved[PAGE]++;
+		_exit(0);
+	}
+	CHECK(waitpid(child, &status, 0) == child && status == 0);
+	CHECK(moved[PAGE] == 3);
+
+	/* What was given away is not filled in again; another mapping still has it. */
+	CHECK(madvise(moved + PAGE, PAGE, MADV_DONTNEED) == 0);
+	CHECK(!readable(moved + PAGE));
+	at = map_at(fd, addr, len, offset);
+	CHECK(at[PAGE] == 3);
+	munmap(moved, len);
+	munmap(at, len);
+	CHECK(free_at(fd, addr) == 0);
+}
+
+/* A duplicate is the same file; the session stays as long as one of them. */
+static void test_dup(int fd, uint64_t window)
+{
+	uint64_t addr = window + (4ULL << 30), offset;
+	int other = dup(fd);
+
+	CHECK(other >= 0 && other != fd);
+	CHECK(alloc_at(other, addr, PAGE, 0, &offset) == 0);
+	FAILS(EEXIST, alloc_at(fd, addr, PAGE, 0, NULL));
+	close(other);
+	FAILS(EBADF, free_at(other, addr));
+	CHECK(map_at(fd, addr, PAGE, offset) == (void *)(uintptr_t)addr);
+	munmap((void *)(uintptr_t)addr, PAGE);
 	CHECK(free_at(fd, addr) == 0);
 }
 
@@ -440,6 +388,66 @@ static void test_wait(int fd)
 	CHECK(waiter.err == EINTR);
 }
 
+/* poll() on a device that has nothing to say sleeps for as long as it was told to. */
+static void test_idle_poll(int fd)
+{
+	const uint64_t end = now_ns() + 500000000;
+	struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+	unsigned int returns = 0;
+
+	for (uint64_t now = now_ns(); now < end; now = now_ns()) {
+		struct vgpu_wait wait = { .deadline_ns = 1 };
+
+		if (poll(&pollfd, 1, (end - now) / 1000000 + 1) > 0)
+			ioctl(fd, VGPU_IOC_WAIT, &wait);
+		returns++;
+	}
+	/* Once, but for an event or two that were on their way. */
+	if (returns > 5)
+		printf("poll() of an idle device returned %u times\n", returns);
+	CHECK(returns <= 5);
+}
+
+#define RING_LEN	((4 + 64 + 256) * 1024ULL)
+
+/* The host ends a session whose ring makes no sense: who sleeps is woken, and told. */
+static void test_lost_session(const struct vgpu_info *info)
+{
+	int fd = xopen();
+	uint64_t window = open_session(fd, info), at = window + AREA_LEN, offset;
+	struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+	struct vgpu_open again = { .windows_len = 1, .windows = { window } };
+	struct vgpu_ring ring = { .addr = at };
+	struct vgpu_wait wait = { .deadline_ns = 1 };
+	_Atomic int *status = (void *)(uintptr_t)window;
+	_Atomic uint32_t *waiters = (void *)(uintptr_t)(window + 128);
+	_Atomic uint64_t *head = (void *)(uintptr_t)at;
+	uint32_t doorbell = 0;
+
+	CHECK(alloc_at(fd, at, RING_LEN, 0, &offset) == 0);
+	CHECK(map_at(fd, at, RING_LEN, offset) == (void *)(uintptr_t)at);
+	CHECK(ioctl(fd, VGPU_IOC_RING_CREATE, &ring) == 0);
+	/* One with a ring in it stays. */
+	FAILS(EINVAL, free_at(fd, at));
+	CHECK(poll(&pollfd, 1, 0) == 0 || ioctl(fd, VGPU_IOC_WAIT, &wait) == 0);
+
+	*waiters = 1;
+	*head = 1ULL << 40;
+	CHECK(ioctl(fd, VGPU_IOC_DOORBELL, &doorbell) == 0);
+	while (!*status)
+		CHECK(poll(&pollfd, 1, 60000) == 1);
+	FAILS(ENODEV, alloc_at(fd, window + (1ULL << 30), PAGE, 0, NULL));
+	CHECK(poll(&pollfd, 1, -1) == 1 && pollfd.revents == (POLLHUP | POLLERR));
+	FAILS(ENODEV, ioctl(fd, VGPU_IOC_WAIT, &wait));
+	FAILS(ENODEV, ioctl(fd, VGPU_IOC_DOORBELL, &doorbell));
+	FAILS(ENODEV, free_at(fd, at));
+	FAILS(EBUSY, ioctl(fd, VGPU_IOC_OPEN, &again));
+	CHECK(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, window) == MAP_FAILED &&
+	      errno == ENODEV);
+	munmap((void *)(uintptr_t)window, info->window_len);
+	close(fd);
+}
+
 /* Two files of one process are two sessions; the end of one leaves the other. */
 static void test_two_files(const struct vgpu_info *info)
 {
@@ -472,10 +480,14 @@ int main(void)
 	test_alloc_args(fd, &info, window);
 	test_too_much(fd, &info, window);
 	test_mmap(fd, window);
+	test_mapping_tricks(fd, window);
+	test_dup(fd, window);
 	test_direct_io(fd, window);
 	test_fork(window);
 	test_rings(fd, &info, window);
 	test_wait(fd);
+	test_idle_poll(fd);
+	test_lost_session(&info);
 	test_two_files(&info);
 	test_double_open(fd, window);
 	munmap((void *)(uintptr_t)window, AREA_LEN);
