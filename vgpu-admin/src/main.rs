@@ -34,9 +34,9 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("vgpu-admin: {}", failure.message);
+            note(&format!("vgpu-admin: {}", failure.message));
             if let Some(hint) = &failure.hint {
-                eprintln!("hint: {hint}");
+                note(&format!("hint: {hint}"));
             }
             if arguments.json {
                 tell_json(&failure);
@@ -119,6 +119,11 @@ fn tell_json(failure: &Failure) {
 /// Tells the person or the program that asked.
 fn say(arguments: &Arguments, told: &Told<'_>, text: impl FnOnce() -> String) -> Result<(), Failure> {
     print(&if arguments.json { told.json(true) } else { text() })
+}
+
+/// Writes a line to the standard error. Nobody need read it.
+fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Writes to the standard output. Whoever reads it may stop doing so.
@@ -230,7 +235,7 @@ fn watch(arguments: &Arguments, interval: Duration) -> Result<(), Failure> {
             std::thread::sleep(interval);
             match Client::connect(&arguments.socket).and_then(|client| client.status()) {
                 Ok(status) => break status,
-                Err(failure) => eprintln!("vgpu-admin: {}; trying again", failure.message),
+                Err(failure) => note(&format!("vgpu-admin: {}; trying again", failure.message)),
             }
         };
     }
@@ -261,7 +266,7 @@ fn check(arguments: &Arguments, file: &Path, offline: bool) -> Result<(), Failur
         gpus_compared: compared,
     };
     if !compared && !offline {
-        eprintln!("note: vgpud cannot be reached, so the GPUs were not compared with the host's");
+        note("note: vgpud cannot be reached, so the GPUs were not compared with the host's");
     }
     say(arguments, &told, || {
         format!("{}: right, {}\n", file.display(), pools(map.pools.len()))

@@ -155,8 +155,7 @@ impl<'a> Step<'a> {
         }
         if !found.ranges.is_empty() {
             return Err(EditError::Refused(format!(
-                "GPU {uuid_of_it} is the last of pool {pool}, which has VMs ({}): assign another GPU first, or unregister \
-                 the VMs",
+                "pool {pool} has {} and no other GPU than {uuid_of_it}: assign another one first, or unregister the VMs",
                 list(&found.ranges)
             )));
         }
@@ -186,7 +185,7 @@ impl<'a> Step<'a> {
             let moved = list(&theirs);
             if !move_from_other {
                 return Err(EditError::Refused(format!(
-                    "{moved} belongs to pool {}; a VM belongs to one pool",
+                    "{moved}: in pool {} already; a VM belongs to one pool",
                     other.name
                 )));
             }
@@ -217,7 +216,7 @@ impl<'a> Step<'a> {
             }
         }
         if changes.is_empty() {
-            return Err(EditError::NotFound(format!("{} is in no pool", list(&[vms]))));
+            return Err(EditError::NotFound(format!("{}: in no pool", list(&[vms]))));
         }
         for vm in map.vms_with_settings().filter(|vm| vms.contains(*vm)) {
             document.remove_vm(vm);
@@ -229,7 +228,7 @@ impl<'a> Step<'a> {
     fn must_have_pools(&self, vms: VmRange) -> Result<(), EditError> {
         let without = vms.iter().find(|vm| self.map.pool_of(*vm).is_none());
         match without {
-            Some(vm) => Err(EditError::NotFound(format!("VM {vm} is in no pool"))),
+            Some(vm) => Err(EditError::NotFound(format!("VM {vm}: in no pool"))),
             None => Ok(()),
         }
     }
@@ -342,8 +341,9 @@ fn check(vms: VmRange, settings: &VmSettings) -> Result<(), EditError> {
     within("aging_ms", settings.aging_ms, MS_MAX)
 }
 
-/// "VM 3", "VM 1-7", "VM 1-7, 9".
+/// "VM 3", "VMs 1-7", "VMs 1-7, 9".
 fn list(ranges: &[VmRange]) -> String {
+    let one = ranges.iter().map(|range| range.count()).sum::<u64>() == 1;
     let ranges: Vec<String> = ranges.iter().map(VmRange::to_string).collect();
-    format!("VM {}", ranges.join(", "))
+    format!("{} {}", if one { "VM" } else { "VMs" }, ranges.join(", "))
 }

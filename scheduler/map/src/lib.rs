@@ -22,9 +22,9 @@ use vgpu_sched_api::messages::Priority;
 use vgpu_sched_core::Config;
 
 /// The priority of a VM that has none of its own.
-const DEFAULT_PRIORITY: Priority = Priority::Medium;
+pub const DEFAULT_PRIORITY: Priority = Priority::Medium;
 /// The weight of a VM that has none of its own.
-const DEFAULT_WEIGHT: u32 = 1;
+pub const DEFAULT_WEIGHT: u32 = 1;
 /// How long a VM that has no aging of its own waits, in milliseconds, before it counts as of the level above.
 const DEFAULT_AGING_MS: u64 = 1_000;
 /// Stands for every GPU of the host in a pool's list.

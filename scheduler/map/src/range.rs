@@ -55,7 +55,7 @@ impl VmRange {
     }
 
     /// Those that are not in the other: up to two ranges, in rising order.
-    pub(crate) fn without(self, other: Self) -> Vec<Self> {
+    pub fn without(self, other: Self) -> Vec<Self> {
         let Some(both) = self.and(other) else {
             return vec![self];
         };

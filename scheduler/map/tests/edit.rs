@@ -105,10 +105,10 @@ weight = 4
         "pool A: new, with GPU GPU-00000000-0000-0000-0000-00000000000a",
         "pool B: new, with GPU GPU-00000000-0000-0000-0000-00000000000b",
         "pool A: gets GPU GPU-00000000-0000-0000-0000-00000000000c",
-        "VM 1-6: in pool A",
-        "VM 8-20: in pool B",
+        "VMs 1-6: in pool A",
+        "VMs 8-20: in pool B",
         "VM 7: in pool A",
-        "VM 1-2: priority high, was medium",
+        "VMs 1-2: priority high, was medium",
         "VM 7: from pool A to pool B",
         "VM 7: priority low, was medium",
         "VM 7: weight 4, was 1",
@@ -186,7 +186,7 @@ fn pretty(found: &str, expected: &str) {
 fn a_pool_goes_with_its_last_gpu_unless_it_has_vms() {
     let refused = apply(COMMENTED, &[unassign("0", "A")], &resolve).unwrap_err();
     assert!(
-        matches!(&refused, EditError::Refused(why) if why.contains("VM 1-7, 9, 12-20")),
+        matches!(&refused, EditError::Refused(why) if why.contains("VMs 1-7, 9, 12-20")),
         "{refused}"
     );
     let edited = apply(COMMENTED, &[unassign("1", "B")], &resolve).unwrap();
@@ -220,8 +220,8 @@ fn what_cannot_be_is_refused() {
         (assign("7", "A"), "there is no GPU 7"),
         (unassign("7", "B"), "\"all\""),
         (register("9", "C"), "there is no pool C: there is A, B"),
-        (unregister("9-12"), "VM 9-12 is in no pool"),
-        (set("7-9", weight(2)), "VM 9 is in no pool"),
+        (unregister("9-12"), "VMs 9-12: in no pool"),
+        (set("7-9", weight(2)), "VM 9: in no pool"),
     ];
     for (edit, part) in not_found {
         let error = apply(all, std::slice::from_ref(&edit), &resolve).unwrap_err();
@@ -232,7 +232,7 @@ fn what_cannot_be_is_refused() {
     let refused = [
         (assign("0", ""), "cannot be empty"),
         (assign("0", "a\nb"), "without control characters"),
-        (register("7-8", "A"), "VM 8 belongs to pool B"),
+        (register("7-8", "A"), "VM 8: in pool B already"),
         (register("8-7", "A"), "reversed"),
         (register("x", "A"), "expected a VM's number"),
         (set("1", weight(0)), "weight = 0: expected a number from 1 to 100"),
