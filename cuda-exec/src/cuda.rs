@@ -98,6 +98,9 @@ functions! {
     stream_create = b"cuStreamCreateWithPriority\0" (*mut Raw, u32, i32);
     stream_destroy = b"cuStreamDestroy_v2\0" (Raw);
     stream_wait_event = b"cuStreamWaitEvent\0" (Raw, Raw, u32);
+    ctx_synchronize = b"cuCtxSynchronize\0" ();
+    stream_synchronize = b"cuStreamSynchronize\0" (Raw);
+    event_synchronize = b"cuEventSynchronize\0" (Raw);
     stream_query = b"cuStreamQuery\0" (Raw);
     stream_is_capturing = b"cuStreamIsCapturing\0" (Raw, *mut i32);
     stream_begin_capture = b"cuStreamBeginCapture_v2\0" (Raw, i32);
@@ -357,8 +360,16 @@ impl Cuda {
             .position(|&option| option == JitOption::THREADS_PER_BLOCK);
         let outputs = values.len();
         let logs = [
-            (jit::CU_JIT_INFO_LOG_BUFFER, jit::CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, &mut said.info),
-            (jit::CU_JIT_ERROR_LOG_BUFFER, jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, &mut said.error),
+            (
+                jit::CU_JIT_INFO_LOG_BUFFER,
+                jit::CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES,
+                &mut said.info,
+            ),
+            (
+                jit::CU_JIT_ERROR_LOG_BUFFER,
+                jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+                &mut said.error,
+            ),
         ];
         for (buffer, size, log) in logs {
             if !log.is_empty() {
@@ -484,6 +495,18 @@ impl Cuda {
     pub fn stream_wait_event(&self, stream: Raw, event: Raw, flags: u32) -> Result<(), Code> {
         // SAFETY: see above.
         check(unsafe { (self.f.stream_wait_event)(stream, event, flags) })
+    }
+    pub fn ctx_synchronize(&self) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.ctx_synchronize)() })
+    }
+    pub fn stream_synchronize(&self, stream: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.stream_synchronize)(stream) })
+    }
+    pub fn event_synchronize(&self, event: Raw) -> Result<(), Code> {
+        // SAFETY: see above.
+        check(unsafe { (self.f.event_synchronize)(event) })
     }
     /// Whether the stream is done, if it may be asked.
     pub fn stream_query(&self, stream: Raw) -> Result<(), Code> {

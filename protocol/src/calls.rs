@@ -24,8 +24,8 @@
 //! wanted. It is answered even if the module was not loaded: `result` says so, and the blob is the information log, then the
 //! error log, as long as the answer's words say.
 //! `cuLaunchKernel`'s blob is the packed parameters. `cuEventElapsedTime` answers with the bits of an f32.
-//! `cuStreamQuery`, `cuEventQuery` and `cuStreamIsCapturing` are for sessions in which a capture is under way: whether they
-//! are allowed then, and what they do to the capture, only the host's library knows. Completion is told by fences.
+//! `cuStreamIsCapturing` and the `Query` and `Synchronize` calls are for sessions in which a capture is under way: whether
+//! they are allowed then, and what they do to the capture, only the host's library knows. Completion is told by fences.
 use crate::limits::WORDS_MAX;
 use crate::words::{Word, Words};
 
@@ -70,13 +70,15 @@ macro_rules! for_each_call {
             call 0x0121 cuModuleLoadDataEx { cuModuleLoadDataEx: 2010 } {} (image: u64, bytes: u64, module: u32, info_len: u32, error_len: u32) -> (result: i32, wall_time_bits: u32, threads: u32, info_said: u32, error_said: u32) [reply blob_in blob_out];
             call 0x0122 cuStreamIsCapturing { cuStreamIsCapturing: 10000 } { cuStreamIsCapturing_ptsz: 10000 } (stream: u64) -> (status: i32) [reply];
             call 0x0123 cuStreamQuery { cuStreamQuery: 2000 } { cuStreamQuery_ptsz: 7000 } (stream: u64) -> () [reply];
+            call 0x0124 cuCtxSynchronize { cuCtxSynchronize: 2000, cuCtxSynchronize_v2: 13000 } {} () -> () [reply];
+            call 0x0125 cuEventSynchronize { cuEventSynchronize: 2000 } {} (event: u32) -> () [reply];
+            call 0x0126 cuStreamSynchronize { cuStreamSynchronize: 2000 } { cuStreamSynchronize_ptsz: 7000 } (stream: u64) -> () [reply];
             local 0 cuCtxGetApiVersion { cuCtxGetApiVersion: 3020 } {} () -> () [];
             local 0 cuCtxGetCurrent { cuCtxGetCurrent: 4000 } {} () -> () [];
             local 0 cuCtxGetDevice { cuCtxGetDevice: 2000, cuCtxGetDevice_v2: 13000 } {} () -> () [];
             local 0 cuCtxPopCurrent { cuCtxPopCurrent_v2: 4000 } {} () -> () [];
             local 0 cuCtxPushCurrent { cuCtxPushCurrent_v2: 4000 } {} () -> () [];
             local 0 cuCtxSetCurrent { cuCtxSetCurrent: 4000 } {} () -> () [];
-            local 0 cuCtxSynchronize { cuCtxSynchronize: 2000, cuCtxSynchronize_v2: 13000 } {} () -> () [];
             local 0 cuDeviceComputeCapability { cuDeviceComputeCapability: 2000 } {} () -> () [];
             local 0 cuDeviceGet { cuDeviceGet: 2000 } {} () -> () [];
             local 0 cuDeviceGetAttribute { cuDeviceGetAttribute: 2000 } {} () -> () [];
@@ -88,7 +90,6 @@ macro_rules! for_each_call {
             local 0 cuDeviceGetUuid { cuDeviceGetUuid: 9020, cuDeviceGetUuid_v2: 11040 } {} () -> () [];
             local 0 cuDeviceTotalMem { cuDeviceTotalMem_v2: 3020 } {} () -> () [];
             local 0 cuDriverGetVersion { cuDriverGetVersion: 2020 } {} () -> () [];
-            local 0 cuEventSynchronize { cuEventSynchronize: 2000 } {} () -> () [];
             local 0 cuGetErrorName { cuGetErrorName: 6000 } {} () -> () [];
             local 0 cuGetErrorString { cuGetErrorString: 6000 } {} () -> () [];
             local 0 cuGetExportTable { cuGetExportTable: 3000 } {} () -> () [];
@@ -110,7 +111,6 @@ macro_rules! for_each_call {
             local 0 cuModuleGetLoadingMode { cuModuleGetLoadingMode: 11070 } {} () -> () [];
             local 0 cuModuleLoad { cuModuleLoad: 2000 } {} () -> () [];
             local 0 cuModuleLoadFatBinary { cuModuleLoadFatBinary: 2000 } {} () -> () [];
-            local 0 cuStreamSynchronize { cuStreamSynchronize: 2000 } { cuStreamSynchronize_ptsz: 7000 } () -> () [];
             none 0 cuArray3DCreate { cuArray3DCreate_v2: 3020 } {} () -> () [];
             none 0 cuArray3DGetDescriptor { cuArray3DGetDescriptor_v2: 3020 } {} () -> () [];
             none 0 cuArrayCreate { cuArrayCreate_v2: 3020 } {} () -> () [];

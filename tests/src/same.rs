@@ -157,7 +157,8 @@ mod tests {
     fn a_difference_is_told_and_what_the_native_library_did_not_survive_is_not() {
         let theirs = "a: f() = SUCCESS\na: g() = INVALID_VALUE\nb: h() = SUCCESS\nb: killed by a signal\n";
         assert_eq!(compare(theirs, theirs), "");
-        let survived = "a: f() = SUCCESS\na: g() = INVALID_VALUE\nb: h() = SUCCESS\nb: i() = SUCCESS\nb: end\n";
+        let survived =
+            "a: f() = SUCCESS\na: g() = INVALID_VALUE\nb: h() = SUCCESS\nb: i() = SUCCESS\nb: end\n";
         assert_eq!(compare(theirs, survived), "");
         let other = survived.replace("g() = INVALID_VALUE", "g() = SUCCESS");
         assert!(compare(theirs, &other).contains("- a: g() = INVALID_VALUE\n+ a: g() = SUCCESS\n"));

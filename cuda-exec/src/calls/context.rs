@@ -3,7 +3,7 @@ use super::BAD_HANDLE;
 use crate::cuda;
 use crate::dispatch::Handle;
 use crate::ring::{Consumer, Failure};
-use vgpu_protocol::calls::{cuCtxCreate, cuCtxDestroy, cuThreadExchangeStreamCaptureMode};
+use vgpu_protocol::calls::{cuCtxCreate, cuCtxDestroy, cuCtxSynchronize, cuThreadExchangeStreamCaptureMode};
 use vgpu_protocol::result;
 use vgpu_protocol::ring::RingError;
 
@@ -70,6 +70,19 @@ impl Handle for cuCtxDestroy::Call {
             session.cuda.mem_free(pointer)?;
         }
         Ok(cuCtxDestroy::Out {})
+    }
+}
+
+impl Handle for cuCtxSynchronize::Call {
+    fn handle(
+        ring: &mut Consumer,
+        _: cuCtxSynchronize::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuCtxSynchronize::Out, Failure> {
+        let _context = ring.context()?;
+        ring.session.cuda.ctx_synchronize()?;
+        Ok(cuCtxSynchronize::Out {})
     }
 }
 

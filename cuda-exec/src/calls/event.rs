@@ -4,7 +4,7 @@ use crate::dispatch::Handle;
 use crate::handles::Event;
 use crate::ring::{Consumer, Failure};
 use vgpu_protocol::calls::{
-    cuEventCreate, cuEventDestroy, cuEventElapsedTime, cuEventQuery, cuEventRecord,
+    cuEventCreate, cuEventDestroy, cuEventElapsedTime, cuEventQuery, cuEventRecord, cuEventSynchronize,
 };
 use vgpu_protocol::limits::STREAMS_MAX;
 use vgpu_protocol::result;
@@ -98,11 +98,34 @@ impl Handle for cuEventQuery::Call {
         _: &[u8],
         _: &mut Vec<u8>,
     ) -> Result<cuEventQuery::Out, Failure> {
-        let event = ring.session.objects.events.get(arguments.event).ok_or(BAD_HANDLE)?;
+        let event = ring
+            .session
+            .objects
+            .events
+            .get(arguments.event)
+            .ok_or(BAD_HANDLE)?;
         match ring.session.cuda.event_query(event.raw?)? {
             true => Ok(cuEventQuery::Out {}),
             false => Err(result::NOT_READY.into()),
         }
+    }
+}
+
+impl Handle for cuEventSynchronize::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuEventSynchronize::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuEventSynchronize::Out, Failure> {
+        let event = ring
+            .session
+            .objects
+            .events
+            .get(arguments.event)
+            .ok_or(BAD_HANDLE)?;
+        ring.session.cuda.event_synchronize(event.raw?)?;
+        Ok(cuEventSynchronize::Out {})
     }
 }
 

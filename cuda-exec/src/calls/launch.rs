@@ -30,7 +30,9 @@ impl Handle for cuLaunchKernel::Call {
             shared: a.shared,
         };
         ring.submit(&stream, cuLaunchKernel::Call::CALL.turn, |raw| {
-            session.cuda.launch_kernel(function.raw, grid, raw, &params, blob.len())
+            session
+                .cuda
+                .launch_kernel(function.raw, grid, raw, &params, blob.len())
         })?;
         Ok(cuLaunchKernel::Out {})
     }

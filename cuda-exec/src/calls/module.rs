@@ -7,7 +7,8 @@ use crate::image::Image;
 use crate::ring::{Consumer, Failure};
 use std::ffi::CString;
 use vgpu_protocol::calls::{
-    cuFuncGetAttribute, cuModuleGetFunction, cuModuleGetGlobal, cuModuleLoadData, cuModuleLoadDataEx, cuModuleUnload,
+    cuFuncGetAttribute, cuModuleGetFunction, cuModuleGetGlobal, cuModuleLoadData, cuModuleLoadDataEx,
+    cuModuleUnload,
 };
 use vgpu_protocol::limits::{
     JIT_LOG_LEN_MAX, JIT_OPTIONS_MAX, KERNEL_PARAMS_LEN_MAX, MODULE_LEN_MAX, NAME_LEN_MAX, REPLY_LEN_MAX,
@@ -48,7 +49,10 @@ fn load(
         let range = view.host(image, bytes).ok_or(result::INVALID_VALUE)?;
         session.images.take(&range).map_err(|error| {
             log::error!("copying a module image of {bytes} bytes: {error}");
-            result::OPERATING_SYSTEM
+            match error.kind() {
+                std::io::ErrorKind::OutOfMemory => result::OUT_OF_MEMORY,
+                _ => result::OPERATING_SYSTEM,
+            }
         })?
     };
     let context = ring.context()?;

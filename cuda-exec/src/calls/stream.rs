@@ -6,8 +6,8 @@ use crate::handles::Stream;
 use crate::ring::{Consumer, Failure};
 use std::sync::PoisonError;
 use vgpu_protocol::calls::{
-    cuStreamBeginCapture, cuStreamCreate, cuStreamDestroy, cuStreamEndCapture, cuStreamIsCapturing, cuStreamQuery,
-    cuStreamWaitEvent,
+    cuStreamBeginCapture, cuStreamCreate, cuStreamDestroy, cuStreamEndCapture, cuStreamIsCapturing,
+    cuStreamQuery, cuStreamSynchronize, cuStreamWaitEvent,
 };
 use vgpu_protocol::result;
 use vgpu_protocol::ring::RingError;
@@ -183,6 +183,19 @@ impl Handle for cuStreamQuery::Call {
         let stream = answered(ring.stream(cuStreamQuery::OP, arguments.stream))?;
         ring.session.cuda.stream_query(stream.raw()?)?;
         Ok(cuStreamQuery::Out {})
+    }
+}
+
+impl Handle for cuStreamSynchronize::Call {
+    fn handle(
+        ring: &mut Consumer,
+        arguments: cuStreamSynchronize::In,
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<cuStreamSynchronize::Out, Failure> {
+        let stream = answered(ring.stream(cuStreamSynchronize::OP, arguments.stream))?;
+        ring.session.cuda.stream_synchronize(stream.raw()?)?;
+        Ok(cuStreamSynchronize::Out {})
     }
 }
 

@@ -51,6 +51,9 @@ struct Objects {
     functions: HashMap<u32, String>,
     /// Capturing streams, by word, with the records of their capture.
     captures: HashMap<u64, Vec<Captured>>,
+    /// Streams that take part in a capture, by word, and events recorded there, with the word of the stream that it began on.
+    capturing: HashMap<u64, u64>,
+    captured_events: HashMap<u32, u64>,
     graphs: HashMap<u32, Vec<Captured>>,
     execs: HashMap<u32, Vec<Captured>>,
     /// Streams, by id; those whose creation failed are kept out.
@@ -369,13 +372,14 @@ impl Consumer {
                     .retain(|&s| u64::from(s) != words[0]);
             }
             calls::cuStreamBeginCapture::OP => {
-                crate::lock(&self.host.objects)
-                    .captures
-                    .insert(words[0], Vec::new());
+                let mut objects = crate::lock(&self.host.objects);
+                objects.captures.insert(words[0], Vec::new());
+                objects.capturing.insert(words[0], words[0]);
             }
             calls::cuStreamEndCapture::OP => {
                 let mut objects = crate::lock(&self.host.objects);
                 let captured = objects.captures.remove(&words[0]).ok_or(result::ILLEGAL_STATE)?;
+                objects.capturing.retain(|_, origin| *origin != words[0]);
                 objects.graphs.insert(words[1] as u32, captured);
             }
             calls::cuGraphInstantiateWithFlags::OP => {
@@ -399,6 +403,33 @@ impl Consumer {
             calls::cuEventRecord::OP if words[3] != 0 => {
                 self.check_stream(words[1])?;
                 self.fence(words[2], words[3]);
+            }
+            calls::cuEventRecord::OP => {
+                let mut objects = crate::lock(&self.host.objects);
+                if let Some(&origin) = objects.capturing.get(&words[1]) {
+                    objects.captured_events.insert(words[0] as u32, origin);
+                }
+            }
+            calls::cuStreamWaitEvent::OP => {
+                let mut objects = crate::lock(&self.host.objects);
+                if let Some(&origin) = objects.captured_events.get(&(words[1] as u32)) {
+                    objects.capturing.insert(words[0], origin);
+                }
+            }
+            calls::cuStreamIsCapturing::OP => {
+                let objects = crate::lock(&self.host.objects);
+                out.0.push(objects.capturing.contains_key(&words[0]).into());
+            }
+            calls::cuStreamQuery::OP | calls::cuStreamSynchronize::OP => {
+                if crate::lock(&self.host.objects).capturing.contains_key(&words[0]) {
+                    return Err(result::STREAM_CAPTURE_UNSUPPORTED);
+                }
+            }
+            calls::cuEventQuery::OP | calls::cuEventSynchronize::OP => {
+                let objects = crate::lock(&self.host.objects);
+                if objects.captured_events.contains_key(&(words[0] as u32)) {
+                    return Err(result::CAPTURED_EVENT);
+                }
             }
             calls::cuEventElapsedTime::OP => out.0.push(u64::from(1.5f32.to_bits())),
             _ => {

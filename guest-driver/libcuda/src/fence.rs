@@ -6,6 +6,7 @@ use crate::thread::Thread;
 use crate::wait::Wake;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use vgpu_protocol::calls;
 use vgpu_protocol::result::{self, Code};
 
 /// How much longer than its context's error a fence may take.
@@ -79,9 +80,16 @@ impl Session {
 impl Call {
     /// Waits for a stream, then takes what failed before. A capturing stream cannot be waited for.
     pub fn synchronize_stream(&self, stream: &Stream) -> Result<(), Code> {
-        refuse_capture(stream)?;
-        let point = self.session.fence(self.thread, stream)?;
-        self.session.wait_for(self.thread, stream.context, point)?;
+        let refused = refuse_capture(stream);
+        if refused.is_ok() {
+            let point = self.session.fence(self.thread, stream)?;
+            self.session.wait_for(self.thread, stream.context, point)?;
+        }
+        if self.session.captures.any() {
+            let arguments = calls::cuStreamSynchronize::In { stream: stream.word };
+            self.ask::<calls::cuStreamSynchronize::Call>(stream.context, arguments)?;
+        }
+        refused?;
         self.take_errors(stream.context)
     }
 

@@ -2,7 +2,7 @@
 use crate::area::Area;
 use crate::lock;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use vgpu_protocol::ring::GpuInfo;
 use vgpu_protocol::words::KernelParam;
@@ -157,6 +157,45 @@ impl Stream {
     pub fn bury(&self, area: &Area) {
         self.dead.store(true, Ordering::Release);
         area.set_fence(self.slot, lock(&self.fenced).sequence);
+    }
+}
+
+/// The captures that began and have not ended.
+#[derive(Default)]
+pub struct Captures {
+    /// The slot of the stream that each began on, by its number.
+    open: Mutex<HashMap<u64, u32>>,
+    /// How many there are.
+    count: AtomicUsize,
+    /// The last one's number.
+    last: AtomicU64,
+}
+
+impl Captures {
+    /// Whether there is any.
+    pub fn any(&self) -> bool {
+        self.count.load(Ordering::Acquire) != 0
+    }
+
+    /// One began on the stream with this slot: its number.
+    pub fn began(&self, slot: u32) -> u64 {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut open = lock(&self.open);
+        open.insert(number, slot);
+        self.count.store(open.len(), Ordering::Release);
+        number
+    }
+
+    /// One ended.
+    pub fn ended(&self, number: u64) {
+        let mut open = lock(&self.open);
+        open.remove(&number);
+        self.count.store(open.len(), Ordering::Release);
+    }
+
+    /// Whether a capture began on the stream with this slot.
+    pub fn began_on(&self, number: u64, slot: u32) -> bool {
+        lock(&self.open).get(&number) == Some(&slot)
     }
 }
 
@@ -321,6 +360,29 @@ pub struct Function {
     pub params_len: usize,
     /// Attributes that were asked for.
     pub attributes: Mutex<HashMap<i32, i32>>,
+    /// Launches that the host is known to take.
+    pub proven: Proven,
+}
+
+/// The most threads per block and the most dynamic shared memory of a kernel with which the host has taken a launch. What it
+/// takes beyond that depends on the kernel's code and the device, so such a launch is asked for an answer, and the limits follow.
+#[derive(Default)]
+pub struct Proven {
+    threads: AtomicU32,
+    shared: AtomicU32,
+}
+
+impl Proven {
+    /// Whether a launch like this one is known to be taken.
+    pub fn covers(&self, threads: u32, shared: u32) -> bool {
+        threads <= self.threads.load(Ordering::Relaxed) && shared <= self.shared.load(Ordering::Relaxed)
+    }
+
+    /// A launch like this one was taken.
+    pub fn learn(&self, threads: u32, shared: u32) {
+        self.threads.fetch_max(threads, Ordering::Relaxed);
+        self.shared.fetch_max(shared, Ordering::Relaxed);
+    }
 }
 
 /// A graph, or an executable graph.

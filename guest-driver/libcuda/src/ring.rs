@@ -143,7 +143,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Writes a call and waits for its answer; `blob` receives the answer's blob.
+    /// Writes a call and waits for its answer, which any call may be asked for; `answer_blob` receives the answer's blob.
     pub fn call<C: Wire>(
         &self,
         session: &Session,
@@ -153,7 +153,6 @@ impl Ring {
         blob: &[u8],
         answer_blob: &mut Vec<u8>,
     ) -> Result<C::Out, Code> {
-        debug_assert!(C::CALL.reply);
         let mut words = [0; WORDS_MAX];
         arguments.put(&mut words);
         let record = Record {

@@ -3,7 +3,7 @@ use crate::area::{Area, Shared};
 use crate::arena::{ALIGN, Arena};
 use crate::handles::{Entry, Table};
 use crate::host_functions::HostFunctions;
-use crate::objects::{Context, Event, Function, Graph, Module, Stream};
+use crate::objects::{Captures, Context, Event, Function, Graph, Module, Stream};
 use crate::ring::{Caller, Rings};
 use crate::staging::Staging;
 use crate::thread::Thread;
@@ -28,6 +28,8 @@ use zerocopy::FromBytes;
 pub struct Pinned {
     /// Bytes.
     pub len: u64,
+    /// The context that it goes with.
+    pub context: u32,
     /// The flags it was allocated with.
     pub flags: u32,
 }
@@ -75,8 +77,8 @@ pub struct Session {
     pub graphs: Table<Graph>,
     /// Executable graphs.
     pub graph_execs: Table<Graph>,
-    /// Captures begun so far.
-    pub captures: AtomicU64,
+    /// Captures of streams.
+    pub captures: Captures,
     /// Pinned memory, by address.
     pub pinned: RwLock<BTreeMap<u64, Pinned>>,
     /// Device memory, by address.
@@ -178,7 +180,7 @@ impl Session {
             functions: Table::new(5, 0, OBJECTS_MAX),
             graphs: Table::new(6, 0, OBJECTS_MAX),
             graph_execs: Table::new(7, 0, OBJECTS_MAX),
-            captures: AtomicU64::new(0),
+            captures: Captures::default(),
             pinned: RwLock::new(BTreeMap::new()),
             device_memory: RwLock::new(BTreeMap::new()),
             staging: Staging::default(),
@@ -288,6 +290,18 @@ impl Session {
         (addr < start + memory.len && end <= start + memory.len).then_some((start, memory))
     }
 
+    /// Frees the pinned memory that goes with a context, whose work is done.
+    pub fn free_pinned_of(&self, context: u32) {
+        let mut pinned = self.pinned.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = pinned.extract_if(.., |_, memory| memory.context == context);
+        let gone: Vec<_> = gone.collect();
+        drop(pinned);
+        for (addr, memory) in gone {
+            // What the host does not give back stays reserved.
+            let _ = self.free(addr, memory.len);
+        }
+    }
+
     /// Takes a fence slot, which also is a stream's id: one whose last fence has arrived, so that no late one of its
     /// former owner can be taken for the new one's.
     pub fn reserve_slot(&self) -> Result<(u32, u64), Code> {
@@ -380,12 +394,16 @@ impl Call {
         }
     }
 
-    /// Makes a call that asks for no answer, in this context.
+    /// Makes a call that needs no answer, in this context. While a capture is under way it is asked for one all the same:
+    /// what a capture forbids is refused by the call itself.
     pub fn submit<C: Wire>(&self, context: u32, arguments: C::In) -> Result<(), Code> {
+        if self.session.captures.any() {
+            return self.ask::<C>(context, arguments).map(drop);
+        }
         self.submit_with::<C>(context, arguments, 0, |_| ())
     }
 
-    /// The same with a blob of `blob_len` bytes, which `fill` writes.
+    /// Makes a call that asks for no answer, with a blob of `blob_len` bytes, which `fill` writes.
     pub fn submit_with<C: Wire>(
         &self,
         context: u32,

@@ -77,6 +77,12 @@ fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
         return Err(result::INVALID_CONTEXT);
     }
     session.contexts.remove(entry.handle());
+    for stream in entry.streams.all() {
+        let capture = stream.capture();
+        if session.captures.began_on(capture, stream.slot) {
+            session.captures.ended(capture);
+        }
+    }
     for stream in entry.streams.all().into_iter().chain([entry.legacy.clone()]) {
         stream.bury(&session.area);
         if stream.kind == StreamKind::Legacy || stream.kind == StreamKind::PerThread {
@@ -101,6 +107,7 @@ fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
     session
         .device_memory()
         .retain(|_, memory| memory.context != entry.id);
+    session.free_pinned_of(entry.id);
     let _ = session.area.take_error(entry.id);
     lock(&entry.retired).clear();
     session.contexts.release(entry.id);
@@ -116,8 +123,8 @@ fn device(call: &Call, place: Out<CUdevice>, context: CUcontext) -> Result<(), C
 }
 
 fn synchronize(call: &Call, context: &Context) -> Result<(), Code> {
-    if context.streams.blocking_capture() {
-        return Err(result::STREAM_CAPTURE_UNSUPPORTED);
+    if call.session.captures.any() {
+        call.ask::<calls::cuCtxSynchronize::Call>(context.id, calls::cuCtxSynchronize::In {})?;
     }
     call.session.synchronize(call.thread, context)?;
     call.take_errors(context.id)

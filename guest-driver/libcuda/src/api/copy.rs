@@ -2,12 +2,12 @@
 use super::cuda_pairs;
 use crate::abi::{CUdeviceptr, CUstream, Host};
 use crate::fence::refuse_capture;
-use crate::objects::{Context, Point, Stream};
+use crate::objects::{Point, Stream};
 use crate::session::{Call, NullStream};
 use crate::staging::{CHUNK_LEN, DEPTH, Lease};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use vgpu_protocol::calls::{cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync};
+use vgpu_protocol::calls::{Wire, cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync};
 use vgpu_protocol::result::{self, Code};
 
 /// One side of a copy between unlike memories: what kind of host memory it is.
@@ -17,19 +17,21 @@ enum HostKind {
 }
 
 /// A copy's stream and whether the call returns only when it is done.
-struct Job<'a> {
+struct Job {
     call: Call,
-    context: &'a Context,
     stream: Arc<Stream>,
     sync: bool,
+    /// The stream is not the current context's: the host says whether it may be used.
+    foreign: bool,
 }
 
-impl Job<'_> {
+impl Job {
     fn host_kind(&self, host: Host, len: usize) -> Result<HostKind, Code> {
-        if host.is_null() {
+        let session = self.call.session;
+        // Nothing of this process lies where the device's memory does.
+        if host.is_null() || session.is_device(host.addr()) {
             return Err(result::INVALID_VALUE);
         }
-        let session = self.call.session;
         if session.find_pinned(host.addr(), len as u64).is_some() {
             Ok(HostKind::Pinned)
         } else if session.is_in_arena(host.addr()) {
@@ -51,32 +53,34 @@ impl Job<'_> {
         }
     }
 
-    fn submit_to_device(&self, to: u64, from: u64, bytes: u64) -> Result<(), Code> {
-        let stream = self.stream.word;
-        let arguments = cuMemcpyHtoDAsync::In {
-            to,
-            from,
-            bytes,
-            stream,
-        };
-        self.call
-            .submit::<cuMemcpyHtoDAsync::Call>(self.context.id, arguments)?;
+    fn submit<C: Wire>(&self, arguments: C::In) -> Result<(), Code> {
+        if self.foreign {
+            self.call.ask::<C>(self.stream.context, arguments)?;
+        } else {
+            self.call.submit::<C>(self.stream.context, arguments)?;
+        }
         self.stream.did_submit();
         Ok(())
     }
 
-    fn submit_to_host(&self, to: u64, from: u64, bytes: u64) -> Result<(), Code> {
+    fn submit_to_device(&self, to: u64, from: u64, bytes: u64) -> Result<(), Code> {
         let stream = self.stream.word;
-        let arguments = cuMemcpyDtoHAsync::In {
+        self.submit::<cuMemcpyHtoDAsync::Call>(cuMemcpyHtoDAsync::In {
             to,
             from,
             bytes,
             stream,
-        };
-        self.call
-            .submit::<cuMemcpyDtoHAsync::Call>(self.context.id, arguments)?;
-        self.stream.did_submit();
-        Ok(())
+        })
+    }
+
+    fn submit_to_host(&self, to: u64, from: u64, bytes: u64) -> Result<(), Code> {
+        let stream = self.stream.word;
+        self.submit::<cuMemcpyDtoHAsync::Call>(cuMemcpyDtoHAsync::In {
+            to,
+            from,
+            bytes,
+            stream,
+        })
     }
 
     fn to_device(&self, to: CUdeviceptr, from: Host, len: usize) -> Result<(), Code> {
@@ -147,7 +151,7 @@ impl Job<'_> {
                 while !under_way.is_empty() {
                     self.unstage(to, under_way.pop_front())?;
                 }
-                self.call.take_errors(self.context.id)
+                self.call.take_errors(self.stream.context)
             }
         }
     }
@@ -159,9 +163,9 @@ impl Job<'_> {
         };
         let session = self.call.session;
         if let Some(point) = staged.point {
-            session.wait_for(self.call.thread, self.context.id, point)?;
+            session.wait_for(self.call.thread, self.stream.context, point)?;
             // What the host refused to copy must not be taken for what the device had.
-            self.call.take_errors(self.context.id)?;
+            self.call.take_errors(self.stream.context)?;
         }
         // SAFETY: the lease is `len` bytes of mapped memory that the device has finished writing; it is in the arena,
         // where the destination is not.
@@ -176,16 +180,12 @@ impl Job<'_> {
         }
         self.call.session.check_device(to, len as u64)?;
         self.call.session.check_device(from, len as u64)?;
-        let arguments = cuMemcpyDtoDAsync::In {
+        self.submit::<cuMemcpyDtoDAsync::Call>(cuMemcpyDtoDAsync::In {
             to,
             from,
             bytes: len as u64,
             stream: self.stream.word,
-        };
-        self.call
-            .submit::<cuMemcpyDtoDAsync::Call>(self.context.id, arguments)?;
-        self.stream.did_submit();
-        Ok(())
+        })
     }
 
     /// A copy whose direction follows from the addresses.
@@ -215,20 +215,18 @@ impl Job<'_> {
 fn copy(
     stream: Option<CUstream>,
     null: NullStream,
-    run: impl FnOnce(&Job<'_>) -> Result<(), Code>,
+    run: impl FnOnce(&Job) -> Result<(), Code>,
 ) -> Result<(), Code> {
     let call = Call::enter()?;
     let context = call.context()?;
     let sync = stream.is_none();
-    let stream = call.work_stream(&context, stream.unwrap_or(0), null)?;
-    if sync {
-        refuse_capture(&stream)?;
-    }
+    let stream = call.stream(stream.unwrap_or(0), null)?;
+    let foreign = stream.context != context.id;
     run(&Job {
         call,
-        context: &context,
         stream,
         sync,
+        foreign,
     })
 }
 

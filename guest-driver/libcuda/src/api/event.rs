@@ -59,9 +59,12 @@ cuda! {
         if flags & !(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS) != 0 {
             return Err(result::INVALID_VALUE);
         }
-        if flags & INTERPROCESS != 0 {
-            return Err(result::NOT_SUPPORTED);
+        // Times of events that other processes may open cannot be taken.
+        if flags & (INTERPROCESS | DISABLE_TIMING) == INTERPROCESS {
+            return Err(result::INVALID_VALUE);
         }
+        // Nobody can open it, since there are no handles for that.
+        let flags = flags & !INTERPROCESS;
         let session = call.session;
         let id = session.events.reserve().ok_or(result::OUT_OF_MEMORY)?;
         let arguments = calls::cuEventCreate::In { event: id, flags };
@@ -90,6 +93,10 @@ cuda! {
     fn cuEventQuery(event: CUevent) {
         let call = Call::enter()?;
         let event = find(&call, event)?;
+        if call.session.captures.any() {
+            let arguments = calls::cuEventQuery::In { event: event.id };
+            return call.ask::<calls::cuEventQuery::Call>(event.context, arguments).map(drop);
+        }
         let recorded = *lock(&event.recorded);
         let done = call.is_event_done(recorded)?;
         call.take_errors(event.context)?;
@@ -100,11 +107,14 @@ cuda! {
         let call = Call::enter()?;
         let event = find(&call, event)?;
         let recorded = *lock(&event.recorded);
-        match recorded {
-            Recorded::Never => {}
-            Recorded::At(point) => call.session.wait_for(call.thread, event.context, point)?,
-            Recorded::Captured(_) => return Err(result::CAPTURED_EVENT),
+        if let Recorded::At(point) = recorded {
+            call.session.wait_for(call.thread, event.context, point)?;
         }
+        if call.session.captures.any() {
+            let arguments = calls::cuEventSynchronize::In { event: event.id };
+            call.ask::<calls::cuEventSynchronize::Call>(event.context, arguments)?;
+        }
+        call.is_event_done(recorded)?;
         call.take_errors(event.context)
     }
 
@@ -128,15 +138,16 @@ cuda_pairs! {
         // The fence goes before the event: whatever waits for the event on the GPU then finds the number written. In a
         // capture there is none, since a graph would write it again whenever it runs.
         let capture = stream.capture();
-        let recorded = if capture == 0 {
-            refuse_capture(&stream)?;
-            Recorded::At(call.session.fence(call.thread, &stream)?)
-        } else {
-            Recorded::Captured(capture)
+        let refused = if capture == 0 { refuse_capture(&stream) } else { Ok(()) };
+        let recorded = match capture {
+            0 if refused.is_ok() => Recorded::At(call.session.fence(call.thread, &stream)?),
+            0 => Recorded::Never,
+            capture => Recorded::Captured(capture),
         };
         let arguments =
             calls::cuEventRecord::In { event: event.id, stream: stream.word, slot: stream.slot, sequence: 0 };
         call.submit::<calls::cuEventRecord::Call>(stream.context, arguments)?;
+        refused?;
         *lock(&event.recorded) = recorded;
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! Graphs that captures made, and their execution.
 use super::{cuda, cuda_pairs};
 use crate::abi::{CUgraph, CUgraphExec, CUstream, Out};
-use crate::fence::refuse_capture;
 use crate::objects::Graph;
 use crate::session::Call;
 use vgpu_protocol::calls;
@@ -49,7 +48,6 @@ cuda_pairs! {
         let stream = call.stream(stream, null)?;
         let found = call.session.graph_execs.get(exec);
         let exec = found.ok_or(result::INVALID_VALUE)?;
-        refuse_capture(&stream)?;
         let arguments = calls::cuGraphLaunch::In { exec: exec.id, stream: stream.word };
         call.submit::<calls::cuGraphLaunch::Call>(stream.context, arguments)?;
         stream.did_submit();

@@ -13,7 +13,7 @@ const DEVICEMAP: c_uint = 2;
 
 fn allocate(place: Out<usize>, bytes: usize, flags: c_uint) -> Result<(), Code> {
     let call = Call::enter()?;
-    drop(call.context()?);
+    let context = call.context()?.id;
     place.check()?;
     if bytes == 0 || flags & !FLAGS != 0 {
         return Err(result::INVALID_VALUE);
@@ -21,6 +21,7 @@ fn allocate(place: Out<usize>, bytes: usize, flags: c_uint) -> Result<(), Code> 
     let addr = call.session.alloc(bytes as u64, true)?;
     let memory = Pinned {
         len: bytes as u64,
+        context,
         flags,
     };
     let pinned = &call.session.pinned;

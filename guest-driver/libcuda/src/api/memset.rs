@@ -1,7 +1,6 @@
 //! Filling memory. The calls without a stream run on the null stream; as CUDA's, they wait only if the memory is the host's.
 use super::cuda_pairs;
 use crate::abi::{CUdeviceptr, CUstream};
-use crate::fence::refuse_capture;
 use crate::session::{Call, NullStream};
 use std::ffi::{c_uchar, c_uint, c_ushort};
 use vgpu_protocol::calls::{Wire, cuMemsetD8Async, cuMemsetD16Async, cuMemsetD32Async};
@@ -18,10 +17,7 @@ fn fill<C: Wire>(
     let call = Call::enter()?;
     let context = call.context()?;
     let sync = stream.is_none();
-    let stream = call.work_stream(&context, stream.unwrap_or(0), null)?;
-    if sync {
-        refuse_capture(&stream)?;
-    }
+    let stream = call.stream(stream.unwrap_or(0), null)?;
     if !to.is_multiple_of(align) {
         return Err(result::INVALID_VALUE);
     }
@@ -30,7 +26,11 @@ fn fill<C: Wire>(
     }
     let len = align.checked_mul(count as u64).ok_or(result::INVALID_VALUE)?;
     call.session.check_device(to, len)?;
-    call.submit::<C>(context.id, arguments(stream.word))?;
+    if stream.context == context.id {
+        call.submit::<C>(context.id, arguments(stream.word))?;
+    } else {
+        call.ask::<C>(stream.context, arguments(stream.word))?;
+    }
     stream.did_submit();
     if sync && call.session.is_in_arena(to) {
         call.synchronize_stream(&stream)?;

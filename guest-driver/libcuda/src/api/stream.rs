@@ -1,13 +1,11 @@
 //! Streams, and their capture.
 use super::{cuda, cuda_pairs};
 use crate::abi::{CUevent, CUgraph, CUstream, Out};
-use crate::fence::refuse_capture;
 use crate::lock;
 use crate::objects::{Context, Graph, Recorded, Stream, StreamKind};
 use crate::session::Call;
 use std::ffi::{c_int, c_uint};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use vgpu_protocol::calls;
 use vgpu_protocol::result::{self, Code};
 
@@ -17,9 +15,8 @@ const NON_BLOCKING: c_uint = 1;
 const WAIT_EXTERNAL: c_uint = 1;
 /// CUstreamCaptureMode: the highest, relaxed.
 const CAPTURE_MODE_MAX: c_uint = 2;
-/// CUstreamCaptureStatus.
+/// The CUstreamCaptureStatus of a stream that does not capture.
 const CAPTURE_NONE: c_int = 0;
-const CAPTURE_ACTIVE: c_int = 1;
 
 /// The context of a stream, which its program has not destroyed.
 fn context_of(call: &Call, stream: &Stream) -> Result<Arc<crate::handles::Entry<Context>>, Code> {
@@ -31,7 +28,8 @@ fn context_of(call: &Call, stream: &Stream) -> Result<Arc<crate::handles::Entry<
 }
 
 /// Ends a capture for all streams that take part in it.
-fn end_capture(context: &Context, capture: u64) {
+pub(super) fn end_capture(call: &Call, context: &Context, capture: u64) {
+    call.session.captures.ended(capture);
     for stream in context.streams.all() {
         if stream.capture() == capture {
             stream.set_capture(0);
@@ -83,6 +81,10 @@ cuda! {
                 retired.push(point);
             }
         }
+        let capture = stream.capture();
+        if call.session.captures.began_on(capture, stream.slot) {
+            end_capture(&call, &context, capture);
+        }
         let arguments = calls::cuStreamDestroy::In { stream: stream.slot };
         let destroyed = call.submit::<calls::cuStreamDestroy::Call>(stream.context, arguments);
         context.streams.retire(stream);
@@ -111,7 +113,10 @@ cuda_pairs! {
     fn cuStreamQuery / cuStreamQuery_ptsz(stream: CUstream) |null| {
         let call = Call::enter()?;
         let stream = call.stream(stream, null)?;
-        refuse_capture(&stream)?;
+        if call.session.captures.any() {
+            let arguments = calls::cuStreamQuery::In { stream: stream.word };
+            return call.ask::<calls::cuStreamQuery::Call>(stream.context, arguments).map(drop);
+        }
         let point = call.session.fence(call.thread, &stream)?;
         call.take_errors(stream.context)?;
         if call.session.is_reached(point) { Ok(()) } else { Err(result::NOT_READY) }
@@ -122,20 +127,21 @@ cuda_pairs! {
         let stream = call.stream(stream, null)?;
         let found = call.session.events.get(event);
         let event = found.ok_or(result::INVALID_HANDLE)?;
-        if flags & !WAIT_EXTERNAL != 0 {
+        // Only a graph has external events.
+        if flags & !WAIT_EXTERNAL != 0 || (flags != 0 && stream.capture() == 0) {
             return Err(result::INVALID_VALUE);
         }
         let recorded = *lock(&event.recorded);
+        let mut joins = 0;
         match recorded {
             Recorded::Never => return Ok(()),
-            Recorded::At(_) if stream.capture() == 0 => refuse_capture(&stream)?,
             Recorded::At(_) => {}
             Recorded::Captured(capture) => match stream.capture() {
                 0 if stream.kind == StreamKind::Legacy => return Err(result::STREAM_CAPTURE_IMPLICIT),
                 // It joins the capture.
                 0 => {
                     flush_before_capture(&call, &stream)?;
-                    stream.set_capture(capture);
+                    joins = capture;
                 }
                 own if own == capture => {}
                 _ => return Err(result::STREAM_CAPTURE_MERGE),
@@ -143,6 +149,9 @@ cuda_pairs! {
         }
         let arguments = calls::cuStreamWaitEvent::In { stream: stream.word, event: event.id, flags };
         call.submit::<calls::cuStreamWaitEvent::Call>(stream.context, arguments)?;
+        if joins != 0 {
+            stream.set_capture(joins);
+        }
         stream.did_submit();
         Ok(())
     }
@@ -157,13 +166,12 @@ cuda_pairs! {
         if stream.kind == StreamKind::Legacy {
             return Err(result::STREAM_CAPTURE_UNSUPPORTED);
         }
-        if stream.capture() != 0 {
-            return Err(result::ILLEGAL_STATE);
+        if stream.capture() == 0 {
+            flush_before_capture(&call, &stream)?;
         }
-        flush_before_capture(&call, &stream)?;
         let arguments = calls::cuStreamBeginCapture::In { stream: stream.word, mode };
         call.ask::<calls::cuStreamBeginCapture::Call>(context.id, arguments)?;
-        stream.set_capture(call.session.captures.fetch_add(1, Ordering::Relaxed) + 1);
+        stream.set_capture(call.session.captures.began(stream.slot));
         Ok(())
     }
 
@@ -181,13 +189,13 @@ cuda_pairs! {
         let arguments = calls::cuStreamEndCapture::In { stream: stream.word, graph: id };
         match call.ask::<calls::cuStreamEndCapture::Call>(context.id, arguments) {
             Ok(_) => {
-                end_capture(&context, capture);
+                end_capture(&call, &context, capture);
                 graph.set(session.graphs.insert(id, Graph { id, context: context.id }).handle())
             }
             Err(code) => {
                 session.graphs.release(id);
                 if !goes_on(code) {
-                    end_capture(&context, capture);
+                    end_capture(&call, &context, capture);
                     graph.set(0)?;
                 }
                 Err(code)
@@ -199,10 +207,13 @@ cuda_pairs! {
         let call = Call::enter()?;
         let stream = call.stream(stream, null)?;
         status.check()?;
-        if stream.waits_for_capture() {
-            return Err(result::STREAM_CAPTURE_IMPLICIT);
+        if stream.capture() == 0 && !stream.waits_for_capture() {
+            return status.set(CAPTURE_NONE);
         }
-        status.set(if stream.capture() == 0 { CAPTURE_NONE } else { CAPTURE_ACTIVE })
+        // An error may have ended it.
+        let arguments = calls::cuStreamIsCapturing::In { stream: stream.word };
+        let out = call.ask::<calls::cuStreamIsCapturing::Call>(stream.context, arguments)?;
+        status.set(out.status)
     }
 }
 

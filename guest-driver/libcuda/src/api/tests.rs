@@ -271,8 +271,12 @@ fn more_records_than_a_ring_holds_are_run() {
 
 #[test]
 fn a_failure_that_nobody_waited_for_is_told_once() {
-    let test = Test::start();
+    let test = Test::alone();
     let function = test.function(c"fill");
+    // A kernel's first launch is waited for.
+    assert_eq!(fill(function, 0, 0, 1, 1), result::ILLEGAL_ADDRESS);
+    ok(fill(function, 0, test.alloc(64), 1, 1));
+    ok(cuCtxSynchronize());
     ok(fill(function, 0, 0, 1, 1));
     assert_eq!(cuCtxSynchronize(), result::ILLEGAL_ADDRESS);
     ok(cuCtxSynchronize());
@@ -304,7 +308,7 @@ fn events_stand_for_points_in_streams() {
 
 #[test]
 fn a_capture_is_replayed_and_asks_for_no_fence() {
-    let test = Test::start();
+    let test = Test::alone();
     let function = test.function(c"fill");
     let pointer = test.alloc(4096);
     let stream = test.stream();
@@ -344,7 +348,7 @@ fn a_capture_is_replayed_and_asks_for_no_fence() {
 
 #[test]
 fn a_stream_joins_a_capture_through_an_event() {
-    let test = Test::start();
+    let test = Test::alone();
     let (origin, joined) = (test.stream(), test.stream());
     let mut event: CUevent = 0;
     ok(cuEventCreate(Out::to(&mut event), 2));
