@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use vgpu_protocol::limits::IMAGES_LEN_MAX;
 
 const PAGE: usize = vgpu_protocol::limits::PAGE_LEN as usize;
 
@@ -110,17 +111,49 @@ impl Drop for Image {
 pub struct Images(Mutex<HashMap<[u8; 32], Weak<Image>>>);
 
 impl Images {
-    /// The image in a range of guest memory.
+    /// Whether an image of `len` bytes may be kept beside those that are in use. Rings that load at the same time may each find
+    /// that there is room: so it is exceeded by an image per ring at most.
+    fn make_room(&self, len: u64) -> std::io::Result<()> {
+        let mut images = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        images.retain(|_, image| image.strong_count() > 0);
+        let kept = images
+            .values()
+            .filter_map(Weak::upgrade)
+            .map(|image| image.len as u64);
+        if kept.sum::<u64>() + len > IMAGES_LEN_MAX {
+            return Err(std::io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(())
+    }
+
+    /// The image in a range of guest memory. An error of kind `OutOfMemory` if there would be more of them than may be kept.
     pub fn take(&self, from: &HostRange<'_>) -> std::io::Result<Arc<Image>> {
+        self.make_room(from.len())?;
         let image = Image::copy(from)?;
         let hash: [u8; 32] = Sha256::digest(image.bytes()).into();
         let mut images = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = images.get(&hash).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        images.retain(|_, image| image.strong_count() > 0);
         let image = Arc::new(image);
         images.insert(hash, Arc::downgrade(&image));
         Ok(image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_in_use_count_and_others_do_not() {
+        let images = Images::default();
+        let image = Arc::new(Image::new(b"kept").unwrap());
+        images.0.lock().unwrap().insert([1; 32], Arc::downgrade(&image));
+        assert!(images.make_room(IMAGES_LEN_MAX - 4).is_ok());
+        assert!(images.make_room(IMAGES_LEN_MAX - 3).is_err());
+        drop(image);
+        assert!(images.make_room(IMAGES_LEN_MAX).is_ok());
+        assert!(images.0.lock().unwrap().is_empty());
     }
 }

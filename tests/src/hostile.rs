@@ -381,22 +381,23 @@ impl Session<'_> {
     pub fn answer(&self, ring: u32, position: u64) -> Result<Outcome> {
         let at = ring_at(ring);
         let answered = self.u64(at + ring::REPLY_POS);
-        self.until("an answer", || {
-            answered.load(SeqCst) == position || self.status() != 0
-        })?;
-        if answered.load(SeqCst) == position {
-            return Ok(match self.i32(at + ring::REPLY_STATUS).load(SeqCst) {
-                result::SUCCESS => Outcome::Done,
-                code => Outcome::Failed(code),
-            });
+        let end = Instant::now() + PATIENCE;
+        loop {
+            self.until("an answer", || {
+                answered.load(SeqCst) == position || self.status() != 0
+            })?;
+            if answered.load(SeqCst) == position {
+                return Ok(match self.i32(at + ring::REPLY_STATUS).load(SeqCst) {
+                    result::SUCCESS => Outcome::Done,
+                    code => Outcome::Failed(code),
+                });
+            }
+            // It may be the guest's own work that wrote the status.
+            if self.is_lost()? {
+                return Ok(Outcome::Ended(self.status()));
+            }
+            ensure!(Instant::now() < end, "session {}: no answer comes", self.number);
         }
-        let status = self.status();
-        if self.is_lost()? {
-            return Ok(Outcome::Ended(status));
-        }
-        // The GPU wrote there what the guest told it to.
-        self.i32(area::STATUS).store(0, SeqCst);
-        self.answer(ring, position)
     }
 
     /// Whether the host says that it ended: the guest can write the status as well.
@@ -409,9 +410,9 @@ impl Session<'_> {
         };
         let destroy = RingDestroy { ring, reserved: 0 };
         let ask = |kind: ControlKind, body: &[u8]| self.vm.request(kind as u32, self.number, body);
-        let (status, _) = ask(ControlKind::RingCreate, create.as_bytes())?;
+        let (mut status, _) = ask(ControlKind::RingCreate, create.as_bytes())?;
         if status == Status::Ok {
-            ask(ControlKind::RingDestroy, destroy.as_bytes())?;
+            (status, _) = ask(ControlKind::RingDestroy, destroy.as_bytes())?;
         }
         Ok(status == Status::Lost)
     }

@@ -167,6 +167,11 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
     for (kind, body) in good_messages(place) {
         tried.insert(kind as u32);
         let kind = kind as u32;
+        let (right, wrong) = if kind == ControlKind::SessionOpen as u32 {
+            (0, number)
+        } else {
+            (number, 0)
+        };
         let mut messages: Vec<(String, u32, u32, Vec<u8>, Must)> = Vec::new();
         let mut add =
             |why: String, session, body: Vec<u8>, must| messages.push((why, kind, session, body, must));
@@ -177,7 +182,7 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
             if len < body.len() {
                 add(
                     format!("{len} of {} bytes", body.len()),
-                    number,
+                    right,
                     body[..len].to_vec(),
                     Must::Fail,
                 );
@@ -186,12 +191,12 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
         for more in [1, 4, 8, 16, 4096] {
             add(
                 format!("{more} bytes more"),
-                number,
+                right,
                 [&body[..], &vec![0; more]].concat(),
                 Must::Fail,
             );
         }
-        for wrong in [number + 1000, u32::MAX, if kind == 1 { 1 } else { 0 }] {
+        for wrong in [number + 1000, u32::MAX, wrong] {
             add(format!("session {wrong}"), wrong, body.clone(), Must::Fail);
         }
         // Each word of it, anything.
@@ -207,12 +212,10 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
             ] {
                 let mut body = body.clone();
                 body[8 * word..8 * word + 8].copy_from_slice(&value.to_le_bytes());
-                add(format!("word {word} is {value:#x}"), number, body, Must::Any);
+                add(format!("word {word} is {value:#x}"), right, body, Must::Any);
             }
         }
         for (why, kind, to, body, must) in messages {
-            let is_open = kind == ControlKind::SessionOpen as u32;
-            let to = if is_open && to == number { 0 } else { to };
             let (status, reply) = vm.request(kind, to, &body)?;
             ensure!(
                 must == Must::Any || status != Status::Ok,
