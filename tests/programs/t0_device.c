@@ -38,7 +38,7 @@ static void before_init(void) {
     TELL(cuMemcpyDtoH_v2(text, 0x1000, 16));
     TELL(cuMemsetD8_v2(0x1000, 0, 16));
     TELL(cuModuleLoadData(&module, kernels_ptx));
-    TELL(cuModuleGetLoadingMode(&number));
+    TELL_VALUE(cuModuleGetLoadingMode(&number), number);
     TELL(cuStreamCreate(&stream, 0));
     TELL(cuStreamSynchronize(NULL));
     TELL(cuStreamQuery(NULL));
@@ -48,7 +48,7 @@ static void before_init(void) {
     TELL(cuInit(7));
     TELL_VALUE(cuDriverGetVersion(&number), number);
     TELL(cuModuleGetLoadingMode(NULL));
-    TELL(cuModuleGetLoadingMode(&number));
+    TELL_VALUE(cuModuleGetLoadingMode(&number), number);
 }
 
 static void results(void) {

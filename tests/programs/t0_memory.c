@@ -299,10 +299,11 @@ static void busy_memory(void) {
     TELL(cuStreamQuery(NULL));
     // Freeing waits.
     TELL(cuMemFreeHost(pinned));
-    TELL(cuStreamQuery(NULL));
+    TELL(cuMemcpyDtoH_v2(&got, word, 4));
     keep_busy(word, NULL, 50000000);
     TELL(cuMemFree_v2(word));
-    TELL(cuStreamQuery(NULL));
+    TELL(cuMemcpyDtoH_v2(&got, word, 4));
+    TELL(cuStreamSynchronize(NULL));
 }
 
 int main(int argc, char **argv) {

@@ -541,6 +541,7 @@ static void a_fault(void) {
     int value;
     NEED(cuStreamCreate(&stream, 0));
     NEED(cuMemAlloc_v2(&memory, 64));
+    CUfunction nothing = kernel_of(module, "null_kernel");
     TELL(cuLaunchKernel(kernel_of(module, "poke"), 1, 1, 1, 1, 1, 1, 0, stream, parameters, NULL));
     TELL(cuStreamSynchronize(stream));
     TELL(cuStreamSynchronize(stream));
@@ -549,7 +550,8 @@ static void a_fault(void) {
     TELL(cuMemAlloc_v2(&memory, 64));
     TELL(cuMemFree_v2(memory));
     TELL(cuMemsetD8_v2(memory, 0, 64));
-    TELL(cuLaunchKernel(kernel_of(module, "null_kernel"), 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
+    TELL(cuLaunchKernel(nothing, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
+    TELL(cuModuleGetFunction(&nothing, module, "null_kernel"));
     TELL(cuStreamCreate(&stream, 0));
     TELL(cuCtxGetCurrent(&context));
     TELL(cuDeviceGetAttribute(&value, 1, 0));

@@ -221,6 +221,9 @@ fn copy(
     let context = call.context()?;
     let sync = stream.is_none();
     let stream = call.stream(stream.unwrap_or(0), null)?;
+    if sync && call.session.captures.any() {
+        call.synchronize_stream(&stream)?;
+    }
     let foreign = stream.context != context.id;
     run(&Job {
         call,

@@ -18,6 +18,9 @@ fn fill<C: Wire>(
     let context = call.context()?;
     let sync = stream.is_none();
     let stream = call.stream(stream.unwrap_or(0), null)?;
+    if sync && call.session.captures.any() {
+        call.synchronize_stream(&stream)?;
+    }
     if !to.is_multiple_of(align) {
         return Err(result::INVALID_VALUE);
     }
