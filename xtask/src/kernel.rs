@@ -223,3 +223,40 @@ pub fn module(layout: &Layout, version: Version) -> Result<PathBuf> {
     }
     Ok(module)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn driver() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-driver/kernel")
+    }
+
+    /// Compiling the assertions is the test; a 32-bit compiler's own headers need not be there for it.
+    #[test]
+    fn the_interface_has_one_layout_for_32_and_64_bits() {
+        for bits in ["-m32", "-m64"] {
+            let mut gcc = Command::new("gcc");
+            gcc.args([bits, "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"])
+                .args(["-isystem", "/usr/include/x86_64-linux-gnu", "-I"])
+                .arg(driver().join("uapi"))
+                .args(["-x", "c"])
+                .arg(driver().join("tests/uapi_layout.h"));
+            capture(&mut gcc).unwrap();
+        }
+    }
+
+    #[test]
+    fn dkms_and_the_module_have_one_version() {
+        let conf = fs::read_to_string(driver().join("dkms.conf")).unwrap();
+        let version = conf
+            .lines()
+            .find_map(|line| line.strip_prefix("PACKAGE_VERSION="))
+            .unwrap();
+        let main = fs::read_to_string(driver().join("vgpu_main.c")).unwrap();
+        assert!(main.contains(&format!("MODULE_VERSION({version});")), "{version}");
+        let readme = fs::read_to_string(driver().join("README.md")).unwrap();
+        let folder = format!("vgpu-{}", version.trim_matches('"'));
+        assert!(readme.contains(&folder), "the README does not say {folder}");
+    }
+}

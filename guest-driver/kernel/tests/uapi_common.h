@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "vgpu.h"
+#include "uapi_layout.h"
 
 #define DEVICE		"/dev/vgpu"
 #define PAGE		4096ULL

@@ -3,17 +3,32 @@
  * /dev/vgpu: what a program may ask of the virtio-vgpu driver.
  *
  * An open file is at most one session: one process' use of the GPU, served by
- * one executor on the host. Closing the last reference of the file (descriptors
- * and mappings) ends it and waits until the host uses none of its memory. All
- * structures have natural alignment and a size that is a multiple of 8;
- * reserved fields must be zero, or the request fails with EINVAL. Unknown
- * requests fail with ENOTTY.
+ * one executor on the host. It is the file's, not the process': whoever has a
+ * descriptor of it can use it. Closing the last reference of the file
+ * (descriptors and mappings) ends it and waits until the host uses none of its
+ * memory, 30 s at most; memory that the host still uses then is not reused.
  *
- * Every request but VGPU_IOC_INFO and VGPU_IOC_OPEN fails with ENOTCONN while
- * the file has no session. Every request fails with ENODEV once the device is
- * gone, and every one that needs the session once that is lost.
+ * The usual order: VGPU_IOC_INFO; reserve address space; VGPU_IOC_OPEN;
+ * VGPU_IOC_ALLOC and mmap() of the session area, 64 KiB at the window's base,
+ * before anything else; then buffers, and rings in them.
  *
- * Use O_CLOEXEC. A child of fork() does not inherit the mappings.
+ * All structures have natural alignment, a size that is a multiple of 8 and one
+ * layout for 32-bit and 64-bit programs. Reserved fields and unknown flags must
+ * be zero, or the request fails with EINVAL. Unknown requests fail with ENOTTY.
+ * Any request may be made by several threads at once; those that change the
+ * session wait for each other.
+ *
+ * Errors that any request may give, beside its own:
+ * EFAULT   the argument is not the caller's memory
+ * ENOTCONN the file has no session; not from VGPU_IOC_INFO and VGPU_IOC_OPEN
+ * ENODEV   the device is gone (unplugged, unbound, or reset since its host died)
+ *          or the session is lost (its executor died); for good
+ * EIO      the host failed, or answered what makes no sense
+ * ENOMEM   the kernel has no memory for the request itself
+ * A fatal signal ends every wait; the request may then still take effect.
+ *
+ * Use O_CLOEXEC. A child of fork() does not inherit the mappings, unless they
+ * were marked with MADV_DOFORK; it then keeps the session open.
  */
 #ifndef _UAPI_VGPU_H
 #define _UAPI_VGPU_H
@@ -21,6 +36,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
+/* Grows when something is added; what is here does not change. */
 #define VGPU_ABI_VERSION 1
 #define VGPU_WINDOWS_MAX 8
 
@@ -43,9 +59,9 @@ struct vgpu_info {
 	__u32 rings_max;
 	__u32 runs_max;
 	__u32 page_len;
-	__u64 mapped_len_max;
-	__u64 window_len;
-	__u64 arena_len;
+	__aligned_u64 mapped_len_max;
+	__aligned_u64 window_len;
+	__aligned_u64 arena_len;
 };
 
 /**
@@ -66,8 +82,8 @@ struct vgpu_info {
 struct vgpu_open {
 	__u32 windows_len;
 	__u32 reserved;
-	__u64 windows[VGPU_WINDOWS_MAX];
-	__u64 window;
+	__aligned_u64 windows[VGPU_WINDOWS_MAX];
+	__aligned_u64 window;
 	__u32 session;
 	__u32 reserved2;
 };
@@ -93,11 +109,11 @@ struct vgpu_open {
  * the session may have mapped or the host refuses it.
  */
 struct vgpu_alloc {
-	__u64 addr;
-	__u64 len;
+	__aligned_u64 addr;
+	__aligned_u64 len;
 	__u32 flags;
 	__u32 reserved;
-	__u64 offset;
+	__aligned_u64 offset;
 };
 
 /**
@@ -109,7 +125,7 @@ struct vgpu_alloc {
  * the host cannot do without it: the session area, or one with a ring in it.
  */
 struct vgpu_free {
-	__u64 addr;
+	__aligned_u64 addr;
 };
 
 /**
@@ -122,7 +138,7 @@ struct vgpu_free {
 struct vgpu_ring {
 	__u32 ring;
 	__u32 reserved;
-	__u64 addr;
+	__aligned_u64 addr;
 };
 
 /**
@@ -141,18 +157,52 @@ struct vgpu_ring {
  * POLLHUP | POLLERR when device or session are gone.
  */
 struct vgpu_wait {
-	__u64 seen;
-	__u64 deadline_ns;
+	__aligned_u64 seen;
+	__aligned_u64 deadline_ns;
 };
 
+/*
+ * What the device offers; the same for every file, session or not.
+ * Fails with nothing of its own.
+ */
 #define VGPU_IOC_INFO         _IOR('V', 0x40, struct vgpu_info)
+
+/*
+ * Opens the file's session: see struct vgpu_open. If it fails with EFAULT after
+ * the fact, the session is open nevertheless.
+ */
 #define VGPU_IOC_OPEN         _IOWR('V', 0x41, struct vgpu_open)
+
+/* Allocates a buffer: see struct vgpu_alloc. */
 #define VGPU_IOC_ALLOC        _IOWR('V', 0x42, struct vgpu_alloc)
+
+/* Gives a buffer back: see struct vgpu_free. */
 #define VGPU_IOC_FREE         _IOW('V', 0x43, struct vgpu_free)
+
+/*
+ * Has the host consume a ring, which must be zero in memory, from its position
+ * 0. Fails with EINVAL if the index is not below rings_max or in use, or @addr
+ * is not page-aligned, ENOENT if no buffer holds all of the ring, ENOSPC if a
+ * limit of the host is reached. Its buffer cannot be given back before
+ * VGPU_IOC_RING_DESTROY.
+ */
 #define VGPU_IOC_RING_CREATE  _IOW('V', 0x44, struct vgpu_ring)
+
+/*
+ * Ends that; returns once the host no longer reads the ring. What was in it and
+ * not yet read is not done. Fails with EINVAL if the index is not below
+ * rings_max, ENOENT if there is no such ring.
+ */
 #define VGPU_IOC_RING_DESTROY _IOW('V', 0x45, struct vgpu_ring)
-/* Tells the host that the ring with this index has something in it. */
+
+/*
+ * Tells the host that the ring with this index has something in it. Neither
+ * waits nor allocates. Fails with EINVAL if the index is not below rings_max; an
+ * index without a ring does nothing.
+ */
 #define VGPU_IOC_DOORBELL     _IOW('V', 0x46, __u32)
+
+/* Sleeps until there is something to see: see struct vgpu_wait. */
 #define VGPU_IOC_WAIT         _IOWR('V', 0x47, struct vgpu_wait)
 
 #endif /* _UAPI_VGPU_H */
