@@ -180,6 +180,9 @@ impl Builder {
             "loglevel=6",
             "oops=panic",
             "panic=0",
+            // On a busy host an emulated processor may stand still for as long as a stuck one would.
+            "watchdog_thresh=60",
+            "rcupdate.rcu_cpu_stall_timeout=120",
             "rdinit=/init",
         ];
         words.extend(self.kernel_words.iter().map(String::as_str));

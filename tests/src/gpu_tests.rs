@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vgpu_vm::Artifacts;
 
 use crate::vm_checks::{self, Pair};
-use crate::{Gpu, Host, Machine, Stack, VmSpec, boot, checks, same};
+use crate::{Gpu, Host, Machine, Stack, VmSpec, builder, checks, same};
 
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +296,7 @@ fn latency(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
 fn virtual_machines(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     let started = Stack::start(artifacts, gpu, &[VmSpec::LOW, VmSpec::OTHER_LOW])
         .and_then(|stack| Ok((Pair::boot(&stack, (1, 2), 2048)?, stack)));
-    let (mut pair, stack) = match started {
+    let (mut pair, mut stack) = match started {
         Ok(started) => started,
         Err(error) => return report.step("vm: two VMs boot", || Err(error)),
     };
@@ -314,13 +314,47 @@ fn virtual_machines(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
             checks::runs_in_a_row(&stack, 1, &mut pair.one, runs),
         ))
     });
+    report.step("vm: eight processes at once, a fault beside them", || {
+        let vm = &mut pair.one;
+        let result = vm_checks::eight_processes_at_once_and_a_fault_beside_them(&stack, 1, vm);
+        quiet(with_logs(&stack, result))
+    });
+    report.step(
+        "vm: the driver's interface, and all that can be done to it",
+        || {
+            let vm = &mut pair.one;
+            quiet(with_logs(
+                &stack,
+                vm_checks::the_drivers_interface_holds(&stack, 1, vm),
+            ))
+        },
+    );
+    report.step("vm: the driver goes and comes back", || {
+        let vm = &mut pair.one;
+        let result = vm_checks::the_module_can_be_reloaded(vm).and_then(|()| vm_checks::no_complaints(vm));
+        quiet(with_logs(&stack, result))
+    });
     drop(pair);
+    let booted = builder(&stack, 1, 3072)
+        .kernel_word(vm_checks::SHORT_WATCH)
+        .boot();
+    let mut vm = match booted {
+        Ok(vm) => vm,
+        Err(error) => return report.step("vm: a VM of 3 GiB boots", || Err(error.into())),
+    };
     report.step("vm: 1 GiB of pinned memory, fresh and broken up", || {
-        let mut vm = boot(&stack, 1, 3072)?;
         let result = vm_checks::pinned_memory_in_a_fresh_and_a_broken_up_guest(&stack, 1, &mut vm, 1024)
             .and_then(|()| vm_checks::no_complaints(&vm));
         quiet(with_logs(&stack, result))
     });
+    report.step(
+        "vm: a backend that dies under a program is replaced, and one that lives",
+        || {
+            let result = vm_checks::a_dead_backend_is_replaced(&mut stack, 1, &mut vm)
+                .and_then(|()| vm_checks::no_complaints(&vm));
+            quiet(with_logs(&stack, result))
+        },
+    );
 }
 
 /// The parts with these names; all for none.

@@ -86,6 +86,9 @@ pub fn eight_processes_at_once_and_a_fault_beside_them(
     checks::nothing_left(stack, number)
 }
 
+/// A word for a guest's kernel: a dead host is noticed within about ten seconds.
+pub const SHORT_WATCH: &str = "vgpu_params=watch_s=3";
+
 /// A program that uses the GPU while its host's end dies is told so, and does not hang; once the operator has replaced the
 /// device, the next one works. The device may also be replaced while it is well.
 pub fn a_dead_backend_is_replaced(stack: &mut Stack, number: u32, vm: &mut Vm) -> Result<()> {

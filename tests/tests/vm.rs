@@ -61,8 +61,7 @@ fn much_pinned_memory() {
 #[test]
 fn a_dead_backend() {
     let mut stack = stack(&[VmSpec::LOW]);
-    // It is to be noticed within seconds.
-    let builder = builder(&stack, 1, 512).kernel_word("vgpu_params=watch_s=2");
+    let builder = builder(&stack, 1, 512).kernel_word(vm_checks::SHORT_WATCH);
     let mut vm = builder.boot().unwrap();
     let result = vm_checks::a_dead_backend_is_replaced(&mut stack, 1, &mut vm)
         .and_then(|()| vm_checks::no_complaints(&vm));
