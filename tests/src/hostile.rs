@@ -1,5 +1,6 @@
 //! A hostile guest: a vhost-user front end in this process that puts whatever it likes into the control queue and into
 //! the rings of its sessions, and sees what becomes of them. [`cases`] makes the cases from the table of calls.
+pub mod beside;
 pub mod cases;
 pub mod honest;
 pub mod messages;

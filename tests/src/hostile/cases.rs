@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail, ensure};
 use vgpu_protocol::calls::{self, Call};
 use vgpu_protocol::limits::{ARENA_LEN, RING_DATA_LEN, STREAMS_MAX};
+use vgpu_protocol::result;
 use vgpu_protocol::ring::{self, RecordHeader, op};
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use zerocopy::IntoBytes;
 
-use super::{Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW};
+use super::{Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW, row};
 
 /// A call of the table, with its arguments' names and types.
 #[derive(Clone, Copy, Debug)]
@@ -621,4 +622,32 @@ pub fn try_broken(vm: &Vm, name: &str, broken: &[Broken]) -> Result<Found> {
         session.close()?;
     }
     Ok(found)
+}
+
+/// Has kernels write to each kind of the executor's own memory, each in a session of its own: the GPU refuses, and the
+/// session ends with what an illegal access gives.
+pub fn try_kernels(vm: &Vm, executor_of: &dyn Fn(u32) -> Result<u32>) -> Result<Found> {
+    let mut found = Found::default();
+    let mut which = 0;
+    loop {
+        let mut session = vm.open()?;
+        let fixture = Fixture::make(&mut session)?;
+        let places = places_of(executor_of(session.number)?)?;
+        let Some(&place) = places.get(which) else {
+            session.close()?;
+            return Ok(found);
+        };
+        which += 1;
+        let function = fixture.function(&mut session, 2, "bump")?;
+        let launch = [function, 1, 1, 1, 1, 1, 1, 0, STREAM];
+        session.put(0, row("cuLaunchKernel").op, false, &launch, &place.to_le_bytes())?;
+        let status = session.ended()?;
+        ensure!(
+            status == result::ILLEGAL_ADDRESS,
+            "a kernel that wrote to the executor's {place:#x}: status {status}"
+        );
+        found.cases += 1;
+        found.ended.push(session.number);
+        session.close()?;
+    }
 }
