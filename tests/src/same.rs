@@ -208,8 +208,6 @@ fn compare(theirs: &str, ours: &str, left_out: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     fn compare(theirs: &str, ours: &str) -> String {
         super::compare(theirs, ours, &["c: "])
     }

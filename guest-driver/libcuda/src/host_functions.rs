@@ -1,11 +1,12 @@
 //! Host functions: the host posts a cookie in the session area, a thread of this library runs the function.
 use crate::abi::HostCall;
 use crate::lock;
+use crate::objects::Point;
 use crate::session::Session;
 use crate::thread::Thread;
 use crate::wait::Wake;
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
 use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
 use vgpu_protocol::result::{self, Code};
 
@@ -20,12 +21,29 @@ pub struct HostFunctions {
 struct State {
     last: u64,
     calls: HashMap<u64, Registered>,
+    /// Functions of graphs that are gone, with the points where the last of their runs are over.
+    retired: Vec<(Vec<Kept>, Vec<Point>)>,
+}
+
+/// A function that a graph may ask for any number of times: registered as long as this is.
+pub struct KeptFunction {
+    functions: &'static HostFunctions,
+    cookie: u64,
+}
+
+/// One that graphs share.
+pub type Kept = Arc<KeptFunction>;
+
+impl Drop for KeptFunction {
+    fn drop(&mut self) {
+        self.functions.remove(self.cookie);
+    }
 }
 
 #[derive(Clone, Copy)]
 struct Registered {
     call: HostCall,
-    /// A graph may ask for it any number of times, as long as the process lives.
+    /// A graph may ask for it any number of times.
     keep: bool,
 }
 
@@ -56,6 +74,31 @@ impl HostFunctions {
         state.calls.insert(cookie, Registered { call, keep });
         self.added.notify_one();
         Ok(cookie)
+    }
+
+    /// Has a registered function kept until the result is dropped.
+    pub fn keep(&'static self, cookie: u64) -> Kept {
+        Arc::new(KeptFunction {
+            functions: self,
+            cookie,
+        })
+    }
+
+    /// Keeps functions of a graph that is gone until its last runs, which end at those points, are over.
+    pub fn retire(&self, session: &Session, functions: Vec<Kept>, points: Vec<Point>) {
+        let mut state = lock(&self.state);
+        state.retired.push((functions, points));
+        let over = |points: &[Point]| points.iter().all(|&point| session.is_reached(point));
+        let gone: Vec<_> = state.retired.extract_if(.., |(_, points)| over(points)).collect();
+        // Dropping them takes the lock.
+        drop(state);
+        drop(gone);
+    }
+
+    /// How many are registered.
+    #[cfg(test)]
+    pub fn registered(&self) -> usize {
+        lock(&self.state).calls.len()
     }
 
     /// Forgets a function that will not be asked for.

@@ -1,5 +1,6 @@
 //! The objects behind the program's handles.
 use crate::area::Area;
+use crate::host_functions::Kept;
 use crate::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -163,12 +164,19 @@ impl Stream {
 /// The captures that began and have not ended.
 #[derive(Default)]
 pub struct Captures {
-    /// The slot of the stream that each began on, by its number.
-    open: Mutex<HashMap<u64, u32>>,
+    /// What is known of each, by its number.
+    open: Mutex<HashMap<u64, Capture>>,
     /// How many there are.
     count: AtomicUsize,
     /// The last one's number.
     last: AtomicU64,
+}
+
+struct Capture {
+    /// The slot of the stream that it began on.
+    slot: u32,
+    /// The host functions in it.
+    functions: Vec<Kept>,
 }
 
 impl Captures {
@@ -181,21 +189,32 @@ impl Captures {
     pub fn began(&self, slot: u32) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut open = lock(&self.open);
-        open.insert(number, slot);
+        let functions = Vec::new();
+        open.insert(number, Capture { slot, functions });
         self.count.store(open.len(), Ordering::Release);
         number
     }
 
-    /// One ended.
-    pub fn ended(&self, number: u64) {
+    /// One has host functions in it.
+    pub fn keep(&self, number: u64, functions: impl IntoIterator<Item = Kept>) {
+        if let Some(capture) = lock(&self.open).get_mut(&number) {
+            capture.functions.extend(functions);
+        }
+    }
+
+    /// One ended: the host functions in it.
+    pub fn ended(&self, number: u64) -> Vec<Kept> {
         let mut open = lock(&self.open);
-        open.remove(&number);
+        let ended = open.remove(&number);
         self.count.store(open.len(), Ordering::Release);
+        ended.map_or_else(Vec::new, |capture| capture.functions)
     }
 
     /// Whether a capture began on the stream with this slot.
     pub fn began_on(&self, number: u64, slot: u32) -> bool {
-        lock(&self.open).get(&number) == Some(&slot)
+        lock(&self.open)
+            .get(&number)
+            .is_some_and(|capture| capture.slot == slot)
     }
 }
 
@@ -391,6 +410,22 @@ pub struct Graph {
     pub id: u32,
     /// The context it was made in.
     pub context: u32,
+    /// The host functions in it.
+    pub functions: Vec<Kept>,
+    /// The streams that it was launched on, if there are host functions in it.
+    pub launched: Mutex<Vec<Arc<Stream>>>,
+}
+
+impl Graph {
+    /// One that was not launched yet.
+    pub fn new(id: u32, context: u32, functions: Vec<Kept>) -> Self {
+        Self {
+            id,
+            context,
+            functions,
+            launched: Mutex::default(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Functions of the program that run in a stream's order.
 use super::cuda_pairs;
 use crate::abi::{CUhostFn, CUstream, Host, HostCall};
-use crate::fence::refuse_capture;
 use crate::session::Call;
 use vgpu_protocol::calls;
 
@@ -11,15 +10,15 @@ cuda_pairs! {
         let stream = call.stream(stream, null)?;
         let function = HostCall::new(function, data)?;
         let captured = stream.capture() != 0;
-        if !captured {
-            refuse_capture(&stream)?;
-        }
         let functions = &call.session.host_functions;
         let cookie = functions.add(call.session, function, captured)?;
         let arguments = calls::cuLaunchHostFunc::In { stream: stream.word, cookie };
         if let Err(code) = call.submit::<calls::cuLaunchHostFunc::Call>(stream.context, arguments) {
             functions.remove(cookie);
             return Err(code);
+        }
+        if captured {
+            call.session.captures.keep(stream.capture(), [functions.keep(cookie)]);
         }
         stream.did_submit();
         Ok(())

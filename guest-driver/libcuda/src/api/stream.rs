@@ -1,6 +1,7 @@
 //! Streams, and their capture.
 use super::{cuda, cuda_pairs};
 use crate::abi::{CUevent, CUgraph, CUstream, Out};
+use crate::host_functions::Kept;
 use crate::lock;
 use crate::objects::{Context, Graph, Recorded, Stream, StreamKind};
 use crate::session::Call;
@@ -28,13 +29,14 @@ fn context_of(call: &Call, stream: &Stream) -> Result<Arc<crate::handles::Entry<
 }
 
 /// Ends a capture for all streams that take part in it.
-pub(super) fn end_capture(call: &Call, context: &Context, capture: u64) {
-    call.session.captures.ended(capture);
+/// The host functions in it.
+fn end_capture(call: &Call, context: &Context, capture: u64) -> Vec<Kept> {
     for stream in context.streams.all() {
         if stream.capture() == capture {
             stream.set_capture(0);
         }
     }
+    call.session.captures.ended(capture)
 }
 
 /// Whether a failed cuStreamEndCapture leaves the capture as it is.
@@ -189,8 +191,8 @@ cuda_pairs! {
         let arguments = calls::cuStreamEndCapture::In { stream: stream.word, graph: id };
         match call.ask::<calls::cuStreamEndCapture::Call>(context.id, arguments) {
             Ok(_) => {
-                end_capture(&call, &context, capture);
-                graph.set(session.graphs.insert(id, Graph { id, context: context.id }).handle())
+                let functions = end_capture(&call, &context, capture);
+                graph.set(session.graphs.insert(id, Graph::new(id, context.id, functions)).handle())
             }
             Err(code) => {
                 session.graphs.release(id);

@@ -392,6 +392,44 @@ fn host_functions_run_in_their_streams_order() {
     assert_eq!(cuLaunchHostFunc(stream, None, at(0)), result::INVALID_VALUE);
 }
 
+static GRAPH_RUNS: AtomicU32 = AtomicU32::new(0);
+
+unsafe extern "C" fn count_in_graph(_: *mut c_void) {
+    GRAPH_RUNS.fetch_add(1, Ordering::SeqCst);
+}
+
+#[test]
+fn host_functions_of_a_graph_go_with_it() {
+    let test = Test::alone();
+    let stream = test.stream();
+    let (mut graph, mut exec): (CUgraph, CUgraphExec) = (0, 0);
+    let registered = || crate::session::get().unwrap().host_functions.registered();
+    ok(cuStreamBeginCapture_v2(stream, 0));
+    ok(cuLaunchHostFunc(stream, Some(count_in_graph), at(0)));
+    ok(cuStreamEndCapture(stream, Out::to(&mut graph)));
+    ok(cuGraphInstantiateWithFlags(Out::to(&mut exec), graph, 0));
+    ok(cuGraphDestroy(graph));
+    for _ in 0..3 {
+        ok(cuGraphLaunch(exec, stream));
+    }
+    assert_eq!(registered(), 1);
+    ok(cuStreamSynchronize(stream));
+    assert_eq!(GRAPH_RUNS.load(Ordering::SeqCst), 3);
+    ok(cuGraphLaunch(exec, stream));
+    // What is under way is still run.
+    ok(cuGraphExecDestroy(exec));
+    ok(cuStreamSynchronize(stream));
+    assert_eq!(GRAPH_RUNS.load(Ordering::SeqCst), 4);
+    // A capture that makes no graph keeps nothing; looking at one that is gone lets the others go.
+    ok(cuStreamBeginCapture_v2(stream, 0));
+    ok(cuLaunchHostFunc(stream, Some(count_in_graph), at(0)));
+    ok(cuStreamEndCapture(stream, Out::to(&mut graph)));
+    ok(cuGraphInstantiateWithFlags(Out::to(&mut exec), graph, 0));
+    ok(cuGraphExecDestroy(exec));
+    ok(cuGraphDestroy(graph));
+    assert_eq!(registered(), 0);
+}
+
 #[test]
 fn what_another_thread_did_before_comes_before() {
     let test = Test::start();
