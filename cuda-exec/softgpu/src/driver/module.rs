@@ -8,7 +8,7 @@ use super::registry::new_handle;
 use super::runtime::{Runtime, initialised, runtime};
 use crate::ptx::PtxError;
 use crate::ptx::ir::Kernel;
-use crate::ptx::lower::{Symbols, lower};
+use crate::ptx::lower::{Symbols, code_address, lower};
 use crate::ptx::parse::{self, Init, Literal, Var};
 use crate::ptx::types::Space;
 use std::collections::HashMap;
@@ -75,6 +75,11 @@ pub(crate) fn load(runtime: &Runtime, context: &Arc<Context>, text: &str) -> Res
         owned.addresses.push(address);
         symbols.insert(var.name.clone(), address);
         globals.insert(var.name.clone(), (address, var.size));
+    }
+    for function in &parsed.functions {
+        if let Some(address) = code_address(&parsed, &function.name) {
+            symbols.insert(function.name.clone(), address);
+        }
     }
     for var in parsed.vars.iter().filter(|v| globals.contains_key(&v.name)) {
         initialise(var, &symbols).map_err(refused)?;

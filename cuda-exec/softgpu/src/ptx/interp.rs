@@ -553,21 +553,16 @@ impl<'a> Machine<'a> {
                 Run::Assert => return Err(fault(FaultKind::Assert, 0, ins)),
                 Run::Fence => std::sync::atomic::fence(Ordering::SeqCst),
                 Run::ToGeneric(space) => {
-                    regs.set(ins.d, regs.get(ins.a).wrapping_add(self.window(space, thread).0));
+                    regs.set(ins.d, regs.get(ins.a).wrapping_add(window_base(space)));
                 }
                 Run::FromGeneric(space) => {
-                    regs.set(ins.d, regs.get(ins.a).wrapping_sub(self.window(space, thread).0));
+                    regs.set(ins.d, regs.get(ins.a).wrapping_sub(window_base(space)));
                 }
                 Run::IsSpace(space) => {
-                    let address = regs.get(ins.a);
-                    let inside = |(start, len): (u64, u64)| address.wrapping_sub(start) < len;
+                    let found = window_of(regs.get(ins.a)).map_or(Space::Global, |(space, _)| space);
                     let result = match space {
-                        Space::Global | Space::Const | Space::Generic => {
-                            ![Space::Shared, Space::Local, Space::Param]
-                                .iter()
-                                .any(|s| inside(self.window(*s, thread)))
-                        }
-                        space => inside(self.window(space, thread)),
+                        Space::Generic | Space::Const => found == Space::Global,
+                        space => found == space,
                     };
                     regs.set(ins.d, u64::from(result));
                 }
@@ -587,7 +582,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Where a space other than global lies in generic addresses: its start and length.
+    /// Where a space other than global really is: its start and length.
     fn window(&self, space: Space, thread: usize) -> (u64, u64) {
         match space {
             Space::Shared => (self.block.shared.as_ptr() as u64, self.shared_len),
@@ -601,7 +596,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The memory behind an address, or the fault that an access to it is.
-    #[inline(always)]
+    #[inline]
     fn locate(
         &mut self,
         space: Space,
@@ -615,6 +610,10 @@ impl<'a> Machine<'a> {
             return Err(fault(FaultKind::MisalignedAddress, address, ins));
         }
         match space {
+            Space::Generic if address >= WINDOWS => match window_of(address) {
+                Some((space, offset)) => self.locate(space, offset, size, write, thread, ins),
+                None => Err(fault(FaultKind::IllegalAddress, address, ins)),
+            },
             Space::Generic | Space::Global | Space::Const => {
                 for span in &self.cache {
                     if address >= span.start
@@ -625,7 +624,7 @@ impl<'a> Machine<'a> {
                         return Ok(address as *mut u8);
                     }
                 }
-                self.locate_slow(space, address, size, write, thread, ins)
+                self.locate_slow(address, size, write, ins)
             }
             _ => {
                 let (start, len) = self.window(space, thread);
@@ -638,24 +637,7 @@ impl<'a> Machine<'a> {
     }
 
     #[cold]
-    fn locate_slow(
-        &mut self,
-        space: Space,
-        address: u64,
-        size: u64,
-        write: bool,
-        thread: usize,
-        ins: &Ins,
-    ) -> Result<*mut u8, Stop> {
-        if space == Space::Generic {
-            for window in [Space::Shared, Space::Local, Space::Param] {
-                let (start, len) = self.window(window, thread);
-                let offset = address.wrapping_sub(start);
-                if offset < len && size <= len - offset && !(write && window == Space::Param) {
-                    return Ok(address as *mut u8);
-                }
-            }
-        }
+    fn locate_slow(&mut self, address: u64, size: u64, write: bool, ins: &Ins) -> Result<*mut u8, Stop> {
         match self.launch.memory.span(address) {
             Some(span)
                 if address >= span.start
@@ -670,6 +652,26 @@ impl<'a> Machine<'a> {
             _ => Err(fault(FaultKind::IllegalAddress, address, ins)),
         }
     }
+}
+
+/// Generic addresses from here on are those of shared and local memory and of parameters, 2^32 bytes each: a process
+/// has nothing there.
+const WINDOWS: u64 = 1 << 62;
+const WINDOW_SPACES: [Space; 3] = [Space::Shared, Space::Local, Space::Param];
+
+/// The generic address of the first byte of a space.
+fn window_base(space: Space) -> u64 {
+    match WINDOW_SPACES.iter().position(|s| *s == space) {
+        Some(at) => WINDOWS + ((at as u64) << 32),
+        None => 0,
+    }
+}
+
+/// The space that a generic address is in, and the offset there; none if it is global.
+fn window_of(address: u64) -> Option<(Space, u64)> {
+    let offset = address.checked_sub(WINDOWS)?;
+    let space = WINDOW_SPACES.get((offset >> 32) as usize)?;
+    Some((*space, offset & 0xffff_ffff))
 }
 
 fn fault(kind: FaultKind, address: u64, ins: &Ins) -> Stop {

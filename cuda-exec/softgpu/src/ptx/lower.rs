@@ -16,7 +16,7 @@ use super::types::{Clock, Fixed, Space, Special, Ty};
 use reach::Reach;
 use std::collections::HashMap;
 
-/// Where the module's global and constant variables lie.
+/// Where the module's global and constant variables lie, and its functions ([`code_address`]).
 pub type Symbols = HashMap<String, u64>;
 
 /// A thread may have this many slots; beyond, operand numbers would not fit.
@@ -30,7 +30,6 @@ const MAX_FRAME: usize = 512 * 1024;
 pub fn lower(module: &Module, function: &Function, symbols: &Symbols) -> Result<Kernel, PtxError> {
     let reach = Reach::of(module, function)?;
     let mut lowering = Lowering {
-        module,
         symbols,
         reach: &reach,
         code: Vec::new(),
@@ -97,7 +96,6 @@ struct Frame<'m> {
 }
 
 struct Lowering<'m> {
-    module: &'m Module,
     symbols: &'m Symbols,
     reach: &'m Reach<'m>,
     code: Vec<Ins>,
@@ -388,9 +386,8 @@ impl<'m> Lowering<'m> {
         if let Some(&at) = self.reach.shared.get(&(None, name)) {
             return Ok(Place::Shared(at));
         }
-        let address = self.symbols.get(name).copied();
-        match address.or_else(|| code_address(self.module, name)) {
-            Some(address) => Ok(Place::Global(address)),
+        match self.symbols.get(name) {
+            Some(&address) => Ok(Place::Global(address)),
             None => self.error(format!("unknown symbol {name}")),
         }
     }

@@ -13,6 +13,7 @@ pub mod ir;
 pub mod lexer;
 pub mod lower;
 pub mod parse;
+pub mod rounding;
 pub mod types;
 
 use std::fmt;

@@ -4,7 +4,7 @@
 use super::PtxError;
 use super::lexer::{Tok, lex};
 use super::types::{Space, Special, Ty};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A parsed PTX module.
 #[derive(Debug, Default)]
@@ -152,8 +152,8 @@ struct Parser<'a> {
 #[derive(Default)]
 struct Body {
     registers: u32,
-    /// For each open scope: its number and its register names.
-    open: Vec<(u32, HashMap<String, u32>)>,
+    /// For each open scope: its number, its register names and its variables' names.
+    open: Vec<(u32, HashMap<String, u32>, HashSet<String>)>,
     scopes: Vec<u32>,
     stmts: Vec<Stmt>,
     vars: Vec<Var>,
@@ -169,7 +169,7 @@ impl Body {
     fn enter(&mut self) {
         let number = self.scopes.len() as u32;
         self.scopes.push(self.scope());
-        self.open.push((number, HashMap::new()));
+        self.open.push((number, HashMap::new(), HashSet::new()));
     }
 
     fn declare(&mut self, name: String) -> u32 {
@@ -179,6 +179,23 @@ impl Body {
             scope.1.insert(name, number);
         }
         number
+    }
+
+    /// Adds a variable. In an inner scope its name may be another's as well, so it gets one of its own.
+    fn add_var(&mut self, mut var: Var) {
+        if let Some((number, _, names)) = self.open.last_mut().filter(|scope| scope.0 > 0) {
+            names.insert(var.name.clone());
+            var.name = format!("{}@{number}", var.name);
+        }
+        self.vars.push(var);
+    }
+
+    /// What a name that is no register stands for.
+    fn symbol(&self, name: &str) -> String {
+        match self.open.iter().rev().find(|scope| scope.2.contains(name)) {
+            Some((number, ..)) => format!("{name}@{number}"),
+            None => name.to_owned(),
+        }
     }
 
     fn register(&self, name: &str) -> Option<u32> {
@@ -682,7 +699,7 @@ impl<'a> Parser<'a> {
                 Tok::Word(".local" | ".shared" | ".param" | ".global" | ".const") => {
                     self.at -= 1;
                     let vars = self.vars()?;
-                    body.vars.extend(vars);
+                    vars.into_iter().for_each(|var| body.add_var(var));
                 }
                 Tok::Word(".loc" | ".file") => {
                     self.at -= 1;
@@ -841,7 +858,7 @@ impl<'a> Parser<'a> {
                     };
                 }
                 let offset = self.offset()?;
-                Ok(Arg::Symbol(word.to_owned(), offset))
+                Ok(Arg::Symbol(body.symbol(word), offset))
             }
             _ => Ok(Arg::Literal(self.literal()?)),
         }

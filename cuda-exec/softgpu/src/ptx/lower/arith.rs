@@ -6,6 +6,7 @@ use crate::ptx::alu::{self, AluFn, Cmp};
 use crate::ptx::convert::{self, Options, Round};
 use crate::ptx::ir::NONE;
 use crate::ptx::parse::Arg;
+use crate::ptx::rounding;
 use crate::ptx::types::{Class, Special, Ty};
 
 const PRED: Ty = Ty::new(Class::Pred, 1);
@@ -66,6 +67,29 @@ const QUALIFIERS: &[&str] = &[
     "rn", "rz", "rm", "rp", "ftz", "sat", "approx", "full", "lo", "hi", "wide", "cc", "NaN", "l", "r",
     "wrap", "clamp", "shiftamt", "f16x2", "bf16x2",
 ];
+
+/// The instance of an operation that rounds in a direction.
+fn directed_fn(name: &str, ty: Ty) -> Option<AluFn> {
+    macro_rules! of {
+        ($t:ty) => {
+            match name {
+                "add" => rounding::add::<$t>,
+                "sub" => rounding::sub::<$t>,
+                "mul" => rounding::mul::<$t>,
+                "fma" | "mad" => rounding::fma::<$t>,
+                "div" => rounding::div::<$t>,
+                "rcp" => rounding::rcp::<$t>,
+                "sqrt" => rounding::sqrt::<$t>,
+                _ => return None,
+            }
+        };
+    }
+    Some(match (ty.class, ty.bits) {
+        (Class::Float, 32) => of!(f32),
+        (Class::Float, 64) => of!(f64),
+        _ => return None,
+    })
+}
 
 /// The type of each half, if the instruction works on two in one register.
 fn packed_type(op: &Op<'_>) -> Option<Ty> {
@@ -156,11 +180,19 @@ impl<'m> Lowering<'m> {
         {
             return Ok(false);
         }
-        let directed = op.quals.iter().any(|q| matches!(*q, "rz" | "rm" | "rp"));
-        if directed && ty.is_float() {
-            return Ok(false);
-        }
+        let direction = op.quals.iter().find_map(|q| match *q {
+            "rz" => Some(Round::Zero),
+            "rm" => Some(Round::Down),
+            "rp" => Some(Round::Up),
+            _ => None,
+        });
         let saturated = op.has("sat");
+        if let Some(round) = direction.filter(|_| ty.is_float()) {
+            let f = directed_fn(op.name, ty);
+            let count = args.len().saturating_sub(1).min(3);
+            let done = self.simple(frame, f, args, &[ty; 3][..count], round as i64)?;
+            return Ok(done && (!saturated || self.saturate(frame, args, ty)?));
+        }
         let (f, types): (Option<AluFn>, &[Ty]) = match op.name {
             "add" if saturated && !ty.is_float() => (Some(alu::add_sat), &[ty; 2]),
             "sub" if saturated && !ty.is_float() => (Some(alu::sub_sat), &[ty; 2]),
@@ -245,13 +277,16 @@ impl<'m> Lowering<'m> {
             return Ok(false);
         }
         self.simple(frame, f, args, types, 0)?;
-        if saturated && ty.is_float() {
-            let d = self.dest(frame, self.arg(args, 0)?)?;
-            let Some(clamp) = float_fn!(ty, fsat) else {
-                return Ok(false);
-            };
-            self.alu(clamp, d, &[d], 0)?;
-        }
+        Ok(!(saturated && ty.is_float()) || self.saturate(frame, args, ty)?)
+    }
+
+    /// Clamps the result to 0..=1.
+    fn saturate(&mut self, frame: &Frame<'m>, args: &[Arg], ty: Ty) -> Result<bool, PtxError> {
+        let d = self.dest(frame, self.arg(args, 0)?)?;
+        let Some(clamp) = float_fn!(ty, fsat) else {
+            return Ok(false);
+        };
+        self.alu(clamp, d, &[d], 0)?;
         Ok(true)
     }
 
