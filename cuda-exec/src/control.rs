@@ -2,12 +2,13 @@
 use crate::confine;
 use crate::cuda::Cuda;
 use crate::jail;
+use crate::journal::LABEL;
 use crate::memory::Region;
 use crate::ring::{Consumer, RingState};
 use crate::session::{self, Exit, Session, spawn};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use vgpu_protocol::host::{ExecHeader, ExecKind, ExecMap, ExecReply, ExecRun, REQUEST_LEN_MAX, Start};
 use vgpu_protocol::limits::RINGS_MAX;
@@ -15,9 +16,6 @@ use vgpu_protocol::ring::RING_LEN;
 use vgpu_protocol::virtio::{MAP_REGISTER, RingCreate, RingDestroy, Status, Unmap};
 use vgpu_sched_api::packet::{self, PacketError};
 use zerocopy::{FromBytes, IntoBytes};
-
-/// VM and session, for the log.
-pub static LABEL: OnceLock<(u32, u32)> = OnceLock::new();
 
 /// The control thread's state.
 pub struct Control {

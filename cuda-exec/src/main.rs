@@ -13,6 +13,7 @@ mod dispatch;
 mod handles;
 mod image;
 mod jail;
+mod journal;
 mod memory;
 mod preempt;
 mod ring;
@@ -23,14 +24,13 @@ mod turn;
 mod window;
 
 use session::Exit;
-use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
 use vgpu_protocol::host::EXEC_SOCKET_FD;
 
 fn main() {
-    start_log();
+    journal::start();
     std::panic::set_hook(Box::new(|panic| {
-        log::error!("{panic}");
+        log::error!(target: journal::END, "{panic}");
         match session::current() {
             Some(session) => session.panicked(),
             None => session::exit(Exit::Panic),
@@ -60,21 +60,6 @@ fn main() {
         })
     });
     session::exit(control::Control::new(socket, jailed).run())
-}
-
-fn start_log() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
-        .format(|line, record| {
-            let (vm, session) = control::LABEL.get().copied().unwrap_or_default();
-            writeln!(
-                line,
-                "{} {} vgpu-exec vm {vm} session {session}: {}",
-                line.timestamp_millis(),
-                record.level(),
-                record.args()
-            )
-        })
-        .init();
 }
 
 /// The part of the jail that is this process' own: no privileges by exec, no look at its memory by others of its user, no

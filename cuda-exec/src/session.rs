@@ -5,6 +5,7 @@ use crate::completion::Completion;
 use crate::cuda::{self, Cuda};
 use crate::handles::{Context, Objects, forget_current};
 use crate::image::Images;
+use crate::journal::END;
 use crate::memory::Memory;
 use crate::preempt::Preempt;
 use crate::ring::RingState;
@@ -118,7 +119,7 @@ impl Session {
 
     /// The guest broke the rules of the wire.
     pub fn broken(&self, ring: u32, error: RingError) -> ! {
-        log::error!("ring {ring}: {error}; the session ends");
+        log::error!(target: END, "ring {ring}: {error}; the session ends");
         self.end(Exit::Protocol, result::UNKNOWN)
     }
 
@@ -130,7 +131,7 @@ impl Session {
     /// A call failed with that code: ends the session if the context is lost with it.
     pub fn look_at(&self, code: Code) {
         if cuda::is_sticky(code) {
-            log::error!("the GPU context is lost with CUDA error {code}; the session ends");
+            log::error!(target: END, "the GPU context is lost with CUDA error {code}; the session ends");
             self.end(Exit::Fault, code);
         }
     }
