@@ -64,6 +64,11 @@ macro_rules! old {
         mod old_symbols {
             use super::result;
             unsupported! { none $($symbol),* }
+
+            /// Their names and addresses.
+            pub fn all() -> Vec<(&'static str, usize)> {
+                vec![$((stringify!($symbol), $symbol as *const () as usize)),*]
+            }
         }
     };
 }
@@ -98,7 +103,7 @@ pub fn find(name: &[u8], version: u32, per_thread: bool) -> Lookup {
     static ROWS: OnceLock<HashMap<&'static [u8], Row>> = OnceLock::new();
     let rows = ROWS.get_or_init(|| rows().into_iter().map(|row| (row.name.as_bytes(), row)).collect());
     let Some(row) = rows.get(name) else {
-        return Lookup::Unknown;
+        return find_old(name, per_thread).map_or(Lookup::Unknown, Lookup::Found);
     };
     let of = |per_thread: bool| row.symbols.iter().filter(move |s| s.per_thread == per_thread);
     let fits = |s: &&Symbol| s.since <= version;
@@ -109,6 +114,36 @@ pub fn find(name: &[u8], version: u32, per_thread: bool) -> Lookup {
         best(false)
     };
     found.map_or(Lookup::TooNew, |symbol| Lookup::Found(symbol.function))
+}
+
+/// The newest function of a name that has no row, but old symbols only. Whatever version is asked for, they are there.
+fn find_old(name: &[u8], per_thread: bool) -> Option<usize> {
+    let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
+    let versions = |symbol: &str| -> Option<(bool, u32)> {
+        let rest = symbol.strip_prefix(name)?;
+        let (rest, own) = match rest.strip_suffix("_ptsz").or(rest.strip_suffix("_ptds")) {
+            Some(rest) => (rest, true),
+            None => (rest, false),
+        };
+        match rest {
+            "" => Some((own, 1)),
+            rest => Some((own, rest.strip_prefix("_v")?.parse().ok()?)),
+        }
+    };
+    // A name with a version is none, as for the rows.
+    let is_base = !name.ends_with("_ptsz") && !name.ends_with("_ptds") && !ends_with_version(name);
+    old_symbols::all()
+        .into_iter()
+        .filter(|_| is_base)
+        .filter_map(|(symbol, address)| Some((versions(symbol)?, address)))
+        .filter(|((own, _), _)| per_thread || !own)
+        .max()
+        .map(|(_, address)| address)
+}
+
+fn ends_with_version(name: &str) -> bool {
+    name.rsplit_once("_v")
+        .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -138,6 +173,17 @@ mod tests {
         );
         assert_eq!(find(b"cuMemAlloc_v2", 13000, false), Lookup::Unknown);
         assert_eq!(find(b"cuNothing", 13000, false), Lookup::Unknown);
+        assert_eq!(find(b"", 13000, false), Lookup::Unknown);
+        let old = |symbol: &str| old_symbols::all().iter().find(|s| s.0 == symbol).map(|s| s.1);
+        assert_eq!(
+            find(b"cuProfilerStart", 13000, true),
+            Lookup::Found(old("cuProfilerStart").unwrap())
+        );
+        assert_eq!(
+            find(b"cuVDPAUCtxCreate", 13000, false),
+            Lookup::Found(old("cuVDPAUCtxCreate_v2").unwrap())
+        );
+        assert_eq!(find(b"cuVDPAUCtxCreate_v2", 13000, false), Lookup::Unknown);
     }
 
     #[test]
