@@ -3,8 +3,9 @@
 // what came back. Two libraries behave alike if the texts are equal, so nothing is printed that may differ from run to run:
 // no address, no time, no amount of free memory.
 //
-// A program is a list of sections. Without arguments it runs each of them in a process of its own, one after another, so that
-// a library that does not survive a wrong argument (NVIDIA's follows some handles blindly) costs the rest of that section only.
+// A program is a list of sections, each with contexts of its own. They run in a child process; when a library does not survive
+// a wrong argument (NVIDIA's follows some handles blindly), that costs the rest of one section, and another child goes on
+// behind it.
 #pragma once
 #include "cuda_abi.h"
 #include "kernels.h"
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -100,36 +102,47 @@ struct section {
 };
 #define SECTION(name) {#name, name}
 
+// Destroys what contexts a section left. If a kernel's error made the process useless, that is its end.
+static inline void without_contexts(void) {
+    CUcontext left = NULL;
+    CUresult error = cuCtxSynchronize();
+    if (error >= 700 && error < 800)
+        exit(0);
+    for (int i = 0; i < 16 && cuCtxGetCurrent(&left) == CUDA_SUCCESS && left != NULL; i++)
+        if (cuCtxDestroy_v2(left) != CUDA_SUCCESS)
+            cuCtxPopCurrent_v2(&left);
+}
+
 static int run_sections(int argc, char **argv, const struct section *sections, size_t count) {
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (argc > 1) {
-        for (size_t i = 0; i < count; i++) {
-            if (strcmp(argv[1], sections[i].name) == 0) {
-                section_name = sections[i].name;
-                alarm(SECTION_SECONDS);
-                sections[i].run();
-                say("end");
-                return 0;
-            }
-        }
-        printf("no section %s\n", argv[1]);
-        return 2;
-    }
+    // The section that a child is in.
+    volatile size_t *at = mmap(NULL, sizeof *at, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return 1;
     int failed = 0;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t next = 0; next < count; next = *at + 1) {
+        *at = next;
         pid_t child = fork();
         if (child == 0) {
-            execl("/proc/self/exe", argv[0], sections[i].name, (char *)NULL);
-            _exit(127);
+            for (; *at < count; *at += 1) {
+                section_name = sections[*at].name;
+                if (argc > 1 && strcmp(argv[1], section_name) != 0)
+                    continue;
+                alarm(SECTION_SECONDS);
+                sections[*at].run();
+                say("end");
+                without_contexts();
+            }
+            exit(0);
         }
         int status = 0;
         if (child < 0 || waitpid(child, &status, 0) != child)
             return 1;
         if (WIFSIGNALED(status)) {
-            printf("%s: killed by %s\n", sections[i].name, WTERMSIG(status) == SIGALRM ? "the alarm" : "a signal");
+            printf("%s: killed by %s\n", sections[*at].name, WTERMSIG(status) == SIGALRM ? "the alarm" : "a signal");
             failed |= WTERMSIG(status) == SIGALRM;
         } else if (WEXITSTATUS(status) != 0) {
-            printf("%s: exit status %d\n", sections[i].name, WEXITSTATUS(status));
+            printf("%s: exit status %d\n", sections[*at].name, WEXITSTATUS(status));
             failed = 1;
         }
     }

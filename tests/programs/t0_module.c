@@ -491,7 +491,7 @@ static void parameters_packed(void) {
     packed.to = room;
     memset(packed.data, 0x5c, sizeof packed.data);
     CUfunction copy = kernel_of(module, "copy_24"), nothing = kernel_of(module, "nothing");
-    static const size_t sizes[] = {32, 33, 40, 64, 4096, 32760, 31, 24, 8, 1, 0};
+    static const size_t sizes[] = {32, 33, 40, 64, 4096, 32760, 31, 24};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         size_t size = sizes[i];
         void *extra[] = {(void *)1, &packed, (void *)2, &size, NULL};
@@ -520,6 +520,17 @@ static void parameters_packed(void) {
     TELL(cuCtxSynchronize());
 }
 
+static void parameters_too_short(void) {
+    with_kinds();
+    static char packed[8];
+    for (size_t size = 1; size < 2; size--) {
+        void *extra[] = {(void *)1, packed, (void *)2, &size, NULL};
+        CUresult result = cuLaunchKernel(kernel_of(module, "copy_24"), 1, 1, 1, 1, 1, 1, 0, NULL, NULL, extra);
+        say("%zu bytes: %s, then %s", size, result_name(result), result_name(cuCtxSynchronize()));
+        if (cuCtxSynchronize() != CUDA_SUCCESS)
+            return;
+    }
+}
 static void parameters_missing(void) {
     with_kinds();
     TELL(cuLaunchKernel(kernel_of(module, "copy_24"), 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
@@ -572,7 +583,6 @@ int main(int argc, char **argv) {
         SECTION(shared_memory),
         SECTION(parameters_one_by_one),
         SECTION(parameters_packed),
-        SECTION(a_fault),
         SECTION(no_image),
         SECTION(cut_images),
         SECTION(cut_fatbins),
@@ -581,8 +591,11 @@ int main(int argc, char **argv) {
         SECTION(null_function),
         SECTION(an_unloaded_module),
         SECTION(a_function_without_its_module),
+        SECTION(parameters_too_short),
         SECTION(parameters_missing),
         SECTION(a_parameter_of_null),
+        // The last: the process is no good behind it.
+        SECTION(a_fault),
     };
     return RUN_SECTIONS(sections);
 }
