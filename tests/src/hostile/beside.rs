@@ -205,6 +205,7 @@ pub fn operations_and_messages(
             ("control", messages::try_control(vm, seed, 20 * random_cases)?),
             ("operations", messages::try_operations(vm)?),
             ("moving", messages::try_moving(vm, seed, random_cases)?),
+            ("stuck", messages::try_stuck(vm)?),
         ])
     })?;
     Ok(summary(&tried))

@@ -14,8 +14,8 @@ use vgpu_protocol::virtio::{ControlKind, Map, RingCreate, RingDestroy, Run, Sess
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use zerocopy::IntoBytes;
 
-use super::cases::{self, Found};
-use super::{Outcome, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW, ring_at};
+use super::cases::{self, Fixture, Found};
+use super::{Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW, ring_at, row};
 
 /// The last page of the address space.
 const LAST_PAGE: u64 = !(PAGE_LEN - 1);
@@ -145,6 +145,45 @@ pub fn try_moving(vm: &Vm, seed: u64, rounds: usize) -> Result<Found> {
         found.cases += 1;
         found.ended.push(session.number);
         session.close()?;
+    }
+    Ok(found)
+}
+
+/// Sessions whose rings wait for what never comes: each can be taken down all the same.
+pub fn try_stuck(vm: &Vm) -> Result<Found> {
+    let mut found = Found::default();
+    let launch = |function, blocks| [function, blocks, 1, 1, 1, 1, 1, 0, cases::STREAM];
+    for what in ["another ring", "a host function", "a kernel"] {
+        let mut session = vm.open()?;
+        let fixture = Fixture::make(&mut session)?;
+        session.ring_create(1)?;
+        match what {
+            "another ring" => {
+                // Position 8 of a ring that nothing is written to.
+                session.put(0, op::DEPS, false, &[], [1u64, 8].as_bytes())?;
+            }
+            "a host function" => {
+                session.put(0, row("cuLaunchHostFunc").op, false, &[cases::STREAM, 1], &[])?;
+                session.put(0, row("cuStreamSynchronize").op, true, &[cases::STREAM], &[])?;
+            }
+            _ => {
+                let function = fixture.function(&mut session, 2, "wait")?;
+                let word = (WINDOW + PINNED_AT).to_le_bytes();
+                session.put(0, row("cuLaunchKernel").op, false, &launch(function, 1), &word)?;
+                session.put(0, row("cuStreamSynchronize").op, true, &[cases::STREAM], &[])?;
+            }
+        }
+        // The ring that waits takes no other with it, and neither what is behind it.
+        let position = session.put(1, op::GPU_INFO, true, &[], &[])?;
+        let other = session.answer(1, position)?;
+        ensure!(
+            other == Outcome::Done,
+            "beside a ring that waits for {what}: {other:?}"
+        );
+        found.cases += 1;
+        session
+            .close()
+            .with_context(|| format!("a ring waits for {what}"))?;
     }
     Ok(found)
 }
