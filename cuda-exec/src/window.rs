@@ -21,7 +21,8 @@ impl Default for Load {
         Self {
             calls: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
-            depth: AtomicU32::new(u32::MAX),
+            // Until the scheduler says more: its orders come when the turn may be had already.
+            depth: AtomicU32::new(1),
         }
     }
 }

@@ -85,7 +85,7 @@ impl Daemon {
         let gpus = self.inventory.of_pool(&pool.gpus);
         let clients = self.clients.values().filter_map(|client| client.vm);
         let vms: BTreeSet<u32> = clients
-            .chain(self.sessions.keys().map(|session| session.vm))
+            .chain(self.placed.keys().map(|session| session.vm))
             .chain(self.earlier.keys().copied())
             .chain(self.map.vms_with_settings())
             .filter(|vm| pool.has(*vm))
