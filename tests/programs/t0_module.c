@@ -508,10 +508,7 @@ static void parameters_packed(void) {
     void *unknown[] = {(void *)1, &packed, (void *)2, &size, (void *)7, NULL, NULL};
     TELL(cuLaunchKernel(copy, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, unknown));
     void *ended[] = {NULL};
-    TELL(cuLaunchKernel(copy, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, ended));
     TELL(cuLaunchKernel(nothing, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, ended));
-    void *no_size[] = {(void *)1, &packed, NULL};
-    TELL(cuLaunchKernel(copy, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, no_size));
     void *no_buffer[] = {(void *)2, &size, NULL};
     TELL(cuLaunchKernel(copy, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, no_buffer));
     void *each[] = {&room, packed.data};
@@ -520,13 +517,33 @@ static void parameters_packed(void) {
     TELL(cuCtxSynchronize());
 }
 
+// Tells what becomes of a launch whose kernel may fault: if it does, that may be known before the launch returns.
+static void tell_end(const char *what, CUresult launched) {
+    CUresult then = cuCtxSynchronize();
+    if (launched == CUDA_SUCCESS || launched == then)
+        say("%s: ends in %s", what, result_name(then));
+    else
+        say("%s: %s, then %s", what, result_name(launched), result_name(then));
+}
+
+static void a_buffer_of_nothing(void) {
+    with_kinds();
+    void *ended[] = {NULL};
+    tell_end("no buffer", cuLaunchKernel(kernel_of(module, "copy_24"), 1, 1, 1, 1, 1, 1, 0, NULL, NULL, ended));
+}
+static void a_buffer_without_size(void) {
+    with_kinds();
+    static char packed[32];
+    void *no_size[] = {(void *)1, packed, NULL};
+    tell_end("no size", cuLaunchKernel(kernel_of(module, "copy_24"), 1, 1, 1, 1, 1, 1, 0, NULL, NULL, no_size));
+}
 static void parameters_too_short(void) {
     with_kinds();
     static char packed[8];
     for (size_t size = 1; size < 2; size--) {
         void *extra[] = {(void *)1, packed, (void *)2, &size, NULL};
-        CUresult result = cuLaunchKernel(kernel_of(module, "copy_24"), 1, 1, 1, 1, 1, 1, 0, NULL, NULL, extra);
-        say("%zu bytes: %s, then %s", size, result_name(result), result_name(cuCtxSynchronize()));
+        tell_end(size == 1 ? "1 byte" : "0 bytes",
+                 cuLaunchKernel(kernel_of(module, "copy_24"), 1, 1, 1, 1, 1, 1, 0, NULL, NULL, extra));
         if (cuCtxSynchronize() != CUDA_SUCCESS)
             return;
     }
@@ -553,7 +570,7 @@ static void a_fault(void) {
     NEED(cuStreamCreate(&stream, 0));
     NEED(cuMemAlloc_v2(&memory, 64));
     CUfunction nothing = kernel_of(module, "null_kernel");
-    TELL(cuLaunchKernel(kernel_of(module, "poke"), 1, 1, 1, 1, 1, 1, 0, stream, parameters, NULL));
+    tell_end("poke", cuLaunchKernel(kernel_of(module, "poke"), 1, 1, 1, 1, 1, 1, 0, stream, parameters, NULL));
     TELL(cuStreamSynchronize(stream));
     TELL(cuStreamSynchronize(stream));
     TELL(cuStreamQuery(stream));
@@ -591,6 +608,8 @@ int main(int argc, char **argv) {
         SECTION(null_function),
         SECTION(an_unloaded_module),
         SECTION(a_function_without_its_module),
+        SECTION(a_buffer_of_nothing),
+        SECTION(a_buffer_without_size),
         SECTION(parameters_too_short),
         SECTION(parameters_missing),
         SECTION(a_parameter_of_null),
