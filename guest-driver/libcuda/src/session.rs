@@ -398,9 +398,18 @@ impl Call {
     /// what a capture forbids is refused by the call itself.
     pub fn submit<C: Wire>(&self, context: u32, arguments: C::In) -> Result<(), Code> {
         if self.session.captures.any() {
-            return self.ask::<C>(context, arguments).map(drop);
+            return self.submit_answered::<C>(context, arguments, &[]);
         }
         self.submit_with::<C>(context, arguments, 0, |_| ())
+    }
+
+    /// Makes a call that needs no answer and waits for one. What ends the session meanwhile is told by the next call, as it would
+    /// be without an answer: work that was taken may fault at once.
+    pub fn submit_answered<C: Wire>(&self, context: u32, arguments: C::In, blob: &[u8]) -> Result<(), Code> {
+        match self.ask_with::<C>(context, arguments, blob) {
+            Err(_) if self.session.area.status().is_err() => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     /// Makes a call that asks for no answer, with a blob of `blob_len` bytes, which `fill` writes.

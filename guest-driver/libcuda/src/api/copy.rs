@@ -55,7 +55,8 @@ impl Job {
 
     fn submit<C: Wire>(&self, arguments: C::In) -> Result<(), Code> {
         if self.foreign {
-            self.call.ask::<C>(self.stream.context, arguments)?;
+            self.call
+                .submit_answered::<C>(self.stream.context, arguments, &[])?;
         } else {
             self.call.submit::<C>(self.stream.context, arguments)?;
         }

@@ -139,7 +139,7 @@ fn launch(launch: &Launch, each: In<Host>, extra: In<usize>, null: NullStream) -
     } else {
         let mut packed = vec![0; len];
         params.pack(&function, &mut packed);
-        call.ask_with::<wire::Call>(context.id, arguments, &packed)?;
+        call.submit_answered::<wire::Call>(context.id, arguments, &packed)?;
         function.proven.learn(threads, launch.shared);
     }
     stream.did_submit();

@@ -32,7 +32,7 @@ fn fill<C: Wire>(
     if stream.context == context.id {
         call.submit::<C>(context.id, arguments(stream.word))?;
     } else {
-        call.ask::<C>(stream.context, arguments(stream.word))?;
+        call.submit_answered::<C>(stream.context, arguments(stream.word), &[])?;
     }
     stream.did_submit();
     if sync && call.session.is_in_arena(to) {
