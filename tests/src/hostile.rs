@@ -364,11 +364,28 @@ impl Session<'_> {
                 other => other?,
             };
             ensure!(
-                Instant::now() < end,
-                "session {}: {what} does not come",
-                self.number
+                done() || Instant::now() < end,
+                "session {}: {what} does not come: {}",
+                self.number,
+                self.state()
             );
         }
+    }
+
+    /// Where its rings stand, for who wonders why nothing comes.
+    fn state(&self) -> String {
+        let of = |ring: u32| {
+            let word = |at| self.u64(ring_at(ring) + at).load(SeqCst);
+            let asleep = self.u32(ring_at(ring) + ring::ASLEEP).load(SeqCst);
+            format!(
+                "ring {ring} written up to {}, read up to {}, answered up to {}, asleep {asleep}",
+                word(ring::HEAD),
+                word(ring::TAIL),
+                word(ring::REPLY_POS)
+            )
+        };
+        let events = self.u32(area::EVENTS).load(SeqCst);
+        format!("status {}, {events} events; {}; {}", self.status(), of(0), of(1))
     }
 
     fn acknowledge(&self) {
