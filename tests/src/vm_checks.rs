@@ -64,11 +64,16 @@ pub fn eight_processes_at_once_and_a_fault_beside_them(
         Gpu::Software => "work 2000 60 1 32",
     };
     let mut busy = Vec::new();
-    for _ in 0..8 {
-        let (job, pid) = vm.start_with_pid(program)?;
-        Machine::wait_for_output(vm, &job, "running")?;
-        // So that all of them are in the middle of it, however long the last takes to start.
-        vm.must(&format!("kill -STOP {pid}"))?;
+    for n in 0..8 {
+        // Stopped by its own shell as soon as it runs: so all are in the middle of it, however long the last takes to start.
+        let job = vm.start(&format!(
+            "f=/tmp/eight.{n}; : >$f; {program} >$f & p=$!; until grep -q running $f || ! kill -0 $p; do :; done; \
+             kill -STOP $p && echo pid=$p; wait $p; s=$?; cat $f; exit $s"
+        ))?;
+        Machine::wait_for_output(vm, &job, "pid=")?;
+        let said = vm.output_so_far(&job);
+        let pid = said.lines().find_map(|line| line.strip_prefix("pid="));
+        let pid = pid.context("no process id")?.to_owned();
         busy.push((job, pid));
     }
     let executors = stack.executors(number).len();
