@@ -236,3 +236,43 @@ fn a_file_that_is_wrong_is_named() {
         "{error}"
     );
 }
+
+/// What the operator's page shows is a map, and it tells of every key there is.
+#[test]
+fn the_operators_page_is_right() {
+    let page = include_str!("../../../docs/operator.md");
+    let example = page
+        .split("```toml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let map = PoolMap::parse(example, None).unwrap();
+    assert_eq!(map.settings_of(1).weight, 4);
+    for table in [
+        "[scheduler]",
+        "[[pool]]\nname = \"B\"\ngpus = [\"all\"]",
+        "[vm.1]",
+    ] {
+        let table = if table == "[vm.1]" {
+            format!("{example}\n")
+        } else {
+            format!("{table}\n")
+        };
+        let error = PoolMap::parse(&(table + "no_such_key = 1\n"), None).unwrap_err();
+        let keys: Vec<&str> = error.message().split('`').skip(3).step_by(2).collect();
+        assert!(keys.len() > 3, "{error}");
+        for key in keys {
+            let named = [
+                format!("`{key}`"),
+                format!("`{key}.low"),
+                format!("`[[pool]]` `{key}`"),
+            ];
+            assert!(
+                named.iter().any(|name| page.contains(name)),
+                "{key} is not told of"
+            );
+        }
+    }
+}
