@@ -272,6 +272,18 @@ fn what_cannot_be_is_refused() {
     );
 }
 
+#[test]
+fn comments_of_an_empty_file_stay_above() {
+    let edited = apply("# Ours.\n", &[assign("0", "A")], &resolve).unwrap();
+    assert!(
+        edited.text.starts_with("# Ours.\n\n[[pool]]\nname = \"A\"\n"),
+        "{}",
+        edited.text
+    );
+    let back = apply(&edited.text, &[unassign("0", "A")], &resolve).unwrap();
+    assert_eq!(back.text.trim(), "# Ours.");
+}
+
 /// A GPU that is gone has no index, and is still taken out of its pool.
 #[test]
 fn a_missing_gpu_can_be_unassigned() {

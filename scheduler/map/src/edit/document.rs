@@ -24,6 +24,14 @@ impl Document {
     }
 
     pub fn add_pool(&mut self, name: &str, gpu: &str) {
+        // In a file of comments alone these are the end; they stay above what comes.
+        let comments = match self.doc.is_empty() {
+            true => self.doc.trailing().as_str().unwrap_or_default().to_owned(),
+            false => String::new(),
+        };
+        if !comments.is_empty() {
+            self.doc.set_trailing("");
+        }
         let tables = Item::ArrayOfTables(ArrayOfTables::new());
         let gpus = Value::Array(Array::from_iter([gpu]));
         match self.doc.entry("pool").or_insert(tables) {
@@ -35,6 +43,9 @@ impl Document {
             }
             Item::ArrayOfTables(pools) => {
                 let mut pool = Table::new();
+                if !comments.is_empty() {
+                    pool.decor_mut().set_prefix(format!("{comments}\n"));
+                }
                 pool.insert("name", name.into());
                 pool.insert("gpus", gpus.into());
                 pools.push(pool);
