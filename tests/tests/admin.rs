@@ -1,0 +1,403 @@
+//! The operator's command line on a whole host: what it prints, what it changes, and how it ends.
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use vgpu_tests::{Gpu, Host, Machine, Stack};
+use vgpu_vm::Artifacts;
+
+const DONE: i32 = 0;
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const NOT_FOUND: i32 = 3;
+const UNREACHABLE: i32 = 4;
+const DEGRADED: i32 = 5;
+
+fn host(gpus: u32, pool_map: &str) -> Stack {
+    Stack::start_host(&Artifacts::from_env(), Gpu::Software, gpus, pool_map).unwrap()
+}
+
+/// Runs the tool, which must end with that code; what it printed.
+#[track_caller]
+fn admin(stack: &Stack, command: &str, code: i32) -> String {
+    let output = stack.admin().args(command.split_whitespace()).output().unwrap();
+    let (out, err) = texts(&output);
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{command}\n{out}\n{err}\n{}",
+        stack.logs()
+    );
+    let failed = ![DONE, DEGRADED].contains(&code);
+    assert_eq!(failed, !err.is_empty(), "{command}\n{err}");
+    assert_eq!(failed, out.is_empty(), "{command}\n{out}");
+    out + &err
+}
+
+/// The same with JSON, errors included.
+#[track_caller]
+fn json(stack: &Stack, command: &str, code: i32) -> Value {
+    let output = stack
+        .admin()
+        .arg("--json")
+        .args(command.split_whitespace())
+        .output()
+        .unwrap();
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(code), "{command}\n{out}\n{err}");
+    let value: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{command}: {error}\n{out}"));
+    assert_eq!(value["schema_version"], 2, "{command}\n{out}");
+    value
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_owned()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// The first session of somebody who has read nothing but the usage.
+#[test]
+fn an_operator_sets_a_host_up() {
+    let mut stack = host(2, "# Two GPUs.\n");
+    assert!(admin(&stack, "status", DONE).contains("assign-gpu"));
+    let scanned = json(&stack, "scan-gpus", DONE);
+    assert_eq!(scanned["gpus"].as_array().unwrap().len(), 2);
+    assert_eq!(scanned["gpus"][1]["state"], "unassigned");
+    let second = scanned["gpus"][1]["uuid"].as_str().unwrap().to_owned();
+
+    admin(&stack, "assign-gpu --gpu-id 0 --pool A", DONE);
+    admin(&stack, &format!("assign-gpu --gpu-id {second} --pool B"), DONE);
+    admin(&stack, "register-vm --vm-id 1-7 --pool A", DONE);
+    let tried = json(
+        &stack,
+        "register-vm --vm-id 8-20 --pool B --weight 2 --dry-run",
+        DONE,
+    );
+    assert_eq!(tried["dry_run"], true);
+    assert_eq!(tried["changes"].as_array().unwrap().len(), 2, "{tried}");
+    admin(
+        &stack,
+        "register-vm --vm-id 8-20 --pool B --queue-depth 64 --aging-ms 300",
+        DONE,
+    );
+    let set = json(&stack, "set-priority --vm-id 1 --priority high", DONE);
+    assert_eq!(
+        set["changes"],
+        serde_json::json!(["VM 1: priority high, was medium"])
+    );
+    assert_eq!(
+        json(&stack, "set-priority --vm-id 1 --priority high", DONE)["changes"],
+        serde_json::json!([])
+    );
+    admin(&stack, "set-weight --vm-id 1 --weight 4", DONE);
+
+    // What it was told is so for a VM that starts now, and is counted.
+    stack.start_backend(1).unwrap();
+    Host::new(&stack, 1).must("vadd").unwrap();
+    stack
+        .until("the program's session is over", |stack| {
+            stack.status().is_ok_and(|status| {
+                status
+                    .pools
+                    .iter()
+                    .flat_map(|pool| &pool.vms)
+                    .all(|vm| vm.sessions.is_empty())
+            })
+        })
+        .unwrap();
+    let status = json(&stack, "status", DONE);
+    assert_eq!(status["degraded"], serde_json::json!([]));
+    let pools = &status["pools"];
+    assert_eq!((&pools[0]["name"], &pools[1]["name"]), (&"A".into(), &"B".into()));
+    assert_eq!(pools[0]["ranges"], serde_json::json!(["1-7"]));
+    assert_eq!(pools[1]["ranges"], serde_json::json!(["8-20"]));
+    assert_eq!(pools[1]["gpus"], serde_json::json!([second]));
+    let vm = &pools[0]["vms"][0];
+    assert_eq!(
+        (&vm["vm"], &vm["priority"], &vm["weight"]),
+        (&1.into(), &"high".into(), &4.into())
+    );
+    assert!(
+        vm["calls"].as_u64().unwrap() > 0 && vm["turns"].as_u64().unwrap() > 0,
+        "{vm}"
+    );
+    let other = &pools[1]["vms"][0];
+    assert_eq!(
+        (&other["queue_depth"], &other["aging_ms"]),
+        (&64.into(), &300.into())
+    );
+    let turns = json(&stack, "turns --last 1", DONE);
+    assert_eq!(turns["turns"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&turns["turns"][0]["vm"], &turns["turns"][0]["priority"]),
+        (&1.into(), &"high".into())
+    );
+
+    let shown = admin(&stack, "status", DONE);
+    for part in [
+        "vgpu software GPU",
+        "Pool A: GPU 0, VMs 1-7",
+        "Pool B: GPU 1, VMs 8-20",
+        "2-7",
+    ] {
+        assert!(shown.contains(part), "{part}\n{shown}");
+    }
+    assert!(admin(&stack, "turns", DONE).contains("high"));
+    let map = fs::read_to_string(stack.pool_map()).unwrap();
+    assert!(map.starts_with("# Two GPUs.\n"), "{map}");
+    admin(
+        &stack,
+        &format!("config check {}", stack.pool_map().display()),
+        DONE,
+    );
+
+    // And back to nothing.
+    admin(&stack, "register-vm --vm-id 8-20 --pool A --move", DONE);
+    admin(&stack, "unassign-gpu --gpu-id 1 --pool B", DONE);
+    admin(&stack, "unregister-vm --vm-id 1-20", DONE);
+    admin(&stack, "unassign-gpu --gpu-id 0 --pool A", DONE);
+    assert_eq!(
+        fs::read_to_string(stack.pool_map()).unwrap().trim(),
+        "# Two GPUs."
+    );
+}
+
+#[test]
+fn each_way_to_fail_has_its_exit_code_and_a_hint() {
+    let mut stack = host(2, "");
+    let cases = [
+        ("set-weight --vm-id 1 --weight 0", USAGE),
+        ("set-priority --vm-id 1 --priority hihg", USAGE),
+        ("register-vm --vm-id 7-1 --pool A", USAGE),
+        ("no-such-command", USAGE),
+        ("register-vm --vm-id 8 --pool A", USAGE),
+        ("unassign-gpu --gpu-id 0 --pool A", USAGE),
+        ("config check /no/such/file", USAGE),
+        ("assign-gpu --gpu-id 7 --pool A", NOT_FOUND),
+        ("register-vm --vm-id 30 --pool C", NOT_FOUND),
+        ("set-weight --vm-id 30 --weight 2", NOT_FOUND),
+        ("unregister-vm --vm-id 30", NOT_FOUND),
+    ];
+    admin(&stack, "assign-gpu --gpu-id 0 --pool A", DONE);
+    admin(&stack, "assign-gpu --gpu-id 1 --pool B", DONE);
+    admin(&stack, "register-vm --vm-id 1-7 --pool A", DONE);
+    admin(&stack, "register-vm --vm-id 8-20 --pool B", DONE);
+    let before = fs::read_to_string(stack.pool_map()).unwrap();
+    for (command, code) in cases {
+        let said = admin(&stack, command, code);
+        assert!(
+            said.contains("hint: ") || said.contains("try '--help'"),
+            "{command}\n{said}"
+        );
+        let error = &json(&stack, command, code)["error"];
+        assert_eq!(error["exit_code"], code, "{error}");
+        assert!(
+            error["message"]
+                .as_str()
+                .is_some_and(|message| !message.is_empty()),
+            "{error}"
+        );
+        assert!(error["hint"].is_string(), "{error}");
+    }
+    assert_eq!(fs::read_to_string(stack.pool_map()).unwrap(), before);
+
+    // A GPU falls off its bus: what there is to see is shown all the same.
+    let lost = stack.dir().join("softgpu/lost-1");
+    fs::write(&lost, "").unwrap();
+    assert!(admin(&stack, "scan-gpus", DONE).contains("gone: GPU-"));
+    assert!(admin(&stack, "status", DEGRADED).contains("DEGRADED: pool B"));
+    assert_eq!(json(&stack, "status", DEGRADED)["pools"][1]["complete"], false);
+    fs::remove_file(lost).unwrap();
+    admin(&stack, "scan-gpus", DONE);
+    admin(&stack, "status", DONE);
+
+    stack.kill_vgpud();
+    for command in [
+        "status",
+        "status --watch",
+        "scan-gpus",
+        "turns",
+        "reload",
+        "unregister-vm --vm-id 1",
+    ] {
+        assert!(
+            admin(&stack, command, UNREACHABLE).contains("hint: "),
+            "{command}"
+        );
+    }
+    assert_eq!(
+        json(&stack, "status", UNREACHABLE)["error"]["kind"],
+        "unreachable"
+    );
+    // A file can be checked without it.
+    let check = format!("config check {} --offline", stack.pool_map().display());
+    assert_eq!(json(&stack, &check, DONE)["gpus_compared"], false);
+    stack.start_vgpud().unwrap();
+    admin(&stack, "status", DONE);
+}
+
+#[test]
+fn a_wrong_map_is_refused_and_the_old_one_stays() {
+    let stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [\"1-7\"]\n");
+    let good = fs::read_to_string(stack.pool_map()).unwrap();
+    let unknown = "GPU-01234567-89ab-cdef-0123-456789abcdef";
+    let cases = [
+        (format!("{good}vmz = [8]\n"), 5, "unknown field `vmz`"),
+        (good.replace("\"all\"", &format!("\"{unknown}\"")), 3, unknown),
+        (good.replace("\"all\"", "\"GPU-1\""), 3, "expected a GPU's UUID"),
+        (
+            format!("{good}[[pool]]\nname = \"B\"\ngpus = [\"all\"]\nvms = [7]\n"),
+            8,
+            "VM 7 is in pool \"A\"",
+        ),
+        (good.replace("1-7", "7-1"), 4, "expected \"1-7\""),
+        (good.replace("1-7", ""), 4, "expected a VM's number"),
+        (
+            format!("{good}[vm.1]\npriority = \"hihg\"\n"),
+            6,
+            "expected one of `low`, `medium`, `high`",
+        ),
+        (
+            format!("{good}[vm.1]\nqueue_depth = -1\n"),
+            6,
+            "expected a number from 1",
+        ),
+    ];
+    let file = stack.pool_map().display().to_string();
+    for (text, line, part) in cases {
+        fs::write(stack.pool_map(), &text).unwrap();
+        for command in [
+            "reload",
+            "set-weight --vm-id 1 --weight 2",
+            &format!("config check {file}"),
+        ] {
+            let said = admin(&stack, command, USAGE);
+            assert!(
+                said.contains(&format!("{file}: line {line}: ")) && said.contains(part),
+                "{said}\n{text}"
+            );
+        }
+        assert_eq!(fs::read_to_string(stack.pool_map()).unwrap(), text);
+        assert_eq!(
+            json(&stack, "status", DONE)["pools"][0]["ranges"],
+            serde_json::json!(["1-7"])
+        );
+    }
+    // Another host's GPUs are not known here.
+    fs::write(stack.pool_map(), good.replace("all", unknown)).unwrap();
+    admin(&stack, &format!("config check {file} --offline"), DONE);
+    fs::write(stack.pool_map(), good).unwrap();
+    admin(&stack, "reload", DONE);
+}
+
+/// Both write through `vgpud`, one after the other.
+#[test]
+fn two_administrators_at_once_lose_nothing() {
+    let stack = host(
+        1,
+        "# Ours.\n[[pool]]\nname = \"A\" # the only one\ngpus = [\"all\"]\n",
+    );
+    std::thread::scope(|scope| {
+        for first in [1, 2] {
+            let stack = &stack;
+            scope.spawn(move || {
+                // Every other VM, so that each edit joins what another one wrote.
+                for vm in (first..=16).step_by(2) {
+                    let command = format!("register-vm --vm-id {vm} --pool A --weight {}", vm + 1);
+                    admin(stack, &command, DONE);
+                }
+            });
+        }
+    });
+    let pool = &json(&stack, "status", DONE)["pools"][0];
+    assert_eq!(pool["ranges"], serde_json::json!(["1-16"]));
+    let weights: Vec<u64> = pool["vms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vm| vm["weight"].as_u64().unwrap())
+        .collect();
+    assert_eq!(weights, (2..=17).collect::<Vec<u64>>());
+    let map = fs::read_to_string(stack.pool_map()).unwrap();
+    assert!(
+        map.starts_with("# Ours.\n[[pool]]\nname = \"A\" # the only one\n"),
+        "{map}"
+    );
+}
+
+#[test]
+fn what_vgpud_may_not_write_stays() {
+    let text = "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n";
+    let stack = host(1, text);
+    fs::set_permissions(stack.pool_map(), Permissions::from_mode(0o444)).unwrap();
+    let said = admin(&stack, "set-weight --vm-id 1 --weight 3", FAILED);
+    assert!(
+        said.contains("cannot be written") && said.contains("hint: "),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(stack.pool_map()).unwrap(), text);
+    let weight = |stack: &Stack| json(stack, "status", DONE)["pools"][0]["vms"][0]["weight"].clone();
+    assert_eq!(weight(&stack), Value::Null);
+    fs::set_permissions(stack.pool_map(), Permissions::from_mode(0o644)).unwrap();
+    admin(&stack, "set-weight --vm-id 1 --weight 3", DONE);
+    assert_eq!(weight(&stack), 3);
+}
+
+/// Those who may ask may not change things, and others may not even ask. (Only root can be somebody else.)
+#[test]
+fn only_administrators_change_things() {
+    let stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let code = |(uid, gid): (u32, u32), arguments: &[&str]| {
+        let mut command = stack.admin();
+        command.args(arguments).uid(uid).gid(gid).current_dir("/");
+        command.output().unwrap().status.code()
+    };
+    let vm = stack.vm_user(1);
+    assert_eq!(code(vm, &["status"]), Some(DONE));
+    for arguments in [
+        &["reload"][..],
+        &["scan-gpus"],
+        &["unregister-vm", "--vm-id", "1"],
+    ] {
+        assert_eq!(code(vm, arguments), Some(FAILED), "{arguments:?}");
+    }
+    assert_eq!(code((65_534, 65_534), &["status"]), Some(UNREACHABLE));
+    assert_eq!(
+        json(&stack, "status", DONE)["pools"][0]["ranges"],
+        serde_json::json!(["1"])
+    );
+}
+
+/// Whoever reads what it prints may stop, and what is shown again and again is an object per line.
+#[test]
+fn readers_come_and_go() {
+    let stack = host(1, "");
+    let start = |arguments: &[&str]| {
+        let mut command = stack.admin();
+        command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut child = start(&["status"]);
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(DONE), "{}", texts(&output).1);
+
+    let mut child = start(&["status", "--watch", "--json"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let status: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(status["schema_version"], 2);
+    }
+    drop(lines);
+    // It ends when it finds that nobody reads.
+    assert_eq!(child.wait().unwrap().code(), Some(DONE));
+}
