@@ -23,9 +23,9 @@
 //! - Denormals are never flushed, approximations are exact to the last place, and `%clock64` counts half
 //!   nanoseconds.
 //! - An instruction that is not known is found when the module is loaded, not by the compiler: the module is
-//!   refused with `CUDA_ERROR_INVALID_PTX`, and standard error says which line. Machine code (cubin, fat
+//!   refused with `CUDA_ERROR_INVALID_PTX`; standard error and the error log of the load say which line. Machine code (cubin, fat
 //!   binaries) is refused with `CUDA_ERROR_NO_BINARY_FOR_GPU`.
-//! - Device functions are inlined, so recursion and calls through pointers are refused.
+//! - `printf` and `malloc` of a kernel are refused.
 
 mod arbiter;
 pub mod driver;

@@ -585,3 +585,32 @@ fn errors_have_names() {
     assert_eq!(name(0), (0, Ok("CUDA_SUCCESS".to_owned())));
     assert_eq!(name(12345).0, code(INVALID_VALUE));
 }
+
+#[test]
+fn the_error_log_names_instruction_and_line() {
+    let _ctx = Ctx::new();
+    let text = c".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k() {\n frobnicate.u32;\n}";
+    let mut log = [0x55u8; 64];
+    let mut module = 0;
+    let load = |module: &mut u64, log: &mut [u8]| {
+        let (options, values) = ([6, 5], [log.len() as u64, log.as_mut_ptr() as u64]);
+        cuModuleLoadDataEx(
+            Out(module),
+            text.as_ptr().cast(),
+            2,
+            In(options.as_ptr()),
+            In(values.as_ptr()),
+        )
+    };
+    assert_eq!(load(&mut module, &mut log), 218);
+    let said = std::ffi::CStr::from_bytes_until_nul(&log)
+        .unwrap()
+        .to_str()
+        .unwrap();
+    assert_eq!(said, "PTX line 5: unknown instruction frobnicate.u32\n");
+    // No more is written than there is room for.
+    let (room, rest) = log.split_at_mut(9);
+    rest.fill(0x55);
+    assert_eq!(load(&mut module, room), 218);
+    assert_eq!((&room[..], rest[0]), (&b"PTX line\0"[..], 0x55));
+}

@@ -53,10 +53,39 @@ fn image_text(image: *const c_void) -> Result<String> {
     }
 }
 
+/// Where a compiler's messages go: `CU_JIT_ERROR_LOG_BUFFER` and its size.
+struct ErrorLog(In<i32>, In<u64>, usize);
+
+const JIT_ERROR_LOG_BUFFER: i32 = 5;
+const JIT_ERROR_LOG_BUFFER_SIZE_BYTES: i32 = 6;
+
+impl ErrorLog {
+    /// The value of an option, if it was given.
+    fn option(&self, id: i32) -> Option<u64> {
+        let at = (0..self.2).find(|n| self.0.at(*n) == Ok(id))?;
+        self.1.at(at).ok()
+    }
+
+    /// Stores a message with its end, as much of it as there is room for.
+    fn write(&self, message: &str) {
+        let (buffer, size) = (
+            self.option(JIT_ERROR_LOG_BUFFER),
+            self.option(JIT_ERROR_LOG_BUFFER_SIZE_BYTES),
+        );
+        if let (Some(buffer), Some(room @ 1..)) = (buffer, size.map(|size| size as u32 as usize)) {
+            let kept = message.bytes().take(room - 1).chain([0]);
+            for (at, byte) in kept.enumerate() {
+                Out((buffer as *mut u8).wrapping_add(at)).set_if_wanted(byte);
+            }
+        }
+    }
+}
+
 /// Loads PTX into a context.
-pub(crate) fn load(runtime: &Runtime, context: &Arc<Context>, text: &str) -> Result<CUmodule> {
+fn load(runtime: &Runtime, context: &Arc<Context>, text: &str, log: &ErrorLog) -> Result<CUmodule> {
     let refused = |e: PtxError| {
         eprintln!("softgpu: PTX {e}");
+        log.write(&format!("PTX {e}\n"));
         error::INVALID_PTX
     };
     let parsed = parse::parse(text).map_err(refused)?;
@@ -192,16 +221,18 @@ api! { SYMBOLS;
         let context = current()?;
         let runtime = runtime()?;
         runtime.captures.forbid()?;
-        out.set(load(runtime, &context, &image_text(image)?)?)
+        let log = ErrorLog(In(std::ptr::null()), In(std::ptr::null()), 0);
+        out.set(load(runtime, &context, &image_text(image)?, &log)?)
     }
 
     fn cuModuleLoadDataEx(
-        out: Out<CUmodule>, image: *const c_void, _count: u32, _options: In<i32>, _values: In<u64>,
+        out: Out<CUmodule>, image: *const c_void, count: u32, options: In<i32>, values: In<u64>,
     ) {
         let context = current()?;
         let runtime = runtime()?;
         runtime.captures.forbid()?;
-        out.set(load(runtime, &context, &image_text(image)?)?)
+        let log = ErrorLog(options, values, count as usize);
+        out.set(load(runtime, &context, &image_text(image)?, &log)?)
     }
 
     fn cuModuleUnload(handle: CUmodule) {

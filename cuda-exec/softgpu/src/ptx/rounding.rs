@@ -168,8 +168,7 @@ mod tests {
         fn results_enclose_the_exact_one(a in -1.0e6f32..1.0e6, b in -1.0e6f32..1.0e6) {
             prop_assume!(a.abs() > 1.0 && b.abs() > 1.0);
             let (x, y) = (f64::from(a), f64::from(b));
-            let cases: [(fn(f64, f64) -> Pair, f64); 2] = [(sum, x + y), (product, x * y)];
-            for (of, exact) in cases {
+            for (of, exact) in [(sum as fn(f64, f64) -> Pair, x + y), (product, x * y)] {
                 let (low, high) = (at(Round::Down, of, a, b), at(Round::Up, of, a, b));
                 prop_assert!(f64::from(low) <= exact && exact <= f64::from(high));
                 prop_assert!(low == high || low.next_up() == high);

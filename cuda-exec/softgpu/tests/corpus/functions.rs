@@ -32,7 +32,7 @@ fn functions_called_by_address() {
         let (dx, out) = (upload(&x), zeros(48 * 4));
         kernel.run(1, 48, 0, &[&dx, &out]);
         let value = |i: usize| {
-            if i % 3 == 0 {
+            if i.is_multiple_of(3) {
                 x[i] * x[i] * 10.0 + 4.0
             } else {
                 30.0 * x[i] * x[i]
