@@ -4,6 +4,7 @@ use super::abi::{CUcontext, CUdeviceptr, CUfunction, CUmodule, In, Out, Text, ap
 use super::context::{Context, current};
 use super::device::{SHARED_DEFAULT, SHARED_OPTIN};
 use super::error::{self, Result};
+use super::fatbin;
 use super::registry::new_handle;
 use super::runtime::{Runtime, initialised, runtime};
 use crate::ptx::PtxError;
@@ -40,9 +41,11 @@ pub struct Function {
 fn image_text(image: *const c_void) -> Result<String> {
     let first: u32 = In(image.cast()).get()?;
     match first {
-        // ELF, and the two headers of a fat binary.
-        0x464c_457f | 0xba55_ed50 | 0x4662_43b1 => {
-            eprintln!("softgpu: only PTX text can be loaded, not machine code");
+        fatbin::WRAPPER => fatbin::ptx(fatbin::unwrap(In(image.cast()))?),
+        fatbin::CONTAINER => fatbin::ptx(In(image.cast())),
+        // ELF: a cubin.
+        0x464c_457f => {
+            eprintln!("softgpu: only PTX can be loaded, not machine code");
             Err(error::NO_BINARY_FOR_GPU)
         }
         _ => {
@@ -232,6 +235,14 @@ api! { SYMBOLS;
         let runtime = runtime()?;
         runtime.captures.forbid()?;
         let log = ErrorLog(options, values, count as usize);
+        out.set(load(runtime, &context, &image_text(image)?, &log)?)
+    }
+
+    fn cuModuleLoadFatBinary(out: Out<CUmodule>, image: *const c_void) {
+        let context = current()?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        let log = ErrorLog(In(std::ptr::null()), In(std::ptr::null()), 0);
         out.set(load(runtime, &context, &image_text(image)?, &log)?)
     }
 

@@ -248,3 +248,27 @@ fn variables_of_a_module() {
         assert_eq!(download::<i32>(out, 6), [5, 6, text, 0, 10, 6]);
     });
 }
+
+#[test]
+fn fat_binaries() {
+    use softgpu_cuda::driver::module::{cuModuleLoadData, cuModuleLoadFatBinary};
+    const PLAIN: &[u8] = include_bytes!("../../../../tests/kernels/fatbin/linear-plain.fatbin");
+    const CUBIN: &[u8] = include_bytes!("../../../../tests/kernels/fatbin/linear-cubin.fatbin");
+    let _ctx = Ctx::new();
+    let check = |module: u64| {
+        let data = upload(&[1.0f32, 2.0, 3.0, 4.0]);
+        Kernel(function(module, c"scale4")).run(1, 1, 0, &[&data, &3.0f32, &1u32]);
+        assert_eq!(download::<f32>(data, 4), [3.0, 6.0, 9.0, 12.0]);
+    };
+    let mut module = 0;
+    ok(cuModuleLoadData(Out(&mut module), PLAIN.as_ptr().cast()));
+    check(module);
+    let wrapper = [0x1_4662_43b1u64, PLAIN.as_ptr() as u64, 0];
+    ok(cuModuleLoadFatBinary(Out(&mut module), wrapper.as_ptr().cast()));
+    check(module);
+    assert_eq!(cuModuleLoadData(Out(&mut module), CUBIN.as_ptr().cast()), 209);
+    // An entry that says it is longer than the container.
+    let mut wrong = PLAIN.to_vec();
+    wrong[16 + 9] = 0xff;
+    assert_eq!(cuModuleLoadData(Out(&mut module), wrong.as_ptr().cast()), 200);
+}
