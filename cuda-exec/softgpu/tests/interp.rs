@@ -546,7 +546,8 @@ fn unknown_instructions_and_names_are_refused_with_their_line() {
     };
     for body in [
         "wgmma.fence.sync.aligned;",
-        "add.rz.f32 %f1, %f1, %f2;",
+        "ex2.rz.f32 %f1, %f2;",
+        "add.rz.f32 %f1, %f2;",
         "cp.async.wait_all;",
         "bra NOWHERE;",
         "mov.u32 %r1, nothing;",

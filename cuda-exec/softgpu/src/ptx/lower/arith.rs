@@ -189,7 +189,11 @@ impl<'m> Lowering<'m> {
         let saturated = op.has("sat");
         if let Some(round) = direction.filter(|_| ty.is_float()) {
             let f = directed_fn(op.name, ty);
-            let count = args.len().saturating_sub(1).min(3);
+            let count = match op.name {
+                "fma" | "mad" => 3,
+                "rcp" | "sqrt" => 1,
+                _ => 2,
+            };
             let done = self.simple(frame, f, args, &[ty; 3][..count], round as i64)?;
             return Ok(done && (!saturated || self.saturate(frame, args, ty)?));
         }
