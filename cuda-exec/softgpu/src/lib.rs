@@ -23,8 +23,9 @@
 //! - Denormals are never flushed, approximations are exact to the last place, and `%clock64` counts half
 //!   nanoseconds.
 //! - An instruction that is not known is found when the module is loaded, not by the compiler: the module is
-//!   refused with `CUDA_ERROR_INVALID_PTX`; standard error and the error log of the load say which line. Machine code
-//!   (cubin) and compressed fat binaries are refused with `CUDA_ERROR_NO_BINARY_FOR_GPU`.
+//!   refused with `CUDA_ERROR_INVALID_PTX`; standard error and the error log of the load say which line.
+//! - Of a fat binary the PTX is loaded, be it compressed or not. Machine code (cubin), alone or in a fat binary without
+//!   PTX, is refused with `CUDA_ERROR_NO_BINARY_FOR_GPU`.
 //! - `printf` and `malloc` of a kernel are refused.
 
 mod arbiter;

@@ -272,3 +272,35 @@ fn fat_binaries() {
     wrong[16 + 9] = 0xff;
     assert_eq!(cuModuleLoadData(Out(&mut module), wrong.as_ptr().cast()), 200);
 }
+
+#[test]
+fn compressed_fat_binaries() {
+    use softgpu_cuda::driver::module::cuModuleLoadData;
+    const LZ4: &[u8] = include_bytes!("../../../../tests/kernels/fatbin/add-one-lz4.fatbin");
+    const ZSTD: &[u8] = include_bytes!("../../../../tests/kernels/fatbin/add-one-zstd.fatbin");
+    let _ctx = Ctx::new();
+    let mut module = 0;
+    for image in [LZ4, ZSTD] {
+        ok(cuModuleLoadData(Out(&mut module), image.as_ptr().cast()));
+        let data = upload(&[41u32]);
+        Kernel(function(module, c"add_one")).run(1, 1, 0, &[&data]);
+        assert_eq!(download::<u32>(data, 1), [42]);
+        // A first entry's sizes, compressed and not (too small, too large, far too large), and its first bytes.
+        for (at, with) in [
+            (16 + 16, &[1u8, 0, 0, 0][..]),
+            (16 + 16, &[0xff, 0xff, 0, 0]),
+            (16 + 56, &[0x20, 0, 0, 0, 0, 0, 0, 0]),
+            (16 + 56, &[0x30, 1, 0, 0, 0, 0, 0, 0]),
+            (16 + 56, &[0xff; 8]),
+            (16 + 80, &[0xff; 16]),
+        ] {
+            let mut wrong = image.to_vec();
+            wrong[at..at + with.len()].copy_from_slice(with);
+            assert_eq!(
+                cuModuleLoadData(Out(&mut module), wrong.as_ptr().cast()),
+                200,
+                "{at}: {with:?}"
+            );
+        }
+    }
+}
