@@ -24,8 +24,7 @@ use std::path::{Path, PathBuf};
 const FILES_MAX: u64 = 4096;
 /// The newest Landlock that the rules below were written for; an older kernel enforces what it knows.
 const LANDLOCK: ABI = ABI::V7;
-/// libraries, and what libcuda and libc look up about the machine. `/proc` as a whole, since the entries of a process come
-/// and go behind its number; Landlock itself keeps it from the memory and descriptors of other processes.
+/// Libraries, and what libcuda and libc look up about the machine.
 const READABLE: &[&str] = &[
     "/lib",
     "/lib64",
@@ -38,7 +37,6 @@ const READABLE: &[&str] = &[
     "/run/opengl-driver",
     "/etc/ld.so.cache",
     "/etc/nvidia",
-    "/proc",
     "/sys",
     "/dev/urandom",
     "/dev/random",
@@ -116,6 +114,10 @@ fn rules() -> Vec<(PathBuf, BitFlags<AccessFs>)> {
         rules.push((folder, read));
     }
     rules.push(("/dev/null".into(), read | AccessFs::WriteFile));
+    // cuInit fails if it cannot name its threads, by writing their `comm`. `/proc` as a whole, since the entries of a process
+    // come and go behind its number. What others may write there their owners alone may, and Landlock itself keeps the
+    // memory and descriptors of other processes closed.
+    rules.push(("/proc".into(), read | AccessFs::WriteFile | AccessFs::Truncate));
     let devices = std::fs::read_dir("/dev").into_iter().flatten().flatten();
     let nvidia = devices.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"nvidia"));
     rules.extend(nvidia.map(|entry| (entry.path(), device)));
@@ -369,6 +371,8 @@ mod tests {
         // What libcuda does.
         std::fs::read_to_string("/proc/self/maps").unwrap();
         std::fs::write("/dev/null", b"x").unwrap();
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        std::fs::write(format!("/proc/self/task/{thread}/comm"), b"named").unwrap();
         assert_eq!(
             std::fs::read("/usr/lib/no such file").unwrap_err().kind(),
             NotFound
