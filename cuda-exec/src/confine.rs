@@ -1,17 +1,13 @@
 //! Where things may lie in this process: a pointer means one thing in the guest and here, so libcuda gets only
 //! addresses that the guest process has reserved too. Everything else is occupied before libcuda is loaded, except
-//! a range that libcuda insists on, which the guest reserves as well.
+//! what lies low, where libcuda insists on a range of its own.
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
 use std::ops::Range;
-use vgpu_protocol::limits::{ARENA_LEN, FIXED_LEN, FIXED_START, WINDOW_LEN};
+use vgpu_protocol::limits::{ARENA_LEN, WINDOW_LEN};
 
-/// The first address that any process may map, wherever `vm.mmap_min_addr` is usually put.
-const BOTTOM: u64 = 1 << 20;
-/// No window lies below this.
+/// Below this libcuda keeps its queues and doorbells (0x2_0000_0000 to 0x3_0020_0000), and finds little else.
 const LOW: u64 = 64 << 30;
-/// What libcuda insists on.
-const FIXED: Range<u64> = FIXED_START..FIXED_START + FIXED_LEN;
 /// The end of a process' addresses.
 const TOP: u64 = 0x7fff_ffff_f000;
 /// The main thread's stack is grown to this many bytes, since afterwards it cannot grow.
@@ -26,7 +22,7 @@ const RESERVED: MapFlags = MapFlags::PRIVATE
     .union(MapFlags::FIXED_NOREPLACE);
 
 /// Reserves the first window of `candidates` that is free here, and occupies everything around it. What remains free
-/// is the window's part behind the arena, and [`FIXED`]. Returns the window's base, or `None` if none is free.
+/// is the window's part behind the arena, and the low part. Returns the window's base, or `None` if none is free.
 pub fn confine(candidates: &[u64]) -> io::Result<Option<u64>> {
     let Some(&window) = candidates.iter().find(|&&window| take(window)) else {
         return Ok(None);
@@ -38,7 +34,7 @@ pub fn confine(candidates: &[u64]) -> io::Result<Option<u64>> {
     Ok(Some(window))
 }
 
-/// Reserves all that is free around the window and [`FIXED`]. Other threads (and reading the list) may map something at any moment, so
+/// Reserves all that is free around the window. Other threads (and reading the list) may map something at any moment, so
 /// looks again until a list shows no gap.
 fn occupy(window: Range<u64>) -> io::Result<()> {
     for _ in 0..PASSES {
@@ -97,13 +93,12 @@ fn mapped(maps: &str) -> Vec<Range<u64>> {
         .collect()
 }
 
-/// The free ranges from [`BOTTOM`] to [`TOP`], less the window and [`FIXED`]. `mapped` is sorted.
+/// The free ranges from [`LOW`] to [`TOP`], less the window. `mapped` is sorted.
 fn gaps(mapped: &[Range<u64>], window: Range<u64>) -> Vec<Range<u64>> {
-    let kept = [FIXED, window, TOP..u64::MAX];
-    let mut taken: Vec<_> = mapped.iter().cloned().chain(kept).collect();
+    let mut taken: Vec<_> = mapped.iter().cloned().chain([window, TOP..u64::MAX]).collect();
     taken.sort_by_key(|range| range.start);
     let mut free = Vec::new();
-    let mut at = BOTTOM;
+    let mut at = LOW;
     for range in taken {
         if range.start > at {
             free.push(at..range.start.min(TOP));
@@ -142,15 +137,15 @@ mod tests {
             let window = window * WINDOW_LEN..(window + 1) * WINDOW_LEN;
             let free = gaps(&mapped, window.clone());
             for gap in &free {
-                prop_assert!(gap.start < gap.end && gap.start >= BOTTOM && gap.end <= TOP);
-                for taken in mapped.iter().chain([&window, &FIXED]) {
+                prop_assert!(gap.start < gap.end && gap.start >= LOW && gap.end <= TOP);
+                for taken in mapped.iter().chain([&window]) {
                     prop_assert!(gap.end <= taken.start || taken.end <= gap.start);
                 }
             }
-            // Every address from BOTTOM to TOP is in a gap or taken: the boundaries suffice to see it.
-            let points = mapped.iter().chain([&window, &FIXED]).flat_map(|r| [r.start.saturating_sub(1), r.end]).chain([BOTTOM, TOP - 1]);
-            for p in points.filter(|p| (BOTTOM..TOP).contains(p)) {
-                let taken = mapped.iter().chain([&window, &FIXED]).any(|r| r.contains(&p));
+            // Every address from LOW to TOP is in a gap or taken: the boundaries suffice to see it.
+            let points = mapped.iter().chain([&window]).flat_map(|r| [r.start.saturating_sub(1), r.end]).chain([LOW, TOP - 1]);
+            for p in points.filter(|p| (LOW..TOP).contains(p)) {
+                let taken = mapped.iter().chain([&window]).any(|r| r.contains(&p));
                 prop_assert!(taken != free.iter().any(|r| r.contains(&p)));
             }
         }

@@ -46,11 +46,6 @@ pub const AREA_LEN: u64 = 64 * 1024;
 pub const WINDOW_LEN: u64 = 4 << 40;
 /// The first part of the window, in bytes: host memory. The rest is left to libcuda for device addresses.
 pub const ARENA_LEN: u64 = 1 << 40;
-/// Where NVIDIA's library puts what is no guest's to choose (queues, doorbells, the heap of a kernel's `malloc`), wherever the
-/// window is: a range of addresses that means nothing else on either side. Its start.
-pub const FIXED_START: u64 = 8 << 30;
-/// Its length in bytes. With less libcuda does not start; with more, reservations go there instead of into the window.
-pub const FIXED_LEN: u64 = (4 << 30) + (2 << 20);
 /// Windows a guest may propose.
 pub const WINDOW_CANDIDATES_MAX: usize = 8;
 /// Bytes of shared memory that one session may have mapped in its executor.
