@@ -20,6 +20,8 @@ pub enum Part {
     Latency,
     /// Checks in virtual machines.
     Vm,
+    /// Every answer beside the native library's; takes minutes, and runs only if it is named.
+    Answers,
 }
 
 /// One line of the report.
@@ -39,6 +41,7 @@ pub fn run(artifacts: &Artifacts, gpu: Gpu, parts: &[Part]) -> Result<bool> {
             Part::Figures if native => figures(artifacts, &mut report),
             Part::Latency => latency(artifacts, gpu, &mut report),
             Part::Vm => virtual_machines(artifacts, gpu, &mut report),
+            Part::Answers => answers(artifacts, gpu, &mut report),
             Part::Figures => println!("figures: left out, no native library to compare with"),
         }
     }
@@ -96,6 +99,13 @@ fn quiet(result: Result<()>) -> Result<String> {
     result.map(|()| String::new())
 }
 
+fn answers(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
+    report.step("answers: every call answers as the native library does", || {
+        let stack = Stack::start(artifacts, gpu, &[VmSpec::LOW])?;
+        same::answers_are_the_native_librarys(&stack, 1)
+    });
+}
+
 fn socket(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     report.step("native: every program finds its results right", || {
         if gpu == Gpu::Nvidia {
@@ -112,9 +122,6 @@ fn socket(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     let (mut one, mut other) = (Host::new(&stack, 1), Host::new(&stack, 2));
     report.step("socket: every program finds its results right", || {
         quiet(with_logs(&stack, checks::results_are_right(&mut one)))
-    });
-    report.step("socket: every call answers as the native library does", || {
-        with_logs(&stack, same::answers_are_the_native_librarys(&stack, 1))
     });
     report.step("socket: 20 runs in a row leave nothing", || {
         quiet(with_logs(&stack, checks::runs_in_a_row(&stack, 1, &mut one, 20)))
@@ -357,7 +364,7 @@ fn virtual_machines(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     );
 }
 
-/// The parts with these names; all for none.
+/// The parts with these names; all but [`Part::Answers`] for none.
 pub fn parts(names: &[String]) -> Result<Vec<Part>> {
     if names.is_empty() {
         return Ok(vec![Part::Socket, Part::Figures, Part::Latency, Part::Vm]);
@@ -369,7 +376,8 @@ pub fn parts(names: &[String]) -> Result<Vec<Part>> {
             "figures" => Ok(Part::Figures),
             "latency" => Ok(Part::Latency),
             "vm" => Ok(Part::Vm),
-            other => bail!("no part {other:?}: expected socket, figures, latency or vm"),
+            "answers" => Ok(Part::Answers),
+            other => bail!("no part {other:?}: expected socket, figures, latency, vm or answers"),
         })
         .collect()
 }

@@ -115,6 +115,11 @@ impl<T> Out<T> {
     pub fn none() -> Self {
         Self(std::ptr::null_mut())
     }
+
+    /// Whether nobody wants it filled.
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
 }
 
 impl<T: Copy> Out<T> {

@@ -25,7 +25,7 @@ enum Task {
     Demo,
     /// Check everything that must hold on this machine's GPU, and measure it
     GpuTests {
-        /// Only these: socket, figures, latency, vm
+        /// Only these: socket, figures, latency, vm, answers; without one all but answers
         parts: Vec<String>,
     },
 }

@@ -16,13 +16,15 @@ use vgpu_protocol::words::handle;
 const API_VERSION: c_uint = 3020;
 /// CU_CTX_FLAGS_MASK.
 const FLAGS: c_uint = 0xff;
+/// CU_CTX_SCHED_MASK: how a thread waits, one way at most.
+const WAITING: c_uint = 7;
 
 fn create(place: Out<CUcontext>, flags: c_uint, device: CUdevice) -> Result<(), Code> {
     let call = Call::enter()?;
     let session = call.session;
     let info = gpu(&call, device)?;
     place.check()?;
-    if flags & !FLAGS != 0 {
+    if flags & !FLAGS != 0 || (flags & WAITING).count_ones() > 1 {
         return Err(result::INVALID_VALUE);
     }
     let id = session.contexts.reserve().ok_or(result::OUT_OF_MEMORY)?;
@@ -59,6 +61,9 @@ fn create(place: Out<CUcontext>, flags: c_uint, device: CUdevice) -> Result<(), 
 }
 
 fn find(call: &Call, context: CUcontext) -> Result<Arc<Entry<Context>>, Code> {
+    if context == 0 {
+        return Err(result::INVALID_VALUE);
+    }
     let found = call.session.contexts.get(context);
     Ok(Arc::clone(&*found.ok_or(result::INVALID_CONTEXT)?))
 }
@@ -116,7 +121,11 @@ fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
 
 fn device(call: &Call, place: Out<CUdevice>, context: CUcontext) -> Result<(), Code> {
     let ordinal = match context {
-        0 => call.context()?.device,
+        // Also of one that was destroyed meanwhile.
+        0 => {
+            let contexts = call.thread.contexts.borrow();
+            contexts.last().ok_or(result::INVALID_CONTEXT)?.device
+        }
         context => find(call, context)?.device,
     };
     place.set(ordinal as CUdevice)

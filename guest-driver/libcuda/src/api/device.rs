@@ -97,7 +97,9 @@ impl PciAddress {
 
 cuda! {
     fn cuDeviceGet(device: Out<CUdevice>, ordinal: c_int) {
-        gpu(&Call::local()?, ordinal)?;
+        let call = Call::local()?;
+        device.check()?;
+        gpu(&call, ordinal)?;
         device.set(ordinal)
     }
 
@@ -154,7 +156,10 @@ cuda! {
         let info = gpu(&Call::local()?, device)?;
         let PciAddress { domain, bus, device, function } =
             PciAddress::parse(text(&info.pci)).ok_or(result::UNKNOWN)?;
-        id.set_text(format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}").as_bytes(), len)
+        let address = format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}");
+        id.set_text(address.as_bytes(), len)?;
+        // As much as fits is there, and the caller is told that it is not all.
+        if address.len() < len as usize { Ok(()) } else { Err(result::INVALID_VALUE) }
     }
 
     fn cuDeviceGetByPCIBusId(device: Out<CUdevice>, id: Text) {

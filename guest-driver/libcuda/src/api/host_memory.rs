@@ -15,8 +15,11 @@ fn allocate(place: Out<usize>, bytes: usize, flags: c_uint) -> Result<(), Code> 
     let call = Call::enter()?;
     let context = call.context()?.id;
     place.check()?;
-    if bytes == 0 || flags & !FLAGS != 0 {
+    if flags & !FLAGS != 0 {
         return Err(result::INVALID_VALUE);
+    }
+    if bytes == 0 {
+        return place.set(0);
     }
     let addr = call.session.alloc(bytes as u64, true)?;
     let memory = Pinned {
@@ -50,7 +53,9 @@ cuda! {
 
     fn cuMemFreeHost(pointer: Host) {
         let call = Call::enter()?;
-        drop(call.context()?);
+        if pointer.is_null() {
+            return Ok(());
+        }
         let session = call.session;
         let pinned = || session.pinned.write().unwrap_or_else(PoisonError::into_inner);
         let memory = pinned().remove(&pointer.addr()).ok_or(result::INVALID_VALUE)?;

@@ -37,8 +37,9 @@ fn proc_address(
         Lookup::Unknown => (0, SYMBOL_NOT_FOUND),
     };
     function.set(address)?;
-    status.set_if_wanted(said);
-    if said == FOUND {
+    // Who asks for the status is told there, and the call itself has not failed.
+    if said == FOUND || !status.is_null() {
+        status.set_if_wanted(said);
         Ok(())
     } else {
         Err(result::NOT_FOUND)

@@ -110,10 +110,11 @@ fn launch(launch: &Launch, each: In<Host>, extra: In<usize>, null: NullStream) -
     let context = call.context()?;
     let found = call.session.functions.get(launch.function);
     let function = found.ok_or(result::INVALID_HANDLE)?;
-    if function.context != context.id {
+    let stream = call.work_stream(&context, launch.stream, null)?;
+    // Kernel and stream belong together; the current context may be another.
+    if function.context != stream.context {
         return Err(result::INVALID_HANDLE);
     }
-    let stream = call.work_stream(&context, launch.stream, null)?;
     if !context.limits.allow(launch.grid, launch.block) {
         return Err(result::INVALID_VALUE);
     }
@@ -135,11 +136,11 @@ fn launch(launch: &Launch, each: In<Host>, extra: In<usize>, null: NullStream) -
     let threads = block_x * block_y * block_z;
     let proven = function.proven.covers(threads, launch.shared) && len == function.params_len;
     if proven && !call.session.captures.any() {
-        call.submit_with::<wire::Call>(context.id, arguments, len, |to| params.pack(&function, to))?;
+        call.submit_with::<wire::Call>(stream.context, arguments, len, |to| params.pack(&function, to))?;
     } else {
         let mut packed = vec![0; len];
         params.pack(&function, &mut packed);
-        call.submit_answered::<wire::Call>(context.id, arguments, &packed)?;
+        call.submit_answered::<wire::Call>(stream.context, arguments, &packed)?;
         function.proven.learn(threads, launch.shared);
     }
     stream.did_submit();

@@ -22,12 +22,12 @@ cuda! {
 
     fn cuMemFree_v2(pointer: CUdeviceptr) {
         let call = Call::enter()?;
-        let context = call.context()?;
         if pointer == 0 {
             return Ok(());
         }
         let known = call.session.device_memory().get(&pointer).copied();
         let memory = known.filter(|memory| memory.module.is_none()).ok_or(result::INVALID_VALUE)?;
+        let context = call.context()?;
         // Out of the map first: once it is freed, the address may be another allocation's.
         call.session.device_memory().remove(&pointer);
         let freed = call.ask::<calls::cuMemFree::Call>(context.id, calls::cuMemFree::In { pointer });

@@ -21,11 +21,11 @@ fn fill<C: Wire>(
     if sync && call.session.captures.any() {
         call.synchronize_stream(&stream)?;
     }
-    if !to.is_multiple_of(align) {
-        return Err(result::INVALID_VALUE);
-    }
     if count == 0 {
         return Ok(());
+    }
+    if !to.is_multiple_of(align) {
+        return Err(result::INVALID_VALUE);
     }
     let len = align.checked_mul(count as u64).ok_or(result::INVALID_VALUE)?;
     call.session.check_device(to, len)?;

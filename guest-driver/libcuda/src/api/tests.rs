@@ -568,7 +568,7 @@ fn devices_are_described_without_asking() {
     assert_eq!(name_place, 0);
     // SAFETY: the place of the first element of an array of the length that is passed.
     let place: Out<std::ffi::c_char> = unsafe { std::mem::transmute(name.as_mut_ptr()) };
-    ok(cuDeviceGetPCIBusId(place, 8, 0));
+    assert_eq!(cuDeviceGetPCIBusId(place, 8, 0), result::INVALID_VALUE);
     assert_eq!(name.map(|c| c as u8), *b"0000:17\0");
     let (mut value, mut bytes, mut device, mut version) = (5, 0, 5, 0);
     ok(cuDeviceGetAttribute(Out::to(&mut value), 75, 0));
@@ -643,15 +643,9 @@ fn entry_points_are_found_by_name_and_version() {
     };
     ok(find(text(c"cuMemAlloc"), 13000, 0, &mut function, &mut status));
     assert_eq!((function, status), (cuMemAlloc_v2 as *const () as usize, 0));
-    assert_eq!(
-        find(text(c"cuMemAlloc"), 2000, 0, &mut function, &mut status),
-        result::NOT_FOUND
-    );
+    ok(find(text(c"cuMemAlloc"), 2000, 0, &mut function, &mut status));
     assert_eq!((function, status), (0, 2));
-    assert_eq!(
-        find(text(c"cuFly"), 13000, 0, &mut function, &mut status),
-        result::NOT_FOUND
-    );
+    ok(find(text(c"cuFly"), 13000, 0, &mut function, &mut status));
     assert_eq!(status, 1);
     ok(find(
         text(c"cuGetProcAddress"),
