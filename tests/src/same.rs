@@ -40,6 +40,27 @@ const SOFTWARE_OTHERWISE: &[&str] = &[
     "results: 7",
     "results: 8",
     "results: 9",
+    // It looks at arguments in another order than an H100's library, and at some not at all.
+    "devices: cuDeviceGet(NULL, 1000)",
+    "pci: cuDeviceGetPCIBusId(text, ",
+    "without_one: cuCtxPushCurrent_v2(NULL)",
+    "without_one: cuCtxDestroy_v2(NULL)",
+    "without_one: cuMemFree_v2(",
+    "without_one: cuMemFreeHost(buffer)",
+    "creating: cuCtxCreate_v2(&context, 0x7, 0)",
+    "creating: cuCtxCreate_v2(&context, 0x3, 0)",
+    "creating: current: ",
+    "stack: cuCtxGetDevice(&device)",
+    "filling: cuMemsetD16_v2(a + 1, 1, 0)",
+    "pinned_memory: cuMemAllocHost_v2(&p, 0)",
+    "pinned_memory: cuMemHostAlloc(&p, 0, 0)",
+    "pinned_memory: cuMemFreeHost(NULL)",
+    "events: cuEventElapsedTime(NULL, event, other)",
+    "events: cuStreamWaitEvent(stream, event, 1)",
+    "lookups: cuModuleGetFunction(&function, module, \"\")",
+    "lookups: cuModuleGetGlobal_v2(NULL, NULL, module, \"table\")",
+    "lookups: cuModuleGetGlobal_v2(&address, &bytes, module, \"\")",
+    "a_fault: cuCtxDestroy_v2(context)",
     // Not started, it answers all the same.
     "before_init: cuCtxGetDevice",
     "before_init: cuModuleGetLoadingMode",
@@ -80,6 +101,12 @@ const NVIDIA_OTHERWISE: &[&str] = &[
     "devices: cuDeviceGetName(text, -1, 0)",
     "a_destroyed_one: ",
     "a_strange_one: ",
+    "a_strange_event: ",
+    "an_event_as_a_stream: ",
+    "pci: cuDeviceGetPCIBusId(text, -1, 0)",
+    // The text that it reads is what that call left.
+    "pci: cuDeviceGetByPCIBusId(&device, text + 5)",
+    "bad_images: cuModuleLoad(&loaded, \"/\")",
 ];
 
 /// Runs every program natively and with the GPU of that VM; the differences, or how many lines were the same.

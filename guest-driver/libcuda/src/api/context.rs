@@ -77,7 +77,12 @@ fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
     // The host destroys it only after what was submitted to it; what that comes to is nobody's any more.
     let _ = session.synchronize(call.thread, entry);
     let arguments = calls::cuCtxDestroy::In { context: entry.id };
-    call.ask::<calls::cuCtxDestroy::Call>(entry.id, arguments)?;
+    // With its session lost the context is gone already.
+    if let Err(code) = call.ask::<calls::cuCtxDestroy::Call>(entry.id, arguments)
+        && session.area.status().is_ok()
+    {
+        return Err(code);
+    }
     if !entry.end() {
         return Err(result::INVALID_CONTEXT);
     }

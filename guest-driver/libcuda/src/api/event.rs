@@ -22,14 +22,15 @@ fn find(call: &Call, event: CUevent) -> Result<Found<Event>, Code> {
 
 fn elapsed(milliseconds: Out<f32>, start: CUevent, end: CUevent) -> Result<(), Code> {
     let call = Call::enter()?;
-    milliseconds.check()?;
     let (start, end) = (find(&call, start)?, find(&call, end)?);
+    let usable = |event: &Event| event.timing && *lock(&event.recorded) != Recorded::Never;
+    if !usable(&start) || !usable(&end) {
+        return Err(result::INVALID_HANDLE);
+    }
+    milliseconds.check()?;
     loop {
         for event in [&start, &end] {
             let recorded = *lock(&event.recorded);
-            if !event.timing || recorded == Recorded::Never {
-                return Err(result::INVALID_HANDLE);
-            }
             if !call.is_event_done(recorded)? {
                 return Err(result::NOT_READY);
             }

@@ -115,7 +115,9 @@ fn launch(launch: &Launch, each: In<Host>, extra: In<usize>, null: NullStream) -
     if function.context != stream.context {
         return Err(result::INVALID_HANDLE);
     }
-    if !context.limits.allow(launch.grid, launch.block) {
+    // In a capture a launch beyond them invalidates the capture, so the host's library is to see it.
+    let captures = call.session.captures.any();
+    if !captures && !context.limits.allow(launch.grid, launch.block) {
         return Err(result::INVALID_VALUE);
     }
     let params = Params::new(&function, each, extra)?;
@@ -132,10 +134,10 @@ fn launch(launch: &Launch, each: In<Host>, extra: In<usize>, null: NullStream) -
         stream: stream.word,
     };
     let len = params.len(&function);
-    // The shape is within the device's limits, so this product fits.
-    let threads = block_x * block_y * block_z;
+    // Outside a capture the shape is within the device's limits, and this product fits.
+    let threads = block_x.wrapping_mul(block_y).wrapping_mul(block_z);
     let proven = function.proven.covers(threads, launch.shared) && len == function.params_len;
-    if proven && !call.session.captures.any() {
+    if proven && !captures {
         call.submit_with::<wire::Call>(stream.context, arguments, len, |to| params.pack(&function, to))?;
     } else {
         let mut packed = vec![0; len];

@@ -334,7 +334,10 @@ fn find(call: &Call, module: CUmodule) -> Result<Arc<Entry<Module>>, Code> {
 
 fn name_of(name: Text) -> Result<&'static [u8], Code> {
     let name = name.get()?.to_bytes();
-    if name.is_empty() || name.len() > NAME_LEN_MAX {
+    if name.is_empty() {
+        return Err(result::INVALID_VALUE);
+    }
+    if name.len() > NAME_LEN_MAX {
         return Err(result::NOT_FOUND);
     }
     Ok(name)
@@ -435,6 +438,9 @@ cuda! {
         let call = Call::enter()?;
         let entry = find(&call, module)?;
         let name = name_of(name)?;
+        if pointer.is_null() && bytes.is_null() {
+            return Err(result::INVALID_VALUE);
+        }
         let mut globals = lock(&entry.globals);
         let (addr, len) = match globals.get(name) {
             Some(&known) => known,

@@ -129,9 +129,12 @@ cuda_pairs! {
         let stream = call.stream(stream, null)?;
         let found = call.session.events.get(event);
         let event = found.ok_or(result::INVALID_HANDLE)?;
-        // Only a graph has external events.
-        if flags & !WAIT_EXTERNAL != 0 || (flags != 0 && stream.capture() == 0) {
+        if flags & !WAIT_EXTERNAL != 0 {
             return Err(result::INVALID_VALUE);
+        }
+        // Only a graph has external events.
+        if flags != 0 && stream.capture() == 0 {
+            return Err(result::ILLEGAL_STATE);
         }
         let recorded = *lock(&event.recorded);
         let mut joins = 0;
