@@ -273,6 +273,7 @@ impl Daemon {
                 self.note_order(session, sequence, "resume");
                 self.order(session, &ToExec::Resume { sequence }, Some(sequence));
             }
+            Action::Suspend { .. } | Action::Reached { .. } | Action::EndSession { .. } => {}
             Action::Began {
                 session,
                 turn,
@@ -533,7 +534,11 @@ impl Daemon {
                     ok,
                 });
             }
-            Ok((FromExec::Proved { slices, stop }, _)) => {
+            Ok((
+                FromExec::Channels { .. } | FromExec::Latencies { .. } | FromExec::Suspended { .. },
+                _,
+            )) => {}
+            Ok((FromExec::Proved { slices, stop, .. }, _)) => {
                 let has = |proved| if proved { "works" } else { "does not work" };
                 log::info!(
                     "{}: slicing {}, stopping {}",
@@ -567,6 +572,7 @@ impl Daemon {
             weight: settings.weight,
             aging_us: settings.aging_ms.saturating_mul(1000),
             depth: settings.queue_depth,
+            ..Terms::at(level(settings.priority))
         };
         self.feed(Event::VmSet { vm, terms });
     }

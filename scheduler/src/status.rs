@@ -95,6 +95,12 @@ impl Daemon {
             complete: !gpus.is_empty() && gpus.iter().all(|uuid| self.inventory.is_present(uuid)),
             gpus,
             ranges: pool.ranges.iter().map(ToString::to_string).collect(),
+            policy: pool.policy,
+            exclusive: pool.exclusive,
+            sharing: pool.sharing,
+            weight: pool.weight,
+            gpus_per_vm: pool.gpus_per_vm.unwrap_or(0),
+            ladder: pool.ladder.clone(),
             vms: vms.into_iter().map(|vm| self.vm_status(vm)).collect(),
         }
     }
@@ -114,6 +120,7 @@ impl Daemon {
                     .get(&session)
                     .map(|placed| placed.gpus.clone())
                     .unwrap_or_default(),
+                memory: 0,
                 queued,
                 calls,
             }
@@ -135,6 +142,9 @@ impl Daemon {
             turns: usage.turns,
             gpu_microseconds: usage.ns / 1000,
             estimated: usage.estimated,
+            limits: settings.limits,
+            violations: 0,
+            quarantine: None,
             sessions,
         }
     }
@@ -148,5 +158,6 @@ fn standing_name(standing: Standing) -> &'static str {
         Standing::Idle => "idle",
         Standing::Asked => "asked",
         Standing::Stopped => "stopped",
+        Standing::Suspended => "suspended",
     }
 }

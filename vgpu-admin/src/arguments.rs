@@ -221,6 +221,7 @@ impl Command {
                         weight: register.weight,
                         queue_depth: register.queue_depth,
                         aging_ms: register.aging_ms,
+                        ..VmSettings::default()
                     },
                     move_from_other: register.move_from_other,
                 };

@@ -89,7 +89,13 @@ impl Preempt {
             log::info!("slices {}, stop {}", works(slices), works(stop));
             session
                 .turn
-                .tell(self.proved.get_or_init(|| FromExec::Proved { slices, stop }));
+                .tell(self.proved.get_or_init(|| FromExec::Proved {
+                    slices,
+                    stop,
+                    stop_us: 0,
+                    resume_us: 0,
+                    suspend: false,
+                }));
         });
     }
 
@@ -166,6 +172,7 @@ impl Preempt {
                 *deadman = Some(start + time);
                 (sequence, self.controls().stop())
             }
+            ToExec::VmPage { .. } | ToExec::End { .. } | ToExec::Suspend => return true,
             ToExec::Resume { sequence } => {
                 let mut deadman = self.deadman();
                 *deadman = None;

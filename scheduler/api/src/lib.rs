@@ -2,8 +2,10 @@
 //!
 //! * [`messages`]: the control socket's messages: one JSON object per `SOCK_SEQPACKET` packet, descriptors as ancillary data.
 //! * [`turn`]: the turn page, the word that one session's executor and `vgpud` share.
+//! * [`vm_page`]: the page that all executors of a VM share: its limits, and its memory.
 //! * [`packet`]: sending and receiving such packets.
 
 pub mod messages;
 pub mod packet;
 pub mod turn;
+pub mod vm_page;

@@ -3,12 +3,15 @@
 //! On the control socket a client sends a [`Request`] and gets exactly one [`Answer`]. A session's socket (a
 //! socket pair whose ends a backend hands to `vgpud` and to the executor) carries [`FromExec`] one way and
 //! [`ToExec`] the other, without answers but for [`FromExec::Done`].
+//!
+//! To a backend `vgpud` also sends [`Answer::End`], which answers nothing: at any time, before the answer to what the
+//! backend has just asked, too.
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages; another one is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Version of [`Status`] and of everything else a tool prints as JSON.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 /// Bytes of one packet at most.
 pub const PACKET_LEN_MAX: usize = 256 * 1024;
 
@@ -63,6 +66,23 @@ pub enum Request {
     /// A tool asks to change the pool map's file, and what follows from it; all of the edits or none. With
     /// `dry_run` nothing is changed. For administrators.
     Edit { edits: Vec<Edit>, dry_run: bool },
+    /// A tool asks to end the sessions of these VMs and to open none of theirs, for so many seconds, or until they are
+    /// released. For administrators.
+    Quarantine {
+        vms: String,
+        why: String,
+        seconds: Option<u64>,
+    },
+    /// A tool asks to end the quarantine of these VMs. For administrators.
+    Release { vms: String },
+    /// A tool asks what happened, the oldest first, from that number on; of one VM, or of all.
+    Events { from: u64, vm: Option<u32> },
+    /// A tool asks for every statistic, exactly.
+    Stats,
+    /// A tool asks which means of preemption hold on each GPU.
+    Probe,
+    /// A tool asks when sessions wanted a turn, and how much GPU time they then needed, from that number on.
+    Arrivals { from: u64 },
 }
 
 /// A change of the pool map. A GPU is named by its index, UUID or PCI address; VMs by a number or a range
@@ -85,6 +105,126 @@ pub enum Edit {
     UnregisterVms { vms: String },
     /// The VMs, which belong to a pool, get these settings.
     SetVms { vms: String, settings: VmSettings },
+    /// The pool gets these settings.
+    SetPool { pool: String, settings: PoolSettings },
+}
+
+/// How a pool's GPUs go from one VM to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// Higher priority first; turns within a level, time slices across levels.
+    Priority,
+    /// GPU time in proportion to the VMs' weights, whatever their priority.
+    Weighted,
+    /// One turn after the other, in the order of asking, each until its work is done.
+    Fifo,
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Priority => "priority",
+            Self::Weighted => "weighted",
+            Self::Fifo => "fifo",
+        })
+    }
+}
+
+/// How VMs share a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// They take turns, and each is a GPU context of its own.
+    Turns,
+    /// All run at once through NVIDIA's MPS, without turns. A fault of one ends the work of all.
+    Mps,
+}
+
+/// What is done about a VM that breaks a limit, in this order. A rung that a pool leaves out is only logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rung {
+    /// An event says that half the limit is reached.
+    Warn,
+    /// At three quarters of it, the VM counts as low until its turn ends.
+    Deprioritise,
+    /// At the limit, what runs is stopped, and others run.
+    Stop,
+    /// A quarter later, the session ends with CUDA_ERROR_LAUNCH_TIMEOUT.
+    End,
+    /// After so many violations, the VM may start no work for a while.
+    Quarantine,
+}
+
+impl Rung {
+    /// All, from the bottom.
+    pub const ALL: [Self; 5] = [
+        Self::Warn,
+        Self::Deprioritise,
+        Self::Stop,
+        Self::End,
+        Self::Quarantine,
+    ];
+}
+
+impl std::fmt::Display for Rung {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Warn => "warn",
+            Self::Deprioritise => "deprioritise",
+            Self::Stop => "stop",
+            Self::End => "end",
+            Self::Quarantine => "quarantine",
+        })
+    }
+}
+
+/// What can be set for a pool; what is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolSettings {
+    pub policy: Option<Policy>,
+    /// One session at a time on a GPU, whatever its level.
+    pub exclusive: Option<bool>,
+    pub sharing: Option<Sharing>,
+    /// Its part of the GPUs that it shares with other pools, 1 to 100.
+    pub weight: Option<u32>,
+    /// How many of its GPUs a VM gets; all if 0.
+    pub gpus_per_vm: Option<u32>,
+    /// The rungs that are climbed; the others are only logged.
+    pub ladder: Option<Vec<Rung>>,
+    /// The limits of its VMs that have none of their own.
+    pub limits: Limits,
+}
+
+/// The limits of a VM, or of a pool's VMs; what is `None` stays as it is, and 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Calls per second, over all its processes.
+    pub call_rate: Option<u64>,
+    /// Calls at once, after a pause.
+    pub call_burst: Option<u64>,
+    /// Driver-heavy calls per second (contexts, registrations, allocations, modules), over all its processes.
+    pub driver_call_rate: Option<u64>,
+    /// Such calls at once, after a pause.
+    pub driver_call_burst: Option<u64>,
+    /// Percent of each GPU's time, averaged over a second.
+    pub gpu_share_max: Option<u32>,
+    /// MiB of memory on each GPU, its contexts' own included.
+    pub gpu_memory_mib: Option<u64>,
+    /// The longest turn while others wait, in milliseconds.
+    pub turn_ms_max: Option<u64>,
+    /// The longest that a kernel, or a graph's launch, may run, in milliseconds of its own time on the GPU.
+    pub kernel_ms_max: Option<u64>,
+    /// Seconds without work after which a session's GPU memory is moved to the host, until its next call.
+    pub suspend_after_s: Option<u64>,
+    /// Violations within [`Limits::violation_window_s`] after which the VM is quarantined.
+    pub violations_max: Option<u32>,
+    pub violation_window_s: Option<u64>,
+    /// How long a quarantine lasts, in seconds; 0: until it is released.
+    pub quarantine_s: Option<u64>,
 }
 
 /// What can be set for a VM; what is `None` stays as it is.
@@ -98,6 +238,7 @@ pub struct VmSettings {
     pub queue_depth: Option<u32>,
     /// How long it waits, in milliseconds, before it counts as of the level above.
     pub aging_ms: Option<u64>,
+    pub limits: Limits,
 }
 
 /// The answer to a [`Request`].
@@ -122,6 +263,16 @@ pub enum Answer {
     },
     /// To [`Request::Edit`]: what changes or changed, a line each; empty if everything is so already.
     Edited { changes: Vec<String> },
+    /// To [`Request::Events`].
+    Events { events: Vec<EventRecord>, next: u64 },
+    /// To [`Request::Stats`].
+    Stats(Box<Stats>),
+    /// To [`Request::Probe`].
+    Probe { gpus: Vec<GpuRungs> },
+    /// To [`Request::Arrivals`].
+    Arrivals { arrivals: Vec<Arrival>, next: u64 },
+    /// To a backend, unasked: the executor of this session is to be killed. Its program gets this CUDA error.
+    End { session: u32, code: i32 },
     /// It is refused.
     Refused { why: Refusal, message: String },
 }
@@ -165,8 +316,41 @@ pub enum FromExec {
         microseconds: u64,
     },
     /// What was proved on this GPU by its effect.
-    Proved { slices: bool, stop: bool },
+    Proved {
+        slices: bool,
+        stop: bool,
+        /// How long the stop and the resume of the proof took, in microseconds.
+        stop_us: u64,
+        resume_us: u64,
+        /// libcuda has the calls to suspend a process.
+        suspend: bool,
+    },
+    /// What `vgpud` needs to stop the session by itself: the resource manager's client and the handles of its subdevices
+    /// and compute channels. Descriptor: the driver's control node, opened by that client. Sent anew when it changes.
+    Channels {
+        client: u32,
+        subdevices: Vec<u32>,
+        channels: Vec<u32>,
+    },
+    /// What calls took since the last such message, at most once a second.
+    Latencies {
+        /// From being taken from the ring until libcuda had it: windows, turn, limits.
+        wait: Vec<Sample>,
+        /// From then until it was seen to be done.
+        service: Vec<Sample>,
+        /// Both.
+        total: Vec<Sample>,
+        /// Microseconds for which calls were held back by a limit on their rate.
+        throttled_us: u64,
+        /// Calls that were refused for want of memory under the quota.
+        refused: u64,
+    },
+    /// It suspended itself, or is back: on an order, or since it has work again.
+    Suspended { suspended: bool, microseconds: u64 },
 }
+
+/// So many times this long: microseconds, and how often.
+pub type Sample = (u64, u64);
 
 /// From `vgpud` to a session's executor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -181,6 +365,12 @@ pub enum ToExec {
     Stop { sequence: u64, deadman_ms: u64 },
     /// Resume it.
     Resume { sequence: u64 },
+    /// The VM's page, and which slot of it is the session's. Descriptor: the page.
+    VmPage { slot: u32 },
+    /// The session ends, and its program gets this CUDA error from every later call.
+    End { code: i32, why: String },
+    /// Move the GPU memory to the host, until there is work again. Answered by [`FromExec::Suspended`].
+    Suspend,
 }
 
 /// Everything there is to see.
@@ -241,6 +431,14 @@ pub struct PoolStatus {
     pub complete: bool,
     /// The VMs that belong to it, as the pool map writes them: "1-7".
     pub ranges: Vec<String>,
+    pub policy: Policy,
+    pub exclusive: bool,
+    pub sharing: Sharing,
+    /// Its part of the GPUs that it shares with other pools.
+    pub weight: u32,
+    /// How many of its GPUs a VM gets; 0 for all.
+    pub gpus_per_vm: u32,
+    pub ladder: Vec<Rung>,
     /// Those that have a backend, have run something, or have settings of their own.
     pub vms: Vec<VmStatus>,
 }
@@ -267,7 +465,23 @@ pub struct VmStatus {
     pub gpu_microseconds: u64,
     /// Part of that is an estimate: while VMs of several levels run at once, their time is split by slice.
     pub estimated: bool,
+    /// The limits in force; `None` is no limit.
+    pub limits: Limits,
+    /// Violations of limits so far.
+    pub violations: u64,
+    /// If it is quarantined.
+    pub quarantine: Option<QuarantineStatus>,
     pub sessions: Vec<SessionStatus>,
+}
+
+/// A quarantine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineStatus {
+    pub why: String,
+    /// Seconds since 1970.
+    pub since_s: u64,
+    /// `None`: until it is released.
+    pub until_s: Option<u64>,
 }
 
 /// A session.
@@ -277,8 +491,10 @@ pub struct SessionStatus {
     /// The process in the VM.
     pub pid: u32,
     pub program: String,
-    /// "out", "waiting", "running", "idle", "asked" or "stopped".
+    /// "out", "waiting", "running", "idle", "asked", "stopped" or "suspended".
     pub state: String,
+    /// GPU memory in bytes.
+    pub memory: u64,
     /// UUIDs.
     pub gpus: Vec<String>,
     pub queued: u64,
@@ -302,4 +518,177 @@ pub struct TurnRecord {
     pub held_us: Option<u64>,
     /// How it ended.
     pub end: Option<String>,
+}
+
+/// Something that happened and that an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Rises by one per event, over restarts.
+    pub number: u64,
+    /// Seconds since 1970.
+    pub at_s: u64,
+    pub kind: EventKind,
+    pub vm: Option<u32>,
+    pub session: Option<u32>,
+    /// UUIDs.
+    pub gpu: Option<String>,
+    /// A sentence.
+    pub message: String,
+    /// The last calls of the session, the oldest first, where they matter.
+    pub calls: Vec<CallRecord>,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A limit is about to be broken.
+    Warned,
+    /// A VM counts as low for now.
+    Deprioritised,
+    /// Work was stopped.
+    Stopped,
+    /// A session was ended.
+    Ended,
+    /// A VM was quarantined.
+    Quarantined,
+    /// A quarantine is over.
+    Released,
+    /// The driver reported an error of the GPU (an Xid).
+    GpuError,
+    /// A GPU came or went.
+    GpuChanged,
+    /// A session was lost to an error of its own.
+    Lost,
+}
+
+impl std::fmt::Display for EventKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Warned => "warned",
+            Self::Deprioritised => "deprioritised",
+            Self::Stopped => "stopped",
+            Self::Ended => "ended",
+            Self::Quarantined => "quarantined",
+            Self::Released => "released",
+            Self::GpuError => "gpu error",
+            Self::GpuChanged => "gpu changed",
+            Self::Lost => "lost",
+        })
+    }
+}
+
+/// A call of a session, for the flight recorder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// CUDA's name of it.
+    pub name: String,
+    /// Microseconds before the event.
+    pub before_us: u64,
+    /// How long it took to be carried out on the host; `None` if it had not returned.
+    pub took_us: Option<u64>,
+    /// Which thread's ring it came through.
+    pub ring: u32,
+}
+
+/// What holds on a GPU, as sessions proved it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuRungs {
+    pub uuid: String,
+    /// The driver's version when it was proved.
+    pub driver: String,
+    /// Seconds since 1970; `None` if no session has tried yet.
+    pub proved_s: Option<u64>,
+    pub slices: bool,
+    pub stop: bool,
+    pub stop_us: u64,
+    pub resume_us: u64,
+    pub suspend: bool,
+    /// `vgpud` can stop a session by itself.
+    pub stop_by_vgpud: bool,
+}
+
+/// Percentiles of a latency, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Percentiles {
+    pub count: u64,
+    pub p50: u64,
+    pub p95: u64,
+    pub p99: u64,
+    pub max: u64,
+    pub sum: u64,
+}
+
+/// Every statistic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    pub uptime_s: u64,
+    pub gpus: Vec<GpuStats>,
+    pub vms: Vec<VmStats>,
+}
+
+/// A GPU's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuStats {
+    pub uuid: String,
+    /// Microseconds for which somebody had a turn on it and was not idle.
+    pub busy_us: u64,
+    /// Turns that went to another session than the one before.
+    pub switches: u64,
+    /// Sessions that wait for it.
+    pub waiting: u32,
+}
+
+/// A VM's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VmStats {
+    pub vm: u32,
+    pub pool: String,
+    /// Calls that need the GPU: from being taken from the ring until NVIDIA's library had it.
+    pub wait: Percentiles,
+    /// From then until it was seen to be done.
+    pub service: Percentiles,
+    /// Both.
+    pub total: Percentiles,
+    /// From wanting a turn to having it.
+    pub turn_wait: Percentiles,
+    /// From being asked for a turn back to having given it.
+    pub preemption: Percentiles,
+    pub calls: u64,
+    pub queued: u64,
+    pub turns: u64,
+    /// Turns that were asked back before their work was done.
+    pub preemptions: u64,
+    /// Turns that were ended by stopping what ran.
+    pub stops: u64,
+    pub gpu_microseconds: u64,
+    pub estimated: bool,
+    pub throttled_us: u64,
+    pub violations: u64,
+    /// Allocations refused by the memory quota.
+    pub refused: u64,
+    /// Bytes on all its GPUs.
+    pub memory: u64,
+}
+
+/// A session wanted a turn, and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Arrival {
+    /// Rises by one per arrival.
+    pub number: u64,
+    pub vm: u32,
+    pub session: u32,
+    pub pool: String,
+    /// UUIDs.
+    pub gpus: Vec<String>,
+    pub priority: Priority,
+    pub weight: u32,
+    /// Microseconds since `vgpud` started.
+    pub at_us: u64,
+    /// How long it waited.
+    pub waited_us: u64,
+    /// GPU time that it then used until it had no more work, over as many turns as that took.
+    pub used_us: u64,
 }

@@ -7,6 +7,9 @@
 //! | 128 | u32 contended: 1 while somebody waits for this GPU | vgpud |
 //! | 192 | u64 calls done so far | executor |
 //! | 200 | u64 operations in flight: taken from the rings for a stream, and not known to be done | executor |
+//! | 208 | u64 progress: grows whenever work for the compute engine is seen to be done | executor |
+//! | 216 | u64 calls recorded so far: the next one goes to entry `n mod` [`RECORDED`] | executor |
+//! | 1024 | [`RECORDED`] × {u64 when, in microseconds of the host's monotonic clock; u64 operation in the low 16 bits, ring in the 16 above, microseconds it took, at most `u32::MAX`, in the upper 32}: the last calls | executor |
 //!
 //! | from | to | by | when |
 //! | --- | --- | --- | --- |
@@ -24,6 +27,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of the page.
 pub const PAGE_LEN: usize = 4096;
+/// Calls that the page remembers.
+pub const RECORDED: usize = 64;
 
 /// Who has the turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +86,23 @@ pub struct Page {
     _pad2: [u8; 60],
     calls: AtomicU64,
     queued: AtomicU64,
+    progress: AtomicU64,
+    recorded: AtomicU64,
+    _pad3: [u8; 1024 - 224],
+    records: [[AtomicU64; 2]; RECORDED],
+}
+
+/// A call that was made, as the page remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// When it began, in microseconds of the host's monotonic clock.
+    pub at_us: u64,
+    /// The operation's number in the table of calls.
+    pub op: u16,
+    /// The ring it came from.
+    pub ring: u16,
+    /// How long carrying it out took, in microseconds. Of a call that has not returned: `None`.
+    pub took_us: Option<u32>,
 }
 
 const _: () = assert!(size_of::<Page>() == PAGE_LEN);
@@ -88,6 +110,8 @@ const _: () = assert!(std::mem::offset_of!(Page, bell) == 64);
 const _: () = assert!(std::mem::offset_of!(Page, contended) == 128);
 const _: () = assert!(std::mem::offset_of!(Page, calls) == 192);
 const _: () = assert!(std::mem::offset_of!(Page, queued) == 200);
+const _: () = assert!(std::mem::offset_of!(Page, progress) == 208);
+const _: () = assert!(std::mem::offset_of!(Page, records) == 1024);
 
 impl Default for Page {
     fn default() -> Self {
@@ -100,6 +124,10 @@ impl Default for Page {
             _pad2: [0; 60],
             calls: AtomicU64::new(0),
             queued: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
+            _pad3: [0; 1024 - 224],
+            records: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; RECORDED],
         }
     }
 }
@@ -146,6 +174,56 @@ impl Page {
     pub fn show(&self, calls: u64, queued: u64) {
         self.calls.store(calls, Ordering::Relaxed);
         self.queued.store(queued, Ordering::Relaxed);
+    }
+
+    /// A number that grows whenever work for the compute engine is seen to be done. What an executor says of itself: one
+    /// that lies is not found to run a kernel too long, and is still charged for, and loses its turn, by the clock.
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Ordering::SeqCst)
+    }
+
+    /// Work for the compute engine was seen to be done; the executor alone.
+    pub fn progressed(&self) {
+        self.progress.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Notes a call that begins; the executor alone. The entry's number is for [`Page::record_end`].
+    pub fn record(&self, at_us: u64, op: u16, ring: u16) -> u64 {
+        let number = self.recorded.fetch_add(1, Ordering::Relaxed);
+        let [when, what] = &self.records[number as usize % RECORDED];
+        when.store(at_us, Ordering::Relaxed);
+        what.store(u64::from(u32::MAX) << 32 | u64::from(ring) << 16 | u64::from(op), Ordering::Relaxed);
+        number
+    }
+
+    /// Notes that a call has returned.
+    pub fn record_end(&self, number: u64, took_us: u64) {
+        // Others have overwritten the entry.
+        if self.recorded.load(Ordering::Relaxed) > number + RECORDED as u64 {
+            return;
+        }
+        let what = &self.records[number as usize % RECORDED][1];
+        let took = took_us.min(u64::from(u32::MAX - 1));
+        let words = what.load(Ordering::Relaxed) & u64::from(u32::MAX);
+        what.store(took << 32 | words, Ordering::Relaxed);
+    }
+
+    /// The last calls, the oldest first. Read while they are written, so an entry may be of two calls; to be shown only.
+    pub fn recorded(&self) -> Vec<Recorded> {
+        let next = self.recorded.load(Ordering::Relaxed);
+        let first = next.saturating_sub(RECORDED as u64);
+        let entry = |number: u64| {
+            let [when, what] = &self.records[number as usize % RECORDED];
+            let what = what.load(Ordering::Relaxed);
+            let took = (what >> 32) as u32;
+            Recorded {
+                at_us: when.load(Ordering::Relaxed),
+                op: what as u16,
+                ring: (what >> 16) as u16,
+                took_us: (took != u32::MAX).then_some(took),
+            }
+        };
+        (first..next).map(entry).collect()
     }
 
     /// Wakes the executor to look at the page; `vgpud` alone.

@@ -227,7 +227,7 @@ impl Core {
                 sequence,
                 ok,
             } => self.order_done(session, sequence, ok, actions),
-            Event::Tick => {}
+            Event::PoolSet { .. } | Event::Progress { .. } | Event::Suspended { .. } | Event::Tick => {}
         }
     }
 

@@ -5,6 +5,9 @@ pub type Gpu = u32;
 /// A VM's number.
 pub type Vm = u32;
 
+/// A pool's number, of the caller's choice.
+pub type Pool = u32;
+
 /// A session: one guest process' use of its VM's GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Session {
@@ -122,6 +125,8 @@ pub struct Config {
     /// A turn that nobody else waits for is looked at this often, and taken back if it is idle, so that idle
     /// time is not charged for long.
     pub look_us: u64,
+    /// Over how long [`Terms::share_max`] is averaged.
+    pub share_window_us: u64,
 }
 
 impl Default for Config {
@@ -146,6 +151,7 @@ impl Default for Config {
                 high: 512,
             },
             look_us: 10_000_000,
+            share_window_us: 1_000_000,
         }
     }
 }
@@ -153,25 +159,120 @@ impl Default for Config {
 /// How a VM is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
+    pub pool: Pool,
     pub level: Level,
-    /// Its turns last this many quanta while others of its level wait; zero counts as one.
+    /// Under [`Policy::Priority`] its turns last this many quanta while others of its level wait; under
+    /// [`Policy::Weighted`] its part of the time. Zero counts as one.
     pub weight: u32,
     /// How long it waits as the first of its level before it counts as one of the level above.
     pub aging_us: u64,
     /// Operations in flight over all its sessions, which share it evenly, one each at least.
     pub depth: Option<u32>,
+    /// The part of a GPU's time that it may have, in thousandths, averaged over [`Config::share_window_us`].
+    pub share_max: Option<u32>,
+    /// The longest turn while others wait, whatever the policy says.
+    pub turn_max_us: Option<u64>,
+    /// The longest that what it runs may show no progress, in time on the GPU.
+    pub kernel_max_us: Option<u64>,
+    /// Without work for so long, its sessions are suspended.
+    pub suspend_after_us: Option<u64>,
 }
 
 impl Terms {
-    /// The usual ones for that level.
+    /// The usual ones for that level, in pool 0.
     pub const fn at(level: Level) -> Self {
         Self {
+            pool: 0,
             level,
             weight: 1,
             aging_us: 1_000_000,
             depth: None,
+            share_max: None,
+            turn_max_us: None,
+            kernel_max_us: None,
+            suspend_after_us: None,
         }
     }
+}
+
+/// How a pool's GPUs go from one VM to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Higher levels first: turns within a level, first come, first served, and time slices across levels.
+    #[default]
+    Priority,
+    /// Everybody is of one level; the next turn is that of the VM which had least time for its weight.
+    Weighted,
+    /// Everybody is of one level; first come, first served, and a turn lasts until its work is done.
+    Fifo,
+}
+
+/// How a pool is treated. A pool that was never set has the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolTerms {
+    pub policy: Policy,
+    /// One session at a time on a GPU, whatever its level.
+    pub exclusive: bool,
+    /// Whether its sessions take turns; else all are seated at once, and nobody is asked back.
+    pub turns: bool,
+    /// Its part of the turns of GPUs that it shares with other pools. Zero counts as one.
+    pub weight: u32,
+    /// The rungs that are climbed; the others are only reported.
+    pub rungs: Rungs,
+}
+
+impl Default for PoolTerms {
+    fn default() -> Self {
+        Self {
+            policy: Policy::Priority,
+            exclusive: false,
+            turns: true,
+            weight: 1,
+            rungs: Rungs::ALL,
+        }
+    }
+}
+
+/// What is done about a session that breaks a limit, from the bottom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// Half the limit is reached.
+    Warn,
+    /// Three quarters of it are: its VM counts as low until its turn ends.
+    Deprioritise,
+    /// The limit is reached: what runs is stopped, and others run.
+    Stop,
+    /// A quarter of the limit has passed since: the session ends.
+    End,
+}
+
+/// A set of rungs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rungs(u8);
+
+impl Rungs {
+    /// Each of them.
+    pub const ALL: Self = Self(0b1111);
+
+    /// Whether that one is a member.
+    pub fn has(self, rung: Rung) -> bool {
+        self.0 >> rung as u8 & 1 == 1
+    }
+}
+
+impl FromIterator<Rung> for Rungs {
+    fn from_iter<I: IntoIterator<Item = Rung>>(rungs: I) -> Self {
+        Self(rungs.into_iter().fold(0, |set, rung| set | 1 << rung as u8))
+    }
+}
+
+/// A limit that a session broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// [`Terms::kernel_max_us`].
+    Kernel,
+    /// [`Terms::turn_max_us`]: it did not give its turn back in time, or cannot be stopped.
+    Turn,
 }
 
 /// The turn a session had when it was attached, as its turn page says.
@@ -192,6 +293,8 @@ pub enum Found {
 pub enum Event {
     /// The tuning changed.
     Configured(Config),
+    /// A pool's terms.
+    PoolSet { pool: Pool, terms: PoolTerms },
     /// A VM takes part from now on, or its terms changed.
     VmSet { vm: Vm, terms: Terms },
     /// A VM takes part no longer; its sessions are gone with it.
@@ -219,6 +322,10 @@ pub enum Event {
     IdleSeen { session: Session },
     /// Its page says that it works.
     BusySeen { session: Session },
+    /// Its page says that some of its work is done since this was last said, or the session worked first.
+    Progress { session: Session },
+    /// It suspended itself, or is back.
+    Suspended { session: Session, suspended: bool },
     /// How [`Action::TakeIfIdle`] or [`Action::AskBack`] went: whether it was idle and was taken at once.
     TakeResult { session: Session, taken: bool },
     /// How an order with that sequence number went.
@@ -263,6 +370,18 @@ pub enum Action {
     },
     /// Resume it.
     Resume { session: Session, sequence: u64 },
+    /// Move its GPU memory to the host: it has had no work for long.
+    Suspend { session: Session },
+    /// A rung of the ladder is reached. `climbed`: the pool wants it, and it is done, or ordered by another action; else it is only to be noted.
+    /// From [`Rung::Stop`] on this is a violation, once per turn.
+    Reached {
+        session: Session,
+        limit: Limit,
+        rung: Rung,
+        climbed: bool,
+    },
+    /// End the session: it broke that limit. [`Event::Gone`] follows.
+    EndSession { session: Session, limit: Limit },
     /// For the books: a turn began, by a grant or by resuming what was stopped.
     Began {
         session: Session,
@@ -319,4 +438,6 @@ pub enum Standing {
     Asked,
     /// It lost its turn by being stopped and waits to be resumed.
     Stopped,
+    /// Its GPU memory is on the host.
+    Suspended,
 }

@@ -78,6 +78,7 @@ pub fn apply(
                 step.must_have_pools(vms)?;
                 step.set(vms, settings);
             }
+            Edit::SetPool { .. } => return Err(EditError::Refused("not yet".to_owned())),
         }
         let step = step.next()?;
         edited.changes.extend(step.changes);

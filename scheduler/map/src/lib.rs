@@ -18,7 +18,7 @@ use file::{File, Own};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use toml::Spanned;
-use vgpu_sched_api::messages::Priority;
+use vgpu_sched_api::messages::{Limits, Policy, Priority, Rung, Sharing};
 use vgpu_sched_core::Config;
 
 /// The priority of a VM that has none of its own.
@@ -59,6 +59,18 @@ pub struct Pool {
     pub gpus: PoolGpus,
     /// Its VMs as the file lists them; no VM is in two ranges of the map.
     pub ranges: Vec<VmRange>,
+    /// How its GPUs go from one VM to the next.
+    pub policy: Policy,
+    /// One session at a time on a GPU, whatever its level.
+    pub exclusive: bool,
+    /// How its VMs share a GPU.
+    pub sharing: Sharing,
+    /// Its part of the GPUs that it shares with other pools.
+    pub weight: u32,
+    /// How many of its GPUs a VM gets; all if `None`.
+    pub gpus_per_vm: Option<u32>,
+    /// The rungs that are climbed, in rising order; the others are only logged.
+    pub ladder: Vec<Rung>,
     own: Own,
 }
 
@@ -82,6 +94,9 @@ pub struct Settings {
     pub aging_ms: u64,
     /// Operations in flight on its GPUs at most; `None` if only the windows of its streams limit them.
     pub queue_depth: Option<u32>,
+    /// Its limits; `None` is no limit. Defaults are filled in where a limit needs several numbers: a rate's burst is a
+    /// tenth of a second's calls, and quarantines have a window and a length.
+    pub limits: Limits,
 }
 
 impl PoolMap {
@@ -136,6 +151,7 @@ impl PoolMap {
                 .or(self.common.aging_ms)
                 .unwrap_or(DEFAULT_AGING_MS),
             queue_depth: own.queue_depth.or(pool.queue_depth).or(self.common.queue_depth),
+            limits: Limits::default(),
         }
     }
 
@@ -162,6 +178,12 @@ impl PoolMap {
             name: name.clone(),
             gpus: pool_gpus(text, &pool.gpus, known)?,
             ranges: Vec::new(),
+            policy: Policy::Priority,
+            exclusive: false,
+            sharing: Sharing::Turns,
+            weight: DEFAULT_WEIGHT,
+            gpus_per_vm: None,
+            ladder: Rung::ALL.to_vec(),
             own: pool.own(text)?,
         };
         for numbers in &pool.vms {

@@ -349,6 +349,7 @@ fn settings() -> impl Strategy<Value = VmSettings> {
             weight,
             queue_depth,
             aging_ms: aging.map(|aging| u64::from(aging) * 350),
+            ..VmSettings::default()
         })
 }
 
