@@ -25,7 +25,8 @@ enum Task {
     Demo,
     /// Check everything that must hold on this machine's GPU, and measure it
     GpuTests {
-        /// Only these: socket, figures, latency, vm, answers; without one all but answers
+        /// Only these: socket, figures, latency, vm, answers, sched or one of its parts, such as sched:levels; without one
+        /// all but answers and sched
         parts: Vec<String>,
     },
 }
