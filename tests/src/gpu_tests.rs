@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use vgpu_vm::Artifacts;
 
-use crate::sched_bench::{Bench, Sub};
+use crate::sched_bench::{Bench, Missed, Sub};
 use crate::vm_checks::{self, Pair};
 use crate::{Gpu, Host, Machine, Stack, VmSpec, builder, checks, same};
 
@@ -98,9 +98,12 @@ impl Report {
     }
 }
 
-/// Adds what the services said to an error.
+/// Adds what the services said to an error, unless all that is wrong is a figure.
 pub(crate) fn with_logs<T>(stack: &Stack, result: Result<T>) -> Result<T> {
-    result.map_err(|error| anyhow::anyhow!("{error:?}\n{}", stack.logs()))
+    result.map_err(|error| match error.downcast::<Missed>() {
+        Ok(missed) => missed.into(),
+        Err(error) => anyhow::anyhow!("{error:?}\n{}", stack.logs()),
+    })
 }
 
 fn quiet(result: Result<()>) -> Result<String> {

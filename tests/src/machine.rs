@@ -94,6 +94,16 @@ impl Host {
         self
     }
 
+    /// The same programs on the library that the services use, without them.
+    pub fn beside(stack: &Stack) -> Self {
+        stack
+            .native_environment()
+            .into_iter()
+            .fold(Self::native(stack.artifacts()), |host, (name, value)| {
+                host.with(name, value)
+            })
+    }
+
     /// The same programs on the machine's own library.
     pub fn native(artifacts: &Artifacts) -> Self {
         let mut path = artifacts.programs_dir().into_os_string();

@@ -209,6 +209,19 @@ impl Stack {
         self.alive("vgpud", self.vgpud_pid())
     }
 
+    /// What a program needs in its environment to use the services' library itself, beside the services.
+    pub fn native_environment(&self) -> Vec<(&'static str, String)> {
+        match self.gpu {
+            Gpu::Nvidia => Vec::new(),
+            Gpu::Software => {
+                let folder = self.artifacts.softgpu_lib_dir().display().to_string();
+                let mut all = vec![("LD_LIBRARY_PATH", folder)];
+                all.extend(self.softgpu_environment());
+                all
+            }
+        }
+    }
+
     fn softgpu_environment(&self) -> [(&'static str, String); 2] {
         let shared = self.dir.path().join("softgpu");
         [

@@ -112,6 +112,16 @@ pub fn kept(low: &[Busy], alone_ms: f64, high: &Latency) -> f64 {
     100.0 * (1.0 - lost / (high.seconds - high.used()))
 }
 
+/// The figures that most cases have, and their columns.
+const COLUMNS: [(&str, &str); 4] = [
+    ("p50_us", "p50 us"),
+    ("p99_us", "p99 us"),
+    ("max_us", "max us"),
+    (KEPT, "kept %"),
+];
+/// What [`kept`] gives.
+pub const KEPT: &str = "low_kept_percent";
+
 /// Everything that was measured.
 #[derive(Default)]
 pub struct Figures {
@@ -150,13 +160,21 @@ impl Figures {
         if self.rows.is_empty() {
             return;
         }
-        println!("\n{:<48} figures", "case");
+        let head = COLUMNS.map(|(_, head)| format!("{head:>7}")).join(" ");
+        println!("\n{:<48} {head}  other figures", "case");
         for (case, figures) in &self.rows {
-            let figures: Vec<String> = figures
+            let find = |name: &str| figures.iter().find(|(own, _)| own == name);
+            let columns =
+                COLUMNS.map(|(name, _)| find(name).map_or("-".to_owned(), |(_, value)| short(*value)));
+            let others = figures
                 .iter()
-                .map(|(name, value)| format!("{name} {}", short(*value)))
-                .collect();
-            println!("{case:<48} {}", figures.join("  "));
+                .filter(|(name, _)| COLUMNS.iter().all(|(column, _)| column != name))
+                .map(|(name, value)| format!("{name} {}", short(*value)));
+            println!(
+                "{case:<48} {}  {}",
+                columns.map(|one| format!("{one:>7}")).join(" "),
+                others.collect::<Vec<_>>().join(", ")
+            );
         }
     }
 }

@@ -1,16 +1,16 @@
 //! One high VM beside one low VM.
 use anyhow::Result;
 
-use super::figures::{Busy, Latency, kept};
+use super::figures::{Busy, KEPT, Latency, kept};
 use super::mps::Mps;
 use super::{ALONE_MS_MAX, Bench, Goal, HIGH, HIGH_GAP_MS, HIGH_US, Sizes, Sub};
 use crate::crowd::Crowd;
 use crate::gpu_tests::{Report, with_logs};
-use crate::{Host, Machine, VmSpec};
+use crate::{Gpu, Host, Machine, VmSpec};
 
 /// Microseconds of H's p99, whatever L's kernel length; percent of what H leaves that L keeps.
 const P99_US: f64 = 500.0;
-const KEPT: f64 = 90.0;
+const KEPT_PERCENT: f64 = 90.0;
 /// Of the calls that come right after another, in units of the same percentile while H is alone.
 const BURST_TIMES: f64 = 2.0;
 
@@ -41,7 +41,7 @@ pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
                             text,
                             &[
                                 Goal::at_most("H's p99 in us", high_p99, P99_US),
-                                Goal::at_least("L keeps, in %", kept, KEPT),
+                                Goal::at_least("L keeps, in %", kept, KEPT_PERCENT),
                             ],
                         )
                     })(),
@@ -49,23 +49,28 @@ pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
             },
         );
     }
-    drop(stack);
-    if bench.native() {
-        natively(bench, report, "natively, default time slices", &alone, None);
+    natively(bench, report, "natively, default time slices", &alone, || {
+        Host::beside(&stack)
+    });
+    if bench.gpu == Gpu::Nvidia {
         match Mps::start() {
-            Ok(mps) => natively(bench, report, "natively, under MPS", &alone, Some(&mps)),
+            Ok(mps) => natively(bench, report, "natively, under MPS", &alone, || {
+                mps.host(bench.artifacts)
+            }),
             Err(error) => report.step("sched:levels: MPS starts", || Err(error)),
         }
     }
 }
 
-/// The same two programs on the machine's own library.
-fn natively(bench: &mut Bench<'_>, report: &mut Report, how: &str, alone: &[(u64, f64)], mps: Option<&Mps>) {
-    let host = |bench: &Bench<'_>| match mps {
-        Some(mps) => mps.host(bench.artifacts),
-        None => Host::native(bench.artifacts),
-    };
-    let (mut low, mut high) = (host(bench), host(bench));
+/// The same two programs on the library that the services use.
+fn natively(
+    bench: &mut Bench<'_>,
+    report: &mut Report,
+    how: &str,
+    alone: &[(u64, f64)],
+    host: impl Fn() -> Host,
+) {
+    let (mut low, mut high) = (host(), host());
     report.step(&format!("sched:levels: {how}: alone"), || {
         bench.high_alone(&format!("levels: {how}: alone"), &mut high)
     });
@@ -105,11 +110,7 @@ fn one_level(
     };
     let kept = kept(&[*done], ms_alone, &latency);
     let Busy { kernels, seconds } = *done;
-    figures.extend([
-        ("low_kernels", kernels),
-        ("low_s", seconds),
-        ("low_kept_percent", kept),
-    ]);
+    figures.extend([("low_kernels", kernels), ("low_s", seconds), (KEPT, kept)]);
     bench.figures.add(case, &figures);
     let text = format!(
         "{latency}; L {kernels} kernels of {ms_alone:.2} ms alone in {seconds:.2} s, keeps {kept:.1}%"
