@@ -1,5 +1,6 @@
 //! The checks on this machine's own GPU, and the first figures beside the native library's, in one run.
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -34,10 +35,11 @@ struct Line {
     outcome: Result<String>,
 }
 
-/// Runs the parts, printing a line as each step ends and the whole table last. Whether all held.
-pub fn run(artifacts: &Artifacts, gpu: Gpu, parts: &[Part]) -> Result<bool> {
+/// Runs the parts, printing a line as each step ends and the whole table last; the scheduler's figures go to `sched.json` in
+/// that folder as well. Whether all held.
+pub fn run(artifacts: &Artifacts, gpu: Gpu, parts: &[Part], folder: Option<PathBuf>) -> Result<bool> {
     let mut report = Report { lines: Vec::new() };
-    let mut bench = Bench::new(artifacts, gpu);
+    let mut bench = Bench::new(artifacts, gpu, folder);
     let native = gpu == Gpu::Nvidia;
     for part in parts {
         match part {

@@ -9,6 +9,7 @@ mod many;
 mod mps;
 mod weights;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,7 +18,7 @@ use vgpu_vm::Artifacts;
 
 use crate::crowd::Crowd;
 use crate::gpu_tests::Report;
-use crate::{Gpu, Host, Machine, Stack, VmSpec};
+use crate::{Gpu, Machine, Stack, VmSpec};
 
 use figures::{Busy, Figures, Latency};
 
@@ -28,6 +29,8 @@ pub enum Sub {
     Levels,
     /// H's calls come a hundred at once.
     Burst,
+    /// H and L as programs of VMs that are booted.
+    InVms,
     /// Many low sessions, each in a VM.
     Many,
     /// Many low sessions in one VM, which is booted.
@@ -48,9 +51,10 @@ pub enum Sub {
 
 impl Sub {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Levels,
         Self::Burst,
+        Self::InVms,
         Self::Many,
         Self::OneVm,
         Self::Heavy,
@@ -66,6 +70,7 @@ impl Sub {
         match self {
             Self::Levels => "levels",
             Self::Burst => "burst",
+            Self::InVms => "invms",
             Self::Many => "many",
             Self::OneVm => "onevm",
             Self::Heavy => "heavy",
@@ -107,8 +112,9 @@ struct Sizes {
     sessions_in_one: &'static [u32],
     /// H's calls.
     calls: u32,
-    /// Seconds after which H makes no more.
+    /// Seconds after which H makes no more, and those natively.
     seconds: u32,
+    native_seconds: u32,
     /// H's calls at once.
     burst: u32,
     /// How long L runs alone, to know what its kernels take.
@@ -128,6 +134,7 @@ const NVIDIA: Sizes = Sizes {
     sessions_in_one: &[2, 4, 8, 16],
     calls: 600,
     seconds: 8,
+    native_seconds: 4,
     burst: 100,
     alone: Duration::from_millis(1500),
     shares: Duration::from_secs(10),
@@ -143,6 +150,7 @@ const SOFTWARE: Sizes = Sizes {
     sessions_in_one: &[2],
     calls: 10,
     seconds: 30,
+    native_seconds: 30,
     burst: 5,
     alone: Duration::from_millis(200),
     shares: Duration::from_millis(500),
@@ -153,7 +161,7 @@ const SOFTWARE: Sizes = Sizes {
 /// H's kernel, and the pause between two of its calls.
 const HIGH_US: u32 = 50;
 const HIGH_GAP_MS: u32 = 10;
-/// Longer kernels are not run alone to know their length.
+/// Longer kernels are not run alone to know their length, nor waited for where nobody looks at their results.
 const ALONE_MS_MAX: u64 = 2000;
 /// Iterations of the first kernel, whose length says how many a millisecond takes.
 const FIRST_ITERATIONS: u64 = 100_000;
@@ -169,7 +177,8 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(artifacts: &'a Artifacts, gpu: Gpu) -> Self {
+    /// Measures on this GPU; figures are written to `sched.json` in that folder as well.
+    pub fn new(artifacts: &'a Artifacts, gpu: Gpu, folder: Option<PathBuf>) -> Self {
         let sizes = match gpu {
             Gpu::Nvidia => NVIDIA,
             Gpu::Software => SOFTWARE,
@@ -178,7 +187,7 @@ impl<'a> Bench<'a> {
             artifacts,
             gpu,
             sizes,
-            figures: Figures::default(),
+            figures: Figures::new(folder),
             per_ms: None,
         }
     }
@@ -188,6 +197,7 @@ impl<'a> Bench<'a> {
         match sub {
             Sub::Levels => levels::levels(self, report),
             Sub::Burst => levels::burst(self, report),
+            Sub::InVms => levels::in_vms(self, report),
             Sub::Many => many::many(self, report),
             Sub::OneVm => many::one_vm(self, report),
             Sub::Heavy => many::heavy(self, report, None),
@@ -247,30 +257,32 @@ impl<'a> Bench<'a> {
 
     /// What such a kernel takes while its VM is alone, in milliseconds.
     fn alone_ms<M: Machine>(&mut self, machine: &mut M, ms: u64) -> Result<f64> {
-        let run = ms.min(ALONE_MS_MAX / 2);
-        let command = self.busy(machine, run)?;
-        let done = run_alone(machine, command, self.sizes.alone)?;
-        Ok(done.ms_each() * ms as f64 / run as f64)
+        let command = self.busy(machine, ms)?;
+        Ok(run_alone(machine, command, self.sizes.alone)?.ms_each())
     }
 
-    /// `latency` as H runs it.
-    fn latency(&self) -> String {
-        let Sizes { calls, seconds, .. } = self.sizes;
-        format!("latency {calls} {HIGH_US} {HIGH_GAP_MS} 1 {seconds}")
+    /// `latency` as H runs it, for so many seconds at most.
+    fn latency(&self, seconds: u32) -> String {
+        format!("latency {} {HIGH_US} {HIGH_GAP_MS} 1 {seconds}", self.sizes.calls)
     }
 
     /// H's calls while nobody else works.
-    fn high_alone(&mut self, name: &str, high: &mut Host) -> Result<String> {
-        let latency = Latency::of(&high.must(&self.latency())?)?;
-        self.figures.add(name, &latency.figures());
+    fn high_alone<M: Machine>(&mut self, case: &str, high: &mut M, seconds: u32) -> Result<String> {
+        let latency = Latency::of(&high.must(&self.latency(seconds))?)?;
+        self.figures.add(case, &latency.figures());
         Ok(latency.to_string())
     }
 
     /// H's calls while a crowd works, and what the crowd did.
-    fn beside<M: Machine>(&self, mut crowd: Crowd<'_, M>, high: &mut Host) -> Result<(Latency, Vec<Busy>)> {
-        crowd.begin()?;
-        let latency = Latency::of(&high.must(&self.latency())?)?;
-        let low: Result<Vec<Busy>> = crowd.end()?.iter().map(|text| Busy::of(text)).collect();
+    fn beside<L: Machine, H: Machine>(
+        &self,
+        mut low: Crowd<'_, L>,
+        high: &mut H,
+        seconds: u32,
+    ) -> Result<(Latency, Vec<Busy>)> {
+        low.begin()?;
+        let latency = Latency::of(&high.must(&self.latency(seconds))?)?;
+        let low: Result<Vec<Busy>> = low.end()?.iter().map(|text| Busy::of(text)).collect();
         Ok((latency, low?))
     }
 

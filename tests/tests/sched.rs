@@ -6,7 +6,7 @@ use vgpu_tests::sched_bench::Sub;
 use vgpu_vm::Artifacts;
 
 fn measure(sub: Sub) {
-    let held = gpu_tests::run(&Artifacts::from_env(), Gpu::Software, &[Part::Sched(sub)]).unwrap();
+    let held = gpu_tests::run(&Artifacts::from_env(), Gpu::Software, &[Part::Sched(sub)], None).unwrap();
     assert!(held, "see what was printed");
 }
 
@@ -18,6 +18,11 @@ fn a_high_vm_beside_kernels_of_every_length() {
 #[test]
 fn a_high_vm_calls_many_times_at_once() {
     measure(Sub::Burst);
+}
+
+#[test]
+fn high_and_low_programs_in_vms() {
+    measure(Sub::InVms);
 }
 
 #[test]

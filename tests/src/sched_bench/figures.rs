@@ -123,22 +123,27 @@ const COLUMNS: [(&str, &str); 4] = [
 pub const KEPT: &str = "low_kept_percent";
 
 /// Everything that was measured.
-#[derive(Default)]
 pub struct Figures {
+    folder: Option<PathBuf>,
     rows: Vec<(String, Vec<(String, f64)>)>,
 }
 
 impl Figures {
-    /// Adds what one case gave, and writes all so far to `$OUT/sched.json`, if there is such a folder: a run that is cut
-    /// short leaves what it had.
+    /// None yet; they go to `sched.json` in that folder.
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        let rows = Vec::new();
+        Self { folder, rows }
+    }
+
+    /// Adds what one case gave, and writes all so far: a run that is cut short leaves what it had.
     pub fn add(&mut self, case: &str, figures: &[(&str, f64)]) {
         let figures = figures
             .iter()
             .map(|(name, value)| ((*name).to_owned(), *value))
             .collect();
         self.rows.push((case.to_owned(), figures));
-        if let Some(folder) = std::env::var_os("OUT") {
-            let path = PathBuf::from(folder).join("sched.json");
+        if let Some(folder) = &self.folder {
+            let path = folder.join("sched.json");
             if let Err(error) = std::fs::write(&path, format!("{:#}\n", self.json())) {
                 println!("  {} cannot be written: {error}", path.display());
             }

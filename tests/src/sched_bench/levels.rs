@@ -1,18 +1,21 @@
 //! One high VM beside one low VM.
-use anyhow::Result;
+use anyhow::{Context, Result};
+use vgpu_vm::Vm;
 
 use super::figures::{Busy, KEPT, Latency, kept};
 use super::mps::Mps;
 use super::{ALONE_MS_MAX, Bench, Goal, HIGH, HIGH_GAP_MS, HIGH_US, Sizes, Sub};
 use crate::crowd::Crowd;
 use crate::gpu_tests::{Report, with_logs};
-use crate::{Gpu, Host, Machine, VmSpec};
+use crate::{Gpu, Host, Machine, Stack, VmSpec, boot};
 
 /// Microseconds of H's p99, whatever L's kernel length; percent of what H leaves that L keeps.
 const P99_US: f64 = 500.0;
 const KEPT_PERCENT: f64 = 90.0;
 /// Of the calls that come right after another, in units of the same percentile while H is alone.
 const BURST_TIMES: f64 = 2.0;
+/// Memory of a VM that is booted.
+const MEMORY_MIB: u32 = 1024;
 
 /// Kernels of every length, through the services, and natively under default time slices and under MPS.
 pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
@@ -21,40 +24,37 @@ pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
         return;
     };
     let (mut low, mut high) = (Host::new(&stack, VmSpec::LOW.id), Host::new(&stack, HIGH.id));
+    let seconds = bench.sizes.seconds;
     report.step("sched:levels: a high VM alone", || {
-        with_logs(&stack, bench.high_alone("levels: alone", &mut high))
+        with_logs(&stack, bench.high_alone("levels: alone", &mut high, seconds))
     });
-    let mut alone = Vec::new();
+    let mut lengths: Vec<Length> = Vec::new();
     for &ms in bench.sizes.lengths {
         report.step(
             &format!("sched:levels: a high VM beside a low VM's kernels of {ms} ms"),
             || {
-                with_logs(
-                    &stack,
-                    (|| {
-                        let ms_alone = bench.alone_ms(&mut low, ms)?;
-                        alone.push((ms, ms_alone));
-                        let case = format!("levels: {ms} ms");
-                        let (text, high_p99, kept) =
-                            one_level(bench, &case, (ms, ms_alone), &mut low, &mut high)?;
-                        bench.judge(
-                            text,
-                            &[
-                                Goal::at_most("H's p99 in us", high_p99, P99_US),
-                                Goal::at_least("L keeps, in %", kept, KEPT_PERCENT),
-                            ],
-                        )
-                    })(),
-                )
+                let result = Length::of(bench, &mut low, ms, lengths.last()).and_then(|length| {
+                    lengths.push(length);
+                    let case = format!("levels: {ms} ms");
+                    let measured = beside(bench, &case, length, &mut low, &mut high, seconds)?;
+                    bench.judge(
+                        measured.text,
+                        &[
+                            Goal::at_most("H's p99 in us", measured.latency.p99, P99_US),
+                            Goal::at_least("L keeps, in %", measured.kept, KEPT_PERCENT),
+                        ],
+                    )
+                });
+                with_logs(&stack, result)
             },
         );
     }
-    natively(bench, report, "natively, default time slices", &alone, || {
+    natively(bench, report, "natively, default time slices", &lengths, || {
         Host::beside(&stack)
     });
     if bench.gpu == Gpu::Nvidia {
         match Mps::start() {
-            Ok(mps) => natively(bench, report, "natively, under MPS", &alone, || {
+            Ok(mps) => natively(bench, report, "natively, under MPS", &lengths, || {
                 mps.host(bench.artifacts)
             }),
             Err(error) => report.step("sched:levels: MPS starts", || Err(error)),
@@ -62,60 +62,125 @@ pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
     }
 }
 
-/// The same two programs on the library that the services use.
+/// The same two programs on the library that the services use. L's last kernel is not waited for if it is long.
 fn natively(
     bench: &mut Bench<'_>,
     report: &mut Report,
     how: &str,
-    alone: &[(u64, f64)],
+    lengths: &[Length],
     host: impl Fn() -> Host,
 ) {
     let (mut low, mut high) = (host(), host());
+    let seconds = bench.sizes.native_seconds;
     report.step(&format!("sched:levels: {how}: alone"), || {
-        bench.high_alone(&format!("levels: {how}: alone"), &mut high)
+        bench.high_alone(&format!("levels: {how}: alone"), &mut high, seconds)
     });
-    for &(ms, ms_alone) in alone {
+    for &length in lengths {
+        let ms = length.ms;
+        let case = format!("levels: {how}: {ms} ms");
         report.step(&format!("sched:levels: {how}: beside kernels of {ms} ms"), || {
-            let case = format!("levels: {how}: {ms} ms");
-            Ok(one_level(bench, &case, (ms, ms_alone), &mut low, &mut high)?.0)
+            if ms <= ALONE_MS_MAX {
+                return Ok(beside(bench, &case, length, &mut low, &mut high, seconds)?.text);
+            }
+            let command = bench.busy(&mut low, ms)?;
+            let mut crowd = Crowd::ready(std::slice::from_mut(&mut low), &[command], 1)?;
+            crowd.begin()?;
+            let text = bench.high_alone(&case, &mut high, seconds);
+            crowd.kill()?;
+            text
         });
     }
 }
 
-/// H beside kernels of L which take `ms_alone`: in words, H's p99, and how much L kept. A native program's last long
-/// kernel is not waited for; the guest's is, for its results.
-fn one_level(
+/// Programs of two VMs that are booted. Their emulated CPUs are part of what is seen, so it is not judged.
+pub fn in_vms(bench: &mut Bench<'_>, report: &mut Report) {
+    let vms = [VmSpec::LOW, HIGH];
+    let Some(stack) = bench.services(Sub::InVms, report, &vms, "", |_| String::new()) else {
+        return;
+    };
+    let (mut low, mut high) = match boot_both(&stack, vms) {
+        Ok(both) => both,
+        Err(error) => return report.step("sched:invms: two VMs boot", || Err(error)),
+    };
+    let seconds = bench.sizes.seconds;
+    report.step("sched:invms: a program of a high VM alone", || {
+        with_logs(&stack, bench.high_alone("invms: alone", &mut high, seconds))
+    });
+    for &ms in bench.sizes.lengths.iter().filter(|ms| **ms <= ALONE_MS_MAX) {
+        report.step(
+            &format!("sched:invms: a program of a high VM beside a low VM's kernels of {ms} ms"),
+            || {
+                let result = Length::of(bench, &mut low, ms, None).and_then(|length| {
+                    let case = format!("invms: {ms} ms");
+                    Ok(beside(bench, &case, length, &mut low, &mut high, seconds)?.text)
+                });
+                with_logs(&stack, result)
+            },
+        );
+    }
+}
+
+fn boot_both(stack: &Stack, vms: [VmSpec; 2]) -> Result<(Vm, Vm)> {
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| boot(stack, vms[0].id, MEMORY_MIB));
+        let second = boot(stack, vms[1].id, MEMORY_MIB)?;
+        Ok((first.join().ok().context("booting a VM panicked")??, second))
+    })
+}
+
+/// Kernels of L.
+#[derive(Clone, Copy)]
+struct Length {
+    ms: u64,
+    /// What one takes while L is alone, in milliseconds.
+    alone: f64,
+}
+
+impl Length {
+    /// Measures it; that of a very long kernel follows from a shorter one's.
+    fn of<M: Machine>(bench: &mut Bench<'_>, low: &mut M, ms: u64, shorter: Option<&Self>) -> Result<Self> {
+        let alone = match shorter {
+            Some(shorter) if ms > ALONE_MS_MAX => shorter.alone * ms as f64 / shorter.ms as f64,
+            _ => bench.alone_ms(low, ms)?,
+        };
+        Ok(Self { ms, alone })
+    }
+}
+
+/// H and L at once.
+struct Beside {
+    text: String,
+    latency: Latency,
+    /// What L kept of what H left, in percent.
+    kept: f64,
+}
+
+/// Measures H beside such kernels of L, whose results must be right.
+fn beside<L: Machine, H: Machine>(
     bench: &mut Bench<'_>,
     case: &str,
-    (ms, ms_alone): (u64, f64),
-    low: &mut Host,
-    high: &mut Host,
-) -> Result<(String, f64, f64)> {
-    let command = bench.busy(low, ms)?;
-    let cut_short = case.contains("natively") && ms > ALONE_MS_MAX;
-    let mut crowd = Crowd::ready(std::slice::from_mut(low), &[command], 1)?;
-    let (latency, done) = if cut_short {
-        crowd.begin()?;
-        let said = high.must(&bench.latency())?;
-        crowd.kill()?;
-        (Latency::of(&said)?, Vec::new())
-    } else {
-        bench.beside(crowd, high)?
-    };
+    length: Length,
+    low: &mut L,
+    high: &mut H,
+    seconds: u32,
+) -> Result<Beside> {
+    let command = bench.busy(low, length.ms)?;
+    let crowd = Crowd::ready(std::slice::from_mut(low), &[command], 1)?;
+    let (latency, done) = bench.beside(crowd, high, seconds)?;
+    let kept = kept(&done, length.alone, &latency);
+    let Busy { kernels, seconds } = *done.first().context("no low program")?;
     let mut figures = latency.figures().to_vec();
-    figures.push(("low_alone_ms", ms_alone));
-    let Some(done) = done.first() else {
-        bench.figures.add(case, &figures);
-        return Ok((latency.to_string(), latency.p99, f64::NAN));
-    };
-    let kept = kept(&[*done], ms_alone, &latency);
-    let Busy { kernels, seconds } = *done;
-    figures.extend([("low_kernels", kernels), ("low_s", seconds), (KEPT, kept)]);
+    figures.extend([
+        (KEPT, kept),
+        ("low_alone_ms", length.alone),
+        ("low_kernels", kernels),
+        ("low_s", seconds),
+    ]);
     bench.figures.add(case, &figures);
-    let text = format!(
-        "{latency}; L {kernels} kernels of {ms_alone:.2} ms alone in {seconds:.2} s, keeps {kept:.1}%"
-    );
-    Ok((text, latency.p99, kept))
+    let alone = length.alone;
+    let text =
+        format!("{latency}; L {kernels} kernels of {alone:.2} ms alone in {seconds:.2} s, keeps {kept:.1}%");
+    Ok(Beside { text, latency, kept })
 }
 
 /// H calls often and without a pause in between, beside short and long kernels.

@@ -76,7 +76,7 @@ fn sessions_beside<M: Machine>(
     let alone = bench.alone_ms(&mut machines[0], ms)?;
     let command = bench.busy(&mut machines[0], ms)?;
     let crowd = Crowd::ready(machines, &[command], each)?;
-    let (latency, low) = bench.beside(crowd, &mut Host::new(stack, HIGH.id))?;
+    let (latency, low) = bench.beside(crowd, &mut Host::new(stack, HIGH.id), bench.sizes.seconds)?;
     let kept = kept(&low, alone, &latency);
     let kernels = |pick: fn(f64, f64) -> f64, from: f64| low.iter().map(|one| one.kernels).fold(from, pick);
     let (least, most) = (kernels(f64::min, f64::INFINITY), kernels(f64::max, 0.0));
@@ -154,7 +154,8 @@ fn heavy_beside(bench: &mut Bench<'_>, stack: &Stack, sub: Sub, churns: &[String
     }
     let low = Crowd::ready(std::slice::from_mut(&mut busy), &[command], 1)?;
     crowds.iter_mut().try_for_each(Crowd::begin)?;
-    let (latency, low): (Latency, Vec<Busy>) = bench.beside(low, &mut Host::new(stack, HIGH.id))?;
+    let (latency, low): (Latency, Vec<Busy>) =
+        bench.beside(low, &mut Host::new(stack, HIGH.id), bench.sizes.seconds)?;
     let kernels: f64 = low.iter().map(|one| one.kernels).sum();
     let mut figures = latency.figures().to_vec();
     figures.extend([("low_alone_ms", alone), ("low_kernels", kernels)]);
