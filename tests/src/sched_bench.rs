@@ -41,17 +41,21 @@ pub enum Sub {
     Rationed,
     /// Three busy VMs, by weight.
     Weights,
-    /// A VM that floods: calls, and a queue.
-    Floods,
-    /// A VM that takes all memory, and one whose kernel never ends.
-    Limits,
+    /// A VM that makes more calls than it may.
+    Calls,
+    /// A VM that queues more than it may.
+    Queue,
+    /// A VM that takes all the memory that it may, again and again.
+    Memory,
+    /// A VM whose kernel never ends.
+    Endless,
     /// A stopped and resumed program's results.
     Exact,
 }
 
 impl Sub {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Levels,
         Self::Burst,
         Self::InVms,
@@ -60,8 +64,10 @@ impl Sub {
         Self::Heavy,
         Self::Rationed,
         Self::Weights,
-        Self::Floods,
-        Self::Limits,
+        Self::Calls,
+        Self::Queue,
+        Self::Memory,
+        Self::Endless,
         Self::Exact,
     ];
 
@@ -76,8 +82,10 @@ impl Sub {
             Self::Heavy => "heavy",
             Self::Rationed => "rationed",
             Self::Weights => "weights",
-            Self::Floods => "floods",
-            Self::Limits => "limits",
+            Self::Calls => "calls",
+            Self::Queue => "queue",
+            Self::Memory => "memory",
+            Self::Endless => "endless",
             Self::Exact => "exact",
         }
     }
@@ -203,8 +211,10 @@ impl<'a> Bench<'a> {
             Sub::Heavy => many::heavy(self, report, None),
             Sub::Rationed => many::heavy(self, report, Some(many::DRIVER_CALL_RATE)),
             Sub::Weights => weights::weights(self, report),
-            Sub::Floods => limits::floods(self, report),
-            Sub::Limits => limits::limits(self, report),
+            Sub::Calls => limits::calls(self, report),
+            Sub::Queue => limits::queue(self, report),
+            Sub::Memory => limits::memory(self, report),
+            Sub::Endless => limits::endless(self, report),
             Sub::Exact => exact::exact(self, report),
         }
     }
@@ -245,7 +255,7 @@ impl<'a> Bench<'a> {
                 *self.per_ms.insert(per_ms)
             }
         };
-        let in_flight = (40 / ms).clamp(2, 16);
+        let in_flight = (20 / ms).clamp(2, 8);
         let in_flight = if ms > ALONE_MS_MAX { 1 } else { in_flight };
         Ok(self.busy_with((per_ms * ms as f64) as u64, in_flight))
     }
@@ -266,8 +276,8 @@ impl<'a> Bench<'a> {
         format!("latency {} {HIGH_US} {HIGH_GAP_MS} 1 {seconds}", self.sizes.calls)
     }
 
-    /// H's calls while nobody else works.
-    fn high_alone<M: Machine>(&mut self, case: &str, high: &mut M, seconds: u32) -> Result<String> {
+    /// H's calls, whoever else works.
+    fn high<M: Machine>(&mut self, case: &str, high: &mut M, seconds: u32) -> Result<String> {
         let latency = Latency::of(&high.must(&self.latency(seconds))?)?;
         self.figures.add(case, &latency.figures());
         Ok(latency.to_string())

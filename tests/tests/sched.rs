@@ -41,6 +41,11 @@ fn a_high_vm_beside_tenants_that_keep_the_driver_busy() {
 }
 
 #[test]
+fn a_vm_that_queues_without_end_has_its_depth_in_flight() {
+    measure(Sub::Queue);
+}
+
+#[test]
 fn what_is_stopped_and_resumed_is_exact() {
     measure(Sub::Exact);
 }

@@ -26,7 +26,7 @@ pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
     let (mut low, mut high) = (Host::new(&stack, VmSpec::LOW.id), Host::new(&stack, HIGH.id));
     let seconds = bench.sizes.seconds;
     report.step("sched:levels: a high VM alone", || {
-        with_logs(&stack, bench.high_alone("levels: alone", &mut high, seconds))
+        with_logs(&stack, bench.high("levels: alone", &mut high, seconds))
     });
     let mut lengths: Vec<Length> = Vec::new();
     for &ms in bench.sizes.lengths {
@@ -49,45 +49,59 @@ pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
             },
         );
     }
-    natively(bench, report, "natively, default time slices", &lengths, || {
-        Host::beside(&stack)
-    });
+    let host = || Host::beside(&stack);
+    natively(
+        bench,
+        report,
+        "natively, default time slices",
+        &lengths,
+        host,
+        String::new,
+    );
     if bench.gpu == Gpu::Nvidia {
         match Mps::start() {
-            Ok(mps) => natively(bench, report, "natively, under MPS", &lengths, || {
-                mps.host(bench.artifacts)
-            }),
+            Ok(mps) => {
+                let artifacts = bench.artifacts;
+                let host = || mps.host(artifacts);
+                natively(bench, report, "natively, under MPS", &lengths, host, || {
+                    mps.logs()
+                });
+            }
             Err(error) => report.step("sched:levels: MPS starts", || Err(error)),
         }
     }
 }
 
-/// The same two programs on the library that the services use. L's last kernel is not waited for if it is long.
+/// The same two programs on the library that the services use. L's last kernel is not waited for if it is long. `logs` is
+/// added to an error.
 fn natively(
     bench: &mut Bench<'_>,
     report: &mut Report,
     how: &str,
     lengths: &[Length],
     host: impl Fn() -> Host,
+    logs: impl Fn() -> String,
 ) {
+    let with_logs = |result: Result<String>| result.map_err(|error| anyhow::anyhow!("{error:?}\n{}", logs()));
     let (mut low, mut high) = (host(), host());
     let seconds = bench.sizes.native_seconds;
     report.step(&format!("sched:levels: {how}: alone"), || {
-        bench.high_alone(&format!("levels: {how}: alone"), &mut high, seconds)
+        with_logs(bench.high(&format!("levels: {how}: alone"), &mut high, seconds))
     });
     for &length in lengths {
         let ms = length.ms;
         let case = format!("levels: {how}: {ms} ms");
         report.step(&format!("sched:levels: {how}: beside kernels of {ms} ms"), || {
             if ms <= ALONE_MS_MAX {
-                return Ok(beside(bench, &case, length, &mut low, &mut high, seconds)?.text);
+                let measured = beside(bench, &case, length, &mut low, &mut high, seconds);
+                return with_logs(measured.map(|measured| measured.text));
             }
             let command = bench.busy(&mut low, ms)?;
             let mut crowd = Crowd::ready(std::slice::from_mut(&mut low), &[command], 1)?;
             crowd.begin()?;
-            let text = bench.high_alone(&case, &mut high, seconds);
+            let text = bench.high(&case, &mut high, seconds);
             crowd.kill()?;
-            text
+            with_logs(text)
         });
     }
 }
@@ -104,7 +118,7 @@ pub fn in_vms(bench: &mut Bench<'_>, report: &mut Report) {
     };
     let seconds = bench.sizes.seconds;
     report.step("sched:invms: a program of a high VM alone", || {
-        with_logs(&stack, bench.high_alone("invms: alone", &mut high, seconds))
+        with_logs(&stack, bench.high("invms: alone", &mut high, seconds))
     });
     for &ms in bench.sizes.lengths.iter().filter(|ms| **ms <= ALONE_MS_MAX) {
         report.step(

@@ -87,7 +87,6 @@ impl Case {
     ) -> Result<String> {
         let (honest, _) = self.measure(bench, stack, bystander, HONEST, &self.honest)?;
         let (flooded, seen) = self.measure(bench, stack, bystander, FLOODER, &self.flood)?;
-        let found = check(bench, stack, &seen)?;
         let times = flooded.p99 / honest.p99;
         let mut figures = flooded.figures().to_vec();
         figures.extend([
@@ -97,6 +96,7 @@ impl Case {
             ("queued_max", seen.queued as f64),
         ]);
         bench.figures.add(&format!("{}: {level}", self.name), &figures);
+        let found = check(bench, stack, &seen)?;
         bench.judge(
             format!("beside it {flooded}; beside an honest one {honest}: x{times:.2}; {found}"),
             &[Goal::at_most("p99, of that beside an honest VM", times, TIMES)],
@@ -156,17 +156,17 @@ fn watched<T>(stack: &Stack, vm: VmSpec, work: impl FnOnce() -> Result<T>) -> Re
     })
 }
 
-/// Calls without end, and a queue without end.
-pub fn floods(bench: &mut Bench<'_>, report: &mut Report) {
-    let calls = Case {
+/// Calls without end.
+pub fn calls(bench: &mut Bench<'_>, report: &mut Report) {
+    let case = Case {
         name: "100,000 calls a second where 1,000 may come",
         limit: format!("call_rate = {CALL_RATE}\ncall_burst = {CALL_BURST}"),
         flood: "flood calls 100000".to_owned(),
         honest: format!("flood calls {}", CALL_RATE * 9 / 10),
-        calls: 300,
+        calls: 200,
         ends: false,
     };
-    calls.run(bench, report, Sub::Floods, |_, _, seen| {
+    case.run(bench, report, Sub::Calls, |_, _, seen| {
         let (made, seconds) = (number(&seen.said, "flood:")?, number(&seen.said, "in")?);
         let allowed = f64::from(CALL_RATE) * seconds + f64::from(CALL_BURST);
         ensure!(
@@ -175,15 +175,23 @@ pub fn floods(bench: &mut Bench<'_>, report: &mut Report) {
         );
         Ok(format!("it made {:.0} calls a second", made / seconds))
     });
-    let queue = Case {
-        name: "10,000 queued where 64 may be",
+}
+
+/// A queue without end.
+pub fn queue(bench: &mut Bench<'_>, report: &mut Report) {
+    let queued = match bench.gpu {
+        Gpu::Nvidia => 10_000,
+        Gpu::Software => 1000,
+    };
+    let case = Case {
+        name: "thousands queued where 64 may be",
         limit: format!("queue_depth = {QUEUE_DEPTH}"),
-        flood: "flood queue 10000 100".to_owned(),
+        flood: format!("flood queue {queued} 100"),
         honest: format!("flood queue {} 100", QUEUE_DEPTH - 4),
-        calls: 300,
+        calls: 200,
         ends: false,
     };
-    queue.run(bench, report, Sub::Floods, |_, _, seen| {
+    case.run(bench, report, Sub::Queue, |_, _, seen| {
         ensure!(
             seen.queued <= u64::from(QUEUE_DEPTH),
             "{} were queued where {QUEUE_DEPTH} may be",
@@ -193,22 +201,21 @@ pub fn floods(bench: &mut Bench<'_>, report: &mut Report) {
     });
 }
 
-/// Memory without end, and a kernel without end.
-pub fn limits(bench: &mut Bench<'_>, report: &mut Report) {
-    // An honest VM's kernels take a second on an H100.
-    let (mib, kernel_ms, iterations) = match bench.gpu {
-        Gpu::Nvidia => (4096, 2000, 11_000_000),
-        Gpu::Software => (512, 300, 100_000),
+/// Memory without end.
+pub fn memory(bench: &mut Bench<'_>, report: &mut Report) {
+    let mib = match bench.gpu {
+        Gpu::Nvidia => 4096,
+        Gpu::Software => 512,
     };
-    let memory = Case {
+    let case = Case {
         name: "allocating to the limit in a loop",
         limit: format!("gpu_memory_mib = {mib}"),
         flood: "flood memory 64".to_owned(),
         honest: "churn memory 64".to_owned(),
-        calls: 300,
+        calls: 200,
         ends: false,
     };
-    memory.run(bench, report, Sub::Limits, move |_, _, seen| {
+    case.run(bench, report, Sub::Memory, |_, _, seen| {
         let (from, to) = (number(&seen.said, "from")?, number(&seen.said, "to")?);
         let total = number(&seen.said, "total")?;
         ensure!(total == f64::from(mib), "cuMemGetInfo says {total} MiB in all");
@@ -219,7 +226,16 @@ pub fn limits(bench: &mut Bench<'_>, report: &mut Report) {
         ensure!(from >= total / 2.0, "refused at {from} MiB already");
         Ok(format!("refused at {from} to {to} of {mib} MiB"))
     });
-    let endless = Case {
+}
+
+/// A kernel without end.
+pub fn endless(bench: &mut Bench<'_>, report: &mut Report) {
+    // An honest VM's kernels take a second on an H100.
+    let (kernel_ms, iterations) = match bench.gpu {
+        Gpu::Nvidia => (2000, 11_000_000),
+        Gpu::Software => (300, 100_000),
+    };
+    let case = Case {
         name: "an endless kernel",
         limit: format!("kernel_ms_max = {kernel_ms}"),
         flood: "flood endless".to_owned(),
@@ -227,7 +243,7 @@ pub fn limits(bench: &mut Bench<'_>, report: &mut Report) {
         calls: 180,
         ends: true,
     };
-    endless.run(bench, report, Sub::Limits, move |bench, stack, seen| {
+    case.run(bench, report, Sub::Endless, |bench, stack, seen| {
         let seconds = number(&seen.said, "after")?;
         let limit = f64::from(kernel_ms) / 1e3;
         ensure!(
