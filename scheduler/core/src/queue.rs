@@ -250,8 +250,8 @@ impl Core {
         for level in Level::DESCENDING {
             for slot in self.first_waiting(level, island) {
                 let now = self.now;
-                let Some(vm) = self.vm_mut(slot) else { continue };
-                let since = *vm.first_since.get_or_insert(now);
+                let Some(vm) = self.vm(slot) else { continue };
+                let Some(since) = vm.first_since else { continue };
                 let steps = (now - since) / vm.terms.aging_us.max(1);
                 let raised = vm.terms.level.raised(steps);
                 if raised > vm.level {

@@ -136,6 +136,11 @@ impl Core {
         self.touched = touched;
         for level in Level::DESCENDING {
             for slot in self.first_waiting(level, island) {
+                // Who is first now ages from now on.
+                let now = self.now;
+                if let Some(vm) = self.vm_mut(slot) {
+                    vm.first_since.get_or_insert(now);
+                }
                 self.reschedule_vm(slot, waited);
             }
         }
