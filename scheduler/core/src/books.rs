@@ -1,5 +1,5 @@
 //! GPU time.
-use crate::{Charge, Core, Place, SessionState};
+use crate::{Charge, Core, Gpu, Place, SessionState};
 use std::collections::BTreeMap;
 
 /// The time slice of contexts for which none was set, in microseconds.
@@ -15,6 +15,11 @@ impl Charge {
 }
 
 impl Core {
+    /// For how long, in nanoseconds, somebody had a turn on a GPU and was not idle, up to the last step.
+    pub fn busy_ns(&self, gpu: Gpu) -> u64 {
+        self.busy.get(&gpu).copied().unwrap_or(0)
+    }
+
     /// Charges the time since the last step to those who were seated and not idle, before anything changes.
     pub(crate) fn account(&mut self, now: u64) {
         let passed_ns = (now - self.now) * 1000;
@@ -32,6 +37,9 @@ impl Core {
             for gpu in session.gpus.iter() {
                 *slices.entry(gpu).or_insert(0) += session.slice_in_force();
             }
+        }
+        for gpu in slices.keys() {
+            *self.busy.entry(*gpu).or_insert(0) += passed_ns;
         }
         for id in &self.seated {
             let Some(session) = self.sessions.get_mut(id) else {

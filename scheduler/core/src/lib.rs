@@ -66,6 +66,8 @@ pub struct Core {
     sessions: BTreeMap<Session, SessionState>,
     /// The sessions that hold a turn.
     seated: BTreeSet<Session>,
+    /// See [`Core::busy_ns`].
+    busy: BTreeMap<Gpu, u64>,
     /// The time of the last step.
     now: u64,
     tickets: u64,
