@@ -6,7 +6,9 @@
 use super::{ControlError, Controls};
 use std::ffi::{c_int, c_ulong, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use vgpu_sched_api::rm::{CHANNELS_MAX, Control, DISABLE_CHANNELS, DisableChannels, NVIDIA, RM_CONTROL, request};
+use vgpu_sched_api::rm::{
+    CHANNELS_MAX, Control, DISABLE_CHANNELS, DisableChannels, NVIDIA, RM_CONTROL, request,
+};
 
 const RM_FREE: u32 = 0x29;
 const RM_ALLOC: u32 = 0x2b;

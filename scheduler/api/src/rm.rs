@@ -69,6 +69,13 @@ impl DisableChannels {
         }
         params
     }
+
+    /// The channels, each with its client.
+    pub fn channels(&self) -> impl Iterator<Item = (u32, u32)> {
+        let count = (self.count as usize).min(CHANNELS_MAX);
+        let all = self.clients.iter().copied().zip(self.channels.iter().copied());
+        all.take(count)
+    }
 }
 
 /// The number of a system call's request that passes a structure of `len` bytes there and back.
@@ -91,7 +98,7 @@ mod tests {
     #[test]
     fn no_more_channels_are_named_than_there_is_room_for() {
         let params = DisableChannels::new(true, (0..100).map(|n| (7, n)));
-        assert_eq!((params.count, params.channels[63], params.clients[63]), (64, 63, 7));
-        assert_eq!(DisableChannels::new(false, []).count, 0);
+        assert!(params.channels().eq((0..64).map(|n| (7, n))));
+        assert_eq!(DisableChannels::new(false, []).channels().count(), 0);
     }
 }
