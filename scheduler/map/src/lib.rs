@@ -13,7 +13,7 @@ mod range;
 pub use edit::{EditError, Edited, apply};
 pub use error::MapError;
 pub use file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
-pub use limits::{LIMITS, Limit};
+pub use limits::{LIMITS, Limit, SECONDS_MAX};
 pub use range::VmRange;
 
 use file::{File, Own};

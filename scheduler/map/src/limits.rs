@@ -3,7 +3,7 @@ use crate::file::MS_MAX;
 use vgpu_sched_api::messages::Limits;
 
 /// The most a number of seconds can be: a year.
-const SECONDS_MAX: u64 = 31_536_000;
+pub const SECONDS_MAX: u64 = 31_536_000;
 /// Calls per second at most.
 const RATE_MAX: u64 = 10_000_000;
 /// Calls at once at most.
