@@ -1,7 +1,7 @@
-//! A status for tests.
+//! What there is to show, for tests.
 use vgpu_sched_api::messages::{
-    GpuState, GpuStatus, Limits, Policy, PoolStatus, Priority, QuarantineStatus, Rung, SCHEMA_VERSION,
-    SessionStatus, Sharing, Status, VmStatus,
+    Arrival, CallRecord, EventKind, EventRecord, GpuState, GpuStatus, Limits, Policy, PoolStatus, Priority,
+    QuarantineStatus, Rung, SCHEMA_VERSION, SessionStatus, Sharing, Status, VmStatus,
 };
 
 fn session(program: &str, state: &str) -> SessionStatus {
@@ -79,5 +79,43 @@ pub fn host() -> Status {
             ladder: vec![Rung::Warn, Rung::Stop],
             vms: vec![vm(3), vm(9)],
         }],
+    }
+}
+
+/// An event with two calls, one of which had not returned.
+pub fn event(number: u64) -> EventRecord {
+    let call = |name: &str, took_us| CallRecord {
+        name: name.to_owned(),
+        before_us: 2_500_000,
+        took_us,
+        ring: 3,
+    };
+    EventRecord {
+        number,
+        at_s: 1_700_000_000,
+        kind: EventKind::Ended,
+        vm: Some(3),
+        session: Some(7),
+        gpu: Some("GPU-0".to_owned()),
+        message: "a kernel of \x1b[2J ran too long".to_owned(),
+        calls: vec![
+            call("cuLaunchKernel", Some(12)),
+            call("cuStreamSynchronize", None),
+        ],
+    }
+}
+
+pub fn arrival(number: u64) -> Arrival {
+    Arrival {
+        number,
+        vm: 3,
+        session: 1,
+        pool: "A".to_owned(),
+        gpus: vec!["GPU-0".to_owned()],
+        priority: Priority::High,
+        weight: 2,
+        at_us: 10,
+        waited_us: 20,
+        used_us: 30,
     }
 }

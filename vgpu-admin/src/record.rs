@@ -119,22 +119,7 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vgpu_sched_api::messages::Priority;
-
-    fn arrival(number: u64) -> Arrival {
-        Arrival {
-            number,
-            vm: 3,
-            session: 1,
-            pool: "A".to_owned(),
-            gpus: vec!["GPU-0".to_owned()],
-            priority: Priority::High,
-            weight: 2,
-            at_us: 10,
-            waited_us: 20,
-            used_us: 30,
-        }
-    }
+    use crate::fixture::arrival;
 
     #[test]
     fn what_was_forgotten_is_counted() {

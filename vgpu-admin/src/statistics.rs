@@ -242,11 +242,12 @@ fn label(name: &str, value: &str) -> LabelPair {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn host() -> Stats {
+    /// With a GPU and a VM, and no number twice.
+    pub fn host() -> Stats {
         let times = |first: u64| Percentiles {
             count: first,
             p50: first + 1,
@@ -382,11 +383,5 @@ vgpu_vm_call_wait_seconds_count{{{labels}}} 100
         let listed: Vec<&str> = page.lines().filter(|line| line.starts_with("| `vgpu_")).collect();
         let expected: Vec<String> = rows.collect();
         assert_eq!(listed, expected, "the list is to be\n{}", expected.join("\n"));
-        let json = serde_json::to_value(&stats).unwrap();
-        for item in [&json, &json["gpus"][0], &json["vms"][0], &json["vms"][0]["wait"]] {
-            for key in item.as_object().unwrap().keys() {
-                assert!(page.contains(&format!("`{key}`")), "{key} is not told of");
-            }
-        }
     }
 }

@@ -62,7 +62,7 @@ pub const LIMITS: [Limit; 12] = [
     limit!(suspend_after_s, SECONDS_MAX, NO_LIMIT, NO_LIMIT,
         "Seconds without work after which its GPU memory is moved to the host, until its next call"),
     limit!(violations_max, 1_000_000, NO_LIMIT, NO_LIMIT,
-        "Violations within violation_window_s after which it is quarantined"),
+        "Violations after which it is quarantined, within the window"),
     limit!(violation_window_s, SECONDS_MAX, "60", "60", "Seconds for which a violation counts"),
     limit!(quarantine_s, SECONDS_MAX, "300", "until it is released", "Seconds that a quarantine lasts"),
 ];

@@ -508,4 +508,10 @@ fn the_operators_page_is_right() {
             );
         }
     }
+    for limit in LIMITS {
+        let start = format!("| `{}` | {} | 1 to {}; 0", limit.key, limit.about, limit.most);
+        let row = page.lines().find(|line| line.starts_with(&start));
+        let row = row.unwrap_or_else(|| panic!("no row begins with: {start}"));
+        assert!(row.contains(limit.zero) && row.contains(limit.unset), "{row}");
+    }
 }

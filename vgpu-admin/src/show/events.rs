@@ -70,29 +70,8 @@ fn indented(text: &str) -> String {
 mod tests {
     use super::super::tests::{PLAIN, SCREEN, fits};
     use super::*;
+    use crate::fixture::event;
     use vgpu_sched_api::messages::EventKind;
-
-    fn event(number: u64) -> EventRecord {
-        let call = |name: &str, took_us| CallRecord {
-            name: name.to_owned(),
-            before_us: 2_500_000,
-            took_us,
-            ring: 3,
-        };
-        EventRecord {
-            number,
-            at_s: 1_700_000_000,
-            kind: EventKind::Ended,
-            vm: Some(3),
-            session: Some(7),
-            gpu: Some("GPU-0".to_owned()),
-            message: "a kernel of \x1b[2J ran too long".to_owned(),
-            calls: vec![
-                call("cuLaunchKernel", Some(12)),
-                call("cuStreamSynchronize", None),
-            ],
-        }
-    }
 
     #[test]
     fn an_event_is_a_line_and_its_calls_a_table() {
