@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use vgpu_sched_api::messages::Priority;
+use vgpu_sched_api::messages::{EventKind, Priority};
 
 use super::figures::{Latency, number};
 use super::{Bench, Goal, HIGH, HIGH_GAP_MS, HIGH_US, Sub};
@@ -166,13 +166,16 @@ pub fn calls(bench: &mut Bench<'_>, report: &mut Report) {
         calls: 200,
         ends: false,
     };
-    case.run(bench, report, Sub::Calls, |_, _, seen| {
+    case.run(bench, report, Sub::Calls, |_, stack, seen| {
         let (made, seconds) = (number(&seen.said, "flood:")?, number(&seen.said, "in")?);
         let allowed = f64::from(CALL_RATE) * seconds + f64::from(CALL_BURST);
         ensure!(
             made <= allowed,
             "{made} calls in {seconds} s where {allowed:.0} may be"
         );
+        stack.until("the VM was held back", |stack| {
+            stack.stats(FLOODER.id).is_ok_and(|stats| stats.throttled_us > 0)
+        })?;
         Ok(format!("it made {:.0} calls a second", made / seconds))
     });
 }
@@ -215,7 +218,7 @@ pub fn memory(bench: &mut Bench<'_>, report: &mut Report) {
         calls: 200,
         ends: false,
     };
-    case.run(bench, report, Sub::Memory, |_, _, seen| {
+    case.run(bench, report, Sub::Memory, |_, stack, seen| {
         let (from, to) = (number(&seen.said, "from")?, number(&seen.said, "to")?);
         let total = number(&seen.said, "total")?;
         ensure!(total == f64::from(mib), "cuMemGetInfo says {total} MiB in all");
@@ -224,6 +227,9 @@ pub fn memory(bench: &mut Bench<'_>, report: &mut Report) {
             "{to} MiB were given where {mib} may be, contexts included"
         );
         ensure!(from >= total / 2.0, "refused at {from} MiB already");
+        stack.until("the refusals are counted", |stack| {
+            stack.stats(FLOODER.id).is_ok_and(|stats| stats.refused > 0)
+        })?;
         Ok(format!("refused at {from} to {to} of {mib} MiB"))
     });
 }
@@ -249,6 +255,13 @@ pub fn endless(bench: &mut Bench<'_>, report: &mut Report) {
         ensure!(
             seconds >= limit,
             "the kernel was ended after {seconds} s, before its {limit} s"
+        );
+        let events = stack.events(FLOODER.id)?;
+        let ended = events.iter().find(|event| event.kind == EventKind::Ended);
+        let calls = &ended.context("no event tells of the end")?.calls;
+        ensure!(
+            calls.iter().any(|call| call.name.contains("LaunchKernel")),
+            "the last calls have no launch: {calls:?}"
         );
         Host::new(stack, FLOODER.id).must("vadd")?;
         bench.judge(
