@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use vgpu_sched_api::messages::{EventKind, Priority};
+use vgpu_sched_api::messages::{EventKind, Priority, VmStats};
 
 use super::figures::{Latency, number};
 use super::{Bench, Goal, HIGH, HIGH_GAP_MS, HIGH_US, Sub};
@@ -38,6 +38,8 @@ struct Case {
     calls: u32,
     /// The flooder ends by itself.
     ends: bool,
+    /// What its VM's statistics tell before it is told to end.
+    counted: fn(&VmStats) -> bool,
 }
 
 /// What a flooder printed last, and the most operations of its VM that were seen in flight.
@@ -123,8 +125,17 @@ impl Case {
         let (latency, queued) = watched(stack, neighbour, || {
             Latency::of(&Host::new(stack, bystander.id).must(&latency)?)
         })?;
-        let ends = self.ends && neighbour.id == FLOODER.id;
-        let said = if ends { crowd.wait()? } else { crowd.end()? };
+        let floods = neighbour.id == FLOODER.id;
+        if floods && !self.ends {
+            stack.until("the flood is counted", |stack| {
+                stack.stats(FLOODER.id).is_ok_and(|stats| (self.counted)(&stats))
+            })?;
+        }
+        let said = if floods && self.ends {
+            crowd.wait()?
+        } else {
+            crowd.end()?
+        };
         let said = said.first().and_then(|text| text.lines().last());
         let said = said.context("the neighbour printed nothing")?.to_owned();
         Ok((latency, Seen { said, queued }))
@@ -165,17 +176,15 @@ pub fn calls(bench: &mut Bench<'_>, report: &mut Report) {
         honest: format!("flood calls {}", CALL_RATE * 9 / 10),
         calls: 200,
         ends: false,
+        counted: |stats| stats.throttled_us > 0,
     };
-    case.run(bench, report, Sub::Calls, |_, stack, seen| {
+    case.run(bench, report, Sub::Calls, |_, _, seen| {
         let (made, seconds) = (number(&seen.said, "flood:")?, number(&seen.said, "in")?);
         let allowed = f64::from(CALL_RATE) * seconds + f64::from(CALL_BURST);
         ensure!(
             made <= allowed,
             "{made} calls in {seconds} s where {allowed:.0} may be"
         );
-        stack.until("the VM was held back", |stack| {
-            stack.stats(FLOODER.id).is_ok_and(|stats| stats.throttled_us > 0)
-        })?;
         Ok(format!("it made {:.0} calls a second", made / seconds))
     });
 }
@@ -193,6 +202,7 @@ pub fn queue(bench: &mut Bench<'_>, report: &mut Report) {
         honest: format!("flood queue {} 100", QUEUE_DEPTH - 4),
         calls: 200,
         ends: false,
+        counted: |_| true,
     };
     case.run(bench, report, Sub::Queue, |_, _, seen| {
         ensure!(
@@ -217,8 +227,9 @@ pub fn memory(bench: &mut Bench<'_>, report: &mut Report) {
         honest: "churn memory 64".to_owned(),
         calls: 200,
         ends: false,
+        counted: |stats| stats.refused > 0,
     };
-    case.run(bench, report, Sub::Memory, |_, stack, seen| {
+    case.run(bench, report, Sub::Memory, |_, _, seen| {
         let (from, to) = (number(&seen.said, "from")?, number(&seen.said, "to")?);
         let total = number(&seen.said, "total")?;
         ensure!(total == f64::from(mib), "cuMemGetInfo says {total} MiB in all");
@@ -227,9 +238,6 @@ pub fn memory(bench: &mut Bench<'_>, report: &mut Report) {
             "{to} MiB were given where {mib} may be, contexts included"
         );
         ensure!(from >= total / 2.0, "refused at {from} MiB already");
-        stack.until("the refusals are counted", |stack| {
-            stack.stats(FLOODER.id).is_ok_and(|stats| stats.refused > 0)
-        })?;
         Ok(format!("refused at {from} to {to} of {mib} MiB"))
     });
 }
@@ -248,6 +256,7 @@ pub fn endless(bench: &mut Bench<'_>, report: &mut Report) {
         honest: bench.busy_with(iterations, 2),
         calls: 180,
         ends: true,
+        counted: |_| true,
     };
     case.run(bench, report, Sub::Endless, |bench, stack, seen| {
         let seconds = number(&seen.said, "after")?;
