@@ -25,8 +25,12 @@ use figures::{Busy, Figures, Latency};
 /// A part of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sub {
-    /// H beside kernels of every length of L, natively and under MPS as well.
+    /// H beside kernels of every length of L.
     Levels,
+    /// The same programs natively, under default time slices.
+    Native,
+    /// The same programs natively, under MPS.
+    Mps,
     /// H's calls come a hundred at once.
     Burst,
     /// H and L as programs of VMs that are booted.
@@ -55,8 +59,10 @@ pub enum Sub {
 
 impl Sub {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Levels,
+        Self::Native,
+        Self::Mps,
         Self::Burst,
         Self::InVms,
         Self::Many,
@@ -75,6 +81,8 @@ impl Sub {
     pub fn name(self) -> &'static str {
         match self {
             Self::Levels => "levels",
+            Self::Native => "native",
+            Self::Mps => "mps",
             Self::Burst => "burst",
             Self::InVms => "invms",
             Self::Many => "many",
@@ -182,6 +190,8 @@ pub struct Bench<'a> {
     figures: Figures,
     /// Iterations of a kernel of [`Sizes::grid`] in a millisecond, once they are known.
     per_ms: Option<f64>,
+    /// What such kernels take, as far as it was measured.
+    lengths: Vec<levels::Length>,
 }
 
 impl<'a> Bench<'a> {
@@ -197,6 +207,7 @@ impl<'a> Bench<'a> {
             sizes,
             figures: Figures::new(folder),
             per_ms: None,
+            lengths: Vec::new(),
         }
     }
 
@@ -204,6 +215,8 @@ impl<'a> Bench<'a> {
     pub(crate) fn run(&mut self, sub: Sub, report: &mut Report) {
         match sub {
             Sub::Levels => levels::levels(self, report),
+            Sub::Native => levels::native(self, report),
+            Sub::Mps => levels::mps(self, report),
             Sub::Burst => levels::burst(self, report),
             Sub::InVms => levels::in_vms(self, report),
             Sub::Many => many::many(self, report),

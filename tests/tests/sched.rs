@@ -16,6 +16,11 @@ fn a_high_vm_beside_kernels_of_every_length() {
 }
 
 #[test]
+fn the_same_programs_without_services() {
+    measure(Sub::Native);
+}
+
+#[test]
 fn a_high_vm_calls_many_times_at_once() {
     measure(Sub::Burst);
 }
