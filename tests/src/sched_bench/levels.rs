@@ -82,7 +82,7 @@ fn without_services(
 ) {
     let with_logs = |result: Result<String>| result.map_err(|error| anyhow::anyhow!("{error:?}\n{}", logs()));
     let (mut low, mut high) = (host(), host());
-    let (name, seconds) = (sub.name(), bench.sizes.native_seconds);
+    let (name, seconds) = (sub.name(), bench.sizes.seconds_to_compare);
     report.step(&format!("sched:{name}: H alone"), || {
         with_logs(bench.high(&format!("{name}: alone"), &mut high, seconds))
     });
@@ -115,7 +115,7 @@ pub fn in_vms(bench: &mut Bench<'_>, report: &mut Report) {
         Ok(both) => both,
         Err(error) => return report.step("sched:invms: two VMs boot", || Err(error)),
     };
-    let seconds = bench.sizes.seconds;
+    let seconds = bench.sizes.seconds_to_compare;
     report.step("sched:invms: a program of a high VM alone", || {
         with_logs(&stack, bench.high("invms: alone", &mut high, seconds))
     });
