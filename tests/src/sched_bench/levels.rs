@@ -193,8 +193,9 @@ fn beside<L: Machine, H: Machine>(
     let command = bench.busy(low, length.ms)?;
     let crowd = Crowd::ready(std::slice::from_mut(low), &[command], 1)?;
     let (latency, done) = bench.beside(crowd, high, seconds)?;
-    let kept = kept(&done, length.alone, &latency);
-    let Busy { kernels, seconds } = *done.first().context("no low program")?;
+    let done = done.first().context("no low program")?;
+    let kept = kept(done, length.alone, &latency);
+    let Busy { kernels, seconds } = *done;
     let mut figures = latency.figures().to_vec();
     figures.extend([
         (KEPT, kept),
