@@ -307,8 +307,18 @@ impl Exec {
         held
     }
 
-    /// The next message to vgpud.
+    /// The next message to vgpud, but for those about latencies, which come when a second is over.
     pub fn hear(&self) -> FromExec {
+        loop {
+            match self.hear_any() {
+                FromExec::Latencies { .. } => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The next message to vgpud.
+    pub fn hear_any(&self) -> FromExec {
         readable(&self.scheduler);
         packet::receive::<FromExec>(&self.scheduler).unwrap().0
     }

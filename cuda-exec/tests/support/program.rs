@@ -72,6 +72,21 @@ pub fn ready() -> Exec {
     exec
 }
 
+/// Every rung is proved on the software GPU.
+pub fn assert_proved(message: &FromExec) {
+    let FromExec::Proved {
+        slices: true,
+        stop: true,
+        stop_us,
+        resume_us,
+        suspend: true,
+    } = message
+    else {
+        panic!("{message:?}");
+    };
+    assert!(*stop_us < 60_000_000 && *resume_us < 60_000_000);
+}
+
 pub fn proved(exec: &Exec) -> FromExec {
     loop {
         match exec.hear() {
