@@ -679,13 +679,7 @@ fn set_depth(exec: &Exec, depth: u32) {
         operations: 64,
         depth: Some(depth),
     });
-    exec.order(&ToExec::Slice {
-        sequence: 99,
-        microseconds: 2_000,
-    });
-    wait_until("the order", || {
-        matches!(exec.hear(), FromExec::Done { sequence: 99, .. })
-    });
+    exec.orders_are_done();
 }
 
 fn streams(exec: &mut Exec, streams: std::ops::Range<u32>) {
