@@ -382,12 +382,14 @@ impl Daemon {
                 live.seated = true;
                 live.idle = false;
                 live.turn = turn;
-                let uuids = self.inventory.uuids(live.gpus);
-                for gpu in live.gpus.iter() {
+                let gpus = live.gpus;
+                let uuids = self.inventory.uuids(gpus);
+                for gpu in gpus.iter() {
                     self.statistics.turn(gpu, session);
                 }
                 self.statistics.vm(session.vm).turn_wait.record(waited_us, 1);
-                self.arrivals.began(session, live.gpus, now_us, waited_us);
+                let treated = self.treated(session, gpus);
+                self.arrivals.began(session, now_us, waited_us, treated);
                 self.ledger.begin(TurnRecord {
                     number: turn,
                     vm: session.vm,
@@ -432,7 +434,7 @@ impl Daemon {
                     }
                 }
                 self.arrivals.used(session, charge.ns);
-                self.arrival_over(session);
+                self.settle_arrival(session, Some(end));
                 self.unwritten.insert(session.vm);
                 self.watch(session);
             }
@@ -714,7 +716,7 @@ impl Daemon {
                 let what = if suspended { "suspended" } else { "back" };
                 log::info!("{}: {what} after {microseconds} us", name(session));
                 self.feed(Event::Suspended { session, suspended });
-                self.arrival_over(session);
+                self.settle_arrival(session, None);
             }
         }
     }

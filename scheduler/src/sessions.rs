@@ -208,7 +208,7 @@ impl Daemon {
         self.poller.remove(&live.pidfd, live.pidfd_token);
         self.give_slot(session.vm, live.slot);
         self.feed(Event::Gone { session });
-        self.arrival_over(session);
+        self.settle_arrival(session, None);
         true
     }
 
