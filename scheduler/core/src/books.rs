@@ -141,6 +141,12 @@ impl Core {
     pub(crate) fn refill(&mut self, slot: Slot) {
         let now = self.now;
         let Some(vm) = self.vm(slot) else { return };
+        if vm.budget.is_none() {
+            return;
+        }
+        // First what was used: a full budget takes nothing.
+        self.account(vm.gang);
+        let Some(vm) = self.vm(slot) else { return };
         let (Some(share), Some(mut budget)) = (vm.terms.share_max, vm.budget) else {
             return;
         };

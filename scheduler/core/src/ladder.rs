@@ -1,6 +1,6 @@
 //! Limits on how long something runs, and what is done about those that break them, rung by rung; and bursts, for which
 //! those below make room.
-use crate::state::{SessionState, Slot, VmState};
+use crate::state::{Seat, SessionState, Slot, VmState};
 use crate::{Action, Core, GpuSet, Level, Limit, Policy, Rung};
 
 /// At which part of the limit each rung is reached, in quarters.
@@ -43,7 +43,9 @@ impl Core {
             let (Some(limit), rungs, id) = (vm.terms.kernel_max_us, vm.pool.rungs, vm.id(number)) else {
                 return;
             };
-            let Some(session) = vm.session_mut(number) else { return };
+            let Some(session) = vm.session_mut(number) else {
+                return;
+            };
             if session.reached >= Some(rung) {
                 continue;
             }
@@ -105,14 +107,11 @@ impl Core {
     fn climb_turn(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
         let now = self.now;
         let Some(vm) = self.vm(slot) else { return };
-        let Some(since) = vm.turn_since else { return };
-        let [late, too_late] = self.turn_limits(vm, since);
-        let (rungs, id) = (vm.pool.rungs, vm.id(number));
-        let Some(session) = self.vm_mut(slot).and_then(|vm| vm.session_mut(number)) else {
-            return;
-        };
-        let can_stop = session.can_stop;
-        let Some(seat) = session.seat_mut().filter(|seat| seat.asked) else {
+        let Some(session) = vm.session(number) else { return };
+        let Some(seat) = session.seat() else { return };
+        let [late, too_late] = self.turn_limits(vm, seat);
+        let (rungs, id, can_stop) = (vm.pool.rungs, vm.id(number), session.can_stop);
+        let Some(seat) = self.seat_mut(slot, number) else {
             return;
         };
         let over = seat.over;
@@ -139,13 +138,19 @@ impl Core {
         }
     }
 
-    /// When a turn that began then and was asked back breaks the limit, and when it is to be ended for that.
-    pub(crate) fn turn_limits(&self, vm: &VmState, since: u64) -> [Option<u64>; 2] {
-        let limit = vm.terms.turn_max_us;
-        [4, 5].map(|part| {
-            let limit = quarters(limit?, part);
-            Some(since.saturating_add(limit).saturating_add(self.config.grace_us))
-        })
+    /// When a turn that is asked back breaks the limit, and when it is to be ended for that: it has the usual grace, and a
+    /// quarter of the limit more.
+    pub(crate) fn turn_limits(&self, vm: &VmState, seat: &Seat) -> [Option<u64>; 2] {
+        let limits = || {
+            let limit = vm.terms.turn_max_us?;
+            let over = vm.turn_since?.saturating_add(limit).max(seat.unwanted_since?);
+            let late = over.saturating_add(self.config.grace_us);
+            Some([late, late.saturating_add(quarters(limit, 1))])
+        };
+        match limits().filter(|_| seat.asked) {
+            Some(limits) => limits.map(Some),
+            None => [None; 2],
+        }
     }
 
     /// When a seated session reaches its next rung, if it goes on working without progress.
@@ -154,7 +159,9 @@ impl Core {
         if !session.works() {
             return None;
         }
-        let (_, part) = RUNGS.into_iter().find(|(rung, _)| session.reached < Some(*rung))?;
+        let (_, part) = RUNGS
+            .into_iter()
+            .find(|(rung, _)| session.reached < Some(*rung))?;
         let left = quarters(limit, part).saturating_sub(session.stuck_ns / 1000);
         Some(self.now + left.max(1))
     }
@@ -178,10 +185,8 @@ impl Core {
         let (now, config) = (self.now, self.config);
         let Some(vm) = self.vm_mut(slot) else { return };
         let level = vm.level;
-        let bursts = config.burst_us > 0
-            && level > Level::Low
-            && vm.pool.policy == Policy::Priority
-            && vm.pool.turns;
+        let bursts =
+            config.burst_us > 0 && level > Level::Low && vm.pool.policy == Policy::Priority && vm.pool.turns;
         let Some(session) = vm.session_mut(number).filter(|_| bursts) else {
             return;
         };

@@ -1,6 +1,6 @@
 //! Who may run on which GPU, and when: the scheduler's decisions, pure. [`Core::step`] takes the time and an
 //! [`Event`] and says what is to be done; there is no clock, thread, I/O, randomness or logging in here, and
-//! equal inputs give equal outputs.
+//! equal inputs give equal outputs. `docs/scheduling.md` says what follows for those who use it.
 //!
 //! # The rules, and why
 //!
@@ -11,9 +11,8 @@
 //! round pays all their slices and context switches. So there are two limits on who may be *seated* (hold a turn)
 //! on a GPU:
 //!
-//! 1. *One VM per level.* It brings all its sessions. The others of its level wait, first come, first served; a
-//!    turn ends when its time is over (the quantum times the VM's weight) and somebody of its level waits, at once if its
-//!    holder is idle then. So VMs that are all busy get GPU time in proportion to their weights.
+//! 1. *One VM per level.* It brings all its sessions. The others of its level wait; a turn ends when its time is over
+//!    and somebody of its level waits, at once if its holder is idle then.
 //! 2. *One guest below an active level.* Below a level that is active on a GPU, one session alone may be seated,
 //!    also within one VM: that of the most urgent level that wants. The sessions of a VM take their turn at it,
 //!    a quantum each.
@@ -23,13 +22,27 @@
 //! second, and each time costs more than it gains. A session says that it is idle only while it is contended, so a
 //! holder counts as busy until it is seen idle.
 //!
-//! **Gangs.** A session has all its GPUs or none. Waiting VMs are considered in the order they came; one that
+//! **Policies** of a pool say who of a level comes next, and for how long:
+//!
+//! * [`Policy::Priority`]: first come, first served; a turn is the quantum times the VM's weight.
+//! * [`Policy::Weighted`]: all VMs are of the medium level. Each has a *virtual time*, its GPU time by its weight; the
+//!   one that waits and is furthest behind is next, and a holder stays, quantum after quantum, while it is further
+//!   behind than all who wait. Whoever comes begins where the holder is, so what one did not use is nobody's debt.
+//!   *Error:* VMs that are always busy are never further from their part of the time than one turn with its drain of each
+//!   of them, however long that lasts.
+//! * [`Policy::Fifo`]: all are of the medium level; first come, first served, and a turn ends when its holder is idle.
+//!
+//! Pools that share a GPU take turns within each level by virtual times of their own, by weight, before the policy of the
+//! one that is next says who. An *exclusive* pool's GPUs have one session seated at a time, whatever its level, the most
+//! urgent that wants; nobody else is let in beside it. Where there are no *turns* (MPS), everybody is seated at once.
+//!
+//! **Gangs.** A session has all its GPUs or none. Waiting VMs are considered in their order; one that
 //! cannot get all its GPUs keeps later ones from taking any of them, so a gang is not starved by single-GPU VMs.
 //! A holder whose quantum is over stays until a waiting VM can get everything it needs.
 //!
-//! **Aging.** The first waiting VM of a level (per GPU) rises by one level for each of its `aging_us` that it waits, and
-//! with its level rises its slice; once its turn ends it falls back. Only the first rises, and its clock starts
-//! when the one before it was seated: a queue that moves is not starved, and a long queue of low VMs must not
+//! **Aging** (under [`Policy::Priority`]). The first waiting VM of a level (per GPU) rises by one level for each of its
+//! `aging_us` that it waits, and with its level rises its slice; once its turn ends it falls back. Only the first rises, and
+//! its clock starts when it became the first: a queue that moves is not starved, and a long queue of low VMs must not
 //! crowd the high level. *Bound:* on one GPU, with `k` VMs of its own level before it in the queue and `h` VMs of high
 //! level, a VM is seated after at most the sum over the `k` and itself of `2 aging + (h + 2) (turn + drain)`: each of the
 //! `k` is first for no longer than that; who is first has reached the high level after `2 aging` of its own, where nobody
@@ -43,10 +56,26 @@
 //! no longer than `deadman_us`, so that nobody stays stopped if the scheduler dies; while the session is to stay
 //! stopped the order is repeated at half that time. Every stop is thus followed by a resume or by the session's end.
 //!
+//! **Bursts.** Each of many short calls, one after the other, would wait for the slice of the guest below. So a session
+//! that is seen at work again and again for `burst_us`, with no gap of `burst_gap_us`, has a *burst*: whoever is below is
+//! stopped without grace, and comes back when it is over. One whose last activity was a burst is taken to have one again
+//! at its first call. What lasts longer than `burst_us_max` is no burst but work, beside which those below have their slices.
+//!
+//! **Limits.** A *cap* on a VM's GPU time is a budget that fills at its rate and empties with use; with none left the VM
+//! loses its turn, and waits until there is enough for a quantum. What a session runs without any of it being done is
+//! its *kernel*, in time on the GPU, over turns and stops; at half its limit the session is reported, at three quarters it counts
+//! as low, at the limit it is stopped, a quarter later it is ended ([`Rung`]). A turn beyond its limit that is not given back in its
+//! grace is stopped, or ended if it cannot be stopped. Rungs that the pool leaves out are reported only.
+//!
 //! **Charge** is host time while seated, less idle and stopped time, times the GPUs of the gang. Time in which
 //! several are seated on one GPU is split by their slices, as the hardware would, and marked as estimated.
 //! A turn that nobody else waits for has no end; it is looked at every `look_us` (by marking it as contended for
 //! a moment) and taken back when idle, so that a sleeping program is charged for no longer than that.
+//!
+//! # Cost
+//! A step looks at one *island*: GPUs that hang together through VMs that use several. There it looks at the few sessions
+//! that are seated and at the first of each class of waiting VMs (those of one pool on the same GPUs, in order in a tree); all
+//! that time alone changes lies in one tree by its time. So a step costs the logarithm of the number of VMs.
 mod books;
 mod ladder;
 mod plan;
@@ -147,7 +176,12 @@ impl Core {
             return 0;
         };
         let works = state.holders.iter().any(|holder| self.works(*holder));
-        state.busy_ns + if works { (self.now - state.accounted) * 1000 } else { 0 }
+        state.busy_ns
+            + if works {
+                (self.now - state.accounted) * 1000
+            } else {
+                0
+            }
     }
 
     /// Whether a VM waits because it has used up its share of GPU time.
@@ -164,7 +198,9 @@ impl Core {
             Event::VmSet { vm, terms } => self.set_vm(vm, terms, actions),
             Event::VmRemoved { vm } => self.remove_vm(vm, actions),
             Event::Attached { session, gpus, found } => self.attach(session, gpus, found, actions),
-            Event::Gone { session } => self.with(session, |core, slot, number| core.gone(slot, number, actions)),
+            Event::Gone { session } => {
+                self.with(session, |core, slot, number| core.gone(slot, number, actions))
+            }
             Event::Proved {
                 session,
                 slices,
@@ -178,12 +214,18 @@ impl Core {
                 }
                 gpus
             }
-            Event::Want { session } => self.with(session, |core, slot, number| core.want(slot, number, actions)),
+            Event::Want { session } => {
+                self.with(session, |core, slot, number| core.want(slot, number, actions))
+            }
             Event::Released { session } => {
                 self.with(session, |core, slot, number| core.released(slot, number, actions))
             }
-            Event::IdleSeen { session } => self.with(session, |core, slot, number| core.set_idle(slot, number, true)),
-            Event::BusySeen { session } => self.with(session, |core, slot, number| core.set_idle(slot, number, false)),
+            Event::IdleSeen { session } => {
+                self.with(session, |core, slot, number| core.set_idle(slot, number, true))
+            }
+            Event::BusySeen { session } => {
+                self.with(session, |core, slot, number| core.set_idle(slot, number, false))
+            }
             Event::Progress { session } => self.with(session, Self::progress),
             Event::Suspended { session, suspended } => {
                 let now = self.now;
@@ -193,9 +235,9 @@ impl Core {
                 }
                 self.gpus_of(session)
             }
-            Event::TakeResult { session, taken } => {
-                self.with(session, |core, slot, number| core.take_result(slot, number, taken, actions))
-            }
+            Event::TakeResult { session, taken } => self.with(session, |core, slot, number| {
+                core.take_result(slot, number, taken, actions)
+            }),
             Event::OrderDone {
                 session,
                 sequence,
@@ -377,7 +419,10 @@ impl Core {
         let Some(vm) = self.vm_mut(slot) else {
             return GpuSet::EMPTY;
         };
-        let Err(at) = vm.sessions.binary_search_by_key(&number, |session| session.number) else {
+        let Err(at) = vm
+            .sessions
+            .binary_search_by_key(&number, |session| session.number)
+        else {
             return GpuSet::EMPTY;
         };
         vm.sessions.insert(
@@ -417,11 +462,15 @@ impl Core {
         self.stand_up(slot, number, End::Gone, Place::Out, actions);
         self.set_place(slot, number, Place::Out);
         let Some(vm) = self.vm_mut(slot) else { return };
-        let Ok(at) = vm.sessions.binary_search_by_key(&number, |session| session.number) else {
+        let Ok(at) = vm
+            .sessions
+            .binary_search_by_key(&number, |session| session.number)
+        else {
             return;
         };
         let state = vm.sessions.remove(at);
-        self.timers.set(timers::Who::Session(slot, number), state.due, None);
+        self.timers
+            .set(timers::Who::Session(slot, number), state.due, None);
         self.touched.retain(|touched| *touched != (slot, number));
         let again = self.leave_queue(slot);
         self.gang_changed(slot);
@@ -435,7 +484,9 @@ impl Core {
         let ticket = self.ticket();
         let Some(vm) = self.vm_mut(slot) else { return };
         let turns = vm.pool.turns;
-        let Some(session) = vm.session_mut(number) else { return };
+        let Some(session) = vm.session_mut(number) else {
+            return;
+        };
         session.suspend = Suspend::No;
         match &mut session.place {
             Place::Out => {
@@ -481,7 +532,9 @@ impl Core {
     fn released(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
         let Some(vm) = self.vm_mut(slot) else { return };
         let id = vm.id(number);
-        let Some(session) = vm.session_mut(number) else { return };
+        let Some(session) = vm.session_mut(number) else {
+            return;
+        };
         match &session.place {
             Place::Seated(seat) => {
                 let end = if seat.asked { End::Yielded } else { End::Released };
@@ -557,15 +610,21 @@ impl Core {
     ) {
         let repeat_at = self.now + (self.config.deadman_us / 2).max(1);
         let since = self.now;
-        let gpus = self.session_at(slot, number).map_or(GpuSet::EMPTY, |session| session.gpus);
+        let gpus = self
+            .session_at(slot, number)
+            .map_or(GpuSet::EMPTY, |session| session.gpus);
         self.account(gpus);
         let Some(vm) = self.vm_mut(slot) else { return };
         let id = vm.id(number);
-        let Some(session) = vm.session_mut(number) else { return };
+        let Some(session) = vm.session_mut(number) else {
+            return;
+        };
         if !ok && session.slice.is_some_and(|(_, order)| order == sequence) {
             session.slices_work = false;
         }
-        let Place::Seated(seat) = &mut session.place else { return };
+        let Place::Seated(seat) = &mut session.place else {
+            return;
+        };
         if seat.stopping != Some(sequence) {
             return;
         }
@@ -607,7 +666,9 @@ impl Core {
         let begins = vm.turn_since.is_none();
         vm.turns += 1;
         vm.turn_since.get_or_insert(now);
-        let Some(session) = vm.session_mut(number) else { return };
+        let Some(session) = vm.session_mut(number) else {
+            return;
+        };
         let (waited_us, asked) = match session.place {
             Place::Waiting { since } => (now - since, false),
             // It is resumed, and still being asked back: it can only finish what it has.
@@ -687,7 +748,10 @@ impl Core {
         let Some(vm) = self.vms.get_mut(slot as usize).and_then(Option::as_mut) else {
             return Place::Out;
         };
-        let Ok(at) = vm.sessions.binary_search_by_key(&number, |session| session.number) else {
+        let Ok(at) = vm
+            .sessions
+            .binary_search_by_key(&number, |session| session.number)
+        else {
             return Place::Out;
         };
         let session = &mut vm.sessions[at];
@@ -819,7 +883,8 @@ impl Core {
     }
 
     fn gpus_of(&self, session: Session) -> GpuSet {
-        self.session(session).map_or(GpuSet::EMPTY, |session| session.gpus)
+        self.session(session)
+            .map_or(GpuSet::EMPTY, |session| session.gpus)
     }
 
     fn works(&self, (slot, number): (Slot, u32)) -> bool {

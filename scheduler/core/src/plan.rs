@@ -2,11 +2,15 @@
 //! on what happens elsewhere.
 use crate::state::{Holder, Place, Slot, VmState};
 use crate::{Action, Core, GpuSet, LOOK_LASTS_US, Level, PerLevel, Policy};
+use smallvec::SmallVec;
+
+/// A list that is short as a rule: few are seated at a time.
+pub(crate) type Few<T> = SmallVec<[T; 4]>;
 
 /// Who is to be seated.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    run: Vec<Holder>,
+    run: Few<Holder>,
     /// The GPUs on which a level above is active.
     below_active: PerLevel<GpuSet>,
 }
@@ -49,7 +53,7 @@ struct Taken {
 impl Core {
     pub(crate) fn plan(&self, island: GpuSet) -> Plan {
         let mut plan = Plan::default();
-        let mut holders: Vec<Slot> = Vec::new();
+        let mut holders: Few<Slot> = Few::new();
         for (slot, number) in self.holders_on(island) {
             let Some(vm) = self.vm(slot) else { continue };
             if !vm.pool.turns {
@@ -75,7 +79,11 @@ impl Core {
     /// The sessions seated on these GPUs, each once.
     fn holders_on(&self, island: GpuSet) -> impl Iterator<Item = Holder> {
         island.iter().flat_map(move |gpu| {
-            let holders = self.gpus.get(gpu as usize).into_iter().flat_map(|state| &state.holders);
+            let holders = self
+                .gpus
+                .get(gpu as usize)
+                .into_iter()
+                .flat_map(|state| &state.holders);
             holders.copied().filter(move |(slot, number)| {
                 let session = self.session_at(*slot, *number);
                 session.and_then(|session| session.gpus.iter().next()) == Some(gpu)
@@ -84,12 +92,12 @@ impl Core {
     }
 
     /// The VMs that are to have the turn of a level: on no GPU more than one.
-    fn turns_of(&self, level: Level, island: GpuSet, holders: &[Slot]) -> Vec<Slot> {
-        let mut chosen = Vec::new();
+    fn turns_of(&self, level: Level, island: GpuSet, holders: &[Slot]) -> Few<Slot> {
+        let mut chosen = Few::new();
         let mut taken = GpuSet::EMPTY;
-        let mut rest: Vec<Contender> = Vec::new();
+        let mut rest: Few<Contender> = Few::new();
         // In the order of their turns, or two found with a turn would change places.
-        let mut seated: Vec<(u64, Slot)> = Vec::new();
+        let mut seated: Few<(u64, Slot)> = Few::new();
         for slot in holders {
             let Some(vm) = self.vm(*slot).filter(|vm| vm.level == level && !vm.is_spent()) else {
                 continue;
@@ -122,7 +130,11 @@ impl Core {
                 rank: Rank {
                     idle: false,
                     pool: self.pool_vtime(vm),
-                    vtime: if vm.pool.policy == Policy::Weighted { *key } else { 0 },
+                    vtime: if vm.pool.policy == Policy::Weighted {
+                        *key
+                    } else {
+                        0
+                    },
                     again: false,
                     ticket: *ticket,
                 },
@@ -134,7 +146,11 @@ impl Core {
         rest.sort_unstable();
         let mut reserved = GpuSet::EMPTY;
         for contender in rest {
-            let in_the_way = if contender.seated { taken } else { taken.or(reserved) };
+            let in_the_way = if contender.seated {
+                taken
+            } else {
+                taken.or(reserved)
+            };
             if !contender.gpus.meets(in_the_way) {
                 taken = taken.or(contender.gpus);
                 chosen.push(contender.slot);
@@ -193,7 +209,7 @@ impl Core {
     }
 
     /// Which sessions of a VM that has its level's turn are to be seated.
-    fn choose_sessions(&self, slot: Slot, taken: &mut Taken, run: &mut Vec<Holder>) {
+    fn choose_sessions(&self, slot: Slot, taken: &mut Taken, run: &mut Few<Holder>) {
         let Some(vm) = self.vm(slot) else { return };
         let quantum = self.config.quantum_us.of(vm.level);
         let candidates = vm.sessions.iter().filter_map(|session| {
@@ -207,7 +223,7 @@ impl Core {
             };
             Some((order, session.ticket, session.number, session.gpus))
         });
-        let mut candidates: Vec<_> = candidates.collect();
+        let mut candidates: Few<_> = candidates.collect();
         candidates.sort_unstable();
         for (_, _, number, gpus) in candidates {
             let as_guest = gpus.and(taken.active);
@@ -247,14 +263,18 @@ impl Core {
 
     /// Takes the seats of those who are not in the plan, one rung after the other.
     pub(crate) fn unseat(&mut self, island: GpuSet, plan: &Plan, actions: &mut Vec<Action>) {
-        let holders: Vec<_> = self.holders_on(island).collect();
+        let holders: Few<_> = self.holders_on(island).collect();
         let (now, deadman_us) = (self.now, self.config.deadman_us);
         for (slot, number) in holders {
             let sequence = self.sequence + 1;
             let Some(vm) = self.vm(slot) else { continue };
-            let Some(session) = vm.session(number) else { continue };
+            let Some(session) = vm.session(number) else {
+                continue;
+            };
             let (id, can_stop, grace) = (vm.id(number), session.can_stop, self.grace_us(vm, session));
-            let Some(seat) = self.seat_mut(slot, number) else { continue };
+            let Some(seat) = self.seat_mut(slot, number) else {
+                continue;
+            };
             if plan.run.contains(&(slot, number)) {
                 seat.unwanted_since = None;
                 continue;
@@ -334,11 +354,13 @@ impl Core {
         }
         let look_us = self.config.look_us.max(2 * LOOK_LASTS_US);
         let now = self.now;
-        let holders: Vec<_> = self.holders_on(island).collect();
+        let holders: Few<_> = self.holders_on(island).collect();
         for (slot, number) in holders {
             let Some(vm) = self.vm_mut(slot) else { continue };
             let id = vm.id(number);
-            let Some(session) = vm.session_mut(number) else { continue };
+            let Some(session) = vm.session_mut(number) else {
+                continue;
+            };
             let (gpus, marked) = (session.gpus, session.contended);
             let Some(seat) = session.seat_mut() else { continue };
             if now >= seat.look_at + LOOK_LASTS_US {

@@ -1,6 +1,7 @@
 //! Who waits, in which order, and who of them has waited so long that it counts for more.
+use crate::plan::Few;
 use crate::state::{Class, Slot};
-use crate::{Action, Core, GpuSet, Level, Policy, Pool, base_level};
+use crate::{Action, Core, Gpu, GpuSet, Level, Policy, Pool, base_level};
 
 /// How often a turn that goes on because its holder is behind its share is reconsidered, in microseconds.
 pub(crate) const RECONSIDER_US: u64 = 1_000;
@@ -174,11 +175,11 @@ impl Core {
             return;
         }
         let (gang, pool, weighted) = (vm.gang, vm.terms.pool, vm.pool.policy == Policy::Weighted);
+        self.account(gang);
         let mut served = u64::MAX;
         for gpu in gang.iter() {
-            let state = &mut self.gpus[gpu as usize];
-            state.pool_begins(pool);
-            served = served.min(state.share(pool).map_or(0, |share| share.served));
+            self.gpus[gpu as usize].pool_begins(pool);
+            served = served.min(self.served(gpu, pool));
         }
         if let Some(vm) = self.vm_mut(slot) {
             vm.contends = true;
@@ -187,6 +188,16 @@ impl Core {
                 vm.vtime = vm.vtime.max(served);
             }
         }
+    }
+
+    /// The virtual time at which a VM of a pool begins that comes to a GPU now: that of whoever has its turn there, or had
+    /// it last.
+    fn served(&self, gpu: Gpu, pool: Pool) -> u64 {
+        let state = &self.gpus[gpu as usize];
+        let holders = state.holders.iter().filter_map(|(slot, _)| self.vm(*slot));
+        let holders = holders.filter(|vm| vm.terms.pool == pool).map(|vm| vm.vtime);
+        let last = state.share(pool).map_or(0, |share| share.served);
+        holders.min().unwrap_or(0).max(last)
     }
 
     fn end_contending(&mut self, slot: Slot) {
@@ -215,14 +226,17 @@ impl Core {
     }
 
     /// The waiting VMs of a configured level that have nobody of it before them, on these GPUs.
-    pub(crate) fn first_waiting(&self, level: Level, island: GpuSet) -> Vec<Slot> {
-        let mut heads: Vec<(u64, Slot, GpuSet)> = self
+    pub(crate) fn first_waiting(&self, level: Level, island: GpuSet) -> Few<Slot> {
+        let mut heads: Few<(u64, Slot, GpuSet)> = self
             .classes_on(island)
             .filter_map(|class| {
                 let (ticket, slot) = class.aging.get(level).first()?;
                 Some((*ticket, *slot, class.gpus))
             })
             .collect();
+        if heads.len() < 2 {
+            return heads.into_iter().map(|(_, slot, _)| slot).collect();
+        }
         heads.sort_unstable();
         let mut queued = GpuSet::EMPTY;
         heads

@@ -163,12 +163,16 @@ pub(crate) struct Class {
 
 impl VmState {
     pub(crate) fn session(&self, number: u32) -> Option<&SessionState> {
-        let at = self.sessions.binary_search_by_key(&number, |session| session.number);
+        let at = self
+            .sessions
+            .binary_search_by_key(&number, |session| session.number);
         at.ok().map(|at| &self.sessions[at])
     }
 
     pub(crate) fn session_mut(&mut self, number: u32) -> Option<&mut SessionState> {
-        let at = self.sessions.binary_search_by_key(&number, |session| session.number);
+        let at = self
+            .sessions
+            .binary_search_by_key(&number, |session| session.number);
         at.ok().map(|at| &mut self.sessions[at])
     }
 

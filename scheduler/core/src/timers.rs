@@ -60,6 +60,7 @@ impl Core {
                         dirty = dirty.or(vm.gang);
                     }
                     self.refill(slot);
+                    self.touch_all(slot);
                 }
                 Who::Session(slot, number) => {
                     let Some(session) = self.vm_mut(slot).and_then(|vm| vm.session_mut(number)) else {
@@ -170,29 +171,30 @@ impl Core {
     fn vm_time(&self, slot: Slot, waited: GpuSet) -> Option<u64> {
         let vm = self.vm(slot)?;
         let now = self.now;
-        let mut times = [None; 4];
+        let mut times = [None; 3];
         if let Some(since) = vm.turn_since
             && vm.gang.meets(waited)
         {
             let end = since.saturating_add(self.turn_us(vm));
             times[0] = if end > now {
                 Some(end)
-            } else if vm.pool.policy == Policy::Weighted || vm.gang.iter().any(|gpu| self.gpus[gpu as usize].is_shared()) {
+            } else if vm.pool.policy == Policy::Weighted
+                || vm.gang.iter().any(|gpu| self.gpus[gpu as usize].is_shared())
+            {
                 // It stays while its share is behind those of the others.
                 Some(now + queue::RECONSIDER_US)
             } else {
                 None
             };
-            times[1] = self.turn_limits(vm, since).into_iter().flatten().find(|at| *at > now);
         }
         if let (Some(since), Some((level, _))) = (vm.first_since, vm.queued)
             && level < Level::High
             && vm.pool.policy == Policy::Priority
         {
             let aging = vm.terms.aging_us.max(1);
-            times[2] = Some(since.saturating_add(((now - since) / aging + 1).saturating_mul(aging)));
+            times[1] = Some(since.saturating_add(((now - since) / aging + 1).saturating_mul(aging)));
         }
-        times[3] = self.budget_time(vm);
+        times[2] = self.budget_time(vm);
         times.into_iter().flatten().filter(|at| *at > now).min()
     }
 
@@ -209,7 +211,7 @@ impl Core {
     fn session_time(&self, slot: Slot, number: u32, waited: GpuSet) -> Option<u64> {
         let vm = self.vm(slot)?;
         let session = vm.session(number)?;
-        let mut times = [None; 5];
+        let mut times = [None; 7];
         match &session.place {
             Place::Seated(seat) => {
                 times[0] = Some(seat.look_at);
@@ -223,6 +225,8 @@ impl Core {
                     times[3] = Some(seat.since.saturating_add(quantum));
                 }
                 times[4] = self.kernel_time(vm, session);
+                let limits = self.turn_limits(vm, seat);
+                [times[5], times[6]] = limits.map(|at| at.filter(|at| *at > self.now));
             }
             Place::Stopped { repeat_at, .. } => times[0] = Some(*repeat_at),
             Place::Out if session.suspend == Suspend::No => {
