@@ -100,7 +100,7 @@ pub struct Daemon {
     pub(crate) written_us: u64,
     /// Sessions whose page is to be looked at.
     pub(crate) watched: BTreeSet<Session>,
-    /// Sessions that have a turn and a limit on what they run, and when their progress was last looked at.
+    /// Sessions that have a turn and a limit on what they run and are not watched; and when their progress was last looked at.
     pub(crate) limited: BTreeSet<Session>,
     pub(crate) progress_us: u64,
     pub(crate) events: VecDeque<Event>,
@@ -152,6 +152,14 @@ pub(crate) struct Live {
     pub(crate) progress: u64,
     /// What is needed to stop it from here.
     pub(crate) handed: AllHanded,
+}
+
+impl Live {
+    /// Whether its page says that some of its work was done since this was last asked.
+    pub(crate) fn has_progressed(&mut self) -> bool {
+        let progress = self.page.progress();
+        std::mem::replace(&mut self.progress, progress) != progress
+    }
 }
 
 impl Daemon {
@@ -469,15 +477,13 @@ impl Daemon {
     /// Has a session's page looked at as its state asks for.
     pub(crate) fn watch(&mut self, session: Session) {
         let seated = self.sessions.get(&session).filter(|live| live.seated);
-        if seated.is_some_and(|live| live.contended) {
-            self.watched.insert(session);
-        } else {
-            self.watched.remove(&session);
-        }
-        if seated.is_some_and(|live| live.kernel_max_us.is_some()) {
-            self.limited.insert(session);
-        } else {
-            self.limited.remove(&session);
+        let watched = seated.is_some_and(|live| live.contended);
+        let limited = !watched && seated.is_some_and(|live| live.kernel_max_us.is_some());
+        for (set, member) in [(&mut self.watched, watched), (&mut self.limited, limited)] {
+            match member {
+                true => set.insert(session),
+                false => set.remove(&session),
+            };
         }
     }
 
@@ -489,7 +495,14 @@ impl Daemon {
             if !live.seated {
                 continue;
             }
-            match live.page.state() {
+            let state = live.page.state();
+            if live.has_progressed() {
+                self.feed(Event::Progress { session });
+            }
+            let Some(live) = self.sessions.get_mut(&session) else {
+                continue;
+            };
+            match state {
                 // Its message comes as well; the sooner the better.
                 State::None => self.feed(Event::Released { session }),
                 State::Idle if !live.idle => {

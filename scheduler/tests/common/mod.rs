@@ -437,6 +437,11 @@ impl Exec {
         }
     }
 
+    /// Some of its work for the compute engine is done.
+    pub fn progressed(&self) {
+        self.page.progressed();
+    }
+
     /// Notes a call in its page, as one that has not returned.
     pub fn record(&self, call: &str) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
