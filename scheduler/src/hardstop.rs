@@ -164,15 +164,18 @@ impl Daemon {
         if stop && let Some(until) = self.hard.stopped.get_mut(&session) {
             *until = now_us.saturating_add(deadman_us);
         }
-        let patience = if live.handed.is_empty() {
+        let attachment = live.attachment;
+        let patience_us = if live.handed.is_empty() {
             PATIENCE_ALONE_US
         } else {
             PATIENCE_US
         };
-        let at_us = now_us + patience;
-        self.hard
-            .patience
-            .insert((at_us, sequence), (session, live.attachment));
+        let waits = (now_us + patience_us, sequence);
+        self.hard.patience.insert(waits, (session, attachment));
+        // A stop from here that is still under way would come after the executor's resume.
+        if !stop && self.hard.jobs.contains_key(&attachment) {
+            self.hard_job(session, false, 0, None);
+        }
     }
 
     /// How an executor has carried out an order; `None` if that is known already.
@@ -531,5 +534,32 @@ mod tests {
         assert!(with(&[], GONE[0], &handed(1, &[8, 9], 2)));
         assert_eq!(*calls.borrow(), [(8, 2), (9, 2)]);
         assert!(!with(&[], FAILED, &handed(1, &[8], 1)));
+    }
+
+    /// A descriptor that is no driver's refuses, which is an outcome like others: each is told, one after the other.
+    #[test]
+    fn what_is_to_be_done_is_done_in_order_and_bounded() {
+        let mut hard = HardStops::new().unwrap();
+        let job = |stop| Job {
+            session: Session { vm: 1, number: 1 },
+            attachment: 5,
+            handed: vec![Arc::new(handed(1, &[2], 1))],
+            stop,
+            deadman_us: 0,
+            sequence: None,
+        };
+        let added = (0..JOBS_MAX + 3).filter(|n| hard.add(job(n % 2 == 0))).count();
+        assert_eq!(added, JOBS_MAX);
+        for left in (0..JOBS_MAX).rev() {
+            let outcome = hard.receiver.recv().unwrap();
+            assert_eq!((outcome.attachment, outcome.ok), (5, false));
+            let jobs = hard.jobs.get_mut(&5).unwrap();
+            assert_eq!(jobs.pop_front().unwrap().stop, (JOBS_MAX - left) % 2 == 1);
+            assert_eq!(jobs.len(), left);
+            assert!(hard.receiver.try_recv().is_err(), "one at a time");
+            hard.start(5);
+        }
+        let mut fds = [PollFd::new(hard.done(), PollFlags::IN)];
+        assert_eq!(poll(&mut fds, None), Ok(1));
     }
 }

@@ -190,8 +190,8 @@ impl Daemon {
     }
 
     pub fn status(&self) -> Status {
-        match self.ask(&Request::Status) {
-            Answer::Status(status) => *status,
+        match self.ask(&Request::Status { from_vm: 0 }) {
+            Answer::Status { status, .. } => *status,
             other => panic!("{other:?}"),
         }
     }
@@ -218,8 +218,8 @@ impl Daemon {
     }
 
     pub fn stats(&self) -> Stats {
-        match self.ask(&Request::Stats) {
-            Answer::Stats(stats) => *stats,
+        match self.ask(&Request::Stats { from_vm: 0 }) {
+            Answer::Stats { stats, .. } => *stats,
             other => panic!("{other:?}"),
         }
     }
