@@ -250,8 +250,8 @@ fn a_record_ends_with_its_time() {
 }
 
 fn stats() -> Stats {
-    let vm = VmStats {
-        vm: 3,
+    let vm = |vm| VmStats {
+        vm,
         pool: "A".to_owned(),
         calls: 42,
         ..VmStats::default()
@@ -260,14 +260,26 @@ fn stats() -> Stats {
         schema_version: SCHEMA_VERSION,
         uptime_s: 5,
         gpus: Vec::new(),
-        vms: vec![vm],
+        vms: vec![vm(3), vm(70), vm(71)],
+    }
+}
+
+/// The statistics of one VM, from that number on.
+fn part(from_vm: u32) -> Answer {
+    let mut stats = stats();
+    stats.vms.retain(|vm| vm.vm >= from_vm);
+    let next_vm = stats.vms.get(1).map(|vm| vm.vm);
+    stats.vms.truncate(1);
+    Answer::Stats {
+        stats: Box::new(stats),
+        next_vm,
     }
 }
 
 #[test]
 fn statistics_are_told_in_three_ways() {
     let vgpud = Vgpud::start(|request| match request {
-        Request::Stats => Answer::Stats(Box::new(stats())),
+        Request::Stats { from_vm } => part(*from_vm),
         other => panic!("{other:?}"),
     });
     assert!(vgpud.run(&["stats"]).contains("throttled"));
@@ -358,11 +370,16 @@ fn status() -> Status {
     }
 }
 
+const LOOK: Request = Request::Status { from_vm: 0 };
+
 /// A dry run only looks.
 #[test]
 fn quarantines_are_ordered_and_tried() {
     let vgpud = Vgpud::start(|request| match request {
-        Request::Status => Answer::Status(Box::new(status())),
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(status()),
+            next_vm: None,
+        },
         Request::Quarantine { .. } | Request::Release { .. } => Answer::Ok,
         other => panic!("{other:?}"),
     });
@@ -380,30 +397,30 @@ fn quarantines_are_ordered_and_tried() {
         tried,
         "would change (dry run):\n  VM 2: quarantined for 60 seconds\n"
     );
-    assert_eq!(vgpud.all_asked(), [Request::Status]);
+    assert_eq!(vgpud.all_asked(), [LOOK]);
     assert_eq!(vgpud.run(&quarantine), "VM 2: quarantined for 60 seconds\n");
     let ordered = Request::Quarantine {
         vms: "2".to_owned(),
         why: "too loud".to_owned(),
         seconds: Some(60),
     };
-    assert_eq!(vgpud.all_asked(), [Request::Status, ordered]);
+    assert_eq!(vgpud.all_asked(), [LOOK, ordered]);
     let tried: Value =
         serde_json::from_str(&vgpud.run(&["release", "--vm-id", "1-7", "--dry-run", "--json"])).unwrap();
     assert_eq!(tried["changes"], json!(["VM 3: released"]));
-    assert_eq!(vgpud.all_asked(), [Request::Status]);
+    assert_eq!(vgpud.all_asked(), [LOOK]);
     assert_eq!(vgpud.run(&["release", "--vm-id", "1-7"]), "VM 3: released\n");
     let ordered = Request::Release {
         vms: "1-7".to_owned(),
     };
-    assert_eq!(vgpud.all_asked(), [Request::Status, ordered]);
+    assert_eq!(vgpud.all_asked(), [LOOK, ordered]);
     // Nobody to release, nothing to ask for.
     assert!(
         vgpud
             .run(&["release", "--vm-id", "1"])
             .starts_with("nothing to change")
     );
-    assert_eq!(vgpud.all_asked(), [Request::Status]);
+    assert_eq!(vgpud.all_asked(), [LOOK]);
     assert!(
         vgpud
             .run(&["status"])
