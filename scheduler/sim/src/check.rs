@@ -66,6 +66,8 @@ pub(crate) struct Checker {
     rules: Rules,
     violation: Option<(u64, String)>,
     models: BTreeMap<Session, Model>,
+    /// By VM: all GPUs of its sessions.
+    gangs: BTreeMap<Vm, GpuSet>,
     seats: BTreeMap<Session, Seat>,
     /// Sessions that wait for a seat.
     waiting: BTreeSet<Session>,
@@ -95,6 +97,7 @@ impl Checker {
             rules,
             violation: None,
             models: BTreeMap::new(),
+            gangs: BTreeMap::new(),
             seats: BTreeMap::new(),
             waiting: BTreeSet::new(),
             queue: BTreeMap::new(),
@@ -136,6 +139,7 @@ impl Checker {
     pub(crate) fn gone(&mut self, session: Session) {
         self.rivals_known = false;
         self.models.remove(&session);
+        self.regang(session.vm);
         self.waiting.remove(&session);
     }
 
@@ -166,6 +170,7 @@ impl Checker {
                     suspended: false,
                 };
                 self.models.insert(*session, model);
+                self.regang(session.vm);
                 self.touched.insert(*session);
             }
             Event::Want { session } => {
@@ -414,8 +419,14 @@ impl Checker {
     }
 
     fn gang(&self, vm: Vm) -> GpuSet {
-        self.sessions_of(vm)
-            .fold(GpuSet::EMPTY, |all, (_, model)| all.or(model.gpus))
+        self.gangs.get(&vm).copied().unwrap_or_default()
+    }
+
+    fn regang(&mut self, vm: Vm) {
+        let gang = self
+            .sessions_of(vm)
+            .fold(GpuSet::EMPTY, |all, (_, model)| all.or(model.gpus));
+        self.gangs.insert(vm, gang);
     }
 
     /// How the VM's pool is treated, as far as the core treats pools.

@@ -15,3 +15,4 @@ mod scenario;
 
 pub use percentiles::Percentiles;
 pub use scenario::{POLICIES, Scenario, Summary, Violation, run};
+pub use vgpu_sched_core::{Level, Policy};
