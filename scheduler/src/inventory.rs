@@ -20,6 +20,9 @@ pub struct Gpu {
     pub pci: String,
     /// Bytes.
     pub memory: u64,
+    /// The driver's version, if it is known.
+    #[serde(default)]
+    pub driver: Option<String>,
 }
 
 /// Every GPU that matters, each with a number of its own for as long as this program runs: the core knows it by that.
@@ -103,6 +106,12 @@ impl Inventory {
         self.known.get(uuid)
     }
 
+    /// The version of the driver of a GPU; empty if it is not known.
+    pub fn driver(&self, uuid: &str) -> &str {
+        let gpu = self.present.get(uuid);
+        gpu.and_then(|gpu| gpu.driver.as_deref()).unwrap_or_default()
+    }
+
     /// Whether any was ever there.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
@@ -170,6 +179,7 @@ pub fn list(library: &Path) -> Result<Vec<Gpu>> {
             model: device.name()?,
             pci: device.pci_info()?.bus_id,
             memory: device.memory_info()?.total,
+            driver: nvml.sys_driver_version().ok(),
         })
     };
     let gpus = (0..count).filter_map(|index| {
@@ -192,6 +202,7 @@ pub(crate) mod tests {
             model: "a model".to_owned(),
             pci: format!("00000000:{:02X}:00.0", 0x3b + index),
             memory: 1 << 30,
+            driver: None,
         }
     }
 

@@ -1,16 +1,25 @@
 //! `vgpud`: gives the host's VMs their turns on its GPUs.
 mod admin;
+mod arrivals;
 mod daemon;
 mod edit;
+mod hardstop;
+mod history;
 mod inventory;
 mod ledger;
+mod limits;
 mod page;
+mod paging;
 mod poller;
+mod quarantine;
 mod requests;
+mod rungs;
 mod scan;
 mod sessions;
+mod stats;
 mod status;
 mod store;
+mod vm_page;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;

@@ -19,6 +19,8 @@ pub enum Source {
     Reload,
     /// What a look at the GPUs has found.
     Look,
+    /// Something was done by [`crate::hardstop`].
+    HardStops,
     /// A client of the control socket.
     Client(u64),
     /// A session's executor, with the number of its attachment.

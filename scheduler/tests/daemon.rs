@@ -253,6 +253,9 @@ fn one_that_does_not_give_back_is_stopped_and_resumed() {
     first.say(&FromExec::Proved {
         slices: true,
         stop: true,
+        stop_us: 600,
+        resume_us: 300,
+        suspend: true,
     });
     first.take_turn();
     second.want();

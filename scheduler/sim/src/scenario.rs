@@ -11,7 +11,7 @@ use vgpu_sched_core::{
 
 /// The core decides by policy and holds VMs to their limits. Where it does not, pools are checked as those under
 /// [`Policy::Priority`] are, and VMs get no limits.
-pub const POLICIES: bool = false;
+pub const POLICIES: bool = true;
 
 const MS: u64 = 1_000;
 const S: u64 = 1_000_000;
