@@ -7,7 +7,8 @@ use vgpu_sched_core::{
 
 /// Everything is looked at once in so many steps, and what a step touched after each.
 const ALL_EVERY: u64 = 512;
-/// How long a hand-over may take while a GPU does nothing: messages, and a stop and a resume.
+/// How long a hand-over may take while a GPU does nothing: messages, and a stop and a resume. One that was active lately is
+/// waited for besides.
 const HAND_OVER_US: u64 = 3_000;
 
 /// What the checks take as given. Times in microseconds.
@@ -46,6 +47,7 @@ struct Model {
 struct Seat {
     gpus: GpuSet,
     turn: u64,
+    since: u64,
     idle: bool,
     asked: bool,
     reached: Vec<(Limit, Rung)>,
@@ -76,6 +78,8 @@ pub(crate) struct Checker {
     turns: u64,
     steps: u64,
     touched: BTreeSet<Session>,
+    /// When terms or tuning changed last: what was decided before need not follow them.
+    changed_at: u64,
     /// Up to when time was added up.
     at: u64,
     /// GPU time for which somebody was seated and not idle.
@@ -86,7 +90,8 @@ pub(crate) struct Checker {
     /// By GPU: VMs that have sessions there, by level.
     rivals: Vec<[u64; 3]>,
     rivals_known: bool,
-    shares: BTreeMap<Vm, VecDeque<(u64, u64)>>,
+    /// By VM with a cap: how many GPUs it has, and what it had used when.
+    shares: BTreeMap<Vm, (u64, VecDeque<(u64, u64)>)>,
     /// What each steady VM had been charged when its terms, or its rivals', were last changed.
     fair_from: BTreeMap<Vm, u64>,
 }
@@ -105,6 +110,7 @@ impl Checker {
             turns: 0,
             steps: 0,
             touched: BTreeSet::new(),
+            changed_at: 0,
             at: 0,
             used_us: 0,
             charged_ns: 0,
@@ -154,7 +160,7 @@ impl Checker {
         let now = host.now;
         let busy = self.seats.values().filter(|seat| !seat.idle);
         let busy = busy.fold(GpuSet::EMPTY, |all, seat| all.or(seat.gpus));
-        self.used_us += (now - self.at) * busy.iter().count() as u64;
+        self.used_us += (now - self.at) * u64::from(busy.len());
         self.at = now;
         self.touched.clear();
         match event {
@@ -216,6 +222,7 @@ impl Checker {
             }
             Event::VmSet { .. } | Event::PoolSet { .. } | Event::Configured(_) => {
                 self.rivals_known = false;
+                self.changed_at = now;
                 self.shares.clear();
                 self.fair_from.clear();
             }
@@ -243,7 +250,7 @@ impl Checker {
                 self.ensure(seat.turn == *turn, || {
                     format!("{session:?} ended turn {turn}, and had turn {}", seat.turn)
                 });
-                let most = held_us * 1000 * seat.gpus.iter().count() as u64;
+                let most = held_us * 1000 * u64::from(seat.gpus.len());
                 self.ensure(charge.ns <= most, || {
                     format!("{session:?} was charged {} ns of {most} ns", charge.ns)
                 });
@@ -286,15 +293,19 @@ impl Checker {
                 let terms = host.vms.get(&session.vm);
                 let unlimited =
                     terms.is_none_or(|t| t.turn_max_us.or(t.kernel_max_us).is_none() && t.share_max.is_none());
-                let adopted = self.models.get(session).is_some_and(|model| model.adopted);
+                // Whoever was seated by other rules, or found, goes when these want it.
+                let settled = self.seats.iter().all(|(id, seat)| {
+                    let adopted = self.models.get(id).is_some_and(|model| model.adopted);
+                    seat.since > self.changed_at && !adopted
+                });
                 if let Some(seat) = self.seats.get_mut(session) {
                     seat.asked |= ask;
                 }
                 let to_its_end = pool.turns && pool.policy == Policy::Fifo;
-                self.ensure(!(to_its_end && ask && unlimited) || adopted, || {
+                self.ensure(!(to_its_end && ask && unlimited && settled), || {
                     format!("{session:?} is asked back, and its turn is to last until its work is done")
                 });
-                self.ensure(pool.turns || !unlimited || adopted, || {
+                self.ensure(!(ask && !pool.turns && unlimited && settled), || {
                     format!("{session:?} is asked back in a pool without turns")
                 });
             }
@@ -451,12 +462,9 @@ impl Checker {
         })
     }
 
-    /// Where a VM stands: by policy, all are of one level.
+    /// Where a VM stands.
     fn level(&self, host: &Host, vm: Vm) -> Level {
-        match self.pool(host, vm).policy {
-            Policy::Priority => host.core.level(vm).unwrap_or(Level::Low),
-            Policy::Weighted | Policy::Fifo => Level::Low,
-        }
+        host.core.level(vm).unwrap_or(Level::Low)
     }
 
     fn began(&mut self, host: &Host, session: Session, turn: u64) {
@@ -476,6 +484,7 @@ impl Checker {
         let seat = Seat {
             gpus,
             turn,
+            since: host.now,
             idle: adopted && found == Some(Page::Idle),
             asked: asked || adopted && found == Some(Page::Yield),
             reached: Vec::new(),
@@ -662,7 +671,7 @@ impl Checker {
                 found = Some(format!("{session:?} waits in a pool without turns"));
                 break;
             }
-            let long_idle = |since: u64| host.now > since + HAND_OVER_US;
+            let long_idle = |since: u64| host.now > since + HAND_OVER_US + host.config.active_hold_us;
             let all_idle = model
                 .gpus
                 .iter()
@@ -697,24 +706,16 @@ impl Checker {
                     real.member.fault != Fault::None || real.stopped_until.is_some() || real.ending
                 })
         });
-        let gang = self.waiting.iter().any(|other| {
-            *other != session
-                && self
-                    .models
-                    .get(other)
-                    .is_some_and(|other| other.gpus != model.gpus && other.gpus.meets(model.gpus))
-        });
+        // Of a VM that waits or is seated, all GPUs count, as its turn is one on all of them.
+        let gang = self.gang(session.vm);
+        let other = |vm: Vm| self.gang(vm) != gang && self.gang(vm).meets(gang);
+        let apart = self.queue.keys().any(|vm| other(*vm)) || self.seats.keys().any(|id| other(id.vm));
         // Without policies, the core keeps the seat of an idle guest for it below a level that was active lately.
         let guest = !self.rules.policies
             && self.seats.iter().any(|(other, seat)| {
                 seat.idle && other.vm != session.vm && seat.gpus.meets(model.gpus)
             });
-        // A gang's holder has all its GPUs while it needs one that others use too.
-        let part = self
-            .seats
-            .values()
-            .any(|seat| seat.gpus != model.gpus && seat.gpus.meets(model.gpus));
-        faulty || gang || guest || part
+        faulty || apart || guest
     }
 
     /// The bound of the core's documentation on how long a VM waits with that many of its level before it.
@@ -813,8 +814,9 @@ impl Checker {
                 continue;
             };
             let used = host.core.usage(vm).map_or(0, |(_, charge)| charge.ns);
-            let gpus = self.gang(vm).iter().count() as u64;
-            let points = self.shares.entry(vm).or_default();
+            let here = u64::from(self.gang(vm).len());
+            let (gpus, points) = self.shares.entry(vm).or_default();
+            *gpus = here.max(*gpus);
             points.push_back((host.now, used));
             let from = host.now.saturating_sub(window);
             while points.get(1).is_some_and(|(at, _)| *at <= from) {
@@ -828,7 +830,7 @@ impl Checker {
                 _ => used,
             };
             let turn_ns = (self.rules.turn_us + self.rules.drain_us) * 1000;
-            let most = gpus * (u64::from(share) * window + turn_ns);
+            let most = *gpus * (u64::from(share) * window + turn_ns);
             let had = used - before;
             self.ensure(had <= most, || {
                 format!("VM {vm} had {had} ns in {window} us; its share and one turn are {most} ns")
@@ -839,11 +841,12 @@ impl Checker {
     /// A rung is reached once per turn, and not before its part of the limit has passed.
     fn reached(&mut self, host: &Host, session: Session, limit: Limit, rung: Rung, climbed: bool) {
         let rungs = self.pool(host, session.vm).rungs;
-        self.ensure(climbed == rungs.has(rung), || {
-            format!("{session:?}: {rung:?} is climbed: {climbed}, and the pool has {rungs:?}")
+        self.ensure(!climbed || rungs.has(rung), || {
+            format!("{session:?}: {rung:?} is climbed, and the pool has {rungs:?}")
         });
         if let Some(seat) = self.seats.get_mut(&session) {
-            let again = seat.reached.contains(&(limit, rung));
+            // Of another kernel, one may be warned again.
+            let again = rung >= Rung::Stop && seat.reached.contains(&(limit, rung));
             seat.reached.push((limit, rung));
             self.ensure(!again, || {
                 format!("{session:?} reached {rung:?} of {limit:?} twice in a turn")

@@ -809,7 +809,8 @@ impl Host {
             real.set_left(left, now);
         }
         let life = real.life;
-        if std::mem::take(&mut real.moved_on) {
+        // Where there is nothing to do, nothing is late.
+        if std::mem::take(&mut real.moved_on) || real.pieces.is_empty() {
             self.say(session, Event::Progress { session });
         }
         self.set_timer(now + look_us(limit), session, life, What::Look);
@@ -857,6 +858,10 @@ impl Host {
 }
 
 impl Real {
+    pub(crate) fn has_work(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+
     /// Notes what the hardware has left to do, and whether a kernel was done.
     fn set_left(&mut self, hardware_ns: u64, now: u64) {
         let left = hardware_ns + self.runs_to_ns;

@@ -1,6 +1,6 @@
 //! Seeded scenarios: a host with VMs, programs and faults made from a number.
 use crate::check::{Checker, Rules};
-use crate::host::{Fault, Finished, Host, Member, RESUME_US, STOP_US};
+use crate::host::{Fault, Finished, Host, Member, RESUME_US, Real, STOP_US};
 use crate::percentiles::Percentiles;
 use crate::program::{Program, Work};
 use oorandom::Rand64;
@@ -417,9 +417,15 @@ impl Run {
         let busy = busy_us.map(|us| us as f64 / end.max(1) as f64).collect();
         // Nobody has new work: all that was wished for is granted now, or something is stuck.
         self.host.quiet = true;
-        for _ in 0..360 {
+        // One that never says that its work is done would keep a turn that lasts until then.
+        let hoards = self.host.sessions.iter();
+        let hoards = hoards.filter(|(_, real)| real.member.fault == Fault::Hoards);
+        for session in hoards.map(|(session, _)| *session).collect::<Vec<_>>() {
+            self.host.end(session);
+        }
+        for _ in 0..60 {
             self.host.run_until(self.host.now + 10 * S);
-            if !self.host.sessions.values().any(|real| real.wants) {
+            if self.host.violation().is_some() || !self.host.sessions.values().any(Real::has_work) {
                 break;
             }
         }
