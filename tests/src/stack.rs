@@ -204,7 +204,7 @@ impl Stack {
         }
         self.vgpud = Some(Process::spawn(command).context("cannot start vgpud")?);
         self.until("vgpud listens", |stack| {
-            stack.vgpud_pid().is_none_or(has_ended) || stack.ask(&Request::Status).is_ok()
+            stack.vgpud_pid().is_none_or(has_ended) || stack.ask(&Request::Status { from_vm: 0 }).is_ok()
         })?;
         self.alive("vgpud", self.vgpud_pid())
     }
@@ -297,8 +297,8 @@ impl Stack {
 
     /// `vgpud`'s view of everything.
     pub fn status(&self) -> Result<Status> {
-        match self.ask(&Request::Status)? {
-            Answer::Status(status) => Ok(*status),
+        match self.ask(&Request::Status { from_vm: 0 })? {
+            Answer::Status { status, .. } => Ok(*status),
             other => bail!("vgpud answered {other:?} to a request for its status"),
         }
     }
