@@ -545,22 +545,26 @@ impl Daemon {
         );
     }
 
-    /// Sends an order. One that cannot be sent has failed.
+    /// Sends an order. One that cannot be sent has failed, unless it can be carried out from here.
     pub(crate) fn order(&mut self, session: Session, order: &ToExec, sequence: Option<u64>) {
-        let Some(live) = self.sessions.get_mut(&session) else {
+        let Some(live) = self.sessions.get(&session) else {
             return;
         };
-        if let Err(error) = packet::send(&live.socket, order, &[]) {
-            log::warn!("{}: order {order:?} not sent: {error:#}", name(session));
-            if let Some(sequence) = sequence {
-                live.orders.remove(&sequence);
-                self.events.push_back(Event::OrderDone {
-                    session,
-                    sequence,
-                    ok: false,
-                });
-            }
+        let Err(error) = packet::send(&live.socket, order, &[]) else {
+            return;
+        };
+        log::warn!("{}: order {order:?} not sent: {error:#}", name(session));
+        let Some(sequence) = sequence.filter(|sequence| !self.is_done_from_here(session, *sequence)) else {
+            return;
+        };
+        if let Some(live) = self.sessions.get_mut(&session) {
+            live.orders.remove(&sequence);
         }
+        self.events.push_back(Event::OrderDone {
+            session,
+            sequence,
+            ok: false,
+        });
     }
 
     fn accept(&mut self) {

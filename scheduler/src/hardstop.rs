@@ -191,6 +191,12 @@ impl Daemon {
         }
     }
 
+    /// Whether an order that could not be sent is carried out from here, once its time is over.
+    pub(crate) fn is_done_from_here(&self, session: Session, sequence: u64) -> bool {
+        let live = self.sessions.get(&session);
+        live.is_some_and(|live| live.orders.contains_key(&sequence) && !live.handed.is_empty())
+    }
+
     /// How an executor has carried out an order; `None` if that is known already.
     pub(crate) fn order_done(&mut self, session: Session, sequence: u64, ok: bool) -> Option<Order> {
         let live = self.sessions.get_mut(&session)?;
@@ -282,7 +288,10 @@ impl Daemon {
         for session in stopped.map(|(session, _)| *session).collect::<Vec<_>>() {
             log::warn!("{}: nobody resumed what was stopped: it goes on", name(session));
             self.hard.stopped.insert(session, now_us + AGAIN_US);
-            self.hard_job(session, Task::Resume, None);
+            if !self.hard_job(session, Task::Resume, None) {
+                // It has taken back what it handed over: its channels are gone.
+                self.hard.stopped.remove(&session);
+            }
         }
     }
 

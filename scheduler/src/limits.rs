@@ -42,15 +42,9 @@ impl Daemon {
 
     /// Has the core, and the VM's executors, treat a VM as the map says.
     pub(crate) fn set_terms(&mut self, vm: u32) {
-        let settings = self.map.settings_of(vm);
-        let name = self.map.pool_of(vm).map(|pool| &pool.name);
-        let pool = name
-            .and_then(|name| self.pools.get(name))
-            .copied()
-            .unwrap_or_default();
-        let terms = terms(&settings, pool);
+        let terms = self.terms_of(vm);
         if let Some(page) = self.vm_pages.get(&vm) {
-            page.set(&settings.limits);
+            page.set(&self.map.settings_of(vm).limits);
         }
         let sessions = of_vm(&self.sessions, vm).map(|(session, _)| session);
         for session in sessions.collect::<Vec<_>>() {
@@ -60,6 +54,12 @@ impl Daemon {
             self.watch(session);
         }
         self.feed(Event::VmSet { vm, terms });
+    }
+
+    /// How the map says that a VM is to be treated.
+    pub(crate) fn terms_of(&self, vm: u32) -> Terms {
+        let pool = self.map.pool_of(vm).and_then(|pool| self.pools.get(&pool.name));
+        terms(&self.map.settings_of(vm), pool.copied().unwrap_or_default())
     }
 
     /// When the progress of what runs under a limit and is not watched is looked at next.
@@ -189,7 +189,7 @@ impl Daemon {
         );
         let in_flight = live.page.counts().1;
         if !self.endings.contains_key(&session) && (waited || in_flight > 0) {
-            let message = format!("{why} while it had work: {in_flight} operations in flight");
+            let message = format!("{why} while it had work; operations in flight: {in_flight}");
             let uuids = self.uuids_of(session);
             let calls = self.calls_of(session);
             let happened = Happened::new(EventKind::Lost, message).of(session);

@@ -123,7 +123,7 @@ impl Daemon {
                 turn: 0,
                 violated_in: None,
                 asked_us: None,
-                kernel_max_us: None,
+                kernel_max_us: self.terms_of(session.vm).kernel_max_us,
                 progress: 0,
                 handed: BTreeMap::new(),
                 handed_nonsense: false,
@@ -131,10 +131,6 @@ impl Daemon {
             },
         );
         self.hand_page(session);
-        // Its limits are its VM's.
-        if self.map.pool_of(session.vm).is_some() {
-            self.set_terms(session.vm);
-        }
         self.feed(Event::Attached { session, gpus, found });
         Ok(())
     }
