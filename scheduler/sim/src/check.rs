@@ -226,7 +226,11 @@ impl Checker {
                 self.shares.clear();
                 self.fair_from.clear();
             }
-            Event::VmRemoved { .. } | Event::Proved { .. } | Event::Progress { .. } | Event::OrderDone { .. } | Event::Tick => {}
+            Event::VmRemoved { .. }
+            | Event::Proved { .. }
+            | Event::Progress { .. }
+            | Event::OrderDone { .. }
+            | Event::Tick => {}
         }
     }
 
@@ -269,7 +273,9 @@ impl Checker {
                 let real = host.sessions.get(session);
                 let seated = self.seats.contains_key(session);
                 let Some(model) = self.models.get_mut(session) else {
-                    self.ensure(false, || format!("{session:?} is granted a turn and is not there"));
+                    self.ensure(false, || {
+                        format!("{session:?} is granted a turn and is not there")
+                    });
                     return;
                 };
                 let wished = model.wish.take();
@@ -291,8 +297,8 @@ impl Checker {
                 let ask = matches!(action, Action::AskBack { .. });
                 let pool = self.pool(host, session.vm);
                 let terms = host.vms.get(&session.vm);
-                let unlimited =
-                    terms.is_none_or(|t| t.turn_max_us.or(t.kernel_max_us).is_none() && t.share_max.is_none());
+                let unlimited = terms
+                    .is_none_or(|t| t.turn_max_us.or(t.kernel_max_us).is_none() && t.share_max.is_none());
                 // Whoever was seated by other rules, or found, goes when these want it.
                 let settled = self.seats.iter().all(|(id, seat)| {
                     let adopted = self.models.get(id).is_some_and(|model| model.adopted);
@@ -357,7 +363,9 @@ impl Checker {
             _ => false,
         };
         let kept = self.seats.keys().copied().find(gone);
-        self.ensure(kept.is_none(), || format!("{kept:?} is gone, and its turn did not end"));
+        self.ensure(kept.is_none(), || {
+            format!("{kept:?} is gone, and its turn did not end")
+        });
         if let Event::VmRemoved { vm } = event {
             self.charged_by_vm.remove(vm);
             self.shares.remove(vm);
@@ -409,7 +417,10 @@ impl Checker {
             self.check_wait(host, vm);
         }
         if is_end {
-            let stopped = host.sessions.iter().find(|(_, real)| real.stopped_until.is_some());
+            let stopped = host
+                .sessions
+                .iter()
+                .find(|(_, real)| real.stopped_until.is_some());
             self.ensure(stopped.is_none(), || format!("{stopped:?} is stopped in the end"));
         }
         self.check_kernels(host);
@@ -552,7 +563,9 @@ impl Checker {
         let (gpus, level) = (self.gang(vm), self.level(host, vm));
         let overtaken = self.queue.iter().find(|(other, queued)| {
             queued.place < mine.place
-                && self.sessions_of(**other).any(|(id, _)| self.waiting.contains(&id))
+                && self
+                    .sessions_of(**other)
+                    .any(|(id, _)| self.waiting.contains(&id))
                 && self.gang(**other).meets(gpus)
                 && self.level(host, **other) == level
                 && self
@@ -681,7 +694,11 @@ impl Checker {
                 .get(session)
                 .is_some_and(|real| real.wants && real.member.fault == Fault::None);
             let somebody = model.gpus.meets(seated);
-            if somebody && all_idle && really && model.wish.is_some_and(long_idle) && !self.excused(host, *session, model)
+            if somebody
+                && all_idle
+                && really
+                && model.wish.is_some_and(long_idle)
+                && !self.excused(host, *session, model)
             {
                 let seats: Vec<_> = self
                     .seats
@@ -712,9 +729,10 @@ impl Checker {
         let apart = self.queue.keys().any(|vm| other(*vm)) || self.seats.keys().any(|id| other(id.vm));
         // Without policies, the core keeps the seat of an idle guest for it below a level that was active lately.
         let guest = !self.rules.policies
-            && self.seats.iter().any(|(other, seat)| {
-                seat.idle && other.vm != session.vm && seat.gpus.meets(model.gpus)
-            });
+            && self
+                .seats
+                .iter()
+                .any(|(other, seat)| seat.idle && other.vm != session.vm && seat.gpus.meets(model.gpus));
         faulty || apart || guest
     }
 
@@ -871,9 +889,7 @@ impl Checker {
     /// No kernel runs for much longer than its limit where such sessions are ended.
     fn check_kernels(&mut self, host: &Host) {
         for (session, real) in &host.sessions {
-            let limit = self
-                .terms(host, session.vm)
-                .and_then(|terms| terms.kernel_max_us);
+            let limit = self.terms(host, session.vm).and_then(|terms| terms.kernel_max_us);
             let ends = self.pool(host, session.vm).rungs.has(Rung::End);
             if let (Some(limit), true, false) = (limit, ends, real.ending) {
                 let ran_us = real.kernel_ran_ns(host.hardware.left_ns(*session, host.now)) / 1000;

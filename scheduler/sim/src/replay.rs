@@ -238,9 +238,7 @@ mod tests {
         let turns = replay(&mixed(), &setup);
         assert!(turns.by_vm[&2].wait.max > 5_000, "{turns:?}");
 
-        let busy: Vec<_> = [1, 2]
-            .map(|vm| arrival(vm, Level::Low, 0, 1_000_000))
-            .into();
+        let busy: Vec<_> = [1, 2].map(|vm| arrival(vm, Level::Low, 0, 1_000_000)).into();
         let mut setup = Setup::new(Policy::Weighted);
         setup.weights.insert(1, 9);
         let heavy = replay(&busy, &setup);
