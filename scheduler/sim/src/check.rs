@@ -78,6 +78,8 @@ pub(crate) struct Checker {
     turns: u64,
     steps: u64,
     touched: BTreeSet<Session>,
+    /// When sessions last waited for GPUs that did nothing for a good reason.
+    excused_at: BTreeMap<Session, u64>,
     /// When terms or tuning changed last: what was decided before need not follow them.
     changed_at: u64,
     /// Up to when time was added up.
@@ -110,6 +112,7 @@ impl Checker {
             turns: 0,
             steps: 0,
             touched: BTreeSet::new(),
+            excused_at: BTreeMap::new(),
             changed_at: 0,
             at: 0,
             used_us: 0,
@@ -406,12 +409,11 @@ impl Checker {
             if let Some(since) = model.wish {
                 self.check_wish(host, session, model.gpus, since);
             }
-            self.ensure(!is_end, || {
-                format!(
-                    "{session:?} waits in the end, as {:?}",
-                    host.sessions.get(&session)
-                )
-            });
+            if is_end {
+                let (real, seats) = (host.sessions.get(&session), &self.seats);
+                let what = format!("{session:?} waits in the end; seated: {seats:?}; it is {real:?}");
+                self.ensure(false, || what);
+            }
         }
         for vm in self.queue.keys().copied().collect::<Vec<_>>() {
             self.check_wait(host, vm);
@@ -563,6 +565,7 @@ impl Checker {
         let (gpus, level) = (self.gang(vm), self.level(host, vm));
         let overtaken = self.queue.iter().find(|(other, queued)| {
             queued.place < mine.place
+                && queued.since > self.changed_at
                 && self
                     .sessions_of(**other)
                     .any(|(id, _)| self.waiting.contains(&id))
@@ -644,7 +647,7 @@ impl Checker {
             .seats
             .values()
             .fold(GpuSet::EMPTY, |all, seat| all.or(seat.gpus));
-        let mut found = None;
+        let (mut found, mut excused) = (None, Vec::new());
         for session in &self.waiting {
             let Some(model) = self.models.get(session) else {
                 continue;
@@ -694,12 +697,12 @@ impl Checker {
                 .get(session)
                 .is_some_and(|real| real.wants && real.member.fault == Fault::None);
             let somebody = model.gpus.meets(seated);
-            if somebody
-                && all_idle
-                && really
-                && model.wish.is_some_and(long_idle)
-                && !self.excused(host, *session, model)
-            {
+            if !(somebody && all_idle && really && model.wish.is_some_and(long_idle)) {
+                continue;
+            }
+            if self.excused(host, *session, model) {
+                excused.push(*session);
+            } else if self.excused_at.get(session).is_none_or(|at| long_idle(*at)) {
                 let seats: Vec<_> = self
                     .seats
                     .iter()
@@ -711,6 +714,8 @@ impl Checker {
                 break;
             }
         }
+        self.excused_at
+            .extend(excused.into_iter().map(|session| (session, host.now)));
         self.ensure(found.is_none(), || found.unwrap_or_default());
     }
 
