@@ -1,5 +1,5 @@
 //! What must hold, checked after every step against a model that is as simple as can be.
-use crate::host::{Fault, Host, Page, look_us};
+use crate::host::{Fault, Host, Page};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vgpu_sched_core::{
     Action, End, Event, Found, GpuSet, Level, Limit, Policy, PoolTerms, Rung, Session, Standing, Terms, Vm,
@@ -22,7 +22,6 @@ pub(crate) struct Rules {
     /// What a session takes at most to give its turn back.
     pub(crate) drain_us: u64,
     pub(crate) aging_us: u64,
-    pub(crate) weight: u32,
     /// Some sessions have several GPUs.
     pub(crate) gangs: bool,
     /// VMs that have as much work as the GPU can do, all the time.
@@ -41,6 +40,8 @@ struct Model {
     /// It was found with a turn, which need not follow the rules.
     adopted: bool,
     suspended: bool,
+    /// When it last said that its work gets on, or was attached.
+    progress_at: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -177,6 +178,7 @@ impl Checker {
                     stopped: false,
                     adopted: *found != Found::Nothing,
                     suspended: false,
+                    progress_at: now,
                 };
                 self.models.insert(*session, model);
                 self.regang(session.vm);
@@ -411,7 +413,11 @@ impl Checker {
             }
             if is_end {
                 let (real, seats) = (host.sessions.get(&session), &self.seats);
-                let what = format!("{session:?} waits in the end; seated: {seats:?}; it is {real:?}");
+                let (terms, pool) = (host.vms.get(&session.vm), self.pool(host, session.vm));
+                let what = format!(
+                    "{session:?} waits in the end, its share used up: {}; {terms:?}; {pool:?}; seated: {seats:?}; it is {real:?}",
+                    host.core.is_spent(session.vm)
+                );
                 self.ensure(false, || what);
             }
         }
@@ -746,8 +752,8 @@ impl Checker {
         self.count_rivals(host);
         let pool = self.pool(host, vm);
         let capped = self.terms(host, vm).is_none_or(|terms| terms.share_max.is_some());
-        // A turn that lasts until its work is done has no bound of ours.
-        if capped || !pool.turns || pool.policy == Policy::Fifo {
+        // Only that policy has a bound in terms of what is known when one begins to wait.
+        if capped || !pool.turns || pool.policy != Policy::Priority {
             return None;
         }
         let most = |levels: &[usize]| {
@@ -763,10 +769,7 @@ impl Checker {
         let turn = self.rules.turn_us + self.rules.drain_us;
         let all = most(&[0, 1, 2]);
         let high = most(&[2]);
-        Some(if pool.policy == Policy::Weighted {
-            // Everybody else once for each time that its weight is that of the least, and a turn that was begun.
-            (all + 2) * u64::from(self.rules.weight) * turn * 2
-        } else if pool.exclusive {
+        Some(if pool.exclusive {
             (before + 1) * (2 * self.rules.aging_us + (all + 2) * turn)
         } else {
             (before + 1) * (2 * self.rules.aging_us + (high + 2) * turn)
@@ -824,7 +827,8 @@ impl Checker {
         self.rivals = rivals;
     }
 
-    /// No VM has more than its share in any window, but for one turn and what giving it back takes.
+    /// No VM has more in any window than a full budget, what is added to it meanwhile, one turn, and what giving that back
+    /// takes.
     fn check_shares(&mut self, host: &Host) {
         if !self.rules.policies {
             return;
@@ -853,10 +857,12 @@ impl Checker {
                 _ => used,
             };
             let turn_ns = (self.rules.turn_us + self.rules.drain_us) * 1000;
-            let most = *gpus * (u64::from(share) * window + turn_ns);
+            let most = *gpus * (2 * u64::from(share) * window + turn_ns);
             let had = used - before;
             self.ensure(had <= most, || {
-                format!("VM {vm} had {had} ns in {window} us; its share and one turn are {most} ns")
+                format!(
+                    "VM {vm} had {had} ns in {window} us; its budget, its share and one turn are {most} ns"
+                )
             });
         }
     }
@@ -882,10 +888,9 @@ impl Checker {
             Rung::End => 5,
         };
         let most = host.vms.get(&session.vm).and_then(|terms| terms.kernel_max_us);
-        if let (Limit::Kernel, Some(most), Some(real)) = (limit, most, host.sessions.get(&session)) {
-            let stalled = host.now - real.progress_at;
-            let unseen = look_us(most) + real.member.lag_us + 1_000;
-            self.ensure(stalled + unseen >= most * quarters / 4, || {
+        if let (Limit::Kernel, Some(most), Some(model)) = (limit, most, self.models.get(&session)) {
+            let stalled = host.now - model.progress_at;
+            self.ensure(stalled >= most / 4 * quarters, || {
                 format!("{session:?} reached {rung:?} of {most} us, and got on {stalled} us ago")
             });
         }
@@ -954,5 +959,96 @@ impl Checker {
             fair.push((*vm, gpus, weight, part, slack));
         }
         self.rules.steady = steady;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vgpu_sched_core::Config;
+
+    const GPU: u32 = 0;
+
+    fn session(vm: Vm) -> Session {
+        Session { vm, number: 1 }
+    }
+
+    fn checker() -> (Host, Checker) {
+        let mut host = Host::new(Config::default(), 1, 0, None);
+        let rules = Rules {
+            policies: true,
+            turn_us: 20_000,
+            drain_us: 10_000,
+            aging_us: 1_000_000,
+            gangs: false,
+            steady: BTreeSet::new(),
+        };
+        let mut checker = Checker::new(rules);
+        for vm in [1, 2] {
+            host.set_vm(vm, Terms::at(Level::Low));
+            let attached = Event::Attached {
+                session: session(vm),
+                gpus: GpuSet::from_iter([GPU]),
+                found: Found::Nothing,
+            };
+            checker.before(&host, &attached);
+        }
+        (host, checker)
+    }
+
+    fn began(vm: Vm, turn: u64) -> Action {
+        Action::Began {
+            session: session(vm),
+            turn,
+            level: Level::Low,
+            waited_us: 0,
+        }
+    }
+
+    fn found(checker: &Checker, part: &str) {
+        let violation = checker.violation().unwrap_or_default();
+        assert!(violation.contains(part), "{violation:?}");
+    }
+
+    #[test]
+    fn a_grant_that_nobody_wished_for_is_found() {
+        let (host, mut checker) = checker();
+        checker.action(&host, &began(1, 1));
+        assert_eq!(checker.violation(), None);
+        checker.action(&host, &Action::Grant { session: session(1) });
+        found(&checker, "did not want one");
+    }
+
+    #[test]
+    fn two_of_a_level_at_once_and_a_gap_in_the_turns_are_found() {
+        let (host, mut both) = checker();
+        both.action(&host, &began(1, 1));
+        both.action(&host, &began(2, 2));
+        found(&both, "of its level");
+        let (host, mut gap) = checker();
+        gap.action(&host, &began(1, 2));
+        found(&gap, "follows turn 0");
+    }
+
+    #[test]
+    fn a_wish_that_the_scheduler_does_not_know_is_found() {
+        let (host, mut checker) = checker();
+        let want = Event::Want { session: session(1) };
+        checker.before(&host, &want);
+        checker.after(&host, &want);
+        found(&checker, "stands as None");
+    }
+
+    #[test]
+    fn a_stop_of_one_that_was_not_asked_is_found() {
+        let (host, mut checker) = checker();
+        checker.action(&host, &began(1, 1));
+        let stop = Action::Stop {
+            session: session(1),
+            sequence: 1,
+            deadman_us: 1,
+        };
+        checker.action(&host, &stop);
+        found(&checker, "was not asked back");
     }
 }

@@ -92,7 +92,7 @@ pub(crate) struct Real {
     /// What is left of it when the hardware has done what it was given.
     runs_to_ns: u64,
     /// When its last kernel was done, or it got work.
-    pub(crate) progress_at: u64,
+    progress_at: u64,
     /// The kernels of the first piece that are left.
     kernels_left: u64,
     /// A kernel was done since it last said so.
@@ -900,6 +900,6 @@ impl Real {
 }
 
 /// How often an executor looks for progress under that limit.
-pub(crate) fn look_us(limit_us: u64) -> u64 {
+fn look_us(limit_us: u64) -> u64 {
     (limit_us / 16).max(1_000)
 }
