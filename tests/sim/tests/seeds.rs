@@ -57,6 +57,7 @@ fn busy_vms_get_time_by_weight_beside_others() {
             steady: 4,
             gangs: false,
             faults: false,
+            restarts: false,
             changes: false,
             limits: false,
             ..Scenario::new(seed)
