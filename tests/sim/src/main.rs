@@ -40,7 +40,7 @@ struct Arguments {
     /// The first VMs, this many, work all the time on the first GPU
     #[arg(long, default_value_t = 0)]
     steady: u32,
-    /// Each session has one GPU
+    /// All sessions of a VM have the same GPU, and no other
     #[arg(long)]
     no_gangs: bool,
     /// No executor is deaf, lies or dies
