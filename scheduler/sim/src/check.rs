@@ -22,6 +22,8 @@ pub(crate) struct Rules {
     /// What a session takes at most to give its turn back.
     pub(crate) drain_us: u64,
     pub(crate) aging_us: u64,
+    /// How much heavier than another a VM can be.
+    pub(crate) weight: u32,
     /// Some sessions have several GPUs.
     pub(crate) gangs: bool,
     /// VMs that have as much work as the GPU can do, all the time.
@@ -713,6 +715,7 @@ impl Checker {
                     .seats
                     .iter()
                     .filter(|(_, seat)| seat.gpus.meets(model.gpus))
+                    .map(|(id, seat)| (id, seat, host.sessions.get(id)))
                     .collect();
                 found = Some(format!(
                     "{session:?} waits, and its GPUs do nothing; seated there: {seats:?}"
@@ -752,8 +755,10 @@ impl Checker {
         self.count_rivals(host);
         let pool = self.pool(host, vm);
         let capped = self.terms(host, vm).is_none_or(|terms| terms.share_max.is_some());
-        // Only that policy has a bound in terms of what is known when one begins to wait.
-        if capped || !pool.turns || pool.policy != Policy::Priority {
+        // A turn that lasts until its work is done has no bound of ours, nor has a VM's time by weight where one has more
+        // GPUs than another.
+        let by_weight = pool.policy == Policy::Weighted;
+        if capped || !pool.turns || pool.policy == Policy::Fifo || by_weight && self.rules.gangs {
             return None;
         }
         let most = |levels: &[usize]| {
@@ -769,7 +774,10 @@ impl Checker {
         let turn = self.rules.turn_us + self.rules.drain_us;
         let all = most(&[0, 1, 2]);
         let high = most(&[2]);
-        Some(if pool.exclusive {
+        Some(if by_weight {
+            // Everybody else as often as its weight is that of the least, and the turn that was begun.
+            (all + 2) * u64::from(self.rules.weight) * turn
+        } else if pool.exclusive {
             (before + 1) * (2 * self.rules.aging_us + (all + 2) * turn)
         } else {
             (before + 1) * (2 * self.rules.aging_us + (high + 2) * turn)
@@ -980,6 +988,7 @@ mod tests {
             turn_us: 20_000,
             drain_us: 10_000,
             aging_us: 1_000_000,
+            weight: 1,
             gangs: false,
             steady: BTreeSet::new(),
         };

@@ -658,14 +658,16 @@ impl Host {
         if !self.hardware.is_current(session, generation) {
             return;
         }
-        let Some(left) = self.hardware.halt(self.now, session, &mut self.done) else {
-            return;
-        };
+        self.run(session);
+        self.maybe_drained(session);
+    }
+
+    /// Takes note of work that is done.
+    fn maybe_finished(&mut self, session: Session) {
         let now = self.now;
         let Some(real) = self.sessions.get_mut(&session) else {
             return;
         };
-        real.set_left(left, now);
         if real.pieces.front().is_some_and(|piece| piece.work.ns == 0)
             && let Some(piece) = real.pieces.pop_front()
         {
@@ -680,11 +682,8 @@ impl Host {
             if !real.member.program.is_open() {
                 self.next_work(session);
             }
+            self.maybe_idle(session);
         }
-        self.note_done();
-        self.maybe_drained(session);
-        self.run(session);
-        self.maybe_idle(session);
     }
 
     /// A session that was asked back gives its turn back, if it has done what it had in flight.
@@ -760,7 +759,11 @@ impl Host {
         };
         if let Some(left) = left {
             real.set_left(left, now);
+            self.maybe_finished(session);
         }
+        let Some(real) = self.sessions.get_mut(&session) else {
+            return;
+        };
         let (gpus, slice_us) = (real.member.gpus, real.slice_us);
         let has_turn = match real.page {
             Page::None => false,

@@ -144,6 +144,7 @@ impl Run {
             turn_us: QUANTUM_MAX_US * u64::from(WEIGHT_MAX),
             drain_us,
             aging_us: AGING_MAX_US,
+            weight: WEIGHT_MAX,
             gangs: scenario.gangs,
             steady: (1..=scenario.steady).collect(),
         };
