@@ -6,6 +6,7 @@ mod failure;
 mod fixture;
 mod quarantine;
 mod record;
+mod replay;
 mod show;
 mod statistics;
 
@@ -14,6 +15,7 @@ use clap::Parser;
 use client::{Client, last, pages, unexpected};
 use failure::{DEGRADED, Failure, Kind};
 use record::{Recorded, record};
+use replay::Replayed;
 use serde::Serialize;
 use show::Screen;
 use std::io::{ErrorKind, Write};
@@ -83,6 +85,7 @@ enum Told<'a> {
     Probed {
         gpus: &'a [GpuRungs],
     },
+    Replayed(&'a Replayed),
     Recorded {
         file: String,
         #[serde(flatten)]
@@ -257,6 +260,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
             let text = format!("{file}: {} arrivals\n", recorded.arrivals);
             say(arguments, &Told::Recorded { file, recorded }, || text)?;
+        }
+        Command::Replay(wanted) => {
+            let replayed = replay::run(wanted)?;
+            say(arguments, &Told::Replayed(&replayed), || {
+                replay::text(&replayed, Screen::now())
+            })?;
         }
         Command::Reload => {
             let client = connect()?;
@@ -482,6 +491,7 @@ mod tests {
     fn the_operators_page_tells_of_every_key() {
         let status = fixture::host();
         let stats = statistics::tests::host();
+        let replayed = replay::tests::replayed();
         let failure = Failure::new(Kind::Failed, "it failed");
         let turn = TurnRecord {
             number: 1,
@@ -497,6 +507,7 @@ mod tests {
         let all = [
             Told::Status(&status),
             Told::Stats(&stats),
+            Told::Replayed(&replayed),
             Told::Changed {
                 dry_run: true,
                 changes: &[],

@@ -58,7 +58,7 @@ impl Screen {
     }
 
     /// A table; a column whose name begins with '>' is aligned to the right.
-    fn table(self, columns: &[&str]) -> Table {
+    pub fn table(self, columns: &[&str]) -> Table {
         let mut table = Table::new();
         let line = if self.unicode { '─' } else { '-' };
         table.load_preset(presets::NOTHING);
@@ -126,7 +126,7 @@ fn moment(seconds: u64) -> String {
 }
 
 /// A short time, in at most seven characters.
-fn latency(microseconds: u64) -> String {
+pub fn latency(microseconds: u64) -> String {
     let us = microseconds as f64;
     match microseconds {
         0..1000 => format!("{microseconds} us"),

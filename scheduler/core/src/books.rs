@@ -170,7 +170,9 @@ impl Core {
         let (share, budget) = (vm.terms.share_max?, vm.budget?);
         if budget.spent {
             let missing = (self.needed_ns(vm, share) - budget.left_ns).max(0) as u64;
-            return Some(budget.at + missing.div_ceil(u64::from(share.max(1))));
+            let at = budget.at + missing.div_ceil(u64::from(share.max(1)));
+            // Less may be needed than when it was last looked at.
+            return Some(at.max(self.now + 1));
         }
         let loss = u64::from(1000u32.checked_sub(share).filter(|loss| *loss > 0)?);
         let left = budget.left_ns.max(0) as u64;

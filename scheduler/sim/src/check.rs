@@ -1,5 +1,5 @@
 //! What must hold, checked after every step against a model that is as simple as can be.
-use crate::host::{Fault, Host, Page, look_us};
+use crate::host::{Fault, Host, Page};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vgpu_sched_core::{
     Action, End, Event, Found, GpuSet, Level, Limit, Policy, PoolTerms, Rung, Session, Standing, Terms, Vm,
@@ -22,6 +22,7 @@ pub(crate) struct Rules {
     /// What a session takes at most to give its turn back.
     pub(crate) drain_us: u64,
     pub(crate) aging_us: u64,
+    /// How much heavier than another a VM can be.
     pub(crate) weight: u32,
     /// Some sessions have several GPUs.
     pub(crate) gangs: bool,
@@ -41,6 +42,8 @@ struct Model {
     /// It was found with a turn, which need not follow the rules.
     adopted: bool,
     suspended: bool,
+    /// When it last said that its work gets on, or was attached.
+    progress_at: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +81,8 @@ pub(crate) struct Checker {
     turns: u64,
     steps: u64,
     touched: BTreeSet<Session>,
+    /// When sessions last waited for GPUs that did nothing for a good reason.
+    excused_at: BTreeMap<Session, u64>,
     /// When terms or tuning changed last: what was decided before need not follow them.
     changed_at: u64,
     /// Up to when time was added up.
@@ -110,6 +115,7 @@ impl Checker {
             turns: 0,
             steps: 0,
             touched: BTreeSet::new(),
+            excused_at: BTreeMap::new(),
             changed_at: 0,
             at: 0,
             used_us: 0,
@@ -174,6 +180,7 @@ impl Checker {
                     stopped: false,
                     adopted: *found != Found::Nothing,
                     suspended: false,
+                    progress_at: now,
                 };
                 self.models.insert(*session, model);
                 self.regang(session.vm);
@@ -226,7 +233,11 @@ impl Checker {
                 self.shares.clear();
                 self.fair_from.clear();
             }
-            Event::VmRemoved { .. } | Event::Proved { .. } | Event::Progress { .. } | Event::OrderDone { .. } | Event::Tick => {}
+            Event::VmRemoved { .. }
+            | Event::Proved { .. }
+            | Event::Progress { .. }
+            | Event::OrderDone { .. }
+            | Event::Tick => {}
         }
     }
 
@@ -269,7 +280,9 @@ impl Checker {
                 let real = host.sessions.get(session);
                 let seated = self.seats.contains_key(session);
                 let Some(model) = self.models.get_mut(session) else {
-                    self.ensure(false, || format!("{session:?} is granted a turn and is not there"));
+                    self.ensure(false, || {
+                        format!("{session:?} is granted a turn and is not there")
+                    });
                     return;
                 };
                 let wished = model.wish.take();
@@ -291,8 +304,8 @@ impl Checker {
                 let ask = matches!(action, Action::AskBack { .. });
                 let pool = self.pool(host, session.vm);
                 let terms = host.vms.get(&session.vm);
-                let unlimited =
-                    terms.is_none_or(|t| t.turn_max_us.or(t.kernel_max_us).is_none() && t.share_max.is_none());
+                let unlimited = terms
+                    .is_none_or(|t| t.turn_max_us.or(t.kernel_max_us).is_none() && t.share_max.is_none());
                 // Whoever was seated by other rules, or found, goes when these want it.
                 let settled = self.seats.iter().all(|(id, seat)| {
                     let adopted = self.models.get(id).is_some_and(|model| model.adopted);
@@ -357,7 +370,9 @@ impl Checker {
             _ => false,
         };
         let kept = self.seats.keys().copied().find(gone);
-        self.ensure(kept.is_none(), || format!("{kept:?} is gone, and its turn did not end"));
+        self.ensure(kept.is_none(), || {
+            format!("{kept:?} is gone, and its turn did not end")
+        });
         if let Event::VmRemoved { vm } = event {
             self.charged_by_vm.remove(vm);
             self.shares.remove(vm);
@@ -398,18 +413,24 @@ impl Checker {
             if let Some(since) = model.wish {
                 self.check_wish(host, session, model.gpus, since);
             }
-            self.ensure(!is_end, || {
-                format!(
-                    "{session:?} waits in the end, as {:?}",
-                    host.sessions.get(&session)
-                )
-            });
+            if is_end {
+                let (real, seats) = (host.sessions.get(&session), &self.seats);
+                let (terms, pool) = (host.vms.get(&session.vm), self.pool(host, session.vm));
+                let what = format!(
+                    "{session:?} waits in the end, its share used up: {}; {terms:?}; {pool:?}; seated: {seats:?}; it is {real:?}",
+                    host.core.is_spent(session.vm)
+                );
+                self.ensure(false, || what);
+            }
         }
         for vm in self.queue.keys().copied().collect::<Vec<_>>() {
             self.check_wait(host, vm);
         }
         if is_end {
-            let stopped = host.sessions.iter().find(|(_, real)| real.stopped_until.is_some());
+            let stopped = host
+                .sessions
+                .iter()
+                .find(|(_, real)| real.stopped_until.is_some());
             self.ensure(stopped.is_none(), || format!("{stopped:?} is stopped in the end"));
         }
         self.check_kernels(host);
@@ -552,7 +573,10 @@ impl Checker {
         let (gpus, level) = (self.gang(vm), self.level(host, vm));
         let overtaken = self.queue.iter().find(|(other, queued)| {
             queued.place < mine.place
-                && self.sessions_of(**other).any(|(id, _)| self.waiting.contains(&id))
+                && queued.since > self.changed_at
+                && self
+                    .sessions_of(**other)
+                    .any(|(id, _)| self.waiting.contains(&id))
                 && self.gang(**other).meets(gpus)
                 && self.level(host, **other) == level
                 && self
@@ -631,7 +655,7 @@ impl Checker {
             .seats
             .values()
             .fold(GpuSet::EMPTY, |all, seat| all.or(seat.gpus));
-        let mut found = None;
+        let (mut found, mut excused) = (None, Vec::new());
         for session in &self.waiting {
             let Some(model) = self.models.get(session) else {
                 continue;
@@ -681,12 +705,17 @@ impl Checker {
                 .get(session)
                 .is_some_and(|real| real.wants && real.member.fault == Fault::None);
             let somebody = model.gpus.meets(seated);
-            if somebody && all_idle && really && model.wish.is_some_and(long_idle) && !self.excused(host, *session, model)
-            {
+            if !(somebody && all_idle && really && model.wish.is_some_and(long_idle)) {
+                continue;
+            }
+            if self.excused(host, *session, model) {
+                excused.push(*session);
+            } else if self.excused_at.get(session).is_none_or(|at| long_idle(*at)) {
                 let seats: Vec<_> = self
                     .seats
                     .iter()
                     .filter(|(_, seat)| seat.gpus.meets(model.gpus))
+                    .map(|(id, seat)| (id, seat, host.sessions.get(id)))
                     .collect();
                 found = Some(format!(
                     "{session:?} waits, and its GPUs do nothing; seated there: {seats:?}"
@@ -694,6 +723,8 @@ impl Checker {
                 break;
             }
         }
+        self.excused_at
+            .extend(excused.into_iter().map(|session| (session, host.now)));
         self.ensure(found.is_none(), || found.unwrap_or_default());
     }
 
@@ -712,9 +743,10 @@ impl Checker {
         let apart = self.queue.keys().any(|vm| other(*vm)) || self.seats.keys().any(|id| other(id.vm));
         // Without policies, the core keeps the seat of an idle guest for it below a level that was active lately.
         let guest = !self.rules.policies
-            && self.seats.iter().any(|(other, seat)| {
-                seat.idle && other.vm != session.vm && seat.gpus.meets(model.gpus)
-            });
+            && self
+                .seats
+                .iter()
+                .any(|(other, seat)| seat.idle && other.vm != session.vm && seat.gpus.meets(model.gpus));
         faulty || apart || guest
     }
 
@@ -723,8 +755,10 @@ impl Checker {
         self.count_rivals(host);
         let pool = self.pool(host, vm);
         let capped = self.terms(host, vm).is_none_or(|terms| terms.share_max.is_some());
-        // A turn that lasts until its work is done has no bound of ours.
-        if capped || !pool.turns || pool.policy == Policy::Fifo {
+        // A turn that lasts until its work is done has no bound of ours, nor has a VM's time by weight where one has more
+        // GPUs than another.
+        let by_weight = pool.policy == Policy::Weighted;
+        if capped || !pool.turns || pool.policy == Policy::Fifo || by_weight && self.rules.gangs {
             return None;
         }
         let most = |levels: &[usize]| {
@@ -740,9 +774,9 @@ impl Checker {
         let turn = self.rules.turn_us + self.rules.drain_us;
         let all = most(&[0, 1, 2]);
         let high = most(&[2]);
-        Some(if pool.policy == Policy::Weighted {
-            // Everybody else once for each time that its weight is that of the least, and a turn that was begun.
-            (all + 2) * u64::from(self.rules.weight) * turn * 2
+        Some(if by_weight {
+            // Everybody else as often as its weight is that of the least, and the turn that was begun.
+            (all + 2) * u64::from(self.rules.weight) * turn
         } else if pool.exclusive {
             (before + 1) * (2 * self.rules.aging_us + (all + 2) * turn)
         } else {
@@ -801,7 +835,8 @@ impl Checker {
         self.rivals = rivals;
     }
 
-    /// No VM has more than its share in any window, but for one turn and what giving it back takes.
+    /// No VM has more in any window than a full budget, what is added to it meanwhile, one turn, and what giving that back
+    /// takes.
     fn check_shares(&mut self, host: &Host) {
         if !self.rules.policies {
             return;
@@ -830,10 +865,12 @@ impl Checker {
                 _ => used,
             };
             let turn_ns = (self.rules.turn_us + self.rules.drain_us) * 1000;
-            let most = *gpus * (u64::from(share) * window + turn_ns);
+            let most = *gpus * (2 * u64::from(share) * window + turn_ns);
             let had = used - before;
             self.ensure(had <= most, || {
-                format!("VM {vm} had {had} ns in {window} us; its share and one turn are {most} ns")
+                format!(
+                    "VM {vm} had {had} ns in {window} us; its budget, its share and one turn are {most} ns"
+                )
             });
         }
     }
@@ -859,10 +896,9 @@ impl Checker {
             Rung::End => 5,
         };
         let most = host.vms.get(&session.vm).and_then(|terms| terms.kernel_max_us);
-        if let (Limit::Kernel, Some(most), Some(real)) = (limit, most, host.sessions.get(&session)) {
-            let stalled = host.now - real.progress_at;
-            let unseen = look_us(most) + real.member.lag_us + 1_000;
-            self.ensure(stalled + unseen >= most * quarters / 4, || {
+        if let (Limit::Kernel, Some(most), Some(model)) = (limit, most, self.models.get(&session)) {
+            let stalled = host.now - model.progress_at;
+            self.ensure(stalled >= most / 4 * quarters, || {
                 format!("{session:?} reached {rung:?} of {most} us, and got on {stalled} us ago")
             });
         }
@@ -871,9 +907,7 @@ impl Checker {
     /// No kernel runs for much longer than its limit where such sessions are ended.
     fn check_kernels(&mut self, host: &Host) {
         for (session, real) in &host.sessions {
-            let limit = self
-                .terms(host, session.vm)
-                .and_then(|terms| terms.kernel_max_us);
+            let limit = self.terms(host, session.vm).and_then(|terms| terms.kernel_max_us);
             let ends = self.pool(host, session.vm).rungs.has(Rung::End);
             if let (Some(limit), true, false) = (limit, ends, real.ending) {
                 let ran_us = real.kernel_ran_ns(host.hardware.left_ns(*session, host.now)) / 1000;
@@ -933,5 +967,97 @@ impl Checker {
             fair.push((*vm, gpus, weight, part, slack));
         }
         self.rules.steady = steady;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vgpu_sched_core::Config;
+
+    const GPU: u32 = 0;
+
+    fn session(vm: Vm) -> Session {
+        Session { vm, number: 1 }
+    }
+
+    fn checker() -> (Host, Checker) {
+        let mut host = Host::new(Config::default(), 1, 0, None);
+        let rules = Rules {
+            policies: true,
+            turn_us: 20_000,
+            drain_us: 10_000,
+            aging_us: 1_000_000,
+            weight: 1,
+            gangs: false,
+            steady: BTreeSet::new(),
+        };
+        let mut checker = Checker::new(rules);
+        for vm in [1, 2] {
+            host.set_vm(vm, Terms::at(Level::Low));
+            let attached = Event::Attached {
+                session: session(vm),
+                gpus: GpuSet::from_iter([GPU]),
+                found: Found::Nothing,
+            };
+            checker.before(&host, &attached);
+        }
+        (host, checker)
+    }
+
+    fn began(vm: Vm, turn: u64) -> Action {
+        Action::Began {
+            session: session(vm),
+            turn,
+            level: Level::Low,
+            waited_us: 0,
+        }
+    }
+
+    fn found(checker: &Checker, part: &str) {
+        let violation = checker.violation().unwrap_or_default();
+        assert!(violation.contains(part), "{violation:?}");
+    }
+
+    #[test]
+    fn a_grant_that_nobody_wished_for_is_found() {
+        let (host, mut checker) = checker();
+        checker.action(&host, &began(1, 1));
+        assert_eq!(checker.violation(), None);
+        checker.action(&host, &Action::Grant { session: session(1) });
+        found(&checker, "did not want one");
+    }
+
+    #[test]
+    fn two_of_a_level_at_once_and_a_gap_in_the_turns_are_found() {
+        let (host, mut both) = checker();
+        both.action(&host, &began(1, 1));
+        both.action(&host, &began(2, 2));
+        found(&both, "of its level");
+        let (host, mut gap) = checker();
+        gap.action(&host, &began(1, 2));
+        found(&gap, "follows turn 0");
+    }
+
+    #[test]
+    fn a_wish_that_the_scheduler_does_not_know_is_found() {
+        let (host, mut checker) = checker();
+        let want = Event::Want { session: session(1) };
+        checker.before(&host, &want);
+        checker.after(&host, &want);
+        found(&checker, "stands as None");
+    }
+
+    #[test]
+    fn a_stop_of_one_that_was_not_asked_is_found() {
+        let (host, mut checker) = checker();
+        checker.action(&host, &began(1, 1));
+        let stop = Action::Stop {
+            session: session(1),
+            sequence: 1,
+            deadman_us: 1,
+        };
+        checker.action(&host, &stop);
+        found(&checker, "was not asked back");
     }
 }

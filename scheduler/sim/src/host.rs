@@ -7,9 +7,7 @@ use crate::program::{Program, Work};
 use oorandom::Rand64;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use vgpu_sched_core::{
-    Action, Config, Core, Event, Found, Gpu, GpuSet, Pool, PoolTerms, Session, Terms, Vm,
-};
+use vgpu_sched_core::{Action, Config, Core, Event, Found, Gpu, GpuSet, Pool, PoolTerms, Session, Terms, Vm};
 
 /// How long an executor takes to stop what runs, and to resume it, in microseconds.
 pub(crate) const STOP_US: u64 = 600;
@@ -94,7 +92,7 @@ pub(crate) struct Real {
     /// What is left of it when the hardware has done what it was given.
     runs_to_ns: u64,
     /// When its last kernel was done, or it got work.
-    pub(crate) progress_at: u64,
+    progress_at: u64,
     /// The kernels of the first piece that are left.
     kernels_left: u64,
     /// A kernel was done since it last said so.
@@ -120,7 +118,11 @@ enum What {
     /// A message of it arrives at the scheduler of that number, or is lost with that one.
     Says(u64, Event),
     /// The order comes from the scheduler of that number.
-    Stop { sequence: u64, deadman_us: u64, scheduler: u64 },
+    Stop {
+        sequence: u64,
+        deadman_us: u64,
+        scheduler: u64,
+    },
     Resume,
     DeadMan,
     Lie,
@@ -656,14 +658,16 @@ impl Host {
         if !self.hardware.is_current(session, generation) {
             return;
         }
-        let Some(left) = self.hardware.halt(self.now, session, &mut self.done) else {
-            return;
-        };
+        self.run(session);
+        self.maybe_drained(session);
+    }
+
+    /// Takes note of work that is done.
+    fn maybe_finished(&mut self, session: Session) {
         let now = self.now;
         let Some(real) = self.sessions.get_mut(&session) else {
             return;
         };
-        real.set_left(left, now);
         if real.pieces.front().is_some_and(|piece| piece.work.ns == 0)
             && let Some(piece) = real.pieces.pop_front()
         {
@@ -678,11 +682,8 @@ impl Host {
             if !real.member.program.is_open() {
                 self.next_work(session);
             }
+            self.maybe_idle(session);
         }
-        self.note_done();
-        self.maybe_drained(session);
-        self.run(session);
-        self.maybe_idle(session);
     }
 
     /// A session that was asked back gives its turn back, if it has done what it had in flight.
@@ -758,7 +759,11 @@ impl Host {
         };
         if let Some(left) = left {
             real.set_left(left, now);
+            self.maybe_finished(session);
         }
+        let Some(real) = self.sessions.get_mut(&session) else {
+            return;
+        };
         let (gpus, slice_us) = (real.member.gpus, real.slice_us);
         let has_turn = match real.page {
             Page::None => false,
@@ -898,6 +903,6 @@ impl Real {
 }
 
 /// How often an executor looks for progress under that limit.
-pub(crate) fn look_us(limit_us: u64) -> u64 {
+fn look_us(limit_us: u64) -> u64 {
     (limit_us / 16).max(1_000)
 }

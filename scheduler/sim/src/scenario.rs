@@ -44,7 +44,7 @@ pub struct Scenario {
     pub sessions: u32,
     /// How many programs work at once, about.
     pub active: u32,
-    /// Some sessions have two GPUs.
+    /// Some sessions have two GPUs, and some VMs sessions on different GPUs.
     pub gangs: bool,
     /// The first VMs, this many, work all the time on the first GPU.
     pub steady: u32,
@@ -246,7 +246,7 @@ impl Run {
         for number in 1..=sessions {
             let session = Session { vm, number };
             // One that was opened before the VM was placed elsewhere.
-            let gpus = match self.chance(5) {
+            let gpus = match self.scenario.gangs && self.chance(5) {
                 true => self.place(vm, terms.pool),
                 false => placed,
             };
@@ -307,7 +307,10 @@ impl Run {
     fn go_on(&mut self) {
         let end = self.scenario.length_us;
         while self.host.now < end {
-            let next = self.host.now + self.random.rand_range(20 * MS..(end / 30).clamp(100 * MS, 60 * S));
+            let next = self.host.now
+                + self
+                    .random
+                    .rand_range(20 * MS..(end / 30).clamp(100 * MS, 60 * S));
             self.host.run_until(next.min(end));
             if self.host.violation().is_some() {
                 return;
@@ -397,13 +400,18 @@ impl Run {
             })
             .map(|(session, _)| *session)
             .collect();
+        let mut placed = BTreeMap::new();
         for session in lost {
             self.deaths += 1;
             self.host.end(session);
             let Some(terms) = self.host.vms.get(&session.vm).copied() else {
                 continue;
             };
-            let gpus = self.place(session.vm, terms.pool);
+            let gpus = match placed.get(&session.vm) {
+                Some(gpus) if !self.scenario.gangs => *gpus,
+                _ => self.place(session.vm, terms.pool),
+            };
+            placed.insert(session.vm, gpus);
             if let Some(member) = self.members.get_mut(&session) {
                 member.gpus = gpus;
             }

@@ -40,7 +40,7 @@ struct Arguments {
     /// The first VMs, this many, work all the time on the first GPU
     #[arg(long, default_value_t = 0)]
     steady: u32,
-    /// Each session has one GPU
+    /// All sessions of a VM have the same GPU, and no other
     #[arg(long)]
     no_gangs: bool,
     /// No executor is deaf, lies or dies
@@ -191,8 +191,18 @@ mod tests {
     #[test]
     fn a_broken_rule_is_told_with_the_command_that_shows_it_again() {
         let given = [
-            "vgpu-sim", "--seed", "7", "--vms", "9", "--hours", "0.5", "--policy", "fifo", "--no-gangs",
-            "--steady", "2",
+            "vgpu-sim",
+            "--seed",
+            "7",
+            "--vms",
+            "9",
+            "--hours",
+            "0.5",
+            "--policy",
+            "fifo",
+            "--no-gangs",
+            "--steady",
+            "2",
         ];
         let arguments = Arguments::parse_from(given);
         let violation = Violation {
