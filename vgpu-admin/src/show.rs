@@ -59,21 +59,36 @@ impl Screen {
 
     /// A table; a column whose name begins with '>' is aligned to the right.
     fn table(self, columns: &[&str]) -> Table {
-        let mut table = Table::new();
+        let mut table = self.bare();
         let line = if self.unicode { '─' } else { '-' };
-        table.load_preset(presets::NOTHING);
         table.set_style(TableComponent::HeaderLines, line);
         table.set_style(TableComponent::MiddleHeaderIntersections, line);
-        if let Some((columns, _)) = self.size {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_width(columns);
-        }
         table.set_header(columns.iter().map(|name| name.trim_start_matches('>')));
         for (column, name) in table.column_iter_mut().zip(columns) {
             column.set_padding((0, 1));
             if name.starts_with('>') {
                 column.set_cell_alignment(CellAlignment::Right);
             }
+        }
+        table
+    }
+
+    /// Cells beside each other, without a header; what is too long goes on below.
+    fn row(self, cells: &[String]) -> String {
+        let mut table = self.bare();
+        table.add_row(cells);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        written(&table)
+    }
+
+    fn bare(self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        if let Some((columns, _)) = self.size {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_width(columns);
         }
         table
     }
