@@ -8,6 +8,7 @@ use crate::ledger::Ledger;
 use crate::limits::Ending;
 use crate::page::{Taken, TurnPage};
 use crate::poller::{Poller, Source};
+use crate::quarantine;
 use crate::scan::Look;
 use crate::sessions::of_vm;
 use crate::stats::{Latencies, Statistics};
@@ -79,7 +80,7 @@ pub struct Daemon {
     /// What holds on GPUs, by UUID.
     pub(crate) rungs: BTreeMap<String, GpuRungs>,
     pub(crate) quarantines: BTreeMap<u32, QuarantineStatus>,
-    /// When a VM broke its limits lately.
+    /// When a VM broke its limits lately, in seconds since 1970.
     pub(crate) violations: BTreeMap<u32, VecDeque<u64>>,
     /// Of the VMs that have sessions.
     pub(crate) vm_pages: BTreeMap<u32, SharedPage>,
@@ -152,6 +153,10 @@ pub(crate) struct Live {
     pub(crate) progress: u64,
     /// What is needed to stop it from here.
     pub(crate) handed: AllHanded,
+    /// What it handed over was refused.
+    pub(crate) handed_nonsense: bool,
+    /// It has said what holds on its GPU.
+    pub(crate) has_proved: bool,
 }
 
 impl Live {
@@ -187,10 +192,10 @@ impl Daemon {
             ledger: Ledger::default(),
             arrivals: Arrivals::default(),
             statistics: Statistics::default(),
-            history: History::new(setup.saved.events),
             rungs: setup.saved.rungs,
             quarantines: setup.saved.quarantines,
-            violations: BTreeMap::new(),
+            violations: quarantine::violations(&setup.saved.events),
+            history: History::new(setup.saved.events),
             vm_pages: BTreeMap::new(),
             hard,
             endings: BTreeMap::new(),
@@ -726,9 +731,12 @@ impl Daemon {
                 suspended,
                 microseconds,
             } => {
-                let what = if suspended { "suspended" } else { "back" };
-                log::info!("{}: {what} after {microseconds} us", name(session));
+                let before = self.core.standing(session);
                 self.feed(Event::Suspended { session, suspended });
+                if self.core.standing(session) != before {
+                    let what = if suspended { "suspended" } else { "back" };
+                    log::info!("{}: {what} after {microseconds} us", name(session));
+                }
                 self.settle_arrival(session, None);
             }
         }

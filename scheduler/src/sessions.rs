@@ -126,6 +126,8 @@ impl Daemon {
                 kernel_max_us: None,
                 progress: 0,
                 handed: BTreeMap::new(),
+                handed_nonsense: false,
+                has_proved: false,
             },
         );
         self.hand_page(session);

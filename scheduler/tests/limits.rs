@@ -4,6 +4,7 @@ mod common;
 
 use common::{Daemon, map};
 use rustix::process::Signal;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use vgpu_protocol::result;
 use vgpu_sched_api::messages::{
@@ -281,6 +282,30 @@ fn a_session_without_work_is_suspended_until_it_has_some() {
     say(false);
     exec.take_turn();
     state("running");
+}
+
+/// What is seen of its page is enough to see that a high VM makes call after call.
+#[test]
+fn a_burst_of_a_high_vm_stops_a_low_one() {
+    let daemon = Daemon::start(&map(&[(1, "low"), (2, "high")], ""));
+    let (one, two) = (daemon.backend(1), daemon.backend(2));
+    let (low, high) = (one.session(1), two.session(1));
+    low.say(&PROVED);
+    low.take_turn();
+    high.take_turn();
+    let stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stopped.load(SeqCst) {
+                high.progressed();
+                std::thread::yield_now();
+            }
+        });
+        let order = low.stop_or_resume();
+        stopped.store(true, SeqCst);
+        assert!(matches!(order, ToExec::Stop { .. }), "{order:?}");
+    });
+    assert_eq!(high.state(), State::Held);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use vgpu_sched_api::messages::{Answer, Priority, Request, Status, TurnRecord};
+use vgpu_sched_api::messages::{Answer, EventRecord, Priority, Request, Status, TurnRecord, VmStats};
 use vgpu_sched_api::packet;
 use vgpu_vm::Artifacts;
 use vgpu_vm::process::Process;
@@ -314,6 +314,33 @@ impl Stack {
                     from = next;
                 }
                 other => bail!("vgpud answered {other:?} to a request for turns"),
+            }
+        }
+    }
+
+    /// Every statistic of a VM.
+    pub fn stats(&self, vm: u32) -> Result<VmStats> {
+        match self.ask(&Request::Stats)? {
+            Answer::Stats(stats) => stats
+                .vms
+                .into_iter()
+                .find(|one| one.vm == vm)
+                .with_context(|| format!("no statistics of VM {vm}")),
+            other => bail!("vgpud answered {other:?} to a request for statistics"),
+        }
+    }
+
+    /// What happened to a VM, the oldest first.
+    pub fn events(&self, vm: u32) -> Result<Vec<EventRecord>> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            match self.ask(&Request::Events { from, vm: Some(vm) })? {
+                Answer::Events { events, .. } if events.is_empty() => return Ok(all),
+                Answer::Events { events, next } => {
+                    all.extend(events);
+                    from = next;
+                }
+                other => bail!("vgpud answered {other:?} to a request for events"),
             }
         }
     }
