@@ -140,15 +140,15 @@ fn moment(seconds: u64) -> String {
     moment.map_or("-".to_owned(), |moment| moment.to_string())
 }
 
-/// A short time, in at most seven characters.
+/// A short time, in at most six characters: nine of them fit on a line.
 fn latency(microseconds: u64) -> String {
     let us = microseconds as f64;
     match microseconds {
-        0..1000 => format!("{microseconds} us"),
-        1000..99_950 => format!("{:.1} ms", us / 1e3),
-        99_950..999_500 => format!("{:.0} ms", us / 1e3),
-        999_500..99_950_000 => format!("{:.1} s", us / 1e6),
-        _ => format!("{:.0} s", us / 1e6),
+        0..1000 => format!("{microseconds}us"),
+        1000..99_950 => format!("{:.1}ms", us / 1e3),
+        99_950..999_500 => format!("{:.0}ms", us / 1e3),
+        999_500..99_950_000 => format!("{:.1}s", us / 1e6),
+        _ => format!("{:.0}s", us / 1e6),
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(
             latencies,
             [
-                "0 us", "999 us", "99.9 ms", "100 ms", "999 ms", "1.0 s", "99.9 s", "3600 s"
+                "0us", "999us", "99.9ms", "100ms", "999ms", "1.0s", "99.9s", "3600s"
             ]
         );
         assert_eq!(

@@ -93,8 +93,8 @@ mod tests {
         let table = [
             "    call                 before    took  thread\n",
             "    ────────────────────────────────────────────\n",
-            "    cuLaunchKernel        2.5 s   12 us       3\n",
-            "    cuStreamSynchronize   2.5 s  so far       3\n",
+            "    cuLaunchKernel         2.5s    12us       3\n",
+            "    cuStreamSynchronize    2.5s  so far       3\n",
         ]
         .concat();
         assert!(
