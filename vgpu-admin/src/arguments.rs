@@ -1,6 +1,7 @@
 //! The command line.
 mod limits;
 
+use crate::replay::Replay;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use limits::LimitOptions;
@@ -8,8 +9,8 @@ use std::path::PathBuf;
 use vgpu_pool_map::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, SECONDS_MAX, VmRange, WEIGHT_MAX};
 use vgpu_sched_api::messages::{Edit, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
 
-const PRIORITIES: &[Priority] = &[Priority::Low, Priority::Medium, Priority::High];
-const POLICIES: &[Policy] = &[Policy::Priority, Policy::Weighted, Policy::Fifo];
+pub const PRIORITIES: &[Priority] = &[Priority::Low, Priority::Medium, Priority::High];
+pub const POLICIES: &[Policy] = &[Policy::Priority, Policy::Weighted, Policy::Fifo];
 const SHARINGS: &[Sharing] = &[Sharing::Turns, Sharing::Mps];
 
 /// Shows and changes how virtual machines share the GPUs of this host.
@@ -154,6 +155,8 @@ pub enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
         seconds: Option<u64>,
     },
+    /// Run what was recorded under another policy, and show what changes
+    Replay(Replay),
     /// Have vgpud read the pool map's file again
     Reload,
     /// Work with a pool map's file
@@ -301,7 +304,7 @@ fn reason(text: &str) -> Result<String, String> {
 }
 
 /// One of these, by its name.
-fn one_of<T: Copy + ToString + Send + Sync>(all: &'static [T]) -> impl TypedValueParser<Value = T> {
+pub fn one_of<T: Copy + ToString + Send + Sync>(all: &'static [T]) -> impl TypedValueParser<Value = T> {
     let names = PossibleValuesParser::new(all.iter().map(T::to_string));
     names.try_map(|name| {
         let found = all.iter().find(|one| one.to_string() == name);
@@ -408,6 +411,7 @@ impl Command {
             | Self::Events(_)
             | Self::Probe
             | Self::Record { .. }
+            | Self::Replay(_)
             | Self::Reload
             | Self::Config { .. } => {
                 return None;

@@ -6,6 +6,7 @@ mod failure;
 mod fixture;
 mod quarantine;
 mod record;
+mod replay;
 mod show;
 mod statistics;
 mod told;
@@ -181,6 +182,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
             let text = format!("{file}: {} arrivals\n", recorded.arrivals);
             say(arguments, &Told::Recorded { file, recorded }, || text)?;
+        }
+        Command::Replay(wanted) => {
+            let replayed = replay::run(wanted)?;
+            say(arguments, &Told::Replayed(&replayed), || {
+                replay::text(&replayed, Screen::now())
+            })?;
         }
         Command::Reload => {
             let client = connect()?;

@@ -58,7 +58,7 @@ impl Screen {
     }
 
     /// A table; a column whose name begins with '>' is aligned to the right.
-    fn table(self, columns: &[&str]) -> Table {
+    pub fn table(self, columns: &[&str]) -> Table {
         let mut table = self.bare();
         let line = if self.unicode { '─' } else { '-' };
         table.set_style(TableComponent::HeaderLines, line);
@@ -141,7 +141,7 @@ fn moment(seconds: u64) -> String {
 }
 
 /// A short time, in at most six characters: nine of them fit on a line.
-fn latency(microseconds: u64) -> String {
+pub fn latency(microseconds: u64) -> String {
     let us = microseconds as f64;
     match microseconds {
         0..1000 => format!("{microseconds}us"),

@@ -1,6 +1,7 @@
 //! What programs are told.
 use crate::failure::Failure;
 use crate::record::Recorded;
+use crate::replay::Replayed;
 use serde::Serialize;
 use vgpu_sched_api::messages::{EventRecord, GpuRungs, GpuStatus, SCHEMA_VERSION, Stats, Status, TurnRecord};
 
@@ -35,6 +36,7 @@ pub enum Told<'a> {
         #[serde(flatten)]
         recorded: Recorded,
     },
+    Replayed(&'a Replayed),
     Reloaded {
         config: &'a str,
         pools: usize,
@@ -83,7 +85,7 @@ impl Told<'_> {
 mod tests {
     use super::*;
     use crate::failure::Kind;
-    use crate::{fixture, statistics};
+    use crate::{fixture, replay, statistics};
     use serde_json::Value;
     use std::collections::BTreeSet;
     use vgpu_sched_api::messages::Priority;
@@ -106,6 +108,7 @@ mod tests {
     fn the_operators_page_tells_of_every_key() {
         let status = fixture::host();
         let stats = statistics::tests::host();
+        let replayed = replay::tests::replayed();
         let failure = Failure::new(Kind::Failed, "it failed");
         let turn = TurnRecord {
             number: 1,
@@ -121,6 +124,7 @@ mod tests {
         let all = [
             Told::Status(&status),
             Told::Stats(&stats),
+            Told::Replayed(&replayed),
             Told::Changed {
                 dry_run: true,
                 changes: &[],

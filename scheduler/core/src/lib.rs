@@ -741,6 +741,10 @@ impl Core {
             self.was_busy(slot);
         }
         self.settle_queue(slot, None);
+        // One that was stopped, or that already wants the next turn, has nobody to wait for.
+        if self.vm(slot).is_some_and(|vm| !vm.pool.turns) {
+            self.seat_all(slot, actions);
+        }
     }
 
     /// Puts a session elsewhere, in the books of its VM and of its GPUs. Returns where it was.

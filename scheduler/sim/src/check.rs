@@ -78,6 +78,8 @@ pub(crate) struct Checker {
     turns: u64,
     steps: u64,
     touched: BTreeSet<Session>,
+    /// When sessions last waited for GPUs that did nothing for a good reason.
+    excused_at: BTreeMap<Session, u64>,
     /// When terms or tuning changed last: what was decided before need not follow them.
     changed_at: u64,
     /// Up to when time was added up.
@@ -110,6 +112,7 @@ impl Checker {
             turns: 0,
             steps: 0,
             touched: BTreeSet::new(),
+            excused_at: BTreeMap::new(),
             changed_at: 0,
             at: 0,
             used_us: 0,
@@ -226,7 +229,11 @@ impl Checker {
                 self.shares.clear();
                 self.fair_from.clear();
             }
-            Event::VmRemoved { .. } | Event::Proved { .. } | Event::Progress { .. } | Event::OrderDone { .. } | Event::Tick => {}
+            Event::VmRemoved { .. }
+            | Event::Proved { .. }
+            | Event::Progress { .. }
+            | Event::OrderDone { .. }
+            | Event::Tick => {}
         }
     }
 
@@ -269,7 +276,9 @@ impl Checker {
                 let real = host.sessions.get(session);
                 let seated = self.seats.contains_key(session);
                 let Some(model) = self.models.get_mut(session) else {
-                    self.ensure(false, || format!("{session:?} is granted a turn and is not there"));
+                    self.ensure(false, || {
+                        format!("{session:?} is granted a turn and is not there")
+                    });
                     return;
                 };
                 let wished = model.wish.take();
@@ -291,8 +300,8 @@ impl Checker {
                 let ask = matches!(action, Action::AskBack { .. });
                 let pool = self.pool(host, session.vm);
                 let terms = host.vms.get(&session.vm);
-                let unlimited =
-                    terms.is_none_or(|t| t.turn_max_us.or(t.kernel_max_us).is_none() && t.share_max.is_none());
+                let unlimited = terms
+                    .is_none_or(|t| t.turn_max_us.or(t.kernel_max_us).is_none() && t.share_max.is_none());
                 // Whoever was seated by other rules, or found, goes when these want it.
                 let settled = self.seats.iter().all(|(id, seat)| {
                     let adopted = self.models.get(id).is_some_and(|model| model.adopted);
@@ -357,7 +366,9 @@ impl Checker {
             _ => false,
         };
         let kept = self.seats.keys().copied().find(gone);
-        self.ensure(kept.is_none(), || format!("{kept:?} is gone, and its turn did not end"));
+        self.ensure(kept.is_none(), || {
+            format!("{kept:?} is gone, and its turn did not end")
+        });
         if let Event::VmRemoved { vm } = event {
             self.charged_by_vm.remove(vm);
             self.shares.remove(vm);
@@ -398,18 +409,20 @@ impl Checker {
             if let Some(since) = model.wish {
                 self.check_wish(host, session, model.gpus, since);
             }
-            self.ensure(!is_end, || {
-                format!(
-                    "{session:?} waits in the end, as {:?}",
-                    host.sessions.get(&session)
-                )
-            });
+            if is_end {
+                let (real, seats) = (host.sessions.get(&session), &self.seats);
+                let what = format!("{session:?} waits in the end; seated: {seats:?}; it is {real:?}");
+                self.ensure(false, || what);
+            }
         }
         for vm in self.queue.keys().copied().collect::<Vec<_>>() {
             self.check_wait(host, vm);
         }
         if is_end {
-            let stopped = host.sessions.iter().find(|(_, real)| real.stopped_until.is_some());
+            let stopped = host
+                .sessions
+                .iter()
+                .find(|(_, real)| real.stopped_until.is_some());
             self.ensure(stopped.is_none(), || format!("{stopped:?} is stopped in the end"));
         }
         self.check_kernels(host);
@@ -552,7 +565,10 @@ impl Checker {
         let (gpus, level) = (self.gang(vm), self.level(host, vm));
         let overtaken = self.queue.iter().find(|(other, queued)| {
             queued.place < mine.place
-                && self.sessions_of(**other).any(|(id, _)| self.waiting.contains(&id))
+                && queued.since > self.changed_at
+                && self
+                    .sessions_of(**other)
+                    .any(|(id, _)| self.waiting.contains(&id))
                 && self.gang(**other).meets(gpus)
                 && self.level(host, **other) == level
                 && self
@@ -631,7 +647,7 @@ impl Checker {
             .seats
             .values()
             .fold(GpuSet::EMPTY, |all, seat| all.or(seat.gpus));
-        let mut found = None;
+        let (mut found, mut excused) = (None, Vec::new());
         for session in &self.waiting {
             let Some(model) = self.models.get(session) else {
                 continue;
@@ -681,8 +697,12 @@ impl Checker {
                 .get(session)
                 .is_some_and(|real| real.wants && real.member.fault == Fault::None);
             let somebody = model.gpus.meets(seated);
-            if somebody && all_idle && really && model.wish.is_some_and(long_idle) && !self.excused(host, *session, model)
-            {
+            if !(somebody && all_idle && really && model.wish.is_some_and(long_idle)) {
+                continue;
+            }
+            if self.excused(host, *session, model) {
+                excused.push(*session);
+            } else if self.excused_at.get(session).is_none_or(|at| long_idle(*at)) {
                 let seats: Vec<_> = self
                     .seats
                     .iter()
@@ -694,6 +714,8 @@ impl Checker {
                 break;
             }
         }
+        self.excused_at
+            .extend(excused.into_iter().map(|session| (session, host.now)));
         self.ensure(found.is_none(), || found.unwrap_or_default());
     }
 
@@ -712,9 +734,10 @@ impl Checker {
         let apart = self.queue.keys().any(|vm| other(*vm)) || self.seats.keys().any(|id| other(id.vm));
         // Without policies, the core keeps the seat of an idle guest for it below a level that was active lately.
         let guest = !self.rules.policies
-            && self.seats.iter().any(|(other, seat)| {
-                seat.idle && other.vm != session.vm && seat.gpus.meets(model.gpus)
-            });
+            && self
+                .seats
+                .iter()
+                .any(|(other, seat)| seat.idle && other.vm != session.vm && seat.gpus.meets(model.gpus));
         faulty || apart || guest
     }
 
@@ -871,9 +894,7 @@ impl Checker {
     /// No kernel runs for much longer than its limit where such sessions are ended.
     fn check_kernels(&mut self, host: &Host) {
         for (session, real) in &host.sessions {
-            let limit = self
-                .terms(host, session.vm)
-                .and_then(|terms| terms.kernel_max_us);
+            let limit = self.terms(host, session.vm).and_then(|terms| terms.kernel_max_us);
             let ends = self.pool(host, session.vm).rungs.has(Rung::End);
             if let (Some(limit), true, false) = (limit, ends, real.ending) {
                 let ran_us = real.kernel_ran_ns(host.hardware.left_ns(*session, host.now)) / 1000;

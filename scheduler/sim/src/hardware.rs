@@ -244,7 +244,14 @@ mod tests {
     fn a_gang_is_as_slow_as_on_its_slowest_gpu() {
         let mut gpus = Hardware::new(2);
         let mut done = Vec::new();
-        gpus.run(0, session(1), GpuSet::from_iter([0, 1]), 2_000, 1_000_000, &mut done);
+        gpus.run(
+            0,
+            session(1),
+            GpuSet::from_iter([0, 1]),
+            2_000,
+            1_000_000,
+            &mut done,
+        );
         gpus.run(0, session(2), GpuSet::from_iter([1]), 2_000, 1_000_000, &mut done);
         assert_eq!(gpus.left_ns(session(1), 2_140), Some(0));
         assert_eq!(gpus.left_ns(session(1), 1_070), Some(500_000));

@@ -7,9 +7,7 @@ use crate::program::{Program, Work};
 use oorandom::Rand64;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use vgpu_sched_core::{
-    Action, Config, Core, Event, Found, Gpu, GpuSet, Pool, PoolTerms, Session, Terms, Vm,
-};
+use vgpu_sched_core::{Action, Config, Core, Event, Found, Gpu, GpuSet, Pool, PoolTerms, Session, Terms, Vm};
 
 /// How long an executor takes to stop what runs, and to resume it, in microseconds.
 pub(crate) const STOP_US: u64 = 600;
@@ -120,7 +118,11 @@ enum What {
     /// A message of it arrives at the scheduler of that number, or is lost with that one.
     Says(u64, Event),
     /// The order comes from the scheduler of that number.
-    Stop { sequence: u64, deadman_us: u64, scheduler: u64 },
+    Stop {
+        sequence: u64,
+        deadman_us: u64,
+        scheduler: u64,
+    },
     Resume,
     DeadMan,
     Lie,

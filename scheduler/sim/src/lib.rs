@@ -3,16 +3,17 @@
 //! here, and equal inputs give equal outputs.
 //!
 //! [`run`] runs a scenario that is made from a seed, with faults, restarts and reloads, and checks after every step of
-//! the core that what is promised holds. [`replay`] runs recorded arrivals under given terms and says how long they
-//! waited, and [`Comparison`] what another policy changes.
+//! the core that what is promised holds. [`replay`] runs recorded arrivals under given terms and says how long they took.
 mod check;
 mod hardware;
 mod host;
 mod log;
 mod percentiles;
 mod program;
+mod replay;
 mod scenario;
 
 pub use percentiles::Percentiles;
+pub use replay::{Arrival, Outcome, Setup, Times, replay};
 pub use scenario::{POLICIES, Scenario, Summary, Violation, run};
-pub use vgpu_sched_core::{Level, Policy};
+pub use vgpu_sched_core::{Config, GpuSet, Level, PerLevel, Policy};

@@ -307,7 +307,10 @@ impl Run {
     fn go_on(&mut self) {
         let end = self.scenario.length_us;
         while self.host.now < end {
-            let next = self.host.now + self.random.rand_range(20 * MS..(end / 30).clamp(100 * MS, 60 * S));
+            let next = self.host.now
+                + self
+                    .random
+                    .rand_range(20 * MS..(end / 30).clamp(100 * MS, 60 * S));
             self.host.run_until(next.min(end));
             if self.host.violation().is_some() {
                 return;

@@ -191,8 +191,18 @@ mod tests {
     #[test]
     fn a_broken_rule_is_told_with_the_command_that_shows_it_again() {
         let given = [
-            "vgpu-sim", "--seed", "7", "--vms", "9", "--hours", "0.5", "--policy", "fifo", "--no-gangs",
-            "--steady", "2",
+            "vgpu-sim",
+            "--seed",
+            "7",
+            "--vms",
+            "9",
+            "--hours",
+            "0.5",
+            "--policy",
+            "fifo",
+            "--no-gangs",
+            "--steady",
+            "2",
         ];
         let arguments = Arguments::parse_from(given);
         let violation = Violation {

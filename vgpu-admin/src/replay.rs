@@ -1,0 +1,391 @@
+//! Recorded arrivals under another policy: what becomes of each percentile.
+use crate::arguments::{POLICIES, PRIORITIES, one_of};
+use crate::failure::{Failure, Kind};
+use crate::show::{Screen, latency};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use vgpu_pool_map::{MS_MAX, VmRange, WEIGHT_MAX};
+use vgpu_sched_api::messages::{Arrival, Policy, Priority};
+use vgpu_sched_sim::{GpuSet, Level, Outcome, PerLevel, Percentiles, Setup, Times, replay};
+
+/// Version of the file.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// What `record` wrote
+    file: PathBuf,
+    /// The policy of every pool
+    #[arg(long, value_parser = one_of(POLICIES))]
+    policy: Policy,
+    /// The policy that it is compared with: the one under which it was recorded
+    #[arg(long, value_name = "POLICY", default_value = "priority", value_parser = one_of(POLICIES))]
+    recorded_policy: Policy,
+    /// One session at a time on a GPU, whatever its level
+    #[arg(long)]
+    exclusive: bool,
+    /// How long a turn lasts while others wait, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=MS_MAX))]
+    quantum_ms: Option<u64>,
+    /// Another weight of VMs, such as 1-7=4; for each of several, again
+    #[arg(long, value_name = "VMS=WEIGHT", value_parser = weight_of)]
+    weight: Vec<(VmRange, u32)>,
+    /// Another priority of VMs, such as 1-7=high; for each of several, again
+    #[arg(long, value_name = "VMS=LEVEL", value_parser = level_of)]
+    priority: Vec<(VmRange, Level)>,
+}
+
+/// What is different under the other policy.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Replayed {
+    arrivals: u64,
+    recorded_policy: Policy,
+    policy: Policy,
+    /// Arrivals that were not done long after the last one.
+    unfinished: Change<u64>,
+    /// Of all VMs, then of each.
+    times: Vec<OfVm>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct OfVm {
+    /// `None`: all together.
+    vm: Option<u32>,
+    count: u64,
+    /// Until an arrival first ran.
+    wait_us: Change<Parts>,
+    /// Until it was done.
+    completion_us: Change<Parts>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Change<T> {
+    before: T,
+    after: T,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Parts {
+    p50: u64,
+    p95: u64,
+    p99: u64,
+    max: u64,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    vgpu_record: u32,
+}
+
+/// Reads the record and runs it twice.
+pub fn run(arguments: &Replay) -> Result<Replayed, Failure> {
+    let path = arguments.file.display();
+    let text = std::fs::read_to_string(&arguments.file)
+        .map_err(|error| Failure::new(Kind::Usage, format!("{path}: {error}")))?;
+    let arrivals = read(&text).map_err(|error| {
+        Failure::new(Kind::Usage, format!("{path}: {error}")).hint("`vgpu-admin record` writes such files")
+    })?;
+    let before = replay(&arrivals, &Setup::new(policy(arguments.recorded_policy)));
+    let after = replay(&arrivals, &arguments.setup(&arrivals));
+    Ok(compare(arguments, arrivals.len() as u64, &before, &after))
+}
+
+/// For people: each percentile before and after, and its change.
+pub fn text(replayed: &Replayed, screen: Screen) -> String {
+    let mut table = screen.table(&["VM", ">arrivals", "time to", ">p50", ">p95", ">p99", ">max"]);
+    for times in &replayed.times {
+        let vm = times.vm.map_or("all".to_owned(), |vm| vm.to_string());
+        let rows = [("run", times.wait_us), ("finish", times.completion_us)];
+        for (what, Change { before, after }) in rows {
+            table.add_row([
+                vm.clone(),
+                times.count.to_string(),
+                what.to_owned(),
+                change(before.p50, after.p50),
+                change(before.p95, after.p95),
+                change(before.p99, after.p99),
+                change(before.max, after.max),
+            ]);
+        }
+    }
+    let Change { before, after } = replayed.unfinished;
+    let left = match (before, after) {
+        (0, 0) => String::new(),
+        _ => format!("not done long after the last arrival: {before} -> {after}\n"),
+    };
+    format!(
+        "{} arrivals, {} -> {}\n{table}\n{left}",
+        replayed.arrivals, replayed.recorded_policy, replayed.policy
+    )
+}
+
+/// A time before and after, and by how much it changed.
+fn change(before: u64, after: u64) -> String {
+    let by = match before {
+        0 if after == 0 => "0%".to_owned(),
+        0 => "new".to_owned(),
+        before => format!("{:+.0}%", (after as f64 / before as f64 - 1.0) * 100.0),
+    };
+    format!("{} -> {} ({by})", latency(before), latency(after))
+}
+
+impl Replay {
+    fn setup(&self, arrivals: &[vgpu_sched_sim::Arrival]) -> Setup {
+        let mut setup = Setup::new(policy(self.policy));
+        setup.exclusive = self.exclusive;
+        if let Some(ms) = self.quantum_ms {
+            let us = ms * 1000;
+            setup.config.quantum_us = PerLevel {
+                low: us,
+                medium: us,
+                high: us,
+            };
+        }
+        // Of the VMs that were recorded: a range may name more than there can be.
+        for vm in arrivals.iter().map(|arrival| arrival.vm) {
+            let is_in = |vms: &VmRange| (vms.first()..=vms.last()).contains(&vm);
+            if let Some((_, weight)) = self.weight.iter().rev().find(|(vms, _)| is_in(vms)) {
+                setup.weights.insert(vm, *weight);
+            }
+            if let Some((_, level)) = self.priority.iter().rev().find(|(vms, _)| is_in(vms)) {
+                setup.levels.insert(vm, *level);
+            }
+        }
+        setup
+    }
+}
+
+/// The arrivals of a record. The error says where it is wrong, and what was expected there.
+fn read(text: &str) -> Result<Vec<vgpu_sched_sim::Arrival>, String> {
+    let mut lines = (1..).zip(text.lines());
+    let header = lines.next().and_then(|(_, line)| serde_json::from_str(line).ok());
+    match header {
+        Some(Header { vgpu_record: VERSION }) => {}
+        Some(Header { vgpu_record }) => {
+            return Err(format!(
+                "line 1: a record of version {vgpu_record}, expected {VERSION}"
+            ));
+        }
+        None => return Err(format!("line 1: expected {{\"vgpu_record\":{VERSION}}}")),
+    }
+    let mut gpus = BTreeMap::new();
+    let mut pools = BTreeMap::new();
+    let mut arrivals = Vec::new();
+    for (number, line) in lines {
+        let arrival: Arrival = serde_json::from_str(line)
+            .map_err(|error| format!("line {number}: expected an arrival: {error}"))?;
+        let mut on = Vec::new();
+        for uuid in arrival.gpus {
+            let next = gpus.len() as u32;
+            on.push(*gpus.entry(uuid).or_insert(next));
+        }
+        if gpus.len() > GpuSet::MAX as usize {
+            return Err(format!(
+                "line {number}: expected at most {} GPUs in all",
+                GpuSet::MAX
+            ));
+        }
+        if on.is_empty() {
+            return Err(format!("line {number}: expected a GPU at least"));
+        }
+        let next = pools.len() as u32;
+        arrivals.push(vgpu_sched_sim::Arrival {
+            vm: arrival.vm,
+            session: arrival.session,
+            pool: *pools.entry(arrival.pool).or_insert(next),
+            gpus: on.into_iter().collect(),
+            level: level(arrival.priority),
+            weight: arrival.weight,
+            at_us: arrival.at_us,
+            used_us: arrival.used_us,
+        });
+    }
+    Ok(arrivals)
+}
+
+fn compare(arguments: &Replay, arrivals: u64, before: &Outcome, after: &Outcome) -> Replayed {
+    let of = |vm: Option<u32>, before: Times, after: Times| OfVm {
+        vm,
+        count: before.wait.count,
+        wait_us: Change {
+            before: parts(before.wait),
+            after: parts(after.wait),
+        },
+        completion_us: Change {
+            before: parts(before.completion),
+            after: parts(after.completion),
+        },
+    };
+    let mut times = vec![of(None, before.all, after.all)];
+    for (vm, before) in &before.by_vm {
+        let after = after.by_vm.get(vm).copied().unwrap_or_default();
+        times.push(of(Some(*vm), *before, after));
+    }
+    Replayed {
+        arrivals,
+        recorded_policy: arguments.recorded_policy,
+        policy: arguments.policy,
+        unfinished: Change {
+            before: before.unfinished,
+            after: after.unfinished,
+        },
+        times,
+    }
+}
+
+fn parts(of: Percentiles) -> Parts {
+    Parts {
+        p50: of.p50,
+        p95: of.p95,
+        p99: of.p99,
+        max: of.max,
+    }
+}
+
+fn policy(policy: Policy) -> vgpu_sched_sim::Policy {
+    match policy {
+        Policy::Priority => vgpu_sched_sim::Policy::Priority,
+        Policy::Weighted => vgpu_sched_sim::Policy::Weighted,
+        Policy::Fifo => vgpu_sched_sim::Policy::Fifo,
+    }
+}
+
+fn level(priority: Priority) -> Level {
+    match priority {
+        Priority::Low => Level::Low,
+        Priority::Medium => Level::Medium,
+        Priority::High => Level::High,
+    }
+}
+
+fn weight_of(text: &str) -> Result<(VmRange, u32), String> {
+    let expected = || format!("expected VMs and a weight of 1 to {WEIGHT_MAX}, such as 1-7=4");
+    let (vms, weight) = text.split_once('=').ok_or_else(expected)?;
+    let weight = weight.parse().map_err(|_| expected())?;
+    match weight {
+        1..=WEIGHT_MAX => Ok((vms.parse()?, weight)),
+        _ => Err(expected()),
+    }
+}
+
+fn level_of(text: &str) -> Result<(VmRange, Level), String> {
+    let expected = || "expected VMs and low, medium or high, such as 1-7=high".to_owned();
+    let (vms, name) = text.split_once('=').ok_or_else(expected)?;
+    let found = PRIORITIES.iter().find(|priority| priority.to_string() == name);
+    Ok((vms.parse()?, level(*found.ok_or_else(expected)?)))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::fixture::arrival;
+    use clap::Parser;
+    use std::io::Write;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        replay: Replay,
+    }
+
+    fn parse(line: &str) -> Result<Replay, clap::Error> {
+        let words = ["replay"].into_iter().chain(line.split_whitespace());
+        Ok(Line::try_parse_from(words)?.replay)
+    }
+
+    /// A low VM with half a second of work, and a high one with a little every 10 ms.
+    fn record() -> String {
+        let mut low = arrival(1);
+        (low.vm, low.priority, low.used_us) = (9, Priority::Low, 500_000);
+        let mut lines = vec!["{\"vgpu_record\":1,\"schema_version\":3}".to_owned()];
+        lines.push(serde_json::to_string(&low).unwrap());
+        for number in 2..20 {
+            let mut high = arrival(number);
+            high.at_us = number * 10_000;
+            lines.push(serde_json::to_string(&high).unwrap());
+        }
+        lines.join("\n") + "\n"
+    }
+
+    /// A record replayed under another policy.
+    pub fn replayed() -> Replayed {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(record().as_bytes()).unwrap();
+        let line = format!("{} --policy fifo --quantum-ms 10", file.path().display());
+        run(&parse(&line).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn each_percentile_is_told_before_and_after() {
+        let replayed = replayed();
+        assert_eq!(
+            (
+                replayed.arrivals,
+                replayed.unfinished.before,
+                replayed.unfinished.after
+            ),
+            (19, 0, 0)
+        );
+        let vms: Vec<_> = replayed.times.iter().map(|times| times.vm).collect();
+        assert_eq!(vms, [None, Some(3), Some(9)]);
+        let high = &replayed.times[1];
+        assert_eq!(high.count, 18);
+        assert!(high.wait_us.before.max < 1_000, "{high:?}");
+        assert!(high.wait_us.after.max > 300_000, "{high:?}");
+        let text = text(&replayed, Screen::now());
+        assert!(text.starts_with("19 arrivals, priority -> fifo\n"), "{text}");
+        let row = text.lines().find(|line| line.starts_with("3 ")).unwrap();
+        let p99 = change(high.wait_us.before.p99, high.wait_us.after.p99);
+        assert!(row.contains(&p99), "{text}");
+        assert!(!text.contains("not done"), "{text}");
+    }
+
+    #[test]
+    fn changes_are_told_in_percent() {
+        assert_eq!(change(100, 250), "100us -> 250us (+150%)");
+        assert_eq!(change(2_000, 500), "2.0ms -> 500us (-75%)");
+        assert_eq!(change(0, 0), "0us -> 0us (0%)");
+        assert_eq!(change(0, 5), "0us -> 5us (new)");
+    }
+
+    #[test]
+    fn terms_are_changed_for_the_vms_that_are_named() {
+        let line = "f --policy weighted --weight 1-5=4 --weight 3=7 --priority 9=high --exclusive";
+        let setup = parse(line).unwrap().setup(&read(&record()).unwrap());
+        assert_eq!(setup.weights, BTreeMap::from([(3, 7)]));
+        assert_eq!(setup.levels, BTreeMap::from([(9, Level::High)]));
+        assert!(setup.exclusive);
+        for wrong in [
+            "f",
+            "f --policy fair",
+            "f --policy fifo --weight 1=0",
+            "f --policy fifo --weight 1=101",
+            "f --policy fifo --weight 4",
+            "f --policy fifo --priority 1=urgent",
+            "f --policy fifo --quantum-ms 0",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_record_is_refused_with_its_line() {
+        let good = record();
+        assert_eq!(read(&good).unwrap().len(), 19);
+        let refused = |text: &str, part: &str| {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        };
+        refused("", "line 1: expected {\"vgpu_record\":1}");
+        refused("{\"vgpu_record\":2}\n", "version 2, expected 1");
+        refused(&(good.clone() + "{}\n"), "line 21: expected an arrival");
+        refused(&good.replace("[\"GPU-0\"]", "[]"), "line 2: expected a GPU");
+        let many: Vec<_> = (0..65).map(|n| format!("\"GPU-{n}\"")).collect();
+        refused(
+            &good.replace("\"GPU-0\"", &many.join(",")),
+            "line 2: expected at most 64 GPUs",
+        );
+    }
+}
