@@ -219,7 +219,7 @@ impl Limits {
     }
 
     /// Makes something that takes memory which only the driver knows: `free` tells the GPU's free memory, if it can be asked.
-    /// It is undone, and there is no memory, if it does not fit under the quota.
+    /// It is undone, and there is no memory, if it does not fit under the quota; it is not made if nothing does.
     pub fn make<T>(
         &self,
         gpu: u32,
@@ -230,21 +230,25 @@ impl Limits {
         let less = |more: Option<u64>, less: Option<u64>| Some(more?.saturating_sub(less?));
         let mut again = true;
         loop {
+            if !self.fits(gpu, 1) {
+                break;
+            }
             let before = free();
             let made = make()?;
             let after = free();
             let took = less(before, after).unwrap_or(0);
-            if self.fits(gpu, took) {
+            if took == 0 || self.fits(gpu, took) {
                 return Ok((made, self.estimate(gpu, took)));
             }
             undo(made);
             // Others allocate on this GPU, too: what comes back tells whether it was that much.
             let back = less(free(), after).unwrap_or(took);
             if !std::mem::take(&mut again) || !self.fits(gpu, took.min(back)) {
-                self.refused.fetch_add(1, Relaxed);
-                return Err(result::OUT_OF_MEMORY);
+                break;
             }
         }
+        self.refused.fetch_add(1, Relaxed);
+        Err(result::OUT_OF_MEMORY)
     }
 
     fn fits(&self, gpu: u32, bytes: u64) -> bool {
@@ -254,7 +258,7 @@ impl Limits {
             } else {
                 0
             };
-            bytes == 0 || used.saturating_add(bytes) <= page.quota()
+            used.saturating_add(bytes) <= page.quota()
         })
     }
 

@@ -55,6 +55,16 @@ impl Suspension {
         }
     }
 
+    /// There is a new connection to `vgpud`, which does not know whether the session is suspended.
+    pub fn connected(&self, session: &Session) {
+        if self.word.load(SeqCst) & CLOSED != 0 {
+            session.turn.tell(&FromExec::Suspended {
+                suspended: true,
+                microseconds: 0,
+            });
+        }
+    }
+
     fn changing(&self, stop: &impl Fn() -> bool) -> Result<MutexGuard<'_, ()>, Stopped> {
         loop {
             match self.change.try_lock() {
