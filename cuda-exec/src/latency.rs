@@ -1,7 +1,7 @@
 //! How long operations take, told to `vgpud` once a second.
 //!
 //! Kernels, graphs' launches, fills and copies are measured. Of those that lie between two marks of a stream
-//! ([`crate::window`]) the last one is, so of a stream of short ones every eighth. That one is done is seen, not
+//! ([`crate::window`]) the last one is, so of a stream of short ones every fourth. That one is done is seen, not
 //! signalled: within 30 us while a guest thread sleeps or the turn is contended, within 200 us if a fence lies behind it, else
 //! within 1 ms.
 use crate::clock::now_ns;

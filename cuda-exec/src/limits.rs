@@ -77,6 +77,8 @@ impl Counted {
 /// The page is there, and what this session has in it.
 #[derive(Default)]
 struct Account {
+    /// Device and inode of the page's file.
+    page: Option<(u64, u64)>,
     slot: usize,
     gpus: [Counted; GPUS],
     /// The memory is on the host, and not counted meanwhile.
@@ -105,20 +107,23 @@ impl Limits {
         if stat.st_size < PAGE_LEN as _ {
             return Err(std::io::Error::other("the page is too short"));
         }
-        // SAFETY: a new mapping of a file that cannot shrink, which stays until the process ends.
-        let at = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                PAGE_LEN,
-                rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
-                rustix::mm::MapFlags::SHARED,
-                page.as_fd(),
-                0,
-            )
-        }?;
         let mut account = self.account();
+        if account.page != Some((stat.st_dev, stat.st_ino)) {
+            // SAFETY: a new mapping of a file that cannot shrink, which stays until the process ends.
+            let at = unsafe {
+                rustix::mm::mmap(
+                    std::ptr::null_mut(),
+                    PAGE_LEN,
+                    rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
+                    rustix::mm::MapFlags::SHARED,
+                    page.as_fd(),
+                    0,
+                )
+            }?;
+            self.page.store(at.cast(), SeqCst);
+            account.page = Some((stat.st_dev, stat.st_ino));
+        }
         account.slot = slot;
-        self.page.store(at.cast(), SeqCst);
         if let Some(page) = self.page() {
             // What it has already counts, whatever the quota is.
             page.clear(slot);

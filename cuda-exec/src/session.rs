@@ -296,8 +296,11 @@ impl Session {
         created
     }
 
-    /// Free memory of the current context's GPU.
+    /// Free memory of the current context's GPU. Not asked for while a capture is under way, which it could disturb.
     pub fn free_memory(&self) -> Option<u64> {
+        if self.captures() {
+            return None;
+        }
         self.cuda.mem_get_info().ok().map(|(free, _)| free)
     }
 
