@@ -163,6 +163,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
         /// However many different times there are, a message stays short, and no measurement is lost.
         #[test]
         fn a_message_is_bounded_and_complete(us in proptest::collection::vec(0u64..100_000_000_000, 1..20_000)) {
