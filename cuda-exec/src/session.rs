@@ -272,7 +272,7 @@ impl Session {
         Ok(Context::new(self, id, raw, gpu, None))
     }
 
-    /// Free memory can only be asked through a context on the GPU: of the first one it is not known what it takes.
+    /// Free memory can only be asked through a context on the GPU: what the first one takes, only the driver's account says.
     fn new_context(
         &self,
         flags: u32,
