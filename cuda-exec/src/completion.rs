@@ -36,8 +36,8 @@ struct Watched {
 }
 
 impl Watched {
-    fn is_quiet(&self) -> bool {
-        self.streams.is_empty() && self.fences.0.is_empty() && self.buried.is_empty()
+    fn has_no_work(&self) -> bool {
+        self.streams.is_empty() && self.fences.0.is_empty()
     }
 }
 
@@ -167,7 +167,7 @@ impl Completion {
     /// Sleeps until there is work, or for a while.
     fn rest(&self, mut watched: MutexGuard<'_, Watched>) {
         // Work that came in between has woken nobody.
-        if watched.is_quiet() {
+        if watched.has_no_work() {
             watched.asleep = true;
             let woken = self
                 .kick
@@ -181,7 +181,8 @@ impl Completion {
 
     /// Whether nothing is in flight or waited for, and nothing is left to be destroyed.
     pub fn is_quiet(&self) -> bool {
-        self.watched().is_quiet()
+        let watched = self.watched();
+        watched.has_no_work() && watched.buried.is_empty()
     }
 
     /// The thread's work. Never returns.
@@ -226,7 +227,7 @@ impl Completion {
                 }
                 continue;
             }
-            if !watched.streams.is_empty() || !watched.fences.0.is_empty() || session.turn.is_held() {
+            if !watched.has_no_work() || session.turn.is_held() {
                 busy = now;
             }
             if now - busy > LINGER {

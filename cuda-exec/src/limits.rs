@@ -8,7 +8,7 @@ use crate::clock::now_ns;
 use crate::turn::Stopped;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::*};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vgpu_protocol::calls::Call;
 use vgpu_protocol::result::{self, Code};
@@ -18,6 +18,8 @@ use vgpu_sched_api::vm_page::{Bucket, GPUS, PAGE_LEN, SLOTS, UNLIMITED, VmPage};
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// From this size on libcuda takes memory from the driver in [`GRANULE`]s; smaller allocations share blocks of that size.
 const LARGE: u64 = 1 << 20;
+/// How long a context that cannot be measured waits for the driver's account of it.
+const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 /// Bytes.
 const GRANULE: u64 = 2 << 20;
 /// Smaller allocations are multiples of this, in bytes.
@@ -77,10 +79,14 @@ impl Counted {
 /// The page is there, and what this session has in it.
 #[derive(Default)]
 struct Account {
+    /// Device and inode of the page's file.
+    page: Option<(u64, u64)>,
     slot: usize,
     gpus: [Counted; GPUS],
     /// The memory is on the host, and not counted meanwhile.
     suspended: bool,
+    /// The driver does not account memory to processes.
+    silent: bool,
 }
 
 /// See the module.
@@ -89,6 +95,8 @@ pub struct Limits {
     /// The VM page; null before there is one. Pages are never unmapped.
     page: AtomicPtr<VmPage>,
     account: Mutex<Account>,
+    /// The driver's account was told.
+    told: Condvar,
     throttled_us: AtomicU64,
     refused: AtomicU64,
 }
@@ -105,20 +113,23 @@ impl Limits {
         if stat.st_size < PAGE_LEN as _ {
             return Err(std::io::Error::other("the page is too short"));
         }
-        // SAFETY: a new mapping of a file that cannot shrink, which stays until the process ends.
-        let at = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                PAGE_LEN,
-                rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
-                rustix::mm::MapFlags::SHARED,
-                page.as_fd(),
-                0,
-            )
-        }?;
         let mut account = self.account();
+        if account.page != Some((stat.st_dev, stat.st_ino)) {
+            // SAFETY: a new mapping of a file that cannot shrink, which stays until the process ends.
+            let at = unsafe {
+                rustix::mm::mmap(
+                    std::ptr::null_mut(),
+                    PAGE_LEN,
+                    rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
+                    rustix::mm::MapFlags::SHARED,
+                    page.as_fd(),
+                    0,
+                )
+            }?;
+            self.page.store(at.cast(), SeqCst);
+            account.page = Some((stat.st_dev, stat.st_ino));
+        }
         account.slot = slot;
-        self.page.store(at.cast(), SeqCst);
         if let Some(page) = self.page() {
             // What it has already counts, whatever the quota is.
             page.clear(slot);
@@ -218,8 +229,9 @@ impl Limits {
         })
     }
 
-    /// Makes something that takes memory which only the driver knows: `free` tells the GPU's free memory, if it can be asked.
-    /// It is undone, and there is no memory, if it does not fit under the quota.
+    /// Makes something that takes memory which only the driver knows: `free` tells the GPU's free memory, if it can be asked,
+    /// as it can once there is a context.
+    /// It is undone, and there is no memory, if it does not fit under the quota; it is not made if nothing does.
     pub fn make<T>(
         &self,
         gpu: u32,
@@ -227,23 +239,53 @@ impl Limits {
         mut make: impl FnMut() -> Result<T, Code>,
         undo: impl Fn(T),
     ) -> Result<(T, Charge), Code> {
-        let less = |more: Option<u64>, less: Option<u64>| Some(more?.saturating_sub(less?));
         let mut again = true;
-        loop {
-            let before = free();
+        while self.fits(gpu, 1) {
+            let (before, estimated) = (free(), Self::estimated(&self.account(), gpu));
             let made = make()?;
-            let after = free();
-            let took = less(before, after).unwrap_or(0);
+            let Some(before) = before else {
+                let charge = self.accounted(gpu, estimated);
+                if self.fits(gpu, 0) {
+                    return Ok((made, charge));
+                }
+                undo(made);
+                self.give(charge);
+                break;
+            };
+            let after = free().unwrap_or(before);
+            let took = before.saturating_sub(after);
             if self.fits(gpu, took) {
                 return Ok((made, self.estimate(gpu, took)));
             }
             undo(made);
             // Others allocate on this GPU, too: what comes back tells whether it was that much.
-            let back = less(free(), after).unwrap_or(took);
+            let back = free().map_or(took, |free| free.saturating_sub(after));
             if !std::mem::take(&mut again) || !self.fits(gpu, took.min(back)) {
-                self.refused.fetch_add(1, Relaxed);
-                return Err(result::OUT_OF_MEMORY);
+                break;
             }
+        }
+        self.refused.fetch_add(1, Relaxed);
+        Err(result::OUT_OF_MEMORY)
+    }
+
+    fn estimated(account: &Account, gpu: u32) -> u64 {
+        let counted = account.gpus.get(gpu as usize);
+        counted.map_or(0, |counted| counted.estimated)
+    }
+
+    /// What the driver accounts for something that was made when `before` was estimated. Waits for its account of the first
+    /// such thing if there is a quota.
+    fn accounted(&self, gpu: u32, before: u64) -> Charge {
+        let unknown = |account: &mut Account| Self::estimated(account, gpu) == 0 && !account.silent;
+        let mut account = self.account();
+        if self.page().is_some_and(|page| page.quota() != UNLIMITED) {
+            let waited = self.told.wait_timeout_while(account, ACCOUNT_WAIT, unknown);
+            account = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Charge {
+            gpu: gpu as usize,
+            bytes: Self::estimated(&account, gpu).saturating_sub(before),
+            part: Part::Estimated,
         }
     }
 
@@ -254,7 +296,7 @@ impl Limits {
             } else {
                 0
             };
-            bytes == 0 || used.saturating_add(bytes) <= page.quota()
+            used.saturating_add(bytes) <= page.quota()
         })
     }
 
@@ -294,13 +336,15 @@ impl Limits {
         }
     }
 
-    /// What the driver accounts to this process, by GPU, in bytes.
+    /// What the driver accounts to this process, by GPU, in bytes; nothing if it does not say.
     pub fn told(&self, bytes: &[u64]) {
         let mut account = self.account();
         let (slot, suspended) = (account.slot, account.suspended);
         if suspended {
             return;
         }
+        account.silent = bytes.is_empty();
+        self.told.notify_all();
         for (gpu, (counted, &bytes)) in account.gpus.iter_mut().zip(bytes).enumerate() {
             let before = counted.total();
             counted.told(bytes);
@@ -368,6 +412,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use rustix::fs::{MemfdFlags, SealFlags};
+    use std::sync::atomic::AtomicBool;
     use vgpu_protocol::calls::{Wire, cuMemAlloc, cuMemGetInfo};
 
     fn page_file(len: usize, seals: SealFlags) -> OwnedFd {
@@ -450,6 +495,49 @@ mod tests {
         limits.give(charge);
         assert_eq!(limits.page().unwrap().used(0), 0);
         assert!(limits.allocate(0, 512).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_what_the_driver_accounts() {
+        let file = page_file(PAGE_LEN, SealFlags::SHRINK);
+        let limits = limits(&file, 0);
+        let page = limits.page().unwrap();
+        let undone = std::cell::Cell::new(0);
+        let attempt = |made: &AtomicBool| {
+            let make = || {
+                made.store(true, SeqCst);
+                Ok(())
+            };
+            limits.make(1, || None, make, |()| undone.set(undone.get() + 1))
+        };
+        // Nobody waits where there is no quota, nor where the driver does not say.
+        page.set_quota(None);
+        let ((), charge) = attempt(&AtomicBool::new(false)).unwrap();
+        limits.give(charge);
+        page.set_quota(Some(1000));
+        limits.told(&[]);
+        attempt(&AtomicBool::new(false)).unwrap();
+        assert_eq!((page.used(1), undone.get()), (0, 0));
+        for (takes, fits) in [(1000, true), (1001, false)] {
+            limits.told(&[0, 0]);
+            let made = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !made.load(SeqCst) {
+                        std::thread::yield_now();
+                    }
+                    limits.told(&[0, takes]);
+                });
+                let outcome = attempt(&made);
+                assert_eq!(outcome.is_ok(), fits, "{takes}");
+                if let Ok(((), charge)) = outcome {
+                    assert_eq!(page.used(1), takes);
+                    limits.give(charge);
+                }
+            });
+            assert_eq!(page.used(1), 0);
+        }
+        assert_eq!(undone.get(), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use vgpu_sched_api::packet::{self, PacketError};
 /// its limits before its guest's program makes a call.
 pub fn serve(session: &'static Session, socket: OwnedFd) {
     let connection = session.preempt.connected(session);
+    session.suspension.connected(session);
     while is_ready(&socket, Some(Duration::ZERO)) && next(session, &socket) {}
     spawn("orders", move || {
         crate::completion::wake_precisely();

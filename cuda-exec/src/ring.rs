@@ -339,7 +339,10 @@ impl Consumer {
         let row = calls::find_op(record.op).ok_or(RingError::Op(record.op))?;
         self.taken_ns = now_ns();
         // A thread that is held back keeps nobody else from the GPU.
-        let held_back = |begins| self.state.dry.store(begins, SeqCst);
+        let held_back = |begins| {
+            self.state.dry.store(begins, SeqCst);
+            session.show_load();
+        };
         session
             .limits
             .admit(row, self.taken_ns, held_back, || self.stopping())?;

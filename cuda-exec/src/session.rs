@@ -272,7 +272,7 @@ impl Session {
         Ok(Context::new(self, id, raw, gpu, None))
     }
 
-    /// Free memory can only be asked through a context on the GPU: of the first one it is not known what it takes.
+    /// Free memory can only be asked through a context on the GPU: what the first one takes, only the driver's account says.
     fn new_context(
         &self,
         flags: u32,
@@ -296,8 +296,11 @@ impl Session {
         created
     }
 
-    /// Free memory of the current context's GPU.
+    /// Free memory of the current context's GPU. Not asked for while a capture is under way, which it could disturb.
     pub fn free_memory(&self) -> Option<u64> {
+        if self.captures() {
+            return None;
+        }
         self.cuda.mem_get_info().ok().map(|(free, _)| free)
     }
 

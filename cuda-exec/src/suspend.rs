@@ -55,6 +55,16 @@ impl Suspension {
         }
     }
 
+    /// There is a new connection to `vgpud`, which does not know whether the session is suspended.
+    pub fn connected(&self, session: &Session) {
+        if self.is_closed() {
+            session.turn.tell(&FromExec::Suspended {
+                suspended: true,
+                microseconds: 0,
+            });
+        }
+    }
+
     fn changing(&self, stop: &impl Fn() -> bool) -> Result<MutexGuard<'_, ()>, Stopped> {
         loop {
             match self.change.try_lock() {
@@ -80,12 +90,11 @@ impl Suspension {
         let Ok(_change) = self.changing(&|| false) else {
             return false;
         };
-        if self.word.load(SeqCst) & CLOSED != 0 {
+        if self.is_closed() {
             return true;
         }
-        let close = || self.word.compare_exchange(0, CLOSED, SeqCst, SeqCst).is_ok();
         let closed = (0..TRIES).any(|_| {
-            let closed = close();
+            let closed = self.close();
             if !closed {
                 std::thread::sleep(BETWEEN);
             }
@@ -107,14 +116,27 @@ impl Suspension {
             session.preempt.suspended();
             log::info!("suspended");
         } else {
-            self.word.fetch_and(!CLOSED, SeqCst);
+            self.open();
         }
         suspended
     }
 
+    /// From now on nobody wakes up; only if nobody is awake.
+    fn close(&self) -> bool {
+        self.word.compare_exchange(0, CLOSED, SeqCst, SeqCst).is_ok()
+    }
+
+    fn open(&self) {
+        self.word.fetch_and(!CLOSED, SeqCst);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.word.load(SeqCst) & CLOSED != 0
+    }
+
     fn bring_back(&self, session: &Session, stop: &impl Fn() -> bool) -> Result<(), Stopped> {
         let _change = self.changing(stop)?;
-        if self.word.load(SeqCst) & CLOSED == 0 {
+        if !self.is_closed() {
             return Ok(());
         }
         let start = Instant::now();
@@ -135,7 +157,7 @@ impl Suspension {
             }
         }
         session.preempt.refresh();
-        self.word.fetch_and(!CLOSED, SeqCst);
+        self.open();
         log::info!("back after {} ms", start.elapsed().as_millis());
         session.turn.tell(&FromExec::Suspended {
             suspended: false,
@@ -180,5 +202,50 @@ impl Pauses {
         std::thread::sleep(self.next);
         self.next = (self.next * 2).min(PAUSES.1);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    /// Threads that wake up and go to sleep all the time, and one that closes and opens: closed, nobody is awake.
+    #[test]
+    fn nobody_is_awake_while_it_is_closed() {
+        const CLOSINGS: u32 = 200;
+        let suspension = Suspension::default();
+        let (inside, over) = (AtomicU32::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !over.load(SeqCst) {
+                        if let Some(awake) = suspension.try_awake() {
+                            inside.fetch_add(1, SeqCst);
+                            inside.fetch_sub(1, SeqCst);
+                            drop(awake);
+                        }
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            let mut closings = 0;
+            while closings < CLOSINGS {
+                if suspension.close() {
+                    for _ in 0..100 {
+                        assert_eq!(inside.load(SeqCst), 0);
+                        assert!(suspension.try_awake().is_none());
+                    }
+                    suspension.open();
+                    closings += 1;
+                }
+                std::thread::yield_now();
+            }
+            over.store(true, SeqCst);
+        });
+        let awake = suspension.try_awake().unwrap();
+        assert!(!suspension.close());
+        drop(awake);
+        assert!(suspension.close());
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! Where the marks lie decides how soon it is seen that work goes on, and so whether a kernel is found to run too long: a
 //! mark lies behind every kernel and copy, but for those of a stream whose work is done so quickly that a mark behind each
-//! would slow it down ([`SPARSE`]).
+//! would slow it down. Should long ones follow all at once, the first few of them ([`SPARSE`]) look like one.
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Operations in flight per stream unless the scheduler says otherwise. libcuda blocks the caller at about 1,000.
 pub const WINDOW_DEFAULT: u32 = 512;
 /// Kernels and copies from one mark to the next while they are short.
-pub const SPARSE: u32 = 8;
+pub const SPARSE: u32 = 4;
 /// Kernels and copies are short that take less than this, in nanoseconds.
 const SHORT_NS: u64 = 100_000;
 

@@ -235,6 +235,37 @@ fn what_the_driver_accounts_counts_and_moves_to_another_page() {
 }
 
 #[test]
+fn a_first_context_counts_before_anything_is_allocated() {
+    const CONTEXT: u64 = 4 * GRANULE;
+    let page = SharedPage::new();
+    let mut exec = Exec::start();
+    exec.connect_with(Some((&page, 0)));
+    let create = |exec: &mut Exec, quota: u64| {
+        page.get().set_quota(Some(quota));
+        let create = cuCtxCreate::In {
+            flags: 0,
+            device: 0,
+            context: 1,
+        };
+        let position = exec.call::<cuCtxCreate::Call>(create, &[]);
+        let bytes = vec![CONTEXT];
+        exec.order(&ToExec::MemoryInUse { bytes });
+        exec.answer(0, position).0
+    };
+    assert_eq!(create(&mut exec, CONTEXT - 1), result::OUT_OF_MEMORY);
+    // It has gone again.
+    exec.order(&ToExec::MemoryInUse { bytes: vec![0] });
+    exec.orders_are_done();
+    assert_eq!(page.get().used(0), 0);
+    assert_eq!(create(&mut exec, CONTEXT + GRANULE), result::SUCCESS);
+    assert_eq!(page.get().used(0), CONTEXT);
+    exec.put(0, op::SET_CONTEXT, false, &[1], &[]);
+    assert_eq!(memory_info(&mut exec).0, GRANULE);
+    assert_eq!(try_alloc(&mut exec, 2 * GRANULE), Err(result::OUT_OF_MEMORY));
+    try_alloc(&mut exec, GRANULE).unwrap();
+}
+
+#[test]
 fn an_order_ends_the_session_with_its_code() {
     let mut exec = ready();
     endless(&mut exec, STREAM_LEGACY);

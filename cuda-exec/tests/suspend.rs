@@ -181,3 +181,20 @@ fn a_mapping_is_taken_back_and_a_ring_destroyed_while_the_session_is_suspended()
     exec.fence(0, STREAM_LEGACY, 1, 2);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 256);
 }
+
+#[test]
+fn a_vgpud_that_was_restarted_learns_that_a_session_is_suspended() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.fence(0, STREAM_LEGACY, 1, 1);
+    suspend(&exec);
+    exec.connect();
+    assert!(suspended(&exec));
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.fence(0, STREAM_LEGACY, 1, 2);
+    assert!(!suspended(&exec));
+    exec.connect();
+    assert_proved(&exec.hear());
+    exec.orders_are_done();
+}

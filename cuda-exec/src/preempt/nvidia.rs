@@ -388,21 +388,25 @@ fn control_node(fd: c_int) -> Option<OwnedFd> {
     (node(std::os::fd::AsFd::as_fd(&duplicate))? == CONTROL_NODE).then_some(duplicate)
 }
 
+/// What is to be told after `told`, when it is `now`: by client, nothing for one that is gone.
+fn differences(told: &BTreeMap<u32, Stoppable>, now: &BTreeMap<u32, Stoppable>) -> Vec<(u32, Stoppable)> {
+    let changed = now.iter().filter(|(client, what)| told.get(client) != Some(what));
+    let gone = told.keys().filter(|client| !now.contains_key(client));
+    changed
+        .map(|(client, what)| (*client, what.clone()))
+        .chain(gone.map(|client| (*client, Stoppable::default())))
+        .collect()
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Nvidia {
     /// The state of the objects that was told last.
     told_changes: Option<u64>,
-    /// What was told, by client, and the descriptor it was told with.
-    told: BTreeMap<u32, (Stoppable, OwnedFd)>,
-}
-
-fn message(client: u32, what: &Stoppable) -> FromExec {
-    FromExec::Channels {
-        client,
-        subdevices: what.subdevices.clone(),
-        channels: what.channels.clone(),
-    }
+    /// What was told, by client.
+    told: BTreeMap<u32, Stoppable>,
+    /// The descriptors it was told with.
+    fds: BTreeMap<u32, OwnedFd>,
 }
 
 impl Controls for Nvidia {
@@ -447,28 +451,36 @@ impl Controls for Nvidia {
         };
         self.told_changes = Some(changes);
         let mut news = Vec::new();
-        for (&client, what) in &now {
-            if self.told.get(&client).is_some_and(|(told, _)| told == what) {
-                continue;
-            }
-            let Some(fd) = control_node(what.fd) else {
+        for (client, what) in differences(&self.told, &now) {
+            // A client that is gone has nothing: its number may become another process'.
+            let fd = match now.contains_key(&client) {
+                true => control_node(what.fd),
+                false => self.fds.remove(&client),
+            };
+            let Some(fd) = fd else {
                 log::warn!("what it takes to stop client {client:#x} cannot be handed over");
                 continue;
             };
-            let Ok(kept) = fd.try_clone() else { continue };
-            self.told.insert(client, (what.clone(), kept));
-            news.push((message(client, what), fd));
+            if now.contains_key(&client)
+                && let Ok(kept) = fd.try_clone()
+            {
+                self.fds.insert(client, kept);
+            }
+            let message = FromExec::Channels {
+                client,
+                subdevices: what.subdevices,
+                channels: what.channels,
+            };
+            news.push((message, fd));
         }
-        // A client that is gone has nothing: its number may become another process'.
-        let gone = self.told.extract_if(.., |client, _| !now.contains_key(client));
-        let nothing = Stoppable::default();
-        news.extend(gone.map(|(client, (_, fd))| (message(client, &nothing), fd)));
+        self.told = now;
         news
     }
 
     fn tell_again(&mut self) {
         self.told_changes = None;
         self.told.clear();
+        self.fds.clear();
     }
 
     fn try_slice(&mut self) -> Result<(), ControlError> {
@@ -538,6 +550,22 @@ mod tests {
         assert_eq!(stoppable, BTreeMap::from([(7, expected)]));
         objects.forget(7, 10);
         assert!(objects.stoppable().is_empty());
+    }
+
+    #[test]
+    fn what_changed_is_told_and_a_client_that_is_gone_has_nothing() {
+        let mut objects = some();
+        let before = objects.stoppable();
+        assert_eq!(differences(&BTreeMap::new(), &before).len(), 1);
+        assert!(differences(&before, &before).is_empty());
+        objects.forget(7, 12);
+        let fewer = objects.stoppable();
+        assert_eq!(differences(&before, &fewer), [(7, fewer[&7].clone())]);
+        objects.forget(7, 7);
+        assert_eq!(
+            differences(&fewer, &objects.stoppable()),
+            [(7, Stoppable::default())]
+        );
     }
 
     #[test]

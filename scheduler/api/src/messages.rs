@@ -386,7 +386,8 @@ pub enum ToExec {
     /// The VM's page, and which slot of it is the session's. Descriptor: the page.
     VmPage { slot: u32 },
     /// What the driver accounts to the executor's process on each of its GPUs, in bytes: every memory there is, its contexts'
-    /// own included. Looked up after the last such message was sent; sent now and then while the session is there.
+    /// own included; empty if the driver does not say. Looked up after the last such message was sent; sent now and then while
+    /// the session is there. Under a quota, a session's first context waits for it, up to a second.
     MemoryInUse { bytes: Vec<u64> },
     /// The session ends, and its program gets this CUDA error from every later call.
     End { code: i32, why: String },
