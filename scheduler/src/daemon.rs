@@ -534,10 +534,7 @@ impl Daemon {
                     ok,
                 });
             }
-            Ok((
-                FromExec::Channels { .. } | FromExec::Latencies { .. } | FromExec::Suspended { .. },
-                _,
-            )) => {}
+            Ok((FromExec::Channels { .. } | FromExec::Latencies { .. } | FromExec::Suspended { .. }, _)) => {}
             Ok((FromExec::Proved { slices, stop, .. }, _)) => {
                 let has = |proved| if proved { "works" } else { "does not work" };
                 log::info!(

@@ -87,7 +87,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
             return Err(error.context(format!("the GPUs cannot be listed; {hint}")));
         }
     };
-    let known = |uuid: &str| inventory.known(uuid).is_some();
+    let known = |uuid: &str| inventory.assignable(uuid);
     let map = vgpu_pool_map::PoolMap::load(&arguments.config, Some(&known))?;
     let mut daemon = daemon::Daemon::new(daemon::Setup {
         terminate: pipe_of(&[signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?,

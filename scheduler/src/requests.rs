@@ -5,7 +5,7 @@ use crate::sessions::Attachment;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketType, sockopt};
 use std::os::fd::{AsRawFd, OwnedFd};
-use vgpu_sched_api::messages::{Answer, Refusal, Request, VERSION};
+use vgpu_sched_api::messages::{Answer, Refusal, Request, Sharing, VERSION};
 use vgpu_sched_core::Session;
 
 /// Bytes of a program's name that are kept.
@@ -130,7 +130,11 @@ impl Daemon {
             "VM {} session {number}: opens: {program} (pid {pid} in the VM)",
             session.vm
         );
-        Ok(Answer::Gpus { uuids })
+        let mps = self
+            .map
+            .pool_of(session.vm)
+            .is_some_and(|pool| pool.sharing == Sharing::Mps);
+        Ok(Answer::Gpus { uuids, mps })
     }
 
     fn attach_session(

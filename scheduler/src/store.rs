@@ -194,6 +194,8 @@ fn read(connection: &Connection) -> Result<Saved> {
             model: row.get(2)?,
             pci: row.get(3)?,
             memory: row.get::<_, i64>(4)? as u64,
+            driver: String::new(),
+            divided: false,
         })
     })?;
     saved.gpus = rows.collect::<Result<_, _>>()?;

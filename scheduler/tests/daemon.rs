@@ -26,7 +26,7 @@ fn a_session_gets_its_turn_and_keeps_it_while_nobody_waits() {
     assert_eq!(status.gpus.len(), 2);
     assert_eq!(status.gpus[1].pools, ["A"]);
     let backend = daemon.backend(1);
-    let Answer::Gpus { uuids } = backend.ask(&Request::OpenSession {
+    let Answer::Gpus { uuids, mps: false } = backend.ask(&Request::OpenSession {
         session: 3,
         pid: 1,
         program: "a".to_owned(),
@@ -253,6 +253,9 @@ fn one_that_does_not_give_back_is_stopped_and_resumed() {
     first.say(&FromExec::Proved {
         slices: true,
         stop: true,
+        stop_us: 600,
+        resume_us: 300,
+        suspend: true,
     });
     first.take_turn();
     second.want();

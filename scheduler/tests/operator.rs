@@ -181,6 +181,7 @@ fn an_edit_changes_the_file_and_what_runs() {
                 weight: Some(5),
                 queue_depth: Some(8),
                 aging_ms: Some(70),
+                ..VmSettings::default()
             },
         },
     ];

@@ -14,8 +14,8 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use vgpu_pool_map::PoolMap;
-use vgpu_sched_api::messages::{Answer, GpuStatus, Request, SCHEMA_VERSION, Status, TurnRecord};
+use vgpu_pool_map::{Assignable, PoolMap};
+use vgpu_sched_api::messages::{Answer, GpuState, GpuStatus, Request, SCHEMA_VERSION, Status, TurnRecord};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -249,8 +249,12 @@ fn check(arguments: &Arguments, file: &Path, offline: bool) -> Result<(), Failur
             .ok(),
     };
     let known = |uuid: &str| {
-        let gpus = status.iter().flat_map(|status| &status.gpus);
-        gpus.into_iter().any(|gpu| gpu.uuid == uuid)
+        let mut gpus = status.iter().flat_map(|status| &status.gpus);
+        match gpus.find(|gpu| gpu.uuid == uuid).map(|gpu| gpu.state) {
+            None => Assignable::Unknown,
+            Some(GpuState::Divided) => Assignable::Divided,
+            Some(GpuState::Ready | GpuState::Unassigned | GpuState::Missing) => Assignable::Yes,
+        }
     };
     let compared = status.is_some();
     let map = PoolMap::load(file, compared.then_some(&known)).map_err(|error| {

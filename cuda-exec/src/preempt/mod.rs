@@ -172,7 +172,10 @@ impl Preempt {
                 *deadman = Some(start + time);
                 (sequence, self.controls().stop())
             }
-            ToExec::VmPage { .. } | ToExec::End { .. } | ToExec::Suspend => return true,
+            ToExec::VmPage { .. }
+            | ToExec::End { .. }
+            | ToExec::Suspend
+            | ToExec::MemoryInUse { .. } => return true,
             ToExec::Resume { sequence } => {
                 let mut deadman = self.deadman();
                 *deadman = None;

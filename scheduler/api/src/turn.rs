@@ -192,7 +192,10 @@ impl Page {
         let number = self.recorded.fetch_add(1, Ordering::Relaxed);
         let [when, what] = &self.records[number as usize % RECORDED];
         when.store(at_us, Ordering::Relaxed);
-        what.store(u64::from(u32::MAX) << 32 | u64::from(ring) << 16 | u64::from(op), Ordering::Relaxed);
+        what.store(
+            u64::from(u32::MAX) << 32 | u64::from(ring) << 16 | u64::from(op),
+            Ordering::Relaxed,
+        );
         number
     }
 

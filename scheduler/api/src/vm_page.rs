@@ -64,17 +64,29 @@ impl Bucket {
             // A state much further off than a full bucket can leave is nonsense of a sibling's, or the limit was changed; one
             // a little further off is that of a sibling who looked at the clock later.
             let bound = now_ns.saturating_add(burst).saturating_add(interval);
-            let sane = if full_at > bound.saturating_add(SLACK_NS) { bound } else { full_at };
+            let sane = if full_at > bound.saturating_add(SLACK_NS) {
+                bound
+            } else {
+                full_at
+            };
             let start = sane.max(now_ns);
             let wait = (start - now_ns).saturating_sub(burst);
-            let next = if wait > 0 { sane } else { start.saturating_add(interval) };
+            let next = if wait > 0 {
+                sane
+            } else {
+                start.saturating_add(interval)
+            };
             if next != full_at
                 && let Err(other) = self.full_at_ns.compare_exchange(full_at, next, SeqCst, SeqCst)
             {
                 full_at = other;
                 continue;
             }
-            return if wait > 0 { Err(Duration::from_nanos(wait)) } else { Ok(()) };
+            return if wait > 0 {
+                Err(Duration::from_nanos(wait))
+            } else {
+                Ok(())
+            };
         }
     }
 }

@@ -32,8 +32,19 @@ const ALL_GPUS: &str = "all";
 /// Bytes of a pool's name at most.
 const NAME_LEN_MAX: usize = 64;
 
-/// Tells whether a GPU with that UUID is there or was. If given, a map that names another one is refused.
-pub type Known<'a> = Option<&'a dyn Fn(&str) -> bool>;
+/// Tells what is known of a GPU with that UUID. If given, a map is refused that names one which is not assignable.
+pub type Known<'a> = Option<&'a dyn Fn(&str) -> Assignable>;
+
+/// Whether a GPU can serve pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assignable {
+    /// It is there or was, and serves pools.
+    Yes,
+    /// It is in MIG mode: its instances are assigned in its place.
+    Divided,
+    /// It was never there.
+    Unknown,
+}
 
 /// A pool map that was read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +90,7 @@ pub struct Pool {
 pub enum PoolGpus {
     /// Every GPU of the host.
     All,
-    /// Those with these UUIDs: "GPU-" and lower-case hexadecimal digits.
+    /// Those with these UUIDs: "GPU-", or "MIG-" for a MIG instance, and lower-case hexadecimal digits.
     Uuids(Vec<String>),
 }
 
@@ -241,15 +252,18 @@ impl Pool {
     }
 }
 
-/// A GPU's UUID in the spelling that is compared: "GPU-", and digits in lower case.
+/// A GPU's UUID in the spelling that is compared: "GPU-" or "MIG-", and digits in lower case.
 fn uuid(text: &str) -> Option<String> {
-    let digits = text.strip_prefix("GPU-")?;
+    let (kind, digits) = text.split_at_checked(4)?;
+    if !["GPU-", "MIG-"].contains(&kind) {
+        return None;
+    }
     let groups: Vec<&str> = digits.split('-').collect();
     let right = groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
         && groups
             .iter()
             .all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    right.then(|| format!("GPU-{}", digits.to_ascii_lowercase()))
+    right.then(|| format!("{kind}{}", digits.to_ascii_lowercase()))
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -287,10 +301,18 @@ fn pool_gpus(
                 "\"{name}\": expected a GPU's UUID, such as \"GPU-01234567-89ab-cdef-0123-456789abcdef\", or \"all\""
             ));
         };
-        if known.is_some_and(|known| !known(&uuid)) {
-            return wrong(format!(
-                "there is no GPU {uuid}: expected the UUID of a GPU of this host"
-            ));
+        match known.map_or(Assignable::Yes, |known| known(&uuid)) {
+            Assignable::Yes => {}
+            Assignable::Divided => {
+                return wrong(format!(
+                    "GPU {uuid} is in MIG mode: expected the UUIDs of its instances, \"MIG-…\""
+                ));
+            }
+            Assignable::Unknown => {
+                return wrong(format!(
+                    "there is no GPU {uuid}: expected the UUID of a GPU of this host"
+                ));
+            }
         }
         if !seen.insert(uuid.clone()) {
             return wrong(format!("{uuid} is listed twice"));

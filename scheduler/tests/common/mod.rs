@@ -271,7 +271,7 @@ impl Backend {
             program: "test".to_owned(),
         });
         match answer {
-            Answer::Gpus { uuids } => uuids,
+            Answer::Gpus { uuids, .. } => uuids,
             other => panic!("{other:?}"),
         }
     }
