@@ -1,5 +1,6 @@
 //! The event loop around the core.
 use crate::admin::Admins;
+use crate::gpu_errors::GpuErrors;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
 use crate::page::{Taken, TurnPage};
@@ -7,6 +8,7 @@ use crate::poller::{Poller, Source};
 use crate::scan::Look;
 use crate::sessions::of_vm;
 use crate::store::{Changes, Placed, Saved, Store, Usage};
+use crate::watch::Watcher;
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, sockopt};
@@ -36,6 +38,8 @@ pub struct Setup {
     pub listing_failed: Option<String>,
     /// NVML's.
     pub library: PathBuf,
+    /// The kernel's log.
+    pub kmsg: PathBuf,
     pub admins: Admins,
     pub store: Store,
     /// What VMs used and which sessions there were.
@@ -55,9 +59,14 @@ pub struct Daemon {
     pub(crate) listing_failed: Option<String>,
     pub(crate) library: PathBuf,
     pub(crate) admins: Admins,
-    /// The look at the GPUs that is under way, and the processes of those that may not have ended.
+    /// The look at the GPUs that is under way.
     pub(crate) look: Option<Look>,
-    pub(crate) ended_looks: Vec<Child>,
+    /// The UUIDs of the GPUs that were there when somebody who asked was last told.
+    pub(crate) told_present: BTreeSet<String>,
+    pub(crate) watcher: Watcher,
+    pub(crate) gpu_errors: GpuErrors,
+    /// Processes that ask NVML, were killed and may not have ended.
+    pub(crate) put_away: Vec<Child>,
     pub(crate) core: Core,
     pub(crate) clients: BTreeMap<u64, Client>,
     pub(crate) sessions: BTreeMap<Session, Live>,
@@ -104,6 +113,8 @@ pub(crate) struct Live {
     pub(crate) socket_token: u64,
     pub(crate) pidfd: OwnedFd,
     pub(crate) pidfd_token: u64,
+    /// The executor's process, 0 if it is not known.
+    pub(crate) exec_pid: u32,
     /// It has a turn.
     pub(crate) seated: bool,
     pub(crate) contended: bool,
@@ -121,6 +132,9 @@ impl Daemon {
         poller.add(&setup.listener, Source::Listener).context("epoll")?;
         poller.add(&setup.terminate, Source::Terminate).context("epoll")?;
         poller.add(&setup.reload, Source::Reload).context("epoll")?;
+        let gpu_errors = GpuErrors::new(&setup.kmsg, &mut poller);
+        let present = setup.inventory.present().into_iter();
+        let told_present = present.map(|gpu| gpu.uuid.clone()).collect();
         Ok(Self {
             core: Core::new(setup.map.scheduler),
             config: setup.config,
@@ -130,7 +144,10 @@ impl Daemon {
             library: setup.library,
             admins: setup.admins,
             look: None,
-            ended_looks: Vec::new(),
+            told_present,
+            watcher: Watcher::new(),
+            gpu_errors,
+            put_away: Vec::new(),
             clients: BTreeMap::new(),
             sessions: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -169,6 +186,8 @@ impl Daemon {
                         }
                     }
                     Source::Look => self.serve_look(),
+                    Source::Watcher => self.serve_watcher(),
+                    Source::KernelLog => self.serve_kernel_log(),
                     Source::Client(id) => self.serve_client(id),
                     Source::Executor(session, attachment) => self.serve_executor(session, attachment),
                     Source::Death(session, attachment) => {
@@ -179,6 +198,8 @@ impl Daemon {
                 }
             }
             self.end_late_look();
+            self.tend_watcher();
+            self.tell_late_errors();
             self.look_at_pages();
             if self.core.deadline().is_some_and(|at| at <= self.now_us()) {
                 self.feed(Event::Tick);
@@ -198,7 +219,15 @@ impl Daemon {
         let look = (!self.watched.is_empty()).then(|| self.now_us() + self.map.poll_us);
         let write = (!self.unwritten.is_empty()).then_some(self.written_us + WRITE_US);
         let give_up = self.look.as_ref().map(|look| look.until_us);
-        let times = [self.core.deadline(), look, write, give_up];
+        let watch = Some(self.watcher.next_us());
+        let times = [
+            self.core.deadline(),
+            look,
+            write,
+            give_up,
+            watch,
+            self.gpu_errors.next_us(),
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -406,7 +435,7 @@ impl Daemon {
     }
 
     /// Sends an order. One that cannot be sent has failed.
-    fn order(&mut self, session: Session, order: &ToExec, sequence: Option<u64>) {
+    pub(crate) fn order(&mut self, session: Session, order: &ToExec, sequence: Option<u64>) {
         let Some(live) = self.sessions.get_mut(&session) else {
             return;
         };

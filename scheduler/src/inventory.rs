@@ -3,7 +3,7 @@ use anyhow::{Context, Result};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use vgpu_pool_map::{Assignable, PoolGpus};
 use vgpu_sched_core::GpuSet;
@@ -105,6 +105,11 @@ impl Inventory {
     /// Whether that GPU is there.
     pub fn is_present(&self, uuid: &str) -> bool {
         self.present.contains_key(uuid)
+    }
+
+    /// Whether those are the GPUs that are there.
+    pub fn are_present(&self, uuids: &BTreeSet<String>) -> bool {
+        self.present.keys().eq(uuids)
     }
 
     /// A GPU that is there or was.
