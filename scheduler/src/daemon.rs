@@ -1,13 +1,19 @@
 //! The event loop around the core.
 use crate::admin::Admins;
+use crate::arrivals::Arrivals;
 use crate::gpu_errors::GpuErrors;
+use crate::hardstop::{AllHanded, HardStops, Order};
+use crate::history::History;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
+use crate::limits::Ending;
 use crate::page::{Taken, TurnPage};
 use crate::poller::{Poller, Source};
 use crate::scan::Look;
 use crate::sessions::of_vm;
+use crate::stats::{Latencies, Statistics};
 use crate::store::{Changes, Placed, Saved, Store, Usage};
+use crate::vm_page::SharedPage;
 use crate::watch::Watcher;
 use anyhow::{Context, Result};
 use rustix::io::Errno;
@@ -18,10 +24,13 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::Instant;
 use vgpu_pool_map::PoolMap;
-use vgpu_sched_api::messages::{Answer, FromExec, PACKET_LEN_MAX, Priority, Request, ToExec, TurnRecord};
+use vgpu_sched_api::messages::{
+    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Priority, QuarantineStatus, Refusal, Request, ToExec,
+    TurnRecord,
+};
 use vgpu_sched_api::packet::{self, PacketError};
 use vgpu_sched_api::turn::State;
-use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Session, Standing, Terms};
+use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Pool, Session, Standing};
 
 /// How often usage is written, in microseconds.
 const WRITE_US: u64 = 1_000_000;
@@ -70,7 +79,22 @@ pub struct Daemon {
     pub(crate) core: Core,
     pub(crate) clients: BTreeMap<u64, Client>,
     pub(crate) sessions: BTreeMap<Session, Live>,
+    /// The core's numbers of pools, by name; they stay for as long as this program runs.
+    pub(crate) pools: BTreeMap<String, Pool>,
     pub(crate) ledger: Ledger,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) statistics: Statistics,
+    pub(crate) history: History,
+    /// What holds on GPUs, by UUID.
+    pub(crate) rungs: BTreeMap<String, GpuRungs>,
+    pub(crate) quarantines: BTreeMap<u32, QuarantineStatus>,
+    /// When a VM broke its limits lately.
+    pub(crate) violations: BTreeMap<u32, VecDeque<u64>>,
+    /// Of the VMs that have sessions.
+    pub(crate) vm_pages: BTreeMap<u32, SharedPage>,
+    pub(crate) hard: HardStops,
+    /// Sessions that are to end.
+    pub(crate) endings: BTreeMap<Session, Ending>,
     /// Sessions that were opened and are not over.
     pub(crate) placed: BTreeMap<Session, Placed>,
     /// What VMs used before the core knew them, and the calls of their sessions that ended.
@@ -85,6 +109,9 @@ pub struct Daemon {
     pub(crate) written_us: u64,
     /// Sessions whose page is to be looked at.
     pub(crate) watched: BTreeSet<Session>,
+    /// Sessions that have a turn and a limit on what they run, and when their progress was last looked at.
+    pub(crate) limited: BTreeSet<Session>,
+    pub(crate) progress_us: u64,
     pub(crate) events: VecDeque<Event>,
     pub(crate) started: Instant,
     pub(crate) clients_so_far: u64,
@@ -121,8 +148,21 @@ pub(crate) struct Live {
     /// Its page said idle when last looked at.
     pub(crate) idle: bool,
     /// Orders to stop and to resume that were not confirmed yet.
-    pub(crate) orders: BTreeMap<u64, &'static str>,
+    pub(crate) orders: BTreeMap<u64, Order>,
     pub(crate) was_stopped: bool,
+    /// Its slot in its VM's page.
+    pub(crate) slot: usize,
+    /// Its turn's number, or the last one's.
+    pub(crate) turn: u64,
+    /// The turn in which it last broke a limit.
+    pub(crate) violated_in: Option<u64>,
+    /// Its turn was asked back then, and is not over.
+    pub(crate) asked_us: Option<u64>,
+    /// The limit on what it runs, and its progress when last looked at.
+    pub(crate) kernel_max_us: Option<u64>,
+    pub(crate) progress: u64,
+    /// What is needed to stop it from here.
+    pub(crate) handed: AllHanded,
 }
 
 impl Daemon {
@@ -135,7 +175,9 @@ impl Daemon {
         let gpu_errors = GpuErrors::new(&setup.kmsg, &mut poller);
         let present = setup.inventory.present().into_iter();
         let told_present = present.map(|gpu| gpu.uuid.clone()).collect();
-        Ok(Self {
+        let hard = HardStops::new().context("eventfd")?;
+        poller.add(hard.done(), Source::HardStops).context("epoll")?;
+        let mut daemon = Self {
             core: Core::new(setup.map.scheduler),
             config: setup.config,
             map: setup.map,
@@ -150,7 +192,18 @@ impl Daemon {
             put_away: Vec::new(),
             clients: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            pools: BTreeMap::new(),
             ledger: Ledger::default(),
+            arrivals: Arrivals::default(),
+            statistics: Statistics::default(),
+            history: History::new(setup.saved.events),
+            rungs: setup.saved.rungs,
+            quarantines: setup.saved.quarantines,
+            violations: BTreeMap::new(),
+            vm_pages: BTreeMap::new(),
+            hard,
+            endings: BTreeMap::new(),
+            limited: BTreeSet::new(),
             placed: setup.saved.sessions,
             earlier: setup.saved.usage,
             listener: setup.listener,
@@ -161,11 +214,14 @@ impl Daemon {
             unwritten: BTreeSet::new(),
             written_us: 0,
             watched: BTreeSet::new(),
+            progress_us: 0,
             events: VecDeque::new(),
             started: Instant::now(),
             clients_so_far: 0,
             attachments: 0,
-        })
+        };
+        daemon.set_pools();
+        Ok(daemon)
     }
 
     /// Serves until the program is to end.
@@ -188,11 +244,12 @@ impl Daemon {
                     Source::Look => self.serve_look(),
                     Source::Watcher => self.serve_watcher(),
                     Source::KernelLog => self.serve_kernel_log(),
+                    Source::HardStops => self.serve_hard_stops(),
                     Source::Client(id) => self.serve_client(id),
                     Source::Executor(session, attachment) => self.serve_executor(session, attachment),
                     Source::Death(session, attachment) => {
                         if self.is_attached(session, attachment) {
-                            self.detach(session, "its executor ended");
+                            self.lost(session, "its executor ended");
                         }
                     }
                 }
@@ -201,7 +258,15 @@ impl Daemon {
             self.tend_watcher();
             self.tell_late_errors();
             self.look_at_pages();
-            if self.core.deadline().is_some_and(|at| at <= self.now_us()) {
+            self.stop_from_here();
+            self.end_late();
+            self.end_quarantines();
+            let decides = self.core.deadline().is_some_and(|at| at <= self.now_us());
+            // What has got on meanwhile is not late.
+            if decides || self.next_progress_us().is_some_and(|at| at <= self.now_us()) {
+                self.look_at_progress();
+            }
+            if decides {
                 self.feed(Event::Tick);
             }
             if self.written_us + WRITE_US <= self.now_us() {
@@ -227,6 +292,10 @@ impl Daemon {
             give_up,
             watch,
             self.gpu_errors.next_us(),
+            self.next_progress_us(),
+            self.next_hard_us(),
+            self.next_ending_us(),
+            self.quarantine_ends_us(),
         ];
         times.into_iter().flatten().min()
     }
@@ -236,6 +305,11 @@ impl Daemon {
         self.events.push_back(event);
         let mut actions = Vec::new();
         while let Some(event) = self.events.pop_front() {
+            if let Event::Want { session } = event
+                && self.sessions.contains_key(&session)
+            {
+                self.arrivals.wanted(session, self.now_us());
+            }
             self.core.step(self.now_us(), event, &mut actions);
             for action in actions.drain(..) {
                 log::trace!("{action:?}");
@@ -257,8 +331,14 @@ impl Daemon {
                     }
                 }
             }
-            Action::TakeIfIdle { session } => self.take(session, TurnPage::take_if_idle),
-            Action::AskBack { session } => self.take(session, TurnPage::ask_back),
+            Action::TakeIfIdle { session } => {
+                self.take(session, TurnPage::take_if_idle);
+            }
+            Action::AskBack { session } => {
+                if self.take(session, TurnPage::ask_back) == Some(Taken::No) {
+                    self.asked_back(session);
+                }
+            }
             Action::SetContended { session, contended } => {
                 if let Some(live) = self.sessions.get_mut(&session) {
                     live.contended = contended;
@@ -293,35 +373,52 @@ impl Daemon {
                 deadman_us,
             } => {
                 self.log_stop(session);
-                self.note_order(session, sequence, "stop");
+                self.note_order(session, sequence, true, deadman_us);
                 let deadman_ms = deadman_us.div_ceil(1000);
                 self.order(session, &ToExec::Stop { sequence, deadman_ms }, Some(sequence));
             }
             Action::Resume { session, sequence } => {
                 log::debug!("{}: to be resumed", name(session));
-                self.note_order(session, sequence, "resume");
+                self.note_order(session, sequence, false, 0);
                 self.order(session, &ToExec::Resume { sequence }, Some(sequence));
             }
-            Action::Suspend { .. } | Action::Reached { .. } | Action::EndSession { .. } => {}
+            Action::Suspend { session } => {
+                log::debug!("{}: to be suspended", name(session));
+                self.order(session, &ToExec::Suspend, None);
+            }
+            Action::Reached {
+                session,
+                limit,
+                rung,
+                climbed,
+            } => self.reached(session, limit, rung, climbed),
+            Action::EndSession { session, limit } => self.end_for(session, limit),
             Action::Began {
                 session,
                 turn,
                 level,
                 waited_us,
             } => {
+                let now_us = self.now_us();
                 let Some(live) = self.sessions.get_mut(&session) else {
                     return;
                 };
                 live.seated = true;
                 live.idle = false;
+                live.turn = turn;
                 let uuids = self.inventory.uuids(live.gpus);
+                for gpu in live.gpus.iter() {
+                    self.statistics.turn(gpu, session);
+                }
+                self.statistics.vm(session.vm).turn_wait.record(waited_us, 1);
+                self.arrivals.began(session, live.gpus, now_us, waited_us);
                 self.ledger.begin(TurnRecord {
                     number: turn,
                     vm: session.vm,
                     session: session.number,
                     gpu: uuids.join(","),
                     priority: priority(level),
-                    granted_us: self.started.elapsed().as_micros() as u64,
+                    granted_us: now_us,
                     waited_us,
                     held_us: None,
                     end: None,
@@ -340,27 +437,36 @@ impl Daemon {
                 charge,
                 end,
             } => {
-                let end = end_name(end);
-                self.ledger.end(turn, held_us, end);
+                let now_us = self.now_us();
+                let word = end_name(end);
+                self.ledger.end(turn, held_us, word);
                 log::debug!(
-                    "{}: turn {turn} {end} after {held_us} us, {} ns charged",
+                    "{}: turn {turn} {word} after {held_us} us, {} ns charged",
                     name(session),
                     charge.ns
                 );
+                let of_vm = self.statistics.vm(session.vm);
+                if end == End::Stopped {
+                    of_vm.stops += 1;
+                }
                 if let Some(live) = self.sessions.get_mut(&session) {
                     live.seated = false;
+                    if let Some(asked_us) = live.asked_us.take() {
+                        of_vm.preemption.record(now_us - asked_us, 1);
+                    }
                 }
+                self.arrivals.used(session, charge.ns);
+                self.arrival_over(session);
                 self.unwritten.insert(session.vm);
                 self.watch(session);
             }
         }
     }
 
-    fn take(&mut self, session: Session, take: impl FnOnce(&TurnPage) -> Taken) {
-        let Some(live) = self.sessions.get(&session) else {
-            return;
-        };
-        self.events.push_back(match take(&live.page) {
+    /// Takes a turn or asks for it; `None` if the session is gone.
+    fn take(&mut self, session: Session, take: impl FnOnce(&TurnPage) -> Taken) -> Option<Taken> {
+        let taken = take(&self.sessions.get(&session)?.page);
+        self.events.push_back(match taken {
             Taken::Yes => Event::TakeResult { session, taken: true },
             Taken::No => Event::TakeResult {
                 session,
@@ -368,17 +474,32 @@ impl Daemon {
             },
             Taken::HadNone => Event::Released { session },
         });
+        Some(taken)
     }
 
-    fn watch(&mut self, session: Session) {
-        if self
-            .sessions
-            .get(&session)
-            .is_some_and(|live| live.seated && live.contended)
+    /// A turn was asked back while its holder worked.
+    fn asked_back(&mut self, session: Session) {
+        let now_us = self.now_us();
+        if let Some(live) = self.sessions.get_mut(&session)
+            && live.asked_us.is_none()
         {
+            live.asked_us = Some(now_us);
+            self.statistics.vm(session.vm).preemptions += 1;
+        }
+    }
+
+    /// Has a session's page looked at as its state asks for.
+    pub(crate) fn watch(&mut self, session: Session) {
+        let seated = self.sessions.get(&session).filter(|live| live.seated);
+        if seated.is_some_and(|live| live.contended) {
             self.watched.insert(session);
         } else {
             self.watched.remove(&session);
+        }
+        if seated.is_some_and(|live| live.kernel_max_us.is_some()) {
+            self.limited.insert(session);
+        } else {
+            self.limited.remove(&session);
         }
     }
 
@@ -426,12 +547,6 @@ impl Daemon {
             "{}: to be stopped: it does not give its turn back in time",
             name(session)
         );
-    }
-
-    fn note_order(&mut self, session: Session, sequence: u64, what: &'static str) {
-        if let Some(live) = self.sessions.get_mut(&session) {
-            live.orders.insert(sequence, what);
-        }
     }
 
     /// Sends an order. One that cannot be sent has failed.
@@ -509,6 +624,12 @@ impl Daemon {
             .clients
             .get(&id)
             .map(|client| packet::send(&client.socket, answer, &[]));
+        if let Some(Err(PacketError::TooLong)) = sent {
+            let message = "the answer does not fit into a packet: there are too many VMs".to_owned();
+            log::error!("{message}");
+            let why = Refusal::Failed;
+            return self.send_answer(id, &Answer::Refused { why, message });
+        }
         if let Some(Err(error)) = sent {
             self.drop_client(id, &format!("it does not take its answer: {error:#}"));
         }
@@ -534,28 +655,37 @@ impl Daemon {
         if !self.is_attached(session, attachment) {
             return;
         }
-        let Some(live) = self.sessions.get_mut(&session) else {
+        let Some(live) = self.sessions.get(&session) else {
             return;
         };
         match packet::receive::<FromExec>(&live.socket) {
-            Ok((FromExec::Want, _)) => self.feed(Event::Want { session }),
-            Ok((FromExec::Released, _)) => match live.page.state() {
-                State::None => self.feed(Event::Released { session }),
+            Ok((message, fds)) => self.told(session, message, fds),
+            Err(PacketError::Io(Errno::AGAIN)) => {}
+            Err(PacketError::Closed) => self.lost(session, "its executor closed the connection"),
+            Err(error) => self.detach(session, &format!("its executor's message: {error:#}")),
+        }
+    }
+
+    /// An executor says something.
+    fn told(&mut self, session: Session, message: FromExec, fds: Vec<OwnedFd>) {
+        match message {
+            FromExec::Want => self.feed(Event::Want { session }),
+            FromExec::Released => match self.sessions.get(&session).map(|live| live.page.state()) {
+                Some(State::None) => self.feed(Event::Released { session }),
                 // The page said so before the message came, and it has the next turn already.
                 state => log::debug!("{}: gave a turn back that was over, now {state:?}", name(session)),
             },
-            Ok((
-                FromExec::Done {
-                    sequence,
-                    ok,
-                    microseconds,
-                },
-                _,
-            )) => {
-                match live.orders.remove(&sequence) {
-                    Some(what) if ok => log::debug!("{}: {what} took {microseconds} us", name(session)),
-                    Some(what) => log::warn!("{}: {what} failed", name(session)),
-                    None => {}
+            FromExec::Done {
+                sequence,
+                ok,
+                microseconds,
+            } => {
+                if let Some(order) = self.order_done(session, sequence, ok) {
+                    let what = if order.stop { "stop" } else { "resume" };
+                    match ok {
+                        true => log::debug!("{}: {what} took {microseconds} us", name(session)),
+                        false => log::warn!("{}: {what} failed", name(session)),
+                    }
                 }
                 self.feed(Event::OrderDone {
                     session,
@@ -563,44 +693,60 @@ impl Daemon {
                     ok,
                 });
             }
-            Ok((FromExec::Channels { .. } | FromExec::Latencies { .. } | FromExec::Suspended { .. }, _)) => {}
-            Ok((FromExec::Proved { slices, stop, .. }, _)) => {
-                let has = |proved| if proved { "works" } else { "does not work" };
-                log::info!(
-                    "{}: slicing {}, stopping {}",
-                    name(session),
-                    has(slices),
-                    has(stop)
-                );
-                self.feed(Event::Proved {
-                    session,
+            FromExec::Proved {
+                slices,
+                stop,
+                stop_us,
+                resume_us,
+                suspend,
+            } => {
+                let proved = GpuRungs {
                     slices,
                     stop,
-                });
+                    stop_us,
+                    resume_us,
+                    suspend,
+                    ..GpuRungs::default()
+                };
+                self.proved(session, &proved);
             }
-            Err(PacketError::Io(Errno::AGAIN)) => {}
-            Err(PacketError::Closed) => self.detach(session, "its executor closed the connection"),
-            Err(error) => self.detach(session, &format!("its executor's message: {error:#}")),
+            FromExec::Channels {
+                client,
+                subdevices,
+                channels,
+            } => self.hand_over(session, fds, client, subdevices, channels),
+            FromExec::Latencies {
+                wait,
+                service,
+                total,
+                throttled_us,
+                refused,
+            } => {
+                let said = Latencies {
+                    wait,
+                    service,
+                    total,
+                    throttled_us,
+                    refused,
+                };
+                self.statistics.take(session.vm, &said);
+            }
+            FromExec::Suspended {
+                suspended,
+                microseconds,
+            } => {
+                let what = if suspended { "suspended" } else { "back" };
+                log::info!("{}: {what} after {microseconds} us", name(session));
+                self.feed(Event::Suspended { session, suspended });
+                self.arrival_over(session);
+            }
         }
     }
 
-    fn is_attached(&self, session: Session, attachment: u64) -> bool {
+    pub(crate) fn is_attached(&self, session: Session, attachment: u64) -> bool {
         self.sessions
             .get(&session)
             .is_some_and(|live| live.attachment == attachment)
-    }
-
-    /// Has the core treat a VM as the map says.
-    pub(crate) fn set_terms(&mut self, vm: u32) {
-        let settings = self.map.settings_of(vm);
-        let terms = Terms {
-            level: level(settings.priority),
-            weight: settings.weight,
-            aging_us: settings.aging_ms.saturating_mul(1000),
-            depth: settings.queue_depth,
-            ..Terms::at(level(settings.priority))
-        };
-        self.feed(Event::VmSet { vm, terms });
     }
 
     fn write_usage(&mut self) {
@@ -620,7 +766,7 @@ impl Daemon {
         let changes = Changes {
             usage: vms.iter().map(|vm| (*vm, self.usage(*vm))).collect(),
             sessions: sessions.into_iter().map(saved).collect(),
-            gpus: None,
+            ..Changes::default()
         };
         self.store.write(changes);
         // Turns that are still held go on.
@@ -643,6 +789,7 @@ impl Daemon {
             .chain(std::mem::take(&mut self.unwritten))
             .collect();
         self.write_usage();
+        self.resume_all();
         log::info!("ended");
     }
 }
@@ -653,7 +800,7 @@ pub(crate) fn name(session: Session) -> String {
 }
 
 /// The core's word for a priority.
-fn level(priority: Priority) -> Level {
+pub(crate) fn level(priority: Priority) -> Level {
     match priority {
         Priority::Low => Level::Low,
         Priority::Medium => Level::Medium,

@@ -76,6 +76,7 @@ impl Daemon {
             log::warn!("{line}");
         }
         self.feed(Event::Configured(self.map.scheduler));
+        self.set_pools();
         let clients = self.clients.values().filter_map(|client| client.vm);
         let vms: BTreeSet<u32> = clients
             .chain(self.sessions.keys().map(|session| session.vm))

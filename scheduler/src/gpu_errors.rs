@@ -1,6 +1,7 @@
 //! Errors of GPUs, and whose they are. The kernel's log names the process, so it comes first; NVML tells of an Xid without
 //! one, for hosts whose log cannot be read. Both tell of the same Xid, in either order.
-use crate::daemon::{Daemon, name};
+use crate::daemon::{Daemon, Live};
+use crate::history::Happened;
 use crate::inventory::is_instance;
 use crate::lines::Lines;
 use crate::poller::{Poller, Source};
@@ -11,6 +12,7 @@ use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use vgpu_sched_api::messages::EventKind;
 use vgpu_sched_core::{GpuSet, Session};
 
 /// Bytes of a line of the kernel's log at most; what the driver writes about an Xid is shorter.
@@ -215,7 +217,7 @@ impl Daemon {
     /// The session that alone has a turn on a GPU.
     fn only_holder(&mut self, gpu: &str) -> Option<Culprit> {
         let number: GpuSet = self.inventory.number(gpu).into_iter().collect();
-        let holds = |live: &crate::daemon::Live| live.seated && live.gpus.meets(number);
+        let holds = |live: &Live| live.seated && live.gpus.meets(number);
         let mut holders = self.sessions.iter().filter(|(_, live)| holds(live));
         let (session, live) = holders.next()?;
         holders.next().is_none().then_some(Culprit {
@@ -233,13 +235,13 @@ impl Daemon {
         instance.or_else(|| Some(self.inventory.at_address(address)?.uuid.clone()))
     }
 
-    /// Notes an error of a GPU.
+    /// Notes an error of a GPU, after the last calls of the session whose it is.
     fn gpu_error(&mut self, culprit: Option<Culprit>, gpu: Option<String>, message: &str) {
-        let gpu = gpu.as_deref().unwrap_or("that is not known");
-        match culprit {
-            Some(Culprit { session, .. }) => log::warn!("{}: GPU {gpu}: {message}", name(session)),
-            None => log::warn!("no VM: GPU {gpu}: {message}"),
+        let mut happened = Happened::new(EventKind::GpuError, message).on(gpu.as_slice());
+        if let Some(Culprit { session, .. }) = culprit {
+            happened = happened.of(session).after(self.calls_of(session));
         }
+        self.note_event(happened);
     }
 }
 

@@ -23,12 +23,13 @@ pub struct Gpu {
     pub model: String,
     /// Its PCI address; an instance has that of its GPU.
     pub pci: String,
-    /// The version of its driver; empty for one that was there in an earlier run of this program.
-    pub driver: String,
     /// It is in MIG mode: its instances serve pools, itself cannot.
     pub divided: bool,
     /// Bytes.
     pub memory: u64,
+    /// The driver's version, if it is known.
+    #[serde(default)]
+    pub driver: Option<String>,
 }
 
 /// Every GPU that matters, each with a number of its own for as long as this program runs: the core knows it by that.
@@ -137,6 +138,12 @@ impl Inventory {
         gpu_address(self.known(uuid)?)
     }
 
+    /// The version of the driver of a GPU; empty if it is not known.
+    pub fn driver(&self, uuid: &str) -> &str {
+        let gpu = self.present.get(uuid);
+        gpu.and_then(|gpu| gpu.driver.as_deref()).unwrap_or_default()
+    }
+
     /// Whether any was ever there.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
@@ -214,14 +221,14 @@ pub fn open(library: &Path) -> Result<Nvml> {
 /// not.
 pub fn list(library: &Path) -> Result<Vec<Gpu>> {
     let nvml = open(library)?;
-    let driver = nvml.sys_driver_version().unwrap_or_else(|error| {
-        log::warn!("NVML does not tell the driver's version: {error}");
-        String::new()
-    });
+    let driver = nvml
+        .sys_driver_version()
+        .inspect_err(|error| log::warn!("NVML does not tell the driver's version: {error}"))
+        .ok();
     let left_out = |index, error| log::warn!("GPU {index} is left out: {error}");
     let found = devices(&nvml, left_out)?;
     let gpus = found.iter().filter_map(|found| {
-        let gpu = describe(found, &driver);
+        let gpu = describe(found, driver.clone());
         gpu.map_err(|error| left_out(found.index, error)).ok()
     });
     Ok(gpus.collect())
@@ -273,7 +280,7 @@ pub fn devices(nvml: &Nvml, mut left_out: impl FnMut(u32, NvmlError)) -> Result<
     Ok(gpus)
 }
 
-fn describe(found: &Found<'_>, driver: &str) -> Result<Gpu, NvmlError> {
+fn describe(found: &Found<'_>, driver: Option<String>) -> Result<Gpu, NvmlError> {
     let device = &found.device;
     let name = device.name()?;
     let (model, pci) = match found.instance {
@@ -288,9 +295,9 @@ fn describe(found: &Found<'_>, driver: &str) -> Result<Gpu, NvmlError> {
         uuid: device.uuid()?,
         model,
         pci,
-        driver: driver.to_owned(),
         divided: found.divided,
         memory: device.memory_info()?.total,
+        driver,
     })
 }
 
@@ -313,9 +320,9 @@ pub(crate) mod tests {
             uuid: uuid.to_owned(),
             model: "a model".to_owned(),
             pci: format!("00000000:{:02X}:00.0", 0x3b + index),
-            driver: String::new(),
             divided: false,
             memory: 1 << 30,
+            driver: None,
         }
     }
 

@@ -1,13 +1,10 @@
 //! The turns given lately.
+use crate::paging;
 use std::collections::VecDeque;
-use vgpu_sched_api::messages::{PACKET_LEN_MAX, TurnRecord};
+use vgpu_sched_api::messages::TurnRecord;
 
 /// Turns kept.
 const KEPT: usize = 10_000;
-/// Bytes of turns in one answer at most, by the estimate below.
-const ANSWER_LEN: usize = PACKET_LEN_MAX / 4 * 3;
-/// Bytes of a turn in an answer at most, without its GPUs.
-const TURN_LEN: usize = 230;
 
 /// The last turns, numbered without gaps.
 #[derive(Debug, Default)]
@@ -36,12 +33,7 @@ impl Ledger {
     pub fn from(&self, number: u64) -> (Vec<TurnRecord>, u64) {
         let first = self.turns.front().map_or(number, |turn| turn.number);
         let skip = number.saturating_sub(first).min(self.turns.len() as u64) as usize;
-        let mut len = 0;
-        let fits = |turn: &&TurnRecord| {
-            len += TURN_LEN + turn.gpu.len();
-            len <= ANSWER_LEN
-        };
-        let turns: Vec<_> = self.turns.iter().skip(skip).take_while(fits).cloned().collect();
+        let turns = paging::that_fit(self.turns.iter().skip(skip).cloned());
         let next = turns.last().map_or(number.max(1), |turn| turn.number + 1);
         (turns, next)
     }
@@ -54,7 +46,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vgpu_sched_api::messages::{Answer, Priority};
+    use vgpu_sched_api::messages::{Answer, PACKET_LEN_MAX, Priority};
 
     fn turn(number: u64) -> TurnRecord {
         TurnRecord {

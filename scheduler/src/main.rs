@@ -1,19 +1,28 @@
 //! `vgpud`: gives the host's VMs their turns on its GPUs.
 mod admin;
+mod arrivals;
 mod daemon;
 mod edit;
 mod gpu_errors;
+mod hardstop;
+mod history;
 mod inventory;
 mod ledger;
+mod limits;
 mod lines;
 mod page;
+mod paging;
 mod placement;
 mod poller;
+mod quarantine;
 mod requests;
+mod rungs;
 mod scan;
 mod sessions;
+mod stats;
 mod status;
 mod store;
+mod vm_page;
 mod watch;
 mod xid;
 

@@ -3,7 +3,7 @@ use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use vgpu_sched_api::turn::{PAGE_LEN, Page, State, Word};
+use vgpu_sched_api::turn::{PAGE_LEN, Page, Recorded, State, Word};
 use vgpu_sched_core::Found;
 
 /// A mapped turn page.
@@ -87,6 +87,16 @@ impl TurnPage {
     /// Calls done and operations in flight, as the executor counts them.
     pub fn counts(&self) -> (u64, u64) {
         self.page().counts()
+    }
+
+    /// A number that grows when some of the session's work is done, as its executor says.
+    pub fn progress(&self) -> u64 {
+        self.page().progress()
+    }
+
+    /// The session's last calls, as its executor noted them.
+    pub fn recorded(&self) -> Vec<Recorded> {
+        self.page().recorded()
     }
 
     /// The turn that the page says the session has.

@@ -23,6 +23,8 @@ pub enum Source {
     Watcher,
     /// The kernel's log.
     KernelLog,
+    /// Something was done by [`crate::hardstop`].
+    HardStops,
     /// A client of the control socket.
     Client(u64),
     /// A session's executor, with the number of its attachment.

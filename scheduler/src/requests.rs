@@ -64,12 +64,24 @@ impl Daemon {
                 self.must_be_admin(client)?;
                 self.edit(&edits, dry_run)
             }
-            Request::Quarantine { .. }
-            | Request::Release { .. }
-            | Request::Events { .. }
-            | Request::Stats
-            | Request::Probe
-            | Request::Arrivals { .. } => Err((Refusal::Invalid, "not yet".to_owned())),
+            Request::Quarantine { vms, why, seconds } => {
+                self.must_be_admin(client)?;
+                self.quarantine_vms(&vms, &why, seconds)
+            }
+            Request::Release { vms } => {
+                self.must_be_admin(client)?;
+                self.release_vms(&vms)
+            }
+            Request::Events { from, vm } => {
+                let (events, next) = self.history.from(from, vm);
+                Ok(Answer::Events { events, next })
+            }
+            Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
+            Request::Probe => Ok(Answer::Probe { gpus: self.probe() }),
+            Request::Arrivals { from } => {
+                let (arrivals, next) = self.arrivals_from(from);
+                Ok(Answer::Arrivals { arrivals, next })
+            }
         };
         answer.map(Some)
     }
@@ -145,6 +157,7 @@ impl Daemon {
         fds: Vec<OwnedFd>,
     ) -> Result<Answer, Refused> {
         let session = self.session_of(client, number)?;
+        self.must_not_be_quarantined(session.vm)?;
         let invalid = |message: String| (Refusal::Invalid, message);
         let [page, socket, pidfd] = <[OwnedFd; 3]>::try_from(fds).map_err(|fds| {
             invalid(format!(
@@ -171,8 +184,7 @@ impl Daemon {
             socket,
             pidfd,
         };
-        self.attach(session, attachment)
-            .map_err(|error| invalid(format!("the session's descriptors cannot be waited for: {error}")))?;
+        self.attach(session, attachment).map_err(invalid)?;
         Ok(Answer::Ok)
     }
 

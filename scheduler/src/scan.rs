@@ -1,6 +1,7 @@
 //! Looking for GPUs. NVML is asked by a process of its own: it may take seconds, hang or crash over a GPU that fell off
 //! the bus, and turns are given meanwhile.
 use crate::daemon::Daemon;
+use crate::history::Happened;
 use crate::inventory::{self, Gpu};
 use crate::poller::Source;
 use crate::store::Changes;
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use vgpu_sched_api::messages::{Answer, Refusal};
+use vgpu_sched_api::messages::{Answer, EventKind, Refusal};
 
 /// This program's first argument when it is to list the GPUs; the second one is NVML's library.
 pub const LIST: &str = "--list-gpus";
@@ -200,11 +201,11 @@ impl Daemon {
         };
         self.listing_failed = None;
         let news = self.inventory.update(gpus.clone());
-        for uuid in &news.appeared {
-            log::info!("GPU {uuid} is here");
-        }
-        for uuid in &news.vanished {
-            log::error!("GPU {uuid} is gone");
+        for (uuids, what) in [(news.appeared, "here"), (news.vanished, "gone")] {
+            for uuid in uuids {
+                let message = format!("GPU {uuid} is {what}");
+                self.note_event(Happened::new(EventKind::GpuChanged, message).on(&[uuid]));
+            }
         }
         self.store.write(Changes {
             gpus: Some(gpus),

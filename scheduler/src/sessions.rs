@@ -4,10 +4,14 @@ use crate::page::TurnPage;
 use crate::placement;
 use crate::poller::Source;
 use crate::store::{Changes, Placed, Usage};
+use crate::vm_page::SharedPage;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::OwnedFd;
-use vgpu_sched_api::messages::Refusal;
+use vgpu_sched_api::messages::{Refusal, ToExec};
+use vgpu_sched_api::packet;
+use vgpu_sched_api::vm_page::SLOTS;
 use vgpu_sched_core::{Event, GpuSet, Session};
 
 /// Sessions of a VM at most that are opened and not attached.
@@ -38,6 +42,7 @@ impl Daemon {
                 format!("none of the GPUs of pool {} is there", pool.name),
             ));
         }
+        self.must_not_be_quarantined(session.vm)?;
         // One that a backend left behind which is gone.
         self.detach(session, "its number was given to another one");
         self.displace(session);
@@ -82,21 +87,15 @@ impl Daemon {
     }
 
     /// Takes a session in, in place of an earlier attachment of it.
-    pub(crate) fn attach(&mut self, session: Session, new: Attachment) -> Result<(), Errno> {
+    pub(crate) fn attach(&mut self, session: Session, new: Attachment) -> Result<(), String> {
         self.let_go(session, "it is attached anew");
         self.attachments += 1;
         let attachment = self.attachments;
-        rustix::io::ioctl_fionbio(&new.socket, true)?;
-        let socket_token = self
-            .poller
-            .add(&new.socket, Source::Executor(session, attachment))?;
-        let pidfd_token = match self.poller.add(&new.pidfd, Source::Death(session, attachment)) {
-            Ok(token) => token,
-            Err(error) => {
-                self.poller.remove(&new.socket, socket_token);
-                return Err(error);
-            }
-        };
+        let slot = self.take_slot(session.vm)?;
+        let (socket_token, pidfd_token) = self.wait_for(session, attachment, &new).map_err(|error| {
+            self.give_slot(session.vm, slot);
+            format!("the session's descriptors cannot be waited for: {error}")
+        })?;
         // Left over from before we started; the core sets it where it is needed.
         new.page.set_contended(false);
         let found = new.page.found();
@@ -127,10 +126,70 @@ impl Daemon {
                 idle: false,
                 orders: BTreeMap::new(),
                 was_stopped: false,
+                slot,
+                turn: 0,
+                violated_in: None,
+                asked_us: None,
+                kernel_max_us: None,
+                progress: 0,
+                handed: BTreeMap::new(),
             },
         );
+        self.hand_page(session);
+        // Its limits are its VM's.
+        if self.map.pool_of(session.vm).is_some() {
+            self.set_terms(session.vm);
+        }
         self.feed(Event::Attached { session, gpus, found });
         Ok(())
+    }
+
+    fn wait_for(&mut self, session: Session, attachment: u64, new: &Attachment) -> Result<(u64, u64), Errno> {
+        rustix::io::ioctl_fionbio(&new.socket, true)?;
+        let source = Source::Executor(session, attachment);
+        let socket_token = self.poller.add(&new.socket, source)?;
+        match self.poller.add(&new.pidfd, Source::Death(session, attachment)) {
+            Ok(pidfd_token) => Ok((socket_token, pidfd_token)),
+            Err(error) => {
+                self.poller.remove(&new.socket, socket_token);
+                Err(error)
+            }
+        }
+    }
+
+    /// A slot in a VM's page, which is made for its first session.
+    fn take_slot(&mut self, vm: u32) -> Result<usize, String> {
+        let page = match self.vm_pages.entry(vm) {
+            Entry::Occupied(page) => page.into_mut(),
+            Entry::Vacant(place) => {
+                let page = SharedPage::new(&self.map.settings_of(vm).limits);
+                place.insert(page.map_err(|error| format!("no page for VM {vm}: {error}"))?)
+            }
+        };
+        let slot = page.take_slot();
+        slot.ok_or_else(|| format!("VM {vm} has {SLOTS} sessions, which is the most"))
+    }
+
+    fn give_slot(&mut self, vm: u32, slot: usize) {
+        if let Entry::Occupied(mut page) = self.vm_pages.entry(vm) {
+            page.get_mut().give_slot(slot);
+            if page.get().is_unused() {
+                page.remove();
+            }
+        }
+    }
+
+    /// Hands a session's executor its VM's page.
+    fn hand_page(&self, session: Session) {
+        let (Some(live), Some(page)) = (self.sessions.get(&session), self.vm_pages.get(&session.vm)) else {
+            return;
+        };
+        let order = ToExec::VmPage {
+            slot: live.slot as u32,
+        };
+        if let Err(error) = packet::send(&live.socket, &order, &[page.memfd()]) {
+            log::error!("{}: its VM's page is not handed over: {error:#}", name(session));
+        }
     }
 
     /// Ends a session's part in the scheduling. Should its executor still run, it has no turn any longer.
@@ -143,6 +202,7 @@ impl Daemon {
 
     fn let_go(&mut self, session: Session, why: &str) -> bool {
         self.count(session);
+        self.let_go_on(session);
         let Some(live) = self.sessions.remove(&session) else {
             return false;
         };
@@ -152,10 +212,14 @@ impl Daemon {
         let now_us = self.now_us();
         self.gpu_errors
             .note_end(now_us, live.exec_pid, session, live.gpus);
+        self.limited.remove(&session);
+        self.endings.remove(&session);
         live.page.revoke();
         self.poller.remove(&live.socket, live.socket_token);
         self.poller.remove(&live.pidfd, live.pidfd_token);
+        self.give_slot(session.vm, live.slot);
         self.feed(Event::Gone { session });
+        self.arrival_over(session);
         true
     }
 
@@ -170,7 +234,7 @@ impl Daemon {
         self.store.write(Changes {
             usage: BTreeMap::from([(session.vm, self.usage(session.vm))]),
             sessions: BTreeMap::from([(session, None)]),
-            gpus: None,
+            ..Changes::default()
         });
     }
 

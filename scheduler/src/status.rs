@@ -66,7 +66,7 @@ impl Daemon {
             uuid: uuid.to_owned(),
             model: gpu.map(|gpu| gpu.model.clone()).unwrap_or_default(),
             pci: gpu.map(|gpu| gpu.pci.clone()).unwrap_or_default(),
-            driver: gpu.map(|gpu| gpu.driver.clone()).unwrap_or_default(),
+            driver: self.inventory.driver(uuid).to_owned(),
             memory: gpu.map_or(0, |gpu| gpu.memory),
             state,
             pools: pools_of.get(uuid).cloned().unwrap_or_default(),
@@ -90,11 +90,10 @@ impl Daemon {
 
     fn pool_status(&self, pool: &Pool) -> PoolStatus {
         let gpus = self.inventory.of_pool(&pool.gpus);
-        let clients = self.clients.values().filter_map(|client| client.vm);
-        let vms: BTreeSet<u32> = clients
-            .chain(self.placed.keys().map(|session| session.vm))
-            .chain(self.earlier.keys().copied())
+        let vms: BTreeSet<u32> = self
+            .known_vms()
             .chain(self.map.vms_with_settings())
+            .chain(self.quarantines.keys().copied())
             .filter(|vm| pool.has(*vm))
             .collect();
         PoolStatus {
@@ -112,9 +111,18 @@ impl Daemon {
         }
     }
 
+    /// The VMs that have a backend, or have run something.
+    pub(crate) fn known_vms(&self) -> impl Iterator<Item = u32> {
+        let clients = self.clients.values().filter_map(|client| client.vm);
+        clients
+            .chain(self.placed.keys().map(|session| session.vm))
+            .chain(self.earlier.keys().copied())
+    }
+
     fn vm_status(&self, vm: u32) -> VmStatus {
         let usage = self.usage(vm);
         let settings = self.map.settings_of(vm);
+        let page = self.vm_pages.get(&vm);
         let sessions = of_vm(&self.sessions, vm).map(|(session, live)| {
             let (calls, queued) = live.page.counts();
             SessionStatus {
@@ -127,7 +135,7 @@ impl Daemon {
                     .get(&session)
                     .map(|placed| placed.gpus.clone())
                     .unwrap_or_default(),
-                memory: 0,
+                memory: page.map_or(0, |page| page.used_by(live.slot)),
                 queued,
                 calls,
             }
@@ -150,8 +158,8 @@ impl Daemon {
             gpu_microseconds: usage.ns / 1000,
             estimated: usage.estimated,
             limits: settings.limits,
-            violations: 0,
-            quarantine: None,
+            violations: usage.violations,
+            quarantine: self.quarantines.get(&vm).cloned(),
             sessions,
         }
     }

@@ -1,4 +1,5 @@
 //! `vgpu.db`: what happened. Written by a thread of its own, so that giving turns never waits for a disk.
+use crate::history::KEPT;
 use crate::inventory::Gpu;
 use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, Transaction, params};
@@ -6,10 +7,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use vgpu_sched_api::messages::{EventRecord, GpuRungs, QuarantineStatus};
 use vgpu_sched_core::Session;
 
 /// How the tables came to be: a version's tables are those of all steps up to it.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "CREATE TABLE gpu (
          uuid TEXT PRIMARY KEY, place INTEGER, model TEXT NOT NULL, pci TEXT NOT NULL, memory INTEGER NOT NULL
      ) STRICT;
@@ -19,6 +21,18 @@ const STEPS: [&str; 2] = [
     "ALTER TABLE usage ADD COLUMN calls INTEGER NOT NULL DEFAULT 0;
      CREATE TABLE session (
          vm INTEGER, number INTEGER, gpus TEXT NOT NULL, calls INTEGER NOT NULL, PRIMARY KEY (vm, number)
+     ) STRICT;",
+    "ALTER TABLE usage ADD COLUMN violations INTEGER NOT NULL DEFAULT 0;
+     CREATE TABLE event (
+         number INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, kind TEXT NOT NULL, vm INTEGER, session INTEGER, gpu TEXT,
+         message TEXT NOT NULL, calls TEXT NOT NULL
+     ) STRICT;
+     CREATE TABLE quarantine (
+         vm INTEGER PRIMARY KEY, why TEXT NOT NULL, since_s INTEGER NOT NULL, until_s INTEGER
+     ) STRICT;
+     CREATE TABLE rungs (
+         uuid TEXT PRIMARY KEY, driver TEXT NOT NULL, proved_s INTEGER, slices INTEGER NOT NULL, stop INTEGER NOT NULL,
+         stop_us INTEGER NOT NULL, resume_us INTEGER NOT NULL, suspend INTEGER NOT NULL, stop_by_vgpud INTEGER NOT NULL
      ) STRICT;",
 ];
 
@@ -33,6 +47,8 @@ pub struct Usage {
     pub estimated: bool,
     /// Calls done by sessions that ended.
     pub calls: u64,
+    /// Limits broken.
+    pub violations: u64,
 }
 
 /// A session that has not ended, as far as is known.
@@ -45,7 +61,7 @@ pub struct Placed {
 }
 
 /// What the database held.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Saved {
     /// Each VM's usage.
     pub usage: BTreeMap<u32, Usage>,
@@ -53,6 +69,12 @@ pub struct Saved {
     pub sessions: BTreeMap<Session, Placed>,
     /// The GPUs that were ever there.
     pub gpus: Vec<Gpu>,
+    /// The last events, the oldest first.
+    pub events: Vec<EventRecord>,
+    /// The VMs that are quarantined.
+    pub quarantines: BTreeMap<u32, QuarantineStatus>,
+    /// What holds on GPUs, by UUID.
+    pub rungs: BTreeMap<String, GpuRungs>,
 }
 
 /// What is to be written. What is not named stays.
@@ -63,18 +85,35 @@ pub struct Changes {
     pub sessions: BTreeMap<Session, Option<Placed>>,
     /// All that are there.
     pub gpus: Option<Vec<Gpu>>,
+    /// New ones; the oldest are dropped for them.
+    pub events: Vec<EventRecord>,
+    /// `None` for one that is over.
+    pub quarantines: BTreeMap<u32, Option<QuarantineStatus>>,
+    /// By UUID.
+    pub rungs: BTreeMap<String, GpuRungs>,
 }
 
 impl Changes {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.usage.is_empty() && self.sessions.is_empty() && self.gpus.is_none()
+        self.usage.is_empty()
+            && self.sessions.is_empty()
+            && self.gpus.is_none()
+            && self.events.is_empty()
+            && self.quarantines.is_empty()
+            && self.rungs.is_empty()
     }
 
     fn extend(&mut self, later: Self) {
         self.usage.extend(later.usage);
         self.sessions.extend(later.sessions);
         self.gpus = later.gpus.or(self.gpus.take());
+        self.events.extend(later.events);
+        // More are not kept anyway.
+        let old = self.events.len().saturating_sub(KEPT);
+        self.events.drain(..old);
+        self.quarantines.extend(later.quarantines);
+        self.rungs.extend(later.rungs);
     }
 }
 
@@ -161,13 +200,15 @@ fn signed(number: u64) -> i64 {
 
 fn read(connection: &Connection) -> Result<Saved> {
     let mut saved = Saved::default();
-    let mut statement = connection.prepare("SELECT vm, turns, gpu_ns, estimated, calls FROM usage")?;
+    let mut statement =
+        connection.prepare("SELECT vm, turns, gpu_ns, estimated, calls, violations FROM usage")?;
     let rows = statement.query_map([], |row| {
         let usage = Usage {
             turns: row.get::<_, i64>(1)? as u64,
             ns: row.get::<_, i64>(2)? as u64,
             estimated: row.get(3)?,
             calls: row.get::<_, i64>(4)? as u64,
+            violations: row.get::<_, i64>(5)? as u64,
         };
         Ok((row.get(0)?, usage))
     })?;
@@ -194,26 +235,79 @@ fn read(connection: &Connection) -> Result<Saved> {
             model: row.get(2)?,
             pci: row.get(3)?,
             memory: row.get::<_, i64>(4)? as u64,
-            driver: String::new(),
             divided: false,
+            driver: None,
         })
     })?;
     saved.gpus = rows.collect::<Result<_, _>>()?;
+    saved.events = read_events(connection)?;
+    let mut statement = connection.prepare("SELECT vm, why, since_s, until_s FROM quarantine")?;
+    let rows = statement.query_map([], |row| {
+        let quarantine = QuarantineStatus {
+            why: row.get(1)?,
+            since_s: row.get::<_, i64>(2)? as u64,
+            until_s: row.get::<_, Option<i64>>(3)?.map(|until| until as u64),
+        };
+        Ok((row.get(0)?, quarantine))
+    })?;
+    saved.quarantines = rows.collect::<Result<_, _>>()?;
+    let mut statement = connection.prepare(
+        "SELECT uuid, driver, proved_s, slices, stop, stop_us, resume_us, suspend, stop_by_vgpud FROM rungs",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let uuid: String = row.get(0)?;
+        let rungs = GpuRungs {
+            uuid: uuid.clone(),
+            driver: row.get(1)?,
+            proved_s: row.get::<_, Option<i64>>(2)?.map(|proved| proved as u64),
+            slices: row.get(3)?,
+            stop: row.get(4)?,
+            stop_us: row.get::<_, i64>(5)? as u64,
+            resume_us: row.get::<_, i64>(6)? as u64,
+            suspend: row.get(7)?,
+            stop_by_vgpud: row.get(8)?,
+        };
+        Ok((uuid, rungs))
+    })?;
+    saved.rungs = rows.collect::<Result<_, _>>()?;
     Ok(saved)
+}
+
+fn read_events(connection: &Connection) -> Result<Vec<EventRecord>> {
+    let mut statement = connection
+        .prepare("SELECT number, at_s, kind, vm, session, gpu, message, calls FROM event ORDER BY number")?;
+    let mut rows = statement.query([])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (kind, calls): (String, String) = (row.get(2)?, row.get(7)?);
+        events.push(EventRecord {
+            number: row.get::<_, i64>(0)? as u64,
+            at_s: row.get::<_, i64>(1)? as u64,
+            kind: serde_json::from_value(kind.into()).context("an event's kind")?,
+            vm: row.get(3)?,
+            session: row.get(4)?,
+            gpu: row.get(5)?,
+            message: row.get(6)?,
+            calls: serde_json::from_str(&calls).context("an event's calls")?,
+        });
+    }
+    Ok(events)
 }
 
 fn write(connection: &mut Connection, changes: &Changes) -> Result<()> {
     let transaction = connection.transaction()?;
     for (vm, usage) in &changes.usage {
         transaction.execute(
-            "INSERT INTO usage (vm, turns, gpu_ns, estimated, calls) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (vm) DO UPDATE SET turns = ?2, gpu_ns = ?3, estimated = ?4, calls = ?5",
+            "INSERT INTO usage (vm, turns, gpu_ns, estimated, calls, violations) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (vm) DO UPDATE
+             SET turns = ?2, gpu_ns = ?3, estimated = ?4, calls = ?5, violations = ?6",
             params![
                 vm,
                 signed(usage.turns),
                 signed(usage.ns),
                 usage.estimated,
-                signed(usage.calls)
+                signed(usage.calls),
+                signed(usage.violations)
             ],
         )?;
     }
@@ -231,7 +325,66 @@ fn write(connection: &mut Connection, changes: &Changes) -> Result<()> {
             )?;
         }
     }
+    write_events(&transaction, &changes.events)?;
+    for (vm, quarantine) in &changes.quarantines {
+        match quarantine {
+            Some(quarantine) => transaction.execute(
+                "INSERT OR REPLACE INTO quarantine (vm, why, since_s, until_s) VALUES (?1, ?2, ?3, ?4)",
+                params![
+                    vm,
+                    quarantine.why,
+                    signed(quarantine.since_s),
+                    quarantine.until_s.map(signed)
+                ],
+            )?,
+            None => transaction.execute("DELETE FROM quarantine WHERE vm = ?1", [vm])?,
+        };
+    }
+    for rungs in changes.rungs.values() {
+        transaction.execute(
+            "INSERT OR REPLACE INTO rungs
+                 (uuid, driver, proved_s, slices, stop, stop_us, resume_us, suspend, stop_by_vgpud)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                rungs.uuid,
+                rungs.driver,
+                rungs.proved_s.map(signed),
+                rungs.slices,
+                rungs.stop,
+                signed(rungs.stop_us),
+                signed(rungs.resume_us),
+                rungs.suspend,
+                rungs.stop_by_vgpud
+            ],
+        )?;
+    }
     transaction.commit()?;
+    Ok(())
+}
+
+fn write_events(transaction: &Transaction<'_>, events: &[EventRecord]) -> Result<()> {
+    for event in events {
+        // A word, as everywhere else where it is written.
+        let kind = serde_json::to_value(event.kind)?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO event (number, at_s, kind, vm, session, gpu, message, calls)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                signed(event.number),
+                signed(event.at_s),
+                kind.as_str(),
+                event.vm,
+                event.session,
+                event.gpu,
+                event.message,
+                serde_json::to_string(&event.calls)?
+            ],
+        )?;
+    }
+    if let Some(last) = events.last() {
+        let oldest = signed(last.number) - KEPT as i64;
+        transaction.execute("DELETE FROM event WHERE number <= ?1", [oldest])?;
+    }
     Ok(())
 }
 
@@ -269,12 +422,14 @@ fn write_all(mut connection: Connection, receiver: &Receiver<Changes>) {
 mod tests {
     use super::*;
     use crate::inventory::tests::gpu;
+    use vgpu_sched_api::messages::{CallRecord, EventKind};
 
     const USED: Usage = Usage {
         turns: 3,
         ns: 1 << 40,
         estimated: true,
         calls: 7,
+        violations: 2,
     };
 
     fn session(number: u32) -> Session {
@@ -298,11 +453,12 @@ mod tests {
                 (session(2), Some(placed.clone())),
             ]),
             gpus: Some(gpus.clone()),
+            ..Changes::default()
         });
         store.write(Changes {
             usage: BTreeMap::from([(1, USED)]),
             sessions: BTreeMap::from([(session(2), None)]),
-            gpus: None,
+            ..Changes::default()
         });
         drop(store);
 
@@ -315,6 +471,7 @@ mod tests {
             usage: BTreeMap::from([(1, USED), (2, USED)]),
             sessions: BTreeMap::from([(session(1), placed)]),
             gpus: gpus.clone(),
+            ..Saved::default()
         };
         assert_eq!(saved, expected);
         store.write(Changes {
@@ -353,7 +510,78 @@ mod tests {
             .unwrap();
         drop(connection);
         let (_store, saved) = Store::open(dir.path()).unwrap();
-        assert_eq!(saved.usage, BTreeMap::from([(4, Usage { calls: 0, ..USED })]));
+        assert_eq!(
+            saved.usage,
+            BTreeMap::from([(
+                4,
+                Usage {
+                    calls: 0,
+                    violations: 0,
+                    ..USED
+                }
+            )])
+        );
         assert_eq!(saved.sessions, BTreeMap::new());
+    }
+
+    fn event(number: u64) -> EventRecord {
+        EventRecord {
+            number,
+            at_s: 1_700_000_000,
+            kind: EventKind::GpuError,
+            vm: Some(7),
+            session: None,
+            gpu: Some("GPU-a".to_owned()),
+            message: "it has \"fallen\" off".to_owned(),
+            calls: vec![CallRecord {
+                name: "cuLaunchKernel".to_owned(),
+                before_us: 7,
+                took_us: None,
+                ring: 3,
+            }],
+        }
+    }
+
+    #[test]
+    fn what_happened_is_kept_and_the_oldest_of_it_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let quarantine = QuarantineStatus {
+            why: "it floods".to_owned(),
+            since_s: 1,
+            until_s: None,
+        };
+        let rungs = GpuRungs {
+            uuid: "GPU-a".to_owned(),
+            driver: "580.1".to_owned(),
+            proved_s: Some(5),
+            stop: true,
+            stop_us: u64::MAX,
+            ..GpuRungs::default()
+        };
+        store.write(Changes {
+            events: (1..=20).map(event).collect(),
+            quarantines: BTreeMap::from([(1, Some(quarantine.clone())), (2, Some(quarantine.clone()))]),
+            rungs: BTreeMap::from([("GPU-a".to_owned(), rungs.clone())]),
+            ..Changes::default()
+        });
+        store.write(Changes {
+            events: (21..=KEPT as u64 + 5).map(event).collect(),
+            quarantines: BTreeMap::from([(2, None)]),
+            ..Changes::default()
+        });
+        drop(store);
+        let (_store, saved) = Store::open(dir.path()).unwrap();
+        assert_eq!(saved.quarantines, BTreeMap::from([(1, quarantine)]));
+        let rungs = GpuRungs {
+            stop_us: i64::MAX as u64,
+            ..rungs
+        };
+        assert_eq!(saved.rungs, BTreeMap::from([("GPU-a".to_owned(), rungs)]));
+        assert_eq!(saved.events.len(), KEPT);
+        assert_eq!(
+            (&saved.events[0], saved.events[KEPT - 1].number),
+            (&event(6), KEPT as u64 + 5)
+        );
     }
 }

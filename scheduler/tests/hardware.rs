@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 use softgpu_device::{DeviceShare, Part};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use vgpu_sched_api::messages::{Answer, Edit, GpuState, Refusal, Request};
+use vgpu_sched_api::messages::{Answer, Edit, EventKind, GpuState, Refusal, Request};
 
 const MIB: u64 = 1 << 20;
 /// A process that runs this test takes memory of the GPU of this number.
@@ -122,11 +122,23 @@ fn an_executor_is_told_of_the_memory_that_the_driver_accounts_to_it() {
     drop(other);
 }
 
+/// The error of a GPU that the log tells of next, from that place on: whose it is, which GPU's, what it is; and the place
+/// behind it.
+fn next_error(daemon: &Daemon, from: usize) -> (Option<(u32, u32)>, Option<String>, String, usize) {
+    let (_, after) = daemon.until_logged("Xid", from);
+    let mut errors = daemon
+        .events(None)
+        .into_iter()
+        .filter(|event| event.kind == EventKind::GpuError);
+    let error = errors.next_back().unwrap();
+    (error.vm.zip(error.session), error.gpu, error.message, after)
+}
+
 #[test]
 fn a_fault_is_told_to_be_its_sessions() {
     let daemon = Daemon::with_kmsg(2, &map(&[(1, "low"), (2, "low")], ""));
     daemon.until_logged("the GPUs are watched", 0);
-    let gpus = daemon.gpus();
+    let gpu = |number: usize| Some(daemon.gpus()[number].clone());
     let (one, two) = (daemon.backend(1), daemon.backend(2));
     let (first, mut second) = (one.session(4), two.session(1));
     let was = (first.pid(), second.pid());
@@ -134,13 +146,11 @@ fn a_fault_is_told_to_be_its_sessions() {
     daemon.write_kmsg(&fault(was.0, 1).replacen('4', "12", 1));
     daemon.write_kmsg("6,1,2,-;NVRM: something else");
     daemon.write_kmsg(&fault(was.1, 2));
-    let (line, after) = daemon.until_logged("Xid", 0);
+    let (whose, where_, what, after) = next_error(&daemon, 0);
+    assert_eq!((whose, where_), (Some((2, 1)), gpu(1)));
     assert!(
-        line.contains(&format!(
-            "VM 2 session 1: GPU {}: Xid 31 (access to memory",
-            gpus[1]
-        )),
-        "{line}"
+        what.starts_with("Xid 31 (access to memory that is not mapped): pid=") && what.ends_with("GRAPHICS"),
+        "{what}"
     );
     // NVML tells of it as well.
     daemon.inject_xid(1, 31);
@@ -148,26 +158,19 @@ fn a_fault_is_told_to_be_its_sessions() {
     second.kill();
     second.wait_hung_up();
     daemon.write_kmsg(&fault(was.1, 1));
-    let (line, after) = daemon.until_logged("Xid", after);
-    assert!(
-        line.contains(&format!("VM 2 session 1: GPU {}: Xid 31", gpus[0])),
-        "{line}"
-    );
+    let (whose, where_, _, after) = next_error(&daemon, after);
+    assert_eq!((whose, where_), (Some((2, 1)), gpu(0)));
     // A process that is no executor.
-    daemon.write_kmsg(&fault(std::process::id(), 1).replace("31", "13"));
-    let (line, after) = daemon.until_logged("Xid", after);
-    assert!(
-        line.contains(&format!("no VM: GPU {}: Xid 13", gpus[0])),
-        "{line}"
-    );
+    daemon.write_kmsg(&fault(std::process::id(), 1).replace(": 31,", ": 13,"));
+    let (whose, where_, what, after) = next_error(&daemon, after);
+    assert_eq!((whose, where_), (None, gpu(0)));
+    assert!(what.starts_with("Xid 13 ("), "{what}");
     // NVML alone tells of this one, after the other one.
     daemon.inject_xid(1, 79);
-    let (line, _) = daemon.until_logged("Xid", after);
-    assert!(
-        line.contains(&format!("no VM: GPU {}: Xid 79", gpus[1])),
-        "{line}"
-    );
-    assert_eq!(daemon.times_logged("Xid"), 4);
+    let (whose, where_, what, _) = next_error(&daemon, after);
+    assert_eq!((whose, where_), (None, gpu(1)));
+    assert_eq!(what, "Xid 79 (the GPU has fallen off the bus): told by NVML");
+    assert_eq!(daemon.events(None).len(), 4);
 }
 
 #[test]
@@ -180,20 +183,17 @@ fn without_the_kernels_log_an_xid_is_the_only_holders() {
     let (low, high) = (one.session(1), two.session(1));
     low.take_turn();
     daemon.inject_xid(0, 31);
-    let (line, after) = daemon.until_logged("Xid", after);
-    assert!(
-        line.contains("VM 1 session 1: GPU ") && line.contains("told by NVML"),
-        "{line}"
-    );
+    let (whose, _, what, after) = next_error(&daemon, after);
+    assert_eq!(whose, Some((1, 1)));
+    assert!(what.contains("told by NVML"), "{what}");
     // A GPU that falls off its bus is nobody's doing.
     daemon.inject_xid(0, 79);
-    let (line, after) = daemon.until_logged("Xid", after);
-    assert!(line.contains("no VM: GPU "), "{line}");
+    let (whose, _, _, after) = next_error(&daemon, after);
+    assert_eq!(whose, None);
     // With two at once it cannot be told.
     high.take_turn();
     daemon.inject_xid(0, 13);
-    let (line, _) = daemon.until_logged("Xid", after);
-    assert!(line.contains("no VM: GPU "), "{line}");
+    assert_eq!(next_error(&daemon, after).0, None);
 }
 
 #[test]
@@ -210,6 +210,10 @@ fn a_gpu_that_falls_off_is_noticed_unasked() {
     daemon.lose_gpu(0, false);
     daemon.until_logged(&format!("GPU {} is here", gpus[0]), after);
     assert_eq!(daemon.gpus(), gpus);
+    let changes = daemon.events(None).into_iter();
+    let changes: Vec<_> = changes.map(|event| (event.kind, event.gpu)).collect();
+    let change = (EventKind::GpuChanged, Some(gpus[0].clone()));
+    assert_eq!(changes, [change.clone(), change]);
     assert_eq!(scan(&daemon), (gpus[..1].to_vec(), vec![]));
     assert_eq!(scan(&daemon), (vec![], vec![]));
 }

@@ -430,6 +430,12 @@ fn only_administrators_change_anything() {
             edits: vec![],
             dry_run: true,
         },
+        Request::Quarantine {
+            vms: "9".to_owned(),
+            why: "a test".to_owned(),
+            seconds: None,
+        },
+        Request::Release { vms: "9".to_owned() },
     ];
     // A backend is none, whoever it runs as.
     let backend = daemon.backend(1);

@@ -1,11 +1,13 @@
 //! The checks on this machine's own GPU, and the first figures beside the native library's, in one run.
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use vgpu_vm::Artifacts;
 
+use crate::sched_bench::{Bench, Missed, Sub};
 use crate::vm_checks::{self, Pair};
 use crate::{Gpu, Host, Machine, Stack, VmSpec, builder, checks, same};
 
@@ -22,6 +24,8 @@ pub enum Part {
     Vm,
     /// Every answer beside the native library's; takes minutes, and runs only if it is named.
     Answers,
+    /// What the scheduler is measured by; takes minutes, and runs only if it is named.
+    Sched(Sub),
 }
 
 /// One line of the report.
@@ -31,9 +35,11 @@ struct Line {
     outcome: Result<String>,
 }
 
-/// Runs the parts, printing a line as each step ends and the whole table last. Whether all held.
-pub fn run(artifacts: &Artifacts, gpu: Gpu, parts: &[Part]) -> Result<bool> {
+/// Runs the parts, printing a line as each step ends and the whole table last; the scheduler's figures go to `sched.json` in
+/// that folder as well. Whether all held.
+pub fn run(artifacts: &Artifacts, gpu: Gpu, parts: &[Part], folder: Option<PathBuf>) -> Result<bool> {
     let mut report = Report { lines: Vec::new() };
+    let mut bench = Bench::new(artifacts, gpu, folder);
     let native = gpu == Gpu::Nvidia;
     for part in parts {
         match part {
@@ -42,18 +48,22 @@ pub fn run(artifacts: &Artifacts, gpu: Gpu, parts: &[Part]) -> Result<bool> {
             Part::Latency => latency(artifacts, gpu, &mut report),
             Part::Vm => virtual_machines(artifacts, gpu, &mut report),
             Part::Answers => answers(artifacts, gpu, &mut report),
+            Part::Sched(sub) => bench.run(*sub, &mut report),
             Part::Figures => println!("figures: left out, no native library to compare with"),
         }
     }
+    bench.print();
     Ok(report.print())
 }
 
-struct Report {
+/// What was done, and how it ended.
+pub(crate) struct Report {
     lines: Vec<Line>,
 }
 
 impl Report {
-    fn step(&mut self, name: &str, step: impl FnOnce() -> Result<String>) {
+    /// Does one thing, and says how it went.
+    pub(crate) fn step(&mut self, name: &str, step: impl FnOnce() -> Result<String>) {
         println!("{name} ...");
         let start = Instant::now();
         let outcome = step();
@@ -90,9 +100,12 @@ impl Report {
     }
 }
 
-/// Adds what the services said to an error.
-fn with_logs<T>(stack: &Stack, result: Result<T>) -> Result<T> {
-    result.map_err(|error| anyhow::anyhow!("{error:?}\n{}", stack.logs()))
+/// Adds what the services said to an error, unless all that is wrong is a figure.
+pub(crate) fn with_logs<T>(stack: &Stack, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error.downcast::<Missed>() {
+        Ok(missed) => missed.into(),
+        Err(error) => anyhow::anyhow!("{error:?}\n{}", stack.logs()),
+    })
 }
 
 fn quiet(result: Result<()>) -> Result<String> {
@@ -364,20 +377,51 @@ fn virtual_machines(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     );
 }
 
-/// The parts with these names; all but [`Part::Answers`] for none.
+/// The parts with these names; for none all but [`Part::Answers`] and [`Part::Sched`]. "sched" is all of the latter's parts.
 pub fn parts(names: &[String]) -> Result<Vec<Part>> {
     if names.is_empty() {
         return Ok(vec![Part::Socket, Part::Figures, Part::Latency, Part::Vm]);
     }
-    names
-        .iter()
-        .map(|name| match name.as_str() {
-            "socket" => Ok(Part::Socket),
-            "figures" => Ok(Part::Figures),
-            "latency" => Ok(Part::Latency),
-            "vm" => Ok(Part::Vm),
-            "answers" => Ok(Part::Answers),
-            other => bail!("no part {other:?}: expected socket, figures, latency, vm or answers"),
-        })
-        .collect()
+    let mut parts = Vec::new();
+    for name in names {
+        match name.as_str() {
+            "socket" => parts.push(Part::Socket),
+            "figures" => parts.push(Part::Figures),
+            "latency" => parts.push(Part::Latency),
+            "vm" => parts.push(Part::Vm),
+            "answers" => parts.push(Part::Answers),
+            "sched" => parts.extend(Sub::ALL.map(Part::Sched)),
+            other => parts.push(sched_part(other).with_context(|| {
+                let subs = Sub::ALL.map(|sub| format!("sched:{}", sub.name())).join(", ");
+                format!("no part {other:?}: expected socket, figures, latency, vm, answers, sched, {subs}")
+            })?),
+        }
+    }
+    Ok(parts)
+}
+
+fn sched_part(name: &str) -> Option<Part> {
+    let name = name.strip_prefix("sched:")?;
+    let sub = Sub::ALL.into_iter().find(|sub| sub.name() == name)?;
+    Some(Part::Sched(sub))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_found_by_name() {
+        let parts = |names: &[&str]| parts(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert_eq!(
+            parts(&["sched:burst", "vm"]).unwrap(),
+            [Part::Sched(Sub::Burst), Part::Vm]
+        );
+        assert_eq!(parts(&["sched"]).unwrap().len(), Sub::ALL.len());
+        assert!(!parts(&[]).unwrap().contains(&Part::Answers));
+        for wrong in ["sched:", "sched:socket", "levels", ""] {
+            let error = parts(&[wrong]).unwrap_err().to_string();
+            assert!(error.contains("sched:levels"), "{error}");
+        }
+    }
 }

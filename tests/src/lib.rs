@@ -1,10 +1,12 @@
 //! What the whole-system tests, the demo and the GPU tests share: the host's services, started together and
 //! ended together.
 pub mod checks;
+pub mod crowd;
 pub mod gpu_tests;
 pub mod hostile;
 pub mod machine;
 pub mod same;
+pub mod sched_bench;
 pub mod stack;
 pub mod vm_checks;
 

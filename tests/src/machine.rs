@@ -83,12 +83,25 @@ impl Host {
     /// Programs of this host that use that VM's GPU.
     pub fn new(stack: &Stack, vm: u32) -> Self {
         let artifacts = stack.artifacts();
-        let mut host = Self::native(artifacts);
-        host.environment
-            .push(("VGPU_SOCKET".into(), stack.socket(vm).into()));
-        host.environment
-            .push(("LD_LIBRARY_PATH".into(), artifacts.guest_lib_dir().into()));
-        host
+        Self::native(artifacts)
+            .with("LD_LIBRARY_PATH", artifacts.guest_lib_dir())
+            .with("VGPU_SOCKET", stack.socket(vm))
+    }
+
+    /// The same with one more variable in their environment.
+    pub fn with(mut self, name: &str, value: impl Into<std::ffi::OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The same programs on the library that the services use, without them.
+    pub fn beside(stack: &Stack) -> Self {
+        stack
+            .native_environment()
+            .into_iter()
+            .fold(Self::native(stack.artifacts()), |host, (name, value)| {
+                host.with(name, value)
+            })
     }
 
     /// The same programs on the machine's own library.

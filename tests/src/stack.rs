@@ -88,7 +88,18 @@ pub struct Stack {
 impl Stack {
     /// Starts `vgpud` with a pool map of these VMs, which share one GPU, and their backends.
     pub fn start(artifacts: &Artifacts, gpu: Gpu, vms: &[VmSpec]) -> Result<Self> {
-        let mut stack = Self::start_host(artifacts, gpu, 1, &pool_map(vms))?;
+        Self::start_as(artifacts, gpu, vms, "", |_| String::new())
+    }
+
+    /// The same with more lines in the pool's table, and in that of each VM.
+    pub fn start_as(
+        artifacts: &Artifacts,
+        gpu: Gpu,
+        vms: &[VmSpec],
+        pool: &str,
+        own: impl Fn(VmSpec) -> String,
+    ) -> Result<Self> {
+        let mut stack = Self::start_host(artifacts, gpu, 1, &pool_map(vms, pool, own))?;
         for vm in vms {
             stack.start_backend(vm.id)?;
         }
@@ -196,6 +207,19 @@ impl Stack {
             stack.vgpud_pid().is_none_or(has_ended) || stack.ask(&Request::Status).is_ok()
         })?;
         self.alive("vgpud", self.vgpud_pid())
+    }
+
+    /// What a program needs in its environment to use the services' library itself, beside the services.
+    pub fn native_environment(&self) -> Vec<(&'static str, String)> {
+        match self.gpu {
+            Gpu::Nvidia => Vec::new(),
+            Gpu::Software => {
+                let folder = self.artifacts.softgpu_lib_dir().display().to_string();
+                let mut all = vec![("LD_LIBRARY_PATH", folder)];
+                all.extend(self.softgpu_environment());
+                all
+            }
+        }
     }
 
     fn softgpu_environment(&self) -> [(&'static str, String); 2] {
@@ -389,15 +413,15 @@ fn has_ended(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| state(stat).unwrap_or(true))
 }
 
-fn pool_map(vms: &[VmSpec]) -> String {
+fn pool_map(vms: &[VmSpec], pool: &str, own: impl Fn(VmSpec) -> String) -> String {
     let numbers = vms
         .iter()
         .map(|vm| format!("\"{}\"", vm.id))
         .collect::<Vec<_>>()
         .join(", ");
-    let mut map = format!("[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [{numbers}]\n");
+    let mut map = format!("[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [{numbers}]\n{pool}\n");
     for vm in vms {
-        map += &format!("\n[vm.{}]\npriority = \"{}\"\n", vm.id, vm.priority);
+        map += &format!("\n[vm.{}]\npriority = \"{}\"\n{}\n", vm.id, vm.priority, own(*vm));
     }
     map
 }

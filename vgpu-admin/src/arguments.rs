@@ -1,8 +1,16 @@
 //! The command line.
-use clap::{Args, Parser, Subcommand, ValueEnum};
+mod limits;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use limits::LimitOptions;
 use std::path::PathBuf;
-use vgpu_pool_map::{MS_MAX, QUEUE_DEPTH_MAX, VmRange, WEIGHT_MAX};
-use vgpu_sched_api::messages::{Edit, Priority, VmSettings};
+use vgpu_pool_map::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, SECONDS_MAX, VmRange, WEIGHT_MAX};
+use vgpu_sched_api::messages::{Edit, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
+
+const PRIORITIES: &[Priority] = &[Priority::Low, Priority::Medium, Priority::High];
+const POLICIES: &[Policy] = &[Policy::Priority, Policy::Weighted, Policy::Fifo];
+const SHARINGS: &[Sharing] = &[Sharing::Turns, Sharing::Mps];
 
 /// Shows and changes how virtual machines share the GPUs of this host.
 #[derive(Debug, Parser)]
@@ -68,9 +76,9 @@ pub enum Command {
     SetPriority {
         #[command(flatten)]
         vms: Vms,
-        /// low, medium or high
-        #[arg(long)]
-        priority: Level,
+        /// Which level they are of
+        #[arg(long, value_name = "LEVEL", value_parser = one_of(PRIORITIES))]
+        priority: Priority,
         #[command(flatten)]
         change: Change,
     },
@@ -84,18 +92,67 @@ pub enum Command {
         #[command(flatten)]
         change: Change,
     },
+    /// Limit what VMs may use; a limit of theirs counts before their pool's
+    SetLimits {
+        #[command(flatten)]
+        vms: Vms,
+        #[command(flatten)]
+        limits: LimitOptions,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Set how a pool's GPUs are shared
+    SetPool(SetPool),
+    /// End the sessions of VMs, and open none of theirs
+    Quarantine {
+        #[command(flatten)]
+        vms: Vms,
+        /// Why, for the log and for those who look at it
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+        /// For so many seconds; until they are released unless set
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
+        seconds: Option<u64>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// End the quarantine of VMs
+    Release {
+        #[command(flatten)]
+        vms: Vms,
+        #[command(flatten)]
+        change: Change,
+    },
     /// Show GPUs, pools and VMs on one screen
     Status {
-        /// Show it again and again, every so many seconds, until interrupted
-        #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
-            value_parser = clap::value_parser!(u32).range(1..=3600))]
-        watch: Option<u32>,
+        #[command(flatten)]
+        again: Again,
+    },
+    /// Show what every VM waited for and used
+    Stats {
+        #[command(flatten)]
+        again: Again,
+        /// Print the text that Prometheus reads
+        #[arg(long, conflicts_with = "watch")]
+        prometheus: bool,
     },
     /// Show the order in which turns were given
     Turns {
         /// How many of the last ones
         #[arg(long, value_name = "N", default_value_t = 20)]
         last: usize,
+    },
+    /// Show what happened: limits that were broken, quarantines, errors of GPUs
+    Events(Events),
+    /// Show which means of preemption were proved on each GPU
+    Probe,
+    /// Record when work came and how much GPU time it needed, until interrupted
+    Record {
+        /// A new file for it
+        file: PathBuf,
+        /// For so many seconds only
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
+        seconds: Option<u64>,
     },
     /// Have vgpud read the pool map's file again
     Reload,
@@ -127,11 +184,35 @@ pub struct GpuInPool {
     pool: String,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 pub struct Vms {
     /// A VM's number, or a range such as 1-7
     #[arg(long, value_name = "VM")]
-    vm_id: VmRange,
+    pub vm_id: VmRange,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Again {
+    /// Show it again and again, every so many seconds, until interrupted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Events {
+    /// Those of this VM alone
+    #[arg(long, value_name = "VM")]
+    pub vm_id: Option<u32>,
+    /// How many of the last ones
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub last: usize,
+    /// Show the session's last calls under each, where they were recorded
+    #[arg(long)]
+    pub calls: bool,
+    /// Go on with what happens, until interrupted
+    #[arg(long)]
+    pub follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -141,9 +222,9 @@ pub struct Register {
     /// The pool's name
     #[arg(long, value_name = "NAME")]
     pool: String,
-    /// low, medium or high; medium unless set
-    #[arg(long)]
-    priority: Option<Level>,
+    /// Which level they are of; medium unless set
+    #[arg(long, value_name = "LEVEL", value_parser = one_of(PRIORITIES))]
+    priority: Option<Priority>,
     /// How many quanta a turn lasts while others of the level wait, 1 to 100; 1 unless set
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(WEIGHT_MAX)))]
     weight: Option<u32>,
@@ -153,11 +234,79 @@ pub struct Register {
     /// Milliseconds of waiting after which it counts as one level higher; the pool's unless set
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=MS_MAX))]
     aging_ms: Option<u64>,
+    #[command(flatten)]
+    limits: LimitOptions,
     /// Move those that are in another pool
     #[arg(long = "move")]
     move_from_other: bool,
     #[command(flatten)]
     change: Change,
+}
+
+#[derive(Debug, Args)]
+pub struct SetPool {
+    /// The pool's name. Given several times, all of them are set at once, as pools that share a GPU must be
+    #[arg(long = "pool", value_name = "NAME", required = true)]
+    pools: Vec<String>,
+    /// How its GPUs go from one VM to the next
+    #[arg(long, value_parser = one_of(POLICIES))]
+    policy: Option<Policy>,
+    /// Whether there is one session at a time on a GPU, whatever its level
+    #[arg(long, value_name = "BOOL")]
+    exclusive: Option<bool>,
+    /// Whether VMs take turns, or all run at once through NVIDIA's MPS
+    #[arg(long, value_parser = one_of(SHARINGS))]
+    sharing: Option<Sharing>,
+    /// Its part of the GPUs that it shares with other pools, 1 to 100
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(WEIGHT_MAX)))]
+    weight: Option<u32>,
+    /// How many of its GPUs a VM gets; 0: all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(GPUS_PER_VM_MAX)))]
+    gpus_per_vm: Option<u32>,
+    /// What is done about VMs that break a limit; the rest is only logged. Some of warn,deprioritise,stop,end,quarantine,
+    /// or none
+    #[arg(long, value_name = "RUNGS", value_parser = ladder)]
+    ladder: Option<Ladder>,
+    #[command(flatten)]
+    limits: LimitOptions,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// The rungs of a ladder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ladder(Vec<Rung>);
+
+/// Reads "warn,stop", or "none".
+fn ladder(text: &str) -> Result<Ladder, String> {
+    if text == "none" {
+        return Ok(Ladder(Vec::new()));
+    }
+    let rung = |name: &str| {
+        let found = Rung::ALL.into_iter().find(|rung| rung.to_string() == name.trim());
+        found.ok_or_else(|| {
+            let names = Rung::ALL.map(|rung| rung.to_string()).join(", ");
+            format!("\"{name}\": expected some of {names}, or none")
+        })
+    };
+    Ok(Ladder(text.split(',').map(rung).collect::<Result<_, _>>()?))
+}
+
+/// A text that says something, on one line.
+fn reason(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.len() > REASON_LEN_MAX || text.chars().any(char::is_control) {
+        return Err(format!("expected a line of at most {REASON_LEN_MAX} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// One of these, by its name.
+fn one_of<T: Copy + ToString + Send + Sync>(all: &'static [T]) -> impl TypedValueParser<Value = T> {
+    let names = PossibleValuesParser::new(all.iter().map(T::to_string));
+    names.try_map(|name| {
+        let found = all.iter().find(|one| one.to_string() == name);
+        found.copied().ok_or("not one of them")
+    })
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -167,61 +316,49 @@ pub struct Change {
     pub dry_run: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Level {
-    Low,
-    Medium,
-    High,
-}
-
-impl From<Level> for Priority {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Low => Self::Low,
-            Level::Medium => Self::Medium,
-            Level::High => Self::High,
-        }
-    }
-}
-
 /// A change of the pool map, whether it is only tried, and what helps if it is refused.
 pub struct Planned {
-    pub edit: Edit,
+    pub edits: Vec<Edit>,
     pub dry_run: bool,
     pub hint: &'static str,
 }
 
 const GPUS_HINT: &str = "`vgpu-admin scan-gpus` lists the GPUs, `vgpu-admin status` the pools";
+const LIMITS_HINT: &str = "`vgpu-admin help set-limits` lists the limits; `vgpu-admin register-vm --vm-id VM --pool NAME` puts a VM into a pool";
+const POOL_HINT: &str = "`vgpu-admin help set-pool` lists the settings, `vgpu-admin status` the pools; \
+    pools that share a GPU are set together, with --pool for each";
+/// Bytes of a reason at most.
+const REASON_LEN_MAX: usize = 200;
 const VMS_HINT: &str = "`vgpu-admin status` lists the pools and their VMs";
 
 impl Command {
     /// The change of the pool map that this asks for, if it does.
     pub fn edit(&self) -> Option<Planned> {
-        let (edit, change, hint) = match self {
+        let (edits, change, hint) = match self {
             Self::AssignGpu { gpu, change } => {
                 let edit = Edit::AssignGpu {
                     gpu: gpu.gpu_id.clone(),
                     pool: gpu.pool.clone(),
                 };
-                (edit, change, GPUS_HINT)
+                (vec![edit], change, GPUS_HINT)
             }
             Self::UnassignGpu { gpu, change } => {
                 let edit = Edit::UnassignGpu {
                     gpu: gpu.gpu_id.clone(),
                     pool: gpu.pool.clone(),
                 };
-                (edit, change, GPUS_HINT)
+                (vec![edit], change, GPUS_HINT)
             }
             Self::RegisterVm(register) => {
                 let edit = Edit::RegisterVms {
                     vms: register.vms.text(),
                     pool: register.pool.clone(),
                     settings: VmSettings {
-                        priority: register.priority.map(Priority::from),
+                        priority: register.priority,
                         weight: register.weight,
                         queue_depth: register.queue_depth,
                         aging_ms: register.aging_ms,
-                        ..VmSettings::default()
+                        limits: register.limits.0,
                     },
                     move_from_other: register.move_from_other,
                 };
@@ -231,16 +368,18 @@ impl Command {
                         "`vgpu-admin status` lists the pools and their VMs; --move moves VMs from one pool to another"
                     }
                 };
-                (edit, &register.change, hint)
+                (vec![edit], &register.change, hint)
             }
-            Self::UnregisterVm { vms, change } => (Edit::UnregisterVms { vms: vms.text() }, change, VMS_HINT),
+            Self::UnregisterVm { vms, change } => {
+                (vec![Edit::UnregisterVms { vms: vms.text() }], change, VMS_HINT)
+            }
             Self::SetPriority {
                 vms,
                 priority,
                 change,
             } => {
                 let settings = VmSettings {
-                    priority: Some((*priority).into()),
+                    priority: Some(*priority),
                     ..VmSettings::default()
                 };
                 (set(vms, settings), change, REGISTER_HINT)
@@ -252,16 +391,30 @@ impl Command {
                 };
                 (set(vms, settings), change, REGISTER_HINT)
             }
+            Self::SetLimits { vms, limits, change } => {
+                let settings = VmSettings {
+                    limits: limits.0,
+                    ..VmSettings::default()
+                };
+                (set(vms, settings), change, LIMITS_HINT)
+            }
+            Self::SetPool(set) => (set.edits(), &set.change, POOL_HINT),
             Self::ScanGpus
+            | Self::Quarantine { .. }
+            | Self::Release { .. }
             | Self::Status { .. }
+            | Self::Stats { .. }
             | Self::Turns { .. }
+            | Self::Events(_)
+            | Self::Probe
+            | Self::Record { .. }
             | Self::Reload
             | Self::Config { .. } => {
                 return None;
             }
         };
         Some(Planned {
-            edit,
+            edits,
             dry_run: change.dry_run,
             hint,
         })
@@ -270,15 +423,35 @@ impl Command {
 
 const REGISTER_HINT: &str = "`vgpu-admin register-vm --vm-id VM --pool NAME` puts a VM into a pool";
 
-fn set(vms: &Vms, settings: VmSettings) -> Edit {
-    Edit::SetVms {
+fn set(vms: &Vms, settings: VmSettings) -> Vec<Edit> {
+    vec![Edit::SetVms {
         vms: vms.text(),
         settings,
+    }]
+}
+
+impl SetPool {
+    fn edits(&self) -> Vec<Edit> {
+        let settings = PoolSettings {
+            policy: self.policy,
+            exclusive: self.exclusive,
+            sharing: self.sharing,
+            weight: self.weight,
+            gpus_per_vm: self.gpus_per_vm,
+            ladder: self.ladder.clone().map(|Ladder(rungs)| rungs),
+            limits: self.limits.0,
+        };
+        let edit = |pool: &String| Edit::SetPool {
+            pool: pool.clone(),
+            settings: settings.clone(),
+        };
+        self.pools.iter().map(edit).collect()
     }
 }
 
 impl Vms {
-    fn text(&self) -> String {
+    /// As `vgpud` is told.
+    pub fn text(&self) -> String {
         self.vm_id.to_string()
     }
 }
@@ -287,9 +460,83 @@ impl Vms {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use vgpu_pool_map::LIMITS;
+    use vgpu_sched_api::messages::Limits;
 
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let words = ["vgpu-admin"].into_iter().chain(line.split_whitespace());
+        Ok(Arguments::try_parse_from(words)?.command)
+    }
+
+    fn edits(line: &str) -> Vec<Edit> {
+        parse(line).unwrap().edit().unwrap().edits
+    }
+
+    /// Every limit has its option, in each of the three commands.
+    #[test]
+    fn limits_are_options() {
+        for limit in LIMITS {
+            let option = format!("--{} {}", limit.key.replace('_', "-"), limit.most);
+            let mut expected = Limits::default();
+            (limit.set)(&mut expected, Some(limit.most));
+            match &edits(&format!("set-limits --vm-id 3-5 {option}"))[..] {
+                [Edit::SetVms { vms, settings }] => {
+                    assert_eq!((vms.as_str(), settings.limits), ("3-5", expected));
+                }
+                other => panic!("{other:?}"),
+            }
+            match &edits(&format!("register-vm --vm-id 3 --pool A {option}"))[..] {
+                [Edit::RegisterVms { settings, .. }] => assert_eq!(settings.limits, expected),
+                other => panic!("{other:?}"),
+            }
+            match &edits(&format!("set-pool --pool A {option}"))[..] {
+                [Edit::SetPool { settings, .. }] => assert_eq!(settings.limits, expected),
+                other => panic!("{other:?}"),
+            }
+            let option = format!("--{} {}", limit.key.replace('_', "-"), limit.most + 1);
+            assert!(
+                parse(&format!("set-limits --vm-id 3 {option}")).is_err(),
+                "{option}"
+            );
+        }
+    }
+
+    #[test]
+    fn pools_are_set_together() {
+        let line = "set-pool --pool A --pool B --policy weighted --exclusive true --sharing turns --weight 2 \
+            --gpus-per-vm 0 --ladder stop,warn --dry-run";
+        let settings = PoolSettings {
+            policy: Some(Policy::Weighted),
+            exclusive: Some(true),
+            sharing: Some(Sharing::Turns),
+            weight: Some(2),
+            gpus_per_vm: Some(0),
+            ladder: Some(vec![Rung::Stop, Rung::Warn]),
+            limits: Limits::default(),
+        };
+        let expected = ["A", "B"].map(|pool| Edit::SetPool {
+            pool: pool.to_owned(),
+            settings: settings.clone(),
+        });
+        assert_eq!(edits(line), expected);
+        assert!(parse(line).unwrap().edit().unwrap().dry_run);
+        assert_eq!(ladder("none"), Ok(Ladder(Vec::new())));
+        for wrong in [
+            "set-pool",
+            "set-pool --pool A --policy fair",
+            "set-pool --pool A --ladder warn,kill",
+            "set-pool --pool A --exclusive maybe",
+            "set-pool --pool A --gpus-per-vm 9",
+            "quarantine --vm-id 3",
+            "stats --watch --prometheus",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(reason("a\nb").is_err() && reason(" ").is_err() && reason("ran wild").is_ok());
     }
 }

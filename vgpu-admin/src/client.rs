@@ -6,7 +6,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vgpu_sched_api::messages::{Answer, Refusal, Request, Status, TurnRecord};
+use vgpu_sched_api::messages::{Answer, Arrival, EventRecord, Refusal, Request, Stats, Status, TurnRecord};
 use vgpu_sched_api::packet::{self, PacketError};
 
 /// How long an answer may take. Looking for GPUs is given up by `vgpud` after a minute.
@@ -45,21 +45,35 @@ impl Client {
         }
     }
 
-    /// The last turns that were given, the oldest first.
-    pub fn turns(&self, last: usize) -> Result<Vec<TurnRecord>, Failure> {
-        let mut all = Vec::new();
-        let mut from = 0;
-        loop {
-            match self.ask(&Request::Turns { from })? {
-                Answer::Turns { turns, .. } if turns.is_empty() => break,
-                Answer::Turns { turns, next } => {
-                    all.extend(turns);
-                    from = next;
-                }
-                other => return Err(unexpected(&other)),
-            }
+    pub fn stats(&self) -> Result<Stats, Failure> {
+        match self.ask(&Request::Stats)? {
+            Answer::Stats(stats) => Ok(*stats),
+            other => Err(unexpected(&other)),
         }
-        Ok(all.split_off(all.len().saturating_sub(last)))
+    }
+
+    /// A page of the turns that were given, from that number on, and where the next one begins.
+    pub fn turns(&self, from: u64) -> Result<(Vec<TurnRecord>, u64), Failure> {
+        match self.ask(&Request::Turns { from })? {
+            Answer::Turns { turns, next } => Ok((turns, next)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A page of what happened.
+    pub fn events(&self, from: u64, vm: Option<u32>) -> Result<(Vec<EventRecord>, u64), Failure> {
+        match self.ask(&Request::Events { from, vm })? {
+            Answer::Events { events, next } => Ok((events, next)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A page of when work came.
+    pub fn arrivals(&self, from: u64) -> Result<(Vec<Arrival>, u64), Failure> {
+        match self.ask(&Request::Arrivals { from })? {
+            Answer::Arrivals { arrivals, next } => Ok((arrivals, next)),
+            other => Err(unexpected(&other)),
+        }
     }
 
     fn broken(&self, error: PacketError) -> Failure {
@@ -84,6 +98,38 @@ impl Client {
             }
         }
     }
+}
+
+/// Reads pages from that number on until there is nothing more, and says where what comes later begins.
+pub fn pages<T>(
+    from: u64,
+    read: impl Fn(u64) -> Result<(Vec<T>, u64), Failure>,
+    mut each: impl FnMut(Vec<T>) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    let mut from = from;
+    loop {
+        let (page, next) = read(from)?;
+        // Numbers only rise, whatever the answer says.
+        if next <= from {
+            return Ok(from);
+        }
+        from = next;
+        each(page)?;
+    }
+}
+
+/// The last of what there is, the oldest first, and where what comes later begins.
+pub fn last<T>(
+    count: usize,
+    read: impl Fn(u64) -> Result<(Vec<T>, u64), Failure>,
+) -> Result<(Vec<T>, u64), Failure> {
+    let mut last = Vec::new();
+    let next = pages(0, read, |page| {
+        last.extend(page);
+        last.drain(..last.len().saturating_sub(count));
+        Ok(())
+    })?;
+    Ok((last, next))
 }
 
 /// An answer to another question.
@@ -139,5 +185,32 @@ fn refused(why: Refusal, message: String) -> Failure {
             "only root, vgpud's own user and the members of its --admin-group may change things: try sudo",
         ),
         _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten numbers from 1 on, at most three a page.
+    fn read(from: u64) -> Result<(Vec<u64>, u64), Failure> {
+        let page: Vec<u64> = (from.max(1)..=10).take(3).collect();
+        let next = page.last().map_or(from.max(1), |last| last + 1);
+        Ok((page, next))
+    }
+
+    #[test]
+    fn pages_are_read_to_their_end() {
+        let mut all = Vec::new();
+        let next = pages(5, read, |page| {
+            all.extend(page);
+            Ok(())
+        });
+        assert_eq!((all, next), ((5..=10).collect(), Ok(11)));
+        assert_eq!(last(4, read), Ok((vec![7, 8, 9, 10], 11)));
+        assert_eq!(last(0, read), Ok((Vec::new(), 11)));
+        assert_eq!(last(99, read).unwrap().0.len(), 10);
+        // One that never gets on is not asked for ever.
+        assert_eq!(last(4, |_| Ok((vec![1], 0))), Ok((Vec::new(), 0)));
     }
 }

@@ -2,12 +2,18 @@
 mod arguments;
 mod client;
 mod failure;
+#[cfg(test)]
+mod fixture;
+mod quarantine;
+mod record;
 mod show;
+mod statistics;
 
-use arguments::{Arguments, Command, Config, Planned};
+use arguments::{Arguments, Command, Config, Events, Planned};
 use clap::Parser;
-use client::{Client, unexpected};
+use client::{Client, last, pages, unexpected};
 use failure::{DEGRADED, Failure, Kind};
+use record::{Recorded, record};
 use serde::Serialize;
 use show::Screen;
 use std::io::{ErrorKind, Write};
@@ -15,7 +21,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use vgpu_pool_map::{Assignable, PoolMap};
-use vgpu_sched_api::messages::{Answer, GpuState, GpuStatus, Request, SCHEMA_VERSION, Status, TurnRecord};
+use vgpu_sched_api::messages::{
+    Answer, EventRecord, GpuRungs, GpuState, GpuStatus, Request, SCHEMA_VERSION, Stats, Status, TurnRecord,
+};
+
+/// How often it is looked whether something happened.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -50,8 +61,9 @@ fn main() -> ExitCode {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Told<'a> {
-    /// With a version of its own.
+    /// With a version of its own, as the next one.
     Status(&'a Status),
+    Stats(&'a Stats),
     Changed {
         dry_run: bool,
         changes: &'a [String],
@@ -63,6 +75,18 @@ enum Told<'a> {
     },
     Turns {
         turns: &'a [TurnRecord],
+    },
+    Events {
+        events: &'a [EventRecord],
+    },
+    Event(&'a EventRecord),
+    Probed {
+        gpus: &'a [GpuRungs],
+    },
+    Recorded {
+        file: String,
+        #[serde(flatten)]
+        recorded: Recorded,
     },
     Reloaded {
         config: &'a str,
@@ -96,7 +120,7 @@ impl Told<'_> {
             told: &'a Told<'a>,
         }
         let versioned = Versioned {
-            schema_version: (!matches!(self, Self::Status(_))).then_some(SCHEMA_VERSION),
+            schema_version: (!matches!(self, Self::Status(_) | Self::Stats(_))).then_some(SCHEMA_VERSION),
             told: self,
         };
         let json = match lines {
@@ -166,21 +190,73 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 show::scanned(gpus, appeared, vanished, Screen::now())
             })?;
         }
-        Command::Status { watch: None } => {
-            let status = connect()?.status()?;
-            say(arguments, &Told::Status(&status), || {
-                show::status(&status, Screen::now())
-            })?;
+        Command::Quarantine {
+            vms,
+            reason,
+            seconds,
+            change,
+        } => {
+            let client = connect()?;
+            let changes = quarantine::quarantined(&client.status()?, vms.vm_id, *seconds)?;
+            let request = Request::Quarantine {
+                vms: vms.text(),
+                why: reason.clone(),
+                seconds: *seconds,
+            };
+            order(arguments, &client, &request, &changes, change.dry_run)?;
+        }
+        Command::Release { vms, change } => {
+            let client = connect()?;
+            let changes = quarantine::released(&client.status()?, vms.vm_id)?;
+            let request = Request::Release { vms: vms.text() };
+            order(arguments, &client, &request, &changes, change.dry_run)?;
+        }
+        Command::Status { again } => {
+            let status: Status = show(arguments, again.watch)?;
             if !status.degraded.is_empty() {
                 return Ok(DEGRADED.into());
             }
         }
-        Command::Status { watch: Some(seconds) } => watch(arguments, Duration::from_secs((*seconds).into()))?,
-        Command::Turns { last } => {
-            let turns = &connect()?.turns(*last)?;
-            say(arguments, &Told::Turns { turns }, || {
-                show::turns(turns, Screen::now())
+        Command::Stats { prometheus: true, .. } => {
+            if arguments.json {
+                let message = "--json and --prometheus cannot be used together";
+                return Err(
+                    Failure::new(Kind::Usage, message).hint("`vgpu-admin help stats` shows the usage")
+                );
+            }
+            let text = statistics::prometheus(&connect()?.stats()?)
+                .map_err(|error| Failure::new(Kind::Failed, format!("the statistics: {error}")))?;
+            print(&text)?;
+        }
+        Command::Stats { again, .. } => {
+            let _: Stats = show(arguments, again.watch)?;
+        }
+        Command::Turns { last: count } => {
+            let client = connect()?;
+            let (turns, _) = last(*count, |from| client.turns(from))?;
+            say(arguments, &Told::Turns { turns: &turns }, || {
+                show::turns(&turns, Screen::now())
             })?;
+        }
+        Command::Events(wanted) => events(arguments, wanted)?,
+        Command::Probe => match connect()?.ask(&Request::Probe)? {
+            Answer::Probe { gpus } => {
+                let told = Told::Probed { gpus: &gpus };
+                say(arguments, &told, || show::probe(&gpus, Screen::now()))?;
+            }
+            other => return Err(unexpected(&other)),
+        },
+        Command::Record { file, seconds } => {
+            let recorded = record(&connect()?, file, seconds.map(Duration::from_secs))?;
+            let file = file.display().to_string();
+            if recorded.missed > 0 {
+                note(&format!(
+                    "note: {} arrivals are missing: they came faster than they could be read",
+                    recorded.missed
+                ));
+            }
+            let text = format!("{file}: {} arrivals\n", recorded.arrivals);
+            say(arguments, &Told::Recorded { file, recorded }, || text)?;
         }
         Command::Reload => {
             let client = connect()?;
@@ -203,9 +279,68 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Has `vgpud` do something that was said before, unless it is only tried or there is nothing to do.
+fn order(
+    arguments: &Arguments,
+    client: &Client,
+    request: &Request,
+    changes: &[String],
+    dry_run: bool,
+) -> Result<(), Failure> {
+    if !dry_run && !changes.is_empty() {
+        match client.ask(request)? {
+            Answer::Ok => {}
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let told = Told::Changed { dry_run, changes };
+    say(arguments, &told, || show::changes(changes, dry_run))
+}
+
+/// Shows what happened, and goes on with it if that is wanted. Once `vgpud` was there, it may go away for a while.
+fn events(arguments: &Arguments, wanted: &Events) -> Result<(), Failure> {
+    let read = |client: &Client, from| client.events(from, wanted.vm_id);
+    let client = Client::connect(&arguments.socket)?;
+    let (events, mut from) = last(wanted.last, |from| read(&client, from))?;
+    let tell = |events: &[EventRecord]| {
+        if arguments.json {
+            let lines = events.iter().map(|event| Told::Event(event).json(false));
+            return print(&lines.collect::<String>());
+        }
+        print(&show::events(events, wanted.calls, Screen::now()))
+    };
+    if !wanted.follow {
+        let told = Told::Events { events: &events };
+        return say(arguments, &told, || match events.as_slice() {
+            [] => "Nothing has happened.\n".to_owned(),
+            events => show::events(events, wanted.calls, Screen::now()),
+        });
+    }
+    tell(&events)?;
+    loop {
+        std::thread::sleep(FOLLOW_INTERVAL);
+        let now = Client::connect(&arguments.socket).and_then(|client| {
+            let mut new = Vec::new();
+            from = pages(
+                from,
+                |from| read(&client, from),
+                |page| {
+                    new.extend(page);
+                    Ok(())
+                },
+            )?;
+            Ok(new)
+        });
+        match now {
+            Ok(new) => tell(&new)?,
+            Err(failure) => note(&format!("vgpu-admin: {}; trying again", failure.message)),
+        }
+    }
+}
+
 fn edit(client: &Client, planned: &Planned) -> Result<Vec<String>, Failure> {
     let request = Request::Edit {
-        edits: vec![planned.edit.clone()],
+        edits: planned.edits.clone(),
         dry_run: planned.dry_run,
     };
     match client.ask(&request) {
@@ -221,20 +356,60 @@ fn edit(client: &Client, planned: &Planned) -> Result<Vec<String>, Failure> {
     }
 }
 
-/// Shows the status until interrupted. Once it was there, it may go away for a while.
-fn watch(arguments: &Arguments, interval: Duration) -> Result<(), Failure> {
-    let mut last = Client::connect(&arguments.socket)?.status()?;
+/// What can be shown again and again.
+trait Shown: Sized {
+    fn read(client: &Client) -> Result<Self, Failure>;
+    fn told(&self) -> Told<'_>;
+    fn text(&self, screen: Screen) -> String;
+}
+
+impl Shown for Status {
+    fn read(client: &Client) -> Result<Self, Failure> {
+        client.status()
+    }
+
+    fn told(&self) -> Told<'_> {
+        Told::Status(self)
+    }
+
+    fn text(&self, screen: Screen) -> String {
+        show::status(self, screen)
+    }
+}
+
+impl Shown for Stats {
+    fn read(client: &Client) -> Result<Self, Failure> {
+        client.stats()
+    }
+
+    fn told(&self) -> Told<'_> {
+        Told::Stats(self)
+    }
+
+    fn text(&self, screen: Screen) -> String {
+        show::stats(self, screen)
+    }
+}
+
+/// Shows it once, or every so many seconds until interrupted. Once `vgpud` was there, it may go away for a while.
+fn show<T: Shown>(arguments: &Arguments, watch: Option<u32>) -> Result<T, Failure> {
+    let mut last = T::read(&Client::connect(&arguments.socket)?)?;
+    let Some(seconds) = watch else {
+        say(arguments, &last.told(), || last.text(Screen::now()))?;
+        return Ok(last);
+    };
+    let interval = Duration::from_secs(seconds.into());
     loop {
         if arguments.json {
-            print(&Told::Status(&last).json(false))?;
+            print(&last.told().json(false))?;
         } else {
             let screen = Screen::now();
-            print(&screen.repaint(&show::status(&last, screen)))?;
+            print(&screen.repaint(&last.text(screen)))?;
         }
         last = loop {
             std::thread::sleep(interval);
-            match Client::connect(&arguments.socket).and_then(|client| client.status()) {
-                Ok(status) => break status,
+            match Client::connect(&arguments.socket).and_then(|client| T::read(&client)) {
+                Ok(read) => break read,
                 Err(failure) => note(&format!("vgpu-admin: {}; trying again", failure.message)),
             }
         };
@@ -281,5 +456,103 @@ fn pools(count: usize) -> String {
     match count {
         1 => "1 pool".to_owned(),
         count => format!("{count} pools"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+    use vgpu_sched_api::messages::Priority;
+
+    fn keys(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    found.insert(key.clone());
+                    keys(value, found);
+                }
+            }
+            Value::Array(all) => all.iter().for_each(|value| keys(value, found)),
+            _ => {}
+        }
+    }
+
+    /// The operator's page tells of every key of JSON that is printed, and of the version.
+    #[test]
+    fn the_operators_page_tells_of_every_key() {
+        let status = fixture::host();
+        let stats = statistics::tests::host();
+        let failure = Failure::new(Kind::Failed, "it failed");
+        let turn = TurnRecord {
+            number: 1,
+            vm: 3,
+            session: 1,
+            gpu: "GPU-0".to_owned(),
+            priority: Priority::Low,
+            granted_us: 0,
+            waited_us: 0,
+            held_us: None,
+            end: None,
+        };
+        let all = [
+            Told::Status(&status),
+            Told::Stats(&stats),
+            Told::Changed {
+                dry_run: true,
+                changes: &[],
+            },
+            Told::Scanned {
+                gpus: &[],
+                appeared: &[],
+                vanished: &[],
+            },
+            Told::Turns { turns: &[turn] },
+            Told::Events {
+                events: &[fixture::event(1)],
+            },
+            Told::Probed {
+                gpus: &[GpuRungs::default()],
+            },
+            Told::Recorded {
+                file: String::new(),
+                recorded: Recorded::default(),
+            },
+            Told::Reloaded { config: "", pools: 1 },
+            Told::Checked {
+                file: String::new(),
+                pools: 1,
+                gpus_compared: true,
+            },
+            Told::Error {
+                error: Error {
+                    exit_code: 1,
+                    failure: &failure,
+                },
+            },
+        ];
+        let mut found = BTreeSet::new();
+        for told in &all {
+            let value: Value = serde_json::from_str(&told.json(true)).unwrap();
+            assert_eq!(value["schema_version"], SCHEMA_VERSION, "{value}");
+            keys(&value, &mut found);
+            let line = told.json(false);
+            assert_eq!(
+                (
+                    line.lines().count(),
+                    serde_json::from_str::<Value>(&line).unwrap()
+                ),
+                (1, value)
+            );
+        }
+        keys(&serde_json::to_value(fixture::arrival(1)).unwrap(), &mut found);
+        let page = include_str!("../../docs/operator.md");
+        let untold: Vec<&String> = found
+            .iter()
+            .filter(|key| !page.contains(&format!("`{key}`")))
+            .collect();
+        assert!(untold.is_empty(), "{untold:?}");
+        assert!(page.contains(&format!("`schema_version`, now {SCHEMA_VERSION}")));
     }
 }

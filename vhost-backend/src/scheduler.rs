@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +32,8 @@ pub trait Client: Send + Sync + std::fmt::Debug {
     fn attached(&self, socket: OwnedFd, page: OwnedFd);
     /// `vgpud` no longer wants the session.
     fn refused(&self);
+    /// `vgpud` wants its executor killed, and its program told this CUDA error.
+    fn end(&self, code: i32);
 }
 
 /// An answer that may not have come yet.
@@ -130,6 +132,7 @@ impl Scheduler {
             path,
             shared: shared.clone(),
             live: BTreeMap::new(),
+            ends: Vec::new(),
         };
         worker::spawn(format!("vgpud-{vm}"), move || link.run())?;
         Ok(Self { shared })
@@ -212,6 +215,8 @@ struct Link {
     path: PathBuf,
     shared: Arc<Shared>,
     live: BTreeMap<u32, Live>,
+    /// Sessions that `vgpud` said are to end while something else was asked of it, and with which error.
+    ends: Vec<(u32, i32)>,
 }
 
 impl Link {
@@ -247,7 +252,7 @@ impl Link {
     }
 
     /// Connects and says who we are; a refusal is the inner error.
-    fn connect(&self) -> Result<Result<OwnedFd, (Status, String)>, Lost> {
+    fn connect(&mut self) -> Result<Result<OwnedFd, (Status, String)>, Lost> {
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -262,7 +267,7 @@ impl Link {
             version: VERSION,
             vm: self.vm,
         };
-        match call(&socket, &hello, &[])? {
+        match call(&socket, &hello, &[], &mut self.ends)? {
             Answer::Welcome { pool, priority } => {
                 log::info!(
                     "vm {}: vgpud maps it to pool {pool}, priority {priority}",
@@ -283,7 +288,9 @@ impl Link {
         loop {
             while let Some(ask) = self.next() {
                 self.serve_one(socket, ask)?;
+                self.end_sessions();
             }
+            self.end_sessions();
             let mut fds = [
                 PollFd::new(&self.shared.wake, PollFlags::IN),
                 PollFd::new(socket, PollFlags::IN),
@@ -295,10 +302,26 @@ impl Link {
             let [wake, answer] = fds.map(|fd| fd.revents());
             if !answer.is_empty() {
                 // Nothing was asked, so nothing can be answered.
-                return Err(Lost("it closed the connection".into()));
+                match packet::receive(socket)?.0 {
+                    Answer::End { session, code } => self.ends.push((session, code)),
+                    other => return Err(Lost(format!("unexpected message: {other:?}"))),
+                }
             }
             if !wake.is_empty() {
                 self.shared.wake.clear();
+            }
+        }
+    }
+
+    /// Ends the sessions that `vgpud` wants ended. One that it does not know any longer has ended already.
+    fn end_sessions(&mut self) {
+        for (session, code) in self.ends.drain(..) {
+            if let Some(live) = self.live.get(&session) {
+                log::warn!(
+                    "vm {} session {session}: vgpud ends it, with CUDA error {code}",
+                    self.vm
+                );
+                live.client.end(code);
             }
         }
     }
@@ -325,7 +348,7 @@ impl Link {
                     pid,
                     program: program.clone(),
                 };
-                match call(socket, &request, &[]) {
+                match call(socket, &request, &[], &mut self.ends) {
                     Ok(Answer::Gpus { uuids }) => answers.give(Ok(uuids)),
                     Ok(Answer::Refused { why, message }) => {
                         log::warn!("vm {} session {session}: vgpud refuses it: {message}", self.vm);
@@ -360,7 +383,7 @@ impl Link {
             Ask::Close { session } => {
                 self.live.remove(&session);
                 // `NotFound` is a fine answer: it may have been lost with a former vgpud.
-                call(socket, &Request::CloseSession { session }, &[]).map(drop)
+                call(socket, &Request::CloseSession { session }, &[], &mut self.ends).map(drop)
             }
         }
     }
@@ -386,7 +409,8 @@ impl Link {
             program: program.clone(),
             exec_pid: *exec_pid,
         };
-        match call(socket, &request, &[page.as_fd(), theirs.as_fd(), pidfd.as_fd()])? {
+        let fds = [page.as_fd(), theirs.as_fd(), pidfd.as_fd()];
+        match call(socket, &request, &fds, &mut self.ends)? {
             Answer::Ok => {
                 // First the socket, then the answer: so the executor knows its scheduler before the guest's next request.
                 live.client.attached(executors, crate::fd::duplicate(page)?);
@@ -429,12 +453,24 @@ impl Link {
     }
 }
 
-fn call(socket: &OwnedFd, request: &Request, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Answer, Lost> {
+/// Asks, and waits for the answer. What `vgpud` says unasked meanwhile is added to `ends`.
+fn call(
+    socket: &OwnedFd,
+    request: &Request,
+    fds: &[BorrowedFd<'_>],
+    ends: &mut Vec<(u32, i32)>,
+) -> Result<Answer, Lost> {
     let started = Instant::now();
     packet::send(socket, request, fds)?;
-    let (answer, _fds) = packet::receive(socket)?;
-    log::debug!("vgpud answered {request:?} after {:?}", started.elapsed());
-    Ok(answer)
+    loop {
+        match packet::receive(socket)?.0 {
+            Answer::End { session, code } => ends.push((session, code)),
+            answer => {
+                log::debug!("vgpud answered {request:?} after {:?}", started.elapsed());
+                return Ok(answer);
+            }
+        }
+    }
 }
 
 fn status_of(why: Refusal) -> Status {

@@ -19,6 +19,7 @@ const BYTES_MAX: u64 = 55 << 20;
 const RUN: &str = r#"#!/bin/sh
 # ./run demo        two virtual machines of different priority on this machine's GPU
 # ./run gpu-tests   everything that must hold, in at most eight minutes
+# ./run gpu-tests sched   what the scheduler is measured by; sched:levels and the like are its parts
 # Run as root, so that each service gets a user of its own.
 exec "$(dirname "$(readlink -f "$0")")/bin/vgpu-harness" "$@"
 "#;

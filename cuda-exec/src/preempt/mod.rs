@@ -87,15 +87,13 @@ impl Preempt {
                 .inspect_err(|error| log::warn!("a time slice cannot be set: {error}"))
                 .is_ok();
             log::info!("slices {}, stop {}", works(slices), works(stop));
-            session
-                .turn
-                .tell(self.proved.get_or_init(|| FromExec::Proved {
-                    slices,
-                    stop,
-                    stop_us: 0,
-                    resume_us: 0,
-                    suspend: false,
-                }));
+            session.turn.tell(self.proved.get_or_init(|| FromExec::Proved {
+                slices,
+                stop,
+                stop_us: 0,
+                resume_us: 0,
+                suspend: false,
+            }));
         });
     }
 

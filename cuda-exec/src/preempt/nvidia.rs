@@ -6,11 +6,11 @@
 use super::{ControlError, Controls};
 use std::ffi::{c_int, c_ulong, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use vgpu_sched_api::rm::{
+    CHANNELS_MAX, Control, DISABLE_CHANNELS, DisableChannels, NVIDIA, RM_CONTROL, request,
+};
 
-/// The type of the driver's requests.
-const NVIDIA: u32 = b'F' as u32;
 const RM_FREE: u32 = 0x29;
-const RM_CONTROL: u32 = 0x2a;
 const RM_ALLOC: u32 = 0x2b;
 
 /// Class of a channel group; channels have classes above it with the low byte 0x6f.
@@ -22,8 +22,6 @@ const COMPUTE: std::ops::RangeInclusive<u32> = 1..=8;
 const TSG_SCHEDULE: u32 = 0xa06c_0101;
 const TSG_SET_TIMESLICE: u32 = 0xa06c_0103;
 const TSG_GET_TIMESLICE: u32 = 0xa06c_0104;
-const DISABLE_CHANNELS: u32 = 0x2080_110b;
-const CHANNELS_MAX: usize = 64;
 /// A slice to try, in microseconds: not one that anybody sets.
 const TRIED: u64 = 1234;
 
@@ -87,36 +85,6 @@ struct Free {
     parent: u32,
     handle: u32,
     status: u32,
-}
-
-/// `NVOS54_PARAMETERS`.
-#[repr(C)]
-struct Control {
-    client: u32,
-    object: u32,
-    cmd: u32,
-    flags: u32,
-    params: u64,
-    params_len: u32,
-    status: u32,
-}
-
-/// `NV2080_CTRL_FIFO_DISABLE_CHANNELS_PARAMS`.
-#[repr(C)]
-struct DisableChannels {
-    disable: u8,
-    _pad0: [u8; 3],
-    count: u32,
-    only_scheduling: u8,
-    rewind: u8,
-    _pad1: [u8; 6],
-    event: u64,
-    clients: [u32; CHANNELS_MAX],
-    channels: [u32; CHANNELS_MAX],
-}
-
-const fn request(number: u32, len: usize) -> c_ulong {
-    3 << 30 | (len as c_ulong) << 16 | (NVIDIA as c_ulong) << 8 | number as c_ulong
 }
 
 /// The program's `ioctl`. C declares it variadic; on x86-64 a variadic argument of this kind travels like a named one.
@@ -321,21 +289,8 @@ impl Objects {
 
     /// Stops or resumes up to [`CHANNELS_MAX`] channels of one client.
     fn disable_some(&self, channels: &[Object], disable: bool) -> Result<(), ControlError> {
-        let mut params = DisableChannels {
-            disable: u8::from(disable),
-            _pad0: [0; 3],
-            count: channels.len() as u32,
-            only_scheduling: 0,
-            rewind: 0,
-            _pad1: [0; 6],
-            event: 0,
-            clients: [0; CHANNELS_MAX],
-            channels: [0; CHANNELS_MAX],
-        };
-        for (i, channel) in channels.iter().enumerate() {
-            params.clients[i] = channel.client;
-            params.channels[i] = channel.handle;
-        }
+        let named = channels.iter().map(|channel| (channel.client, channel.handle));
+        let mut params = DisableChannels::new(disable, named);
         let mut tried = Err(ControlError(GONE[0]));
         for subdevice in self
             .all
@@ -467,12 +422,5 @@ mod tests {
         // The client itself.
         objects.forget(7, 7);
         assert!(objects.all.is_empty());
-    }
-
-    #[test]
-    fn layouts_are_the_drivers() {
-        assert_eq!(size_of::<Control>(), 32);
-        assert_eq!(size_of::<DisableChannels>(), 536);
-        assert_eq!(request(RM_CONTROL, size_of::<Control>()), 0xc020_462a);
     }
 }

@@ -141,6 +141,15 @@ pub enum Sharing {
     Mps,
 }
 
+impl std::fmt::Display for Sharing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Turns => "turns",
+            Self::Mps => "mps",
+        })
+    }
+}
+
 /// What is done about a VM that breaks a limit, in this order. A rung that a pool leaves out is only logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,6 @@
 //! Who may run on which GPU, and when: the scheduler's decisions, pure. [`Core::step`] takes the time and an
 //! [`Event`] and says what is to be done; there is no clock, thread, I/O, randomness or logging in here, and
-//! equal inputs give equal outputs.
+//! equal inputs give equal outputs. `docs/scheduling.md` says what follows for those who use it.
 //!
 //! # The rules, and why
 //!
@@ -11,9 +11,8 @@
 //! round pays all their slices and context switches. So there are two limits on who may be *seated* (hold a turn)
 //! on a GPU:
 //!
-//! 1. *One VM per level.* It brings all its sessions. The others of its level wait, first come, first served; a
-//!    turn ends when its time is over (the quantum times the VM's weight) and somebody of its level waits, at once if its
-//!    holder is idle then. So VMs that are all busy get GPU time in proportion to their weights.
+//! 1. *One VM per level.* It brings all its sessions. The others of its level wait; a turn ends when its time is over
+//!    and somebody of its level waits, at once if its holder is idle then.
 //! 2. *One guest below an active level.* Below a level that is active on a GPU, one session alone may be seated,
 //!    also within one VM: that of the most urgent level that wants. The sessions of a VM take their turn at it,
 //!    a quantum each.
@@ -23,13 +22,27 @@
 //! second, and each time costs more than it gains. A session says that it is idle only while it is contended, so a
 //! holder counts as busy until it is seen idle.
 //!
-//! **Gangs.** A session has all its GPUs or none. Waiting VMs are considered in the order they came; one that
+//! **Policies** of a pool say who of a level comes next, and for how long:
+//!
+//! * [`Policy::Priority`]: first come, first served; a turn is the quantum times the VM's weight.
+//! * [`Policy::Weighted`]: all VMs are of the medium level. Each has a *virtual time*, its GPU time by its weight; the
+//!   one that waits and is furthest behind is next, and a holder stays, quantum after quantum, while it is further
+//!   behind than all who wait. Whoever comes begins where the holder is, so what one did not use is nobody's debt.
+//!   *Error:* VMs that are always busy are never further from their part of the time than one turn with its drain of each
+//!   of them, however long that lasts.
+//! * [`Policy::Fifo`]: all are of the medium level; first come, first served, and a turn ends when its holder is idle.
+//!
+//! Pools that share a GPU take turns within each level by virtual times of their own, by weight, before the policy of the
+//! one that is next says who. An *exclusive* pool's GPUs have one session seated at a time, whatever its level, the most
+//! urgent that wants; nobody else is let in beside it. Where there are no *turns* (MPS), everybody is seated at once.
+//!
+//! **Gangs.** A session has all its GPUs or none. Waiting VMs are considered in their order; one that
 //! cannot get all its GPUs keeps later ones from taking any of them, so a gang is not starved by single-GPU VMs.
 //! A holder whose quantum is over stays until a waiting VM can get everything it needs.
 //!
-//! **Aging.** The first waiting VM of a level (per GPU) rises by one level for each of its `aging_us` that it waits, and
-//! with its level rises its slice; once its turn ends it falls back. Only the first rises, and its clock starts
-//! when the one before it was seated: a queue that moves is not starved, and a long queue of low VMs must not
+//! **Aging** (under [`Policy::Priority`]). The first waiting VM of a level (per GPU) rises by one level for each of its
+//! `aging_us` that it waits, and with its level rises its slice; once its turn ends it falls back. Only the first rises, and
+//! its clock starts when it became the first: a queue that moves is not starved, and a long queue of low VMs must not
 //! crowd the high level. *Bound:* on one GPU, with `k` VMs of its own level before it in the queue and `h` VMs of high
 //! level, a VM is seated after at most the sum over the `k` and itself of `2 aging + (h + 2) (turn + drain)`: each of the
 //! `k` is first for no longer than that; who is first has reached the high level after `2 aging` of its own, where nobody
@@ -43,17 +56,39 @@
 //! no longer than `deadman_us`, so that nobody stays stopped if the scheduler dies; while the session is to stay
 //! stopped the order is repeated at half that time. Every stop is thus followed by a resume or by the session's end.
 //!
+//! **Bursts.** Each of many short calls, one after the other, would wait for the slice of the guest below. So a session
+//! that is seen at work again and again for `burst_us`, with no gap of `burst_gap_us`, has a *burst*: whoever is below is
+//! stopped without grace, and comes back when it is over. One whose last activity was a burst is taken to have one again
+//! at its first call. What lasts longer than `burst_us_max` is no burst but work, beside which those below have their slices.
+//!
+//! **Limits.** A *cap* on a VM's GPU time is a budget that fills at its rate and empties with use; with none left the VM
+//! loses its turn, and waits until there is enough for a quantum. What a session runs without any of it being done is
+//! its *kernel*, in time on the GPU, over turns and stops; at half its limit the session is reported, at three quarters it counts
+//! as low, at the limit it is stopped, a quarter later it is ended ([`Rung`]). A turn beyond its limit that is not given back in its
+//! grace is stopped, or ended if it cannot be stopped. Rungs that the pool leaves out are reported only.
+//!
 //! **Charge** is host time while seated, less idle and stopped time, times the GPUs of the gang. Time in which
 //! several are seated on one GPU is split by their slices, as the hardware would, and marked as estimated.
 //! A turn that nobody else waits for has no end; it is looked at every `look_us` (by marking it as contended for
 //! a moment) and taken back when idle, so that a sleeping program is charged for no longer than that.
+//!
+//! # Cost
+//! A step looks at one *island*: GPUs that hang together through VMs that use several. There it looks at the few sessions
+//! that are seated and at the first of each class of waiting VMs (those of one pool on the same GPUs, in order in a tree); all
+//! that time alone changes lies in one tree by its time. So a step costs the logarithm of the number of VMs.
 mod books;
+mod ladder;
 mod plan;
+mod queue;
+mod state;
+mod timers;
 mod types;
 
 pub use types::*;
 
-use std::collections::{BTreeMap, BTreeSet};
+use state::{Class, GpuState, Place, Seat, SessionState, Slot, Suspend, VmState};
+use std::collections::BTreeMap;
+use timers::Timers;
 
 /// How long a holder that nobody waits for is watched for being idle at each look, in microseconds.
 const LOOK_LASTS_US: u64 = 5_000;
@@ -62,77 +97,22 @@ const LOOK_LASTS_US: u64 = 5_000;
 #[derive(Debug, Default)]
 pub struct Core {
     config: Config,
-    vms: BTreeMap<Vm, VmState>,
-    sessions: BTreeMap<Session, SessionState>,
-    /// The sessions that hold a turn.
-    seated: BTreeSet<Session>,
+    pools: BTreeMap<Pool, PoolTerms>,
+    /// Where each VM lies in `vms`.
+    index: BTreeMap<Vm, Slot>,
+    vms: Vec<Option<VmState>>,
+    free: Vec<Slot>,
+    classes: Vec<Class>,
+    /// As many as were ever used.
+    gpus: Vec<GpuState>,
+    timers: Timers,
+    /// Sessions whose time to be looked at may have changed in this step, and those that are due.
+    touched: Vec<(Slot, u32)>,
     /// The time of the last step.
     now: u64,
     tickets: u64,
     turns: u64,
     sequence: u64,
-    deadline: Option<u64>,
-}
-
-#[derive(Debug)]
-struct VmState {
-    terms: Terms,
-    /// Its own level, or raised by aging.
-    level: Level,
-    /// Its place in the queue; a lower number came earlier.
-    ticket: u64,
-    /// When its turn began: from its first seat to the loss of its last.
-    turn_since: Option<u64>,
-    /// Waiting for a turn: from when it ages.
-    aging_since: Option<u64>,
-    /// When it was last seen busy, if it was and has sessions.
-    busy_at: Option<u64>,
-    /// Of turns that ended.
-    charge: Charge,
-    turns: u64,
-}
-
-#[derive(Debug)]
-struct SessionState {
-    gpus: GpuSet,
-    place: Place,
-    /// Among the sessions of its VM that want a seat.
-    ticket: u64,
-    can_stop: bool,
-    /// Whether slices were seen to work, and the last one ordered with its sequence number.
-    slices_work: bool,
-    slice: Option<(u64, u64)>,
-    /// Operations in flight per stream and over all, as last ordered.
-    window: Option<(u32, Option<u32>)>,
-    contended: bool,
-}
-
-#[derive(Debug)]
-enum Place {
-    Out,
-    Waiting { since: u64 },
-    Seated(Seat),
-    Stopped { since: u64, repeat_at: u64 },
-}
-
-#[derive(Debug)]
-struct Seat {
-    turn: u64,
-    since: u64,
-    idle: bool,
-    /// Asked to give back.
-    asked: bool,
-    /// A [`Action::TakeIfIdle`] or [`Action::AskBack`] is not answered yet.
-    taking: bool,
-    /// Sequence number of the order to stop that is under way.
-    stopping: Option<u64>,
-    /// Since when it is to lose the seat.
-    unwanted_since: Option<u64>,
-    /// It already wants the next turn.
-    wants_again: bool,
-    /// When it is looked at although nobody waits.
-    look_at: u64,
-    charge: Charge,
 }
 
 impl Core {
@@ -147,27 +127,23 @@ impl Core {
     /// Takes note of an event and appends what is to be done. `now_us` is a monotonic clock's; a time before an
     /// earlier step's counts as that step's.
     pub fn step(&mut self, now_us: u64, event: Event, actions: &mut Vec<Action>) {
-        let now = now_us.max(self.now);
-        self.account(now);
-        self.now = now;
-        self.note(event, actions);
-        self.age(actions);
-        let plan = self.plan();
-        self.unseat(&plan, actions);
-        self.seat(&plan, actions);
-        self.keep_stopped(actions);
-        self.mark_contended(actions);
-        self.deadline = self.next_deadline();
+        self.now = now_us.max(self.now);
+        let due = self.due();
+        let dirty = self.note(event, actions).or(due);
+        self.serve_due(actions);
+        self.settle(dirty, actions);
     }
 
     /// When [`Event::Tick`] is to come at the latest; always later than the last step.
     pub fn deadline(&self) -> Option<u64> {
-        self.deadline
+        self.timers.first()
     }
 
     /// What a session is doing.
     pub fn standing(&self, session: Session) -> Option<Standing> {
-        Some(match &self.sessions.get(&session)?.place {
+        let state = self.session(session)?;
+        Some(match &state.place {
+            Place::Out if state.suspend == Suspend::Yes => Standing::Suspended,
             Place::Out => Standing::Out,
             Place::Waiting { .. } => Standing::Waiting,
             Place::Stopped { .. } => Standing::Stopped,
@@ -179,86 +155,280 @@ impl Core {
 
     /// The level at which a VM stands in the queue now.
     pub fn level(&self, vm: Vm) -> Option<Level> {
-        self.vms.get(&vm).map(|vm| vm.level)
+        Some(self.vm(self.slot(vm)?)?.level)
     }
 
     /// Turns begun and GPU time used by a VM, that of turns still held included up to the last step.
     pub fn usage(&self, vm: Vm) -> Option<(u64, Charge)> {
-        let state = self.vms.get(&vm)?;
-        let held = self.sessions_of(vm).filter_map(|(_, session)| session.seat());
-        let charge = held.fold(state.charge, |sum, seat| sum.plus(seat.charge));
+        let slot = self.slot(vm)?;
+        let state = self.vm(slot)?;
+        let seats = state.sessions.iter().filter(|session| session.seat().is_some());
+        let charge = seats.fold(state.charge, |sum, session| {
+            let seat = session.seat().map_or(Charge::default(), |seat| seat.charge);
+            sum.plus(seat).plus(self.pending(slot, session))
+        });
         Some((state.turns, charge))
     }
 
-    fn note(&mut self, event: Event, actions: &mut Vec<Action>) {
+    /// Nanoseconds in which somebody who was not idle had a turn on a GPU, up to the last step.
+    pub fn busy_ns(&self, gpu: Gpu) -> u64 {
+        let Some(state) = self.gpus.get(gpu as usize) else {
+            return 0;
+        };
+        let works = state.holders.iter().any(|holder| self.works(*holder));
+        state.busy_ns
+            + if works {
+                (self.now - state.accounted) * 1000
+            } else {
+                0
+            }
+    }
+
+    /// Whether a VM waits because it has used up its share of GPU time.
+    pub fn is_spent(&self, vm: Vm) -> bool {
+        let state = self.slot(vm).and_then(|slot| self.vm(slot));
+        state.is_some_and(VmState::is_spent)
+    }
+
+    /// Takes note of an event. Returns the GPUs on which it may matter.
+    fn note(&mut self, event: Event, actions: &mut Vec<Action>) -> GpuSet {
         match event {
-            Event::Configured(config) => {
-                self.config = config;
-                for vm in self.vms.keys().copied().collect::<Vec<_>>() {
-                    self.set_slices(vm, actions);
-                }
-            }
+            Event::Configured(config) => self.configure(config, actions),
+            Event::PoolSet { pool, terms } => self.set_pool(pool, terms, actions),
             Event::VmSet { vm, terms } => self.set_vm(vm, terms, actions),
-            Event::VmRemoved { vm } => {
-                for session in self.sessions_of(vm).map(|(id, _)| id).collect::<Vec<_>>() {
-                    self.gone(session, actions);
-                }
-                self.vms.remove(&vm);
-            }
+            Event::VmRemoved { vm } => self.remove_vm(vm, actions),
             Event::Attached { session, gpus, found } => self.attach(session, gpus, found, actions),
-            Event::Gone { session } => self.gone(session, actions),
+            Event::Gone { session } => {
+                self.with(session, |core, slot, number| core.gone(slot, number, actions))
+            }
             Event::Proved {
                 session,
                 slices,
                 stop,
             } => {
-                if let Some(state) = self.sessions.get_mut(&session) {
+                let gpus = self.gpus_of(session);
+                self.account(gpus);
+                if let Some(state) = self.session_mut(session) {
                     state.slices_work = slices;
                     state.can_stop = stop;
                 }
+                gpus
             }
-            Event::Want { session } => self.want(session),
-            Event::Released { session } => self.released(session, actions),
-            Event::IdleSeen { session } => self.set_idle(session, true),
-            Event::BusySeen { session } => self.set_idle(session, false),
-            Event::TakeResult { session, taken } => self.take_result(session, taken, actions),
+            Event::Want { session } => {
+                self.with(session, |core, slot, number| core.want(slot, number, actions))
+            }
+            Event::Released { session } => {
+                self.with(session, |core, slot, number| core.released(slot, number, actions))
+            }
+            Event::IdleSeen { session } => {
+                self.with(session, |core, slot, number| core.set_idle(slot, number, true))
+            }
+            Event::BusySeen { session } => {
+                self.with(session, |core, slot, number| core.set_idle(slot, number, false))
+            }
+            Event::Progress { session } => self.with(session, Self::progress),
+            Event::Suspended { session, suspended } => {
+                let now = self.now;
+                if let Some(state) = self.session_mut(session) {
+                    state.suspend = if suspended { Suspend::Yes } else { Suspend::No };
+                    state.out_since = now;
+                }
+                self.gpus_of(session)
+            }
+            Event::TakeResult { session, taken } => self.with(session, |core, slot, number| {
+                core.take_result(slot, number, taken, actions)
+            }),
             Event::OrderDone {
                 session,
                 sequence,
                 ok,
-            } => self.order_done(session, sequence, ok, actions),
-            Event::PoolSet { .. } | Event::Progress { .. } | Event::Suspended { .. } | Event::Tick => {}
+            } => self.with(session, |core, slot, number| {
+                core.order_done(slot, number, (sequence, ok), actions);
+            }),
+            Event::Tick => GpuSet::EMPTY,
         }
     }
 
-    fn set_vm(&mut self, vm: Vm, terms: Terms, actions: &mut Vec<Action>) {
-        let now = self.now;
-        let state = self.vms.entry(vm).or_insert(VmState {
-            terms,
-            level: terms.level,
-            ticket: 0,
-            turn_since: None,
-            aging_since: None,
-            busy_at: None,
-            charge: Charge::default(),
-            turns: 0,
-        });
-        let before = std::mem::replace(&mut state.terms, terms);
-        if before.level != terms.level {
-            state.level = terms.level;
-            state.aging_since = state.aging_since.map(|_| now);
-        }
-        self.set_slices(vm, actions);
-    }
-
-    fn attach(&mut self, session: Session, gpus: GpuSet, found: Found, actions: &mut Vec<Action>) {
-        if !self.vms.contains_key(&session.vm) || self.sessions.contains_key(&session) {
+    /// Decides again who is to be seated on these GPUs and on those that hang together with them.
+    fn settle(&mut self, dirty: GpuSet, actions: &mut Vec<Action>) {
+        if dirty.is_empty() {
+            self.reschedule(GpuSet::EMPTY);
             return;
         }
-        let ticket = self.ticket();
-        self.sessions.insert(
-            session,
+        let island = self.island(dirty);
+        self.account(island);
+        self.climb(island, actions);
+        self.age(island, actions);
+        let plan = self.plan(island);
+        self.unseat(island, &plan, actions);
+        self.seat(island, &plan, actions);
+        self.mark_contended(island, actions);
+        self.reschedule(island);
+    }
+
+    /// These GPUs, and all on which what is decided for them depends.
+    fn island(&self, mut gpus: GpuSet) -> GpuSet {
+        loop {
+            let mut more = gpus;
+            for gpu in gpus.iter() {
+                let Some(state) = self.gpus.get(gpu as usize) else {
+                    continue;
+                };
+                for class in &state.classes {
+                    more = more.or(self.classes[*class].gpus);
+                }
+            }
+            if more == gpus {
+                return gpus;
+            }
+            gpus = more;
+        }
+    }
+
+    fn configure(&mut self, config: Config, actions: &mut Vec<Action>) -> GpuSet {
+        self.account(self.all_gpus());
+        self.config = config;
+        for slot in 0..self.vms.len() as Slot {
+            self.set_slices(slot, actions);
+            self.touch_all(slot);
+        }
+        self.all_gpus()
+    }
+
+    fn set_pool(&mut self, pool: Pool, terms: PoolTerms, actions: &mut Vec<Action>) -> GpuSet {
+        self.pools.insert(pool, terms);
+        let members = self.index.values().copied();
+        let members = members.filter(|slot| self.vm(*slot).is_some_and(|vm| vm.terms.pool == pool));
+        let mut dirty = GpuSet::EMPTY;
+        for slot in members.collect::<Vec<_>>() {
+            dirty = dirty.or(self.change_terms(slot, actions, |vm| vm.pool = terms));
+        }
+        dirty
+    }
+
+    fn set_vm(&mut self, vm: Vm, terms: Terms, actions: &mut Vec<Action>) -> GpuSet {
+        let pool = self.pools.get(&terms.pool).copied().unwrap_or_default();
+        let Some(slot) = self.slot(vm) else {
+            let class = self.class(GpuSet::EMPTY, terms.pool);
+            let mut state = VmState {
+                vm,
+                terms,
+                pool,
+                level: terms.level,
+                lowered: false,
+                gang: GpuSet::EMPTY,
+                class,
+                sessions: Vec::new(),
+                seats: 0,
+                wanting: 0,
+                ticket: 0,
+                queued: None,
+                contends: false,
+                first_since: None,
+                turn_since: None,
+                vtime: 0,
+                budget: None,
+                charge: Charge::default(),
+                turns: 0,
+                due: None,
+            };
+            state.level = base_level(&state);
+            state.budget = self.new_budget(&state);
+            let slot = self.free.pop().unwrap_or_else(|| {
+                self.vms.push(None);
+                self.vms.len() as Slot - 1
+            });
+            self.vms[slot as usize] = Some(state);
+            self.index.insert(vm, slot);
+            return GpuSet::EMPTY;
+        };
+        self.change_terms(slot, actions, |state| {
+            state.terms = terms;
+            state.pool = pool;
+        })
+    }
+
+    /// Changes a VM's terms, and everything that follows from them.
+    fn change_terms(
+        &mut self,
+        slot: Slot,
+        actions: &mut Vec<Action>,
+        change: impl FnOnce(&mut VmState),
+    ) -> GpuSet {
+        let Some(gang) = self.vm(slot).map(|vm| vm.gang) else {
+            return GpuSet::EMPTY;
+        };
+        self.account(gang);
+        let ticket = self.leave_queue(slot);
+        self.leave_class(slot);
+        let Some(vm) = self.vm_mut(slot) else {
+            return GpuSet::EMPTY;
+        };
+        let before = (base_level(vm), vm.terms.share_max, vm.pool.turns);
+        change(vm);
+        let base = base_level(vm);
+        if base != before.0 {
+            vm.level = base;
+            vm.first_since = None;
+        }
+        let share_changed = vm.terms.share_max != before.1;
+        let no_turns_now = before.2 && !vm.pool.turns;
+        if share_changed {
+            let budget = self.vm(slot).and_then(|vm| self.new_budget(vm));
+            if let Some(vm) = self.vm_mut(slot) {
+                vm.budget = budget;
+            }
+        }
+        self.join_class(slot);
+        self.settle_queue(slot, ticket);
+        self.set_slices(slot, actions);
+        if no_turns_now {
+            self.seat_all(slot, actions);
+        }
+        self.touch_all(slot);
+        gang
+    }
+
+    fn remove_vm(&mut self, vm: Vm, actions: &mut Vec<Action>) -> GpuSet {
+        let Some(slot) = self.slot(vm) else {
+            return GpuSet::EMPTY;
+        };
+        let mut dirty = GpuSet::EMPTY;
+        while let Some((number, gang)) = self
+            .vm(slot)
+            .and_then(|vm| Some((vm.sessions.first()?.number, vm.gang)))
+        {
+            dirty = dirty.or(gang);
+            self.gone(slot, number, actions);
+        }
+        self.leave_class(slot);
+        if let Some(state) = self.vms[slot as usize].take() {
+            self.timers.set(timers::Who::Vm(slot), state.due, None);
+        }
+        self.touched.retain(|(touched, _)| *touched != slot);
+        self.index.remove(&vm);
+        self.free.push(slot);
+        dirty
+    }
+
+    fn attach(&mut self, session: Session, gpus: GpuSet, found: Found, actions: &mut Vec<Action>) -> GpuSet {
+        let Some(slot) = self.slot(session.vm) else {
+            return GpuSet::EMPTY;
+        };
+        let (number, now, ticket) = (session.number, self.now, self.ticket());
+        let Some(vm) = self.vm_mut(slot) else {
+            return GpuSet::EMPTY;
+        };
+        let Err(at) = vm
+            .sessions
+            .binary_search_by_key(&number, |session| session.number)
+        else {
+            return GpuSet::EMPTY;
+        };
+        vm.sessions.insert(
+            at,
             SessionState {
+                number,
                 gpus,
                 place: Place::Out,
                 ticket,
@@ -267,45 +437,66 @@ impl Core {
                 slice: None,
                 window: None,
                 contended: false,
+                stuck_ns: 0,
+                reached: None,
+                burst: None,
+                out_since: now,
+                suspend: Suspend::No,
+                due: None,
             },
         );
-        self.set_slices(session.vm, actions);
+        self.gang_changed(slot);
+        self.set_slices(slot, actions);
+        self.touched.push((slot, number));
         if found != Found::Nothing {
-            self.sit_down(session, actions);
-            if let Some(seat) = self.seat_mut(session) {
+            self.sit_down(slot, number, actions);
+            if let Some(seat) = self.seat_mut(slot, number) {
                 seat.idle = found == Found::Idle;
                 seat.asked = found == Found::Asked;
             }
         }
+        self.vm(slot).map_or(gpus, |vm| vm.gang)
     }
 
-    fn gone(&mut self, session: Session, actions: &mut Vec<Action>) {
-        if !self.sessions.contains_key(&session) {
-            return;
-        }
-        self.stand_up(session, End::Gone, Place::Out, actions);
-        self.sessions.remove(&session);
-        self.settle_queue(session.vm);
-        // The others have its part of the depth.
-        self.set_slices(session.vm, actions);
-        if self.sessions_of(session.vm).next().is_none()
-            && let Some(vm) = self.vms.get_mut(&session.vm)
-        {
-            vm.busy_at = None;
-        }
-    }
-
-    fn want(&mut self, session: Session) {
-        let now = self.now;
-        let ticket = self.ticket();
-        let Some(state) = self.sessions.get_mut(&session) else {
+    fn gone(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
+        self.stand_up(slot, number, End::Gone, Place::Out, actions);
+        self.set_place(slot, number, Place::Out);
+        let Some(vm) = self.vm_mut(slot) else { return };
+        let Ok(at) = vm
+            .sessions
+            .binary_search_by_key(&number, |session| session.number)
+        else {
             return;
         };
-        match &mut state.place {
+        let state = vm.sessions.remove(at);
+        self.timers
+            .set(timers::Who::Session(slot, number), state.due, None);
+        self.touched.retain(|touched| *touched != (slot, number));
+        let again = self.leave_queue(slot);
+        self.gang_changed(slot);
+        self.settle_queue(slot, again);
+        // The others have its part of the depth.
+        self.set_slices(slot, actions);
+    }
+
+    fn want(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
+        let now = self.now;
+        let ticket = self.ticket();
+        let Some(vm) = self.vm_mut(slot) else { return };
+        let turns = vm.pool.turns;
+        let Some(session) = vm.session_mut(number) else {
+            return;
+        };
+        session.suspend = Suspend::No;
+        match &mut session.place {
             Place::Out => {
-                state.place = Place::Waiting { since: now };
-                state.ticket = ticket;
-                self.settle_queue(session.vm);
+                session.ticket = ticket;
+                self.set_place(slot, number, Place::Waiting { since: now });
+                if turns {
+                    self.settle_queue(slot, None);
+                } else {
+                    self.seat_all(slot, actions);
+                }
             }
             // It is giving this turn back, or lost it before this event and we do not know yet.
             Place::Seated(seat) if seat.asked || seat.taking => seat.wants_again = true,
@@ -313,95 +504,148 @@ impl Core {
         }
     }
 
-    fn released(&mut self, session: Session, actions: &mut Vec<Action>) {
-        let Some(state) = self.sessions.get_mut(&session) else {
+    /// Seats all sessions of a VM that want it: where there are no turns, nobody is in anybody's way.
+    fn seat_all(&mut self, slot: Slot, actions: &mut Vec<Action>) {
+        let Some(vm) = self.vm(slot) else { return };
+        let wanting = vm.sessions.iter().filter(|session| session.wants());
+        let wanting: Vec<_> = wanting.map(|session| session.number).collect();
+        for number in wanting {
+            self.give_seat(slot, number, actions);
+        }
+    }
+
+    /// Seats a session that wants it, and has it know.
+    fn give_seat(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
+        let Some(vm) = self.vm(slot) else { return };
+        let id = vm.id(number);
+        let stopped = vm
+            .session(number)
+            .is_some_and(|session| matches!(session.place, Place::Stopped { .. }));
+        self.sit_down(slot, number, actions);
+        if stopped {
+            self.order_resume(id, actions);
+        } else {
+            actions.push(Action::Grant { session: id });
+        }
+    }
+
+    fn released(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
+        let Some(vm) = self.vm_mut(slot) else { return };
+        let id = vm.id(number);
+        let Some(session) = vm.session_mut(number) else {
             return;
         };
-        match &state.place {
+        match &session.place {
             Place::Seated(seat) => {
                 let end = if seat.asked { End::Yielded } else { End::Released };
                 let stopping = seat.stopping.is_some();
-                let after = self.place_after(session);
-                self.stand_up(session, end, after, actions);
+                let after = self.place_after(slot, number);
+                self.work_done(slot, number);
+                self.stand_up(slot, number, end, after, actions);
                 if stopping {
-                    self.order_resume(session, actions);
+                    self.order_resume(id, actions);
                 }
             }
             // It had drained just when the stop took effect: there is nothing to keep stopped.
             Place::Stopped { .. } => {
-                state.place = Place::Out;
-                self.order_resume(session, actions);
-                self.settle_queue(session.vm);
+                self.work_done(slot, number);
+                self.set_place(slot, number, Place::Out);
+                self.order_resume(id, actions);
+                self.settle_queue(slot, None);
             }
             Place::Out | Place::Waiting { .. } => {}
         }
     }
 
-    fn set_idle(&mut self, session: Session, idle: bool) {
-        let now = self.now;
-        if let Some(seat) = self.seat_mut(session)
-            && seat.idle != idle
-        {
+    fn set_idle(&mut self, slot: Slot, number: u32, idle: bool) {
+        let Some(session) = self.vm(slot).and_then(|vm| vm.session(number)) else {
+            return;
+        };
+        if session.seat().is_none_or(|seat| seat.idle == idle) {
+            return;
+        }
+        let gpus = session.gpus;
+        self.account(gpus);
+        if idle {
+            self.work_done(slot, number);
+        }
+        if let Some(seat) = self.seat_mut(slot, number) {
             seat.idle = idle;
-            if let Some(vm) = self.vms.get_mut(&session.vm) {
-                vm.busy_at = Some(now);
-            }
+        }
+        self.was_busy(slot);
+        if !idle {
+            self.progress(slot, number);
         }
     }
 
-    fn take_result(&mut self, session: Session, taken: bool, actions: &mut Vec<Action>) {
-        let Some(seat) = self.seat_mut(session) else {
+    fn take_result(&mut self, slot: Slot, number: u32, taken: bool, actions: &mut Vec<Action>) {
+        let Some(seat) = self.seat_mut(slot, number) else {
             return;
         };
         if !seat.taking {
             return;
         }
         seat.taking = false;
+        let stopping = seat.stopping.is_some();
         if taken {
-            let after = self.place_after(session);
-            self.stand_up(session, End::Taken, after, actions);
+            let after = self.place_after(slot, number);
+            self.work_done(slot, number);
+            self.stand_up(slot, number, End::Taken, after, actions);
+            if stopping && let Some(vm) = self.vm(slot) {
+                self.order_resume(vm.id(number), actions);
+            }
         } else {
             // It works again. If it wanted a turn it would not have one.
             seat.wants_again &= seat.asked;
-            self.set_idle(session, false);
+            self.set_idle(slot, number, false);
         }
     }
 
-    fn order_done(&mut self, session: Session, sequence: u64, ok: bool, actions: &mut Vec<Action>) {
-        let now = self.now;
-        let deadman = self.config.deadman_us;
-        let Some(state) = self.sessions.get_mut(&session) else {
+    fn order_done(
+        &mut self,
+        slot: Slot,
+        number: u32,
+        (sequence, ok): (u64, bool),
+        actions: &mut Vec<Action>,
+    ) {
+        let repeat_at = self.now + (self.config.deadman_us / 2).max(1);
+        let since = self.now;
+        let gpus = self
+            .session_at(slot, number)
+            .map_or(GpuSet::EMPTY, |session| session.gpus);
+        self.account(gpus);
+        let Some(vm) = self.vm_mut(slot) else { return };
+        let id = vm.id(number);
+        let Some(session) = vm.session_mut(number) else {
             return;
         };
-        if !ok && state.slice.is_some_and(|(_, order)| order == sequence) {
-            state.slices_work = false;
+        if !ok && session.slice.is_some_and(|(_, order)| order == sequence) {
+            session.slices_work = false;
         }
-        if let Place::Seated(seat) = &mut state.place
-            && seat.stopping == Some(sequence)
-        {
-            if ok {
-                let after = Place::Stopped {
-                    since: now,
-                    repeat_at: now + deadman / 2,
-                };
-                self.stand_up(session, End::Stopped, after, actions);
-            } else {
-                seat.stopping = None;
-                state.can_stop = false;
-                // It may have taken effect in part; nobody may stay stopped without anyone knowing.
-                self.order_resume(session, actions);
-            }
+        let Place::Seated(seat) = &mut session.place else {
+            return;
+        };
+        if seat.stopping != Some(sequence) {
+            return;
+        }
+        if ok {
+            let after = Place::Stopped { since, repeat_at };
+            self.stand_up(slot, number, End::Stopped, after, actions);
+        } else {
+            seat.stopping = None;
+            session.can_stop = false;
+            // It may have taken effect in part; nobody may stay stopped without anyone knowing.
+            self.order_resume(id, actions);
         }
     }
 
     /// Where a session goes that gives its turn back.
-    fn place_after(&self, session: Session) -> Place {
-        let again = self
-            .sessions
-            .get(&session)
+    fn place_after(&self, slot: Slot, number: u32) -> Place {
+        let session = self.session_at(slot, number);
+        if session
             .and_then(SessionState::seat)
-            .is_some_and(|seat| seat.wants_again);
-        if again {
+            .is_some_and(|seat| seat.wants_again)
+        {
             Place::Waiting { since: self.now }
         } else {
             Place::Out
@@ -409,21 +653,29 @@ impl Core {
     }
 
     /// Gives a session a seat. The caller knows that it may have it.
-    fn sit_down(&mut self, session: Session, actions: &mut Vec<Action>) {
-        let now = self.now;
-        self.turns += 1;
-        let turn = self.turns;
-        let look_at = now + self.config.look_us;
-        let (Some(state), Some(vm)) = (self.sessions.get_mut(&session), self.vms.get_mut(&session.vm)) else {
+    fn sit_down(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
+        let Some(gpus) = self.session_at(slot, number).map(|session| session.gpus) else {
             return;
         };
-        let (waited_us, asked) = match state.place {
+        self.account(gpus);
+        self.turns += 1;
+        let (now, turn) = (self.now, self.turns);
+        let look_at = now + self.config.look_us;
+        let Some(vm) = self.vm_mut(slot) else { return };
+        let (id, level) = (vm.id(number), vm.level);
+        let begins = vm.turn_since.is_none();
+        vm.turns += 1;
+        vm.turn_since.get_or_insert(now);
+        let Some(session) = vm.session_mut(number) else {
+            return;
+        };
+        let (waited_us, asked) = match session.place {
             Place::Waiting { since } => (now - since, false),
             // It is resumed, and still being asked back: it can only finish what it has.
             Place::Stopped { since, .. } => (now - since, true),
             Place::Out | Place::Seated(_) => (0, false),
         };
-        state.place = Place::Seated(Seat {
+        let seat = Seat {
             turn,
             since: now,
             idle: false,
@@ -431,103 +683,95 @@ impl Core {
             taking: false,
             stopping: None,
             unwanted_since: None,
+            over: None,
             wants_again: false,
             look_at,
             charge: Charge::default(),
-        });
-        vm.turns += 1;
-        vm.busy_at = Some(now);
-        vm.aging_since = None;
-        let begins = vm.turn_since.is_none();
-        let level = vm.level;
-        vm.turn_since.get_or_insert(now);
-        self.seated.insert(session);
+        };
+        self.set_place(slot, number, Place::Seated(seat));
+        self.leave_queue(slot);
+        self.settle_contender(slot);
+        if begins {
+            self.note_served(slot);
+        }
+        self.was_busy(slot);
         actions.push(Action::Began {
-            session,
+            session: id,
             turn,
             level,
             waited_us,
         });
-        if begins {
-            self.queue_moved(session.vm);
-        }
-    }
-
-    /// Those who wait behind a VM that was seated, at its level and for its GPUs, age from now on.
-    fn queue_moved(&mut self, seated: Vm) {
-        let gpus = self.gang(seated);
-        let Some((base, ticket)) = self.vms.get(&seated).map(|vm| (vm.terms.level, vm.ticket)) else {
-            return;
-        };
-        for other in self.vms.keys().copied().collect::<Vec<_>>() {
-            let meets = self.gang(other).meets(gpus);
-            if let Some(vm) = self.vms.get_mut(&other)
-                && vm.terms.level == base
-                && vm.ticket > ticket
-                && meets
-                && let Some(since) = &mut vm.aging_since
-            {
-                *since = self.now;
-            }
-        }
     }
 
     /// Takes a session's seat, if it has one, in the books and in the queue.
-    fn stand_up(&mut self, session: Session, end: End, after: Place, actions: &mut Vec<Action>) {
-        let now = self.now;
-        let ticket = self.ticket();
-        let Some(state) = self.sessions.get_mut(&session) else {
+    fn stand_up(&mut self, slot: Slot, number: u32, end: End, after: Place, actions: &mut Vec<Action>) {
+        let Some(session) = self.session_at(slot, number) else {
             return;
         };
-        let before = std::mem::replace(&mut state.place, after);
-        let Place::Seated(seat) = before else { return };
-        state.ticket = ticket;
-        self.seated.remove(&session);
-        let Some(vm) = self.vms.get_mut(&session.vm) else {
+        let gpus = session.gpus;
+        if session.seat().is_none() {
+            return;
+        }
+        self.account(gpus);
+        let (now, ticket) = (self.now, self.ticket());
+        let Place::Seated(seat) = self.set_place(slot, number, after) else {
             return;
         };
+        let Some(vm) = self.vm_mut(slot) else { return };
         vm.charge = vm.charge.plus(seat.charge);
-        if !seat.idle {
-            vm.busy_at = Some(now);
+        let id = vm.id(number);
+        if let Some(session) = vm.session_mut(number) {
+            session.ticket = ticket;
+            session.out_since = now;
         }
         actions.push(Action::Ended {
-            session,
+            session: id,
             turn: seat.turn,
             held_us: now - seat.since,
             charge: seat.charge,
             end,
         });
-        if !self
-            .sessions_of(session.vm)
-            .any(|(_, session)| session.seat().is_some())
-        {
-            if let Some(vm) = self.vms.get_mut(&session.vm) {
-                vm.turn_since = None;
-                vm.level = vm.terms.level;
-            }
-            self.set_slices(session.vm, actions);
+        if vm.seats == 0 {
+            vm.turn_since = None;
+            vm.lowered = false;
+            vm.level = base_level(vm);
+            self.set_slices(slot, actions);
         }
-        self.settle_queue(session.vm);
+        if !seat.idle {
+            self.was_busy(slot);
+        }
+        self.settle_queue(slot, None);
     }
 
-    /// Puts a VM at the end of the queue if it just began to wait, and takes it out if it does not wait any longer.
-    fn settle_queue(&mut self, vm: Vm) {
-        let waits = self.sessions_of(vm).any(|(_, session)| session.wants());
-        let ticket = self.tickets + 1;
-        let now = self.now;
-        let Some(state) = self.vms.get_mut(&vm) else {
-            return;
+    /// Puts a session elsewhere, in the books of its VM and of its GPUs. Returns where it was.
+    fn set_place(&mut self, slot: Slot, number: u32, place: Place) -> Place {
+        let Some(vm) = self.vms.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return Place::Out;
         };
-        if state.turn_since.is_some() || !waits {
-            state.aging_since = None;
-            if state.turn_since.is_none() {
-                state.level = state.terms.level;
+        let Ok(at) = vm
+            .sessions
+            .binary_search_by_key(&number, |session| session.number)
+        else {
+            return Place::Out;
+        };
+        let session = &mut vm.sessions[at];
+        let before = (session.seat().is_some(), session.wants());
+        let old = std::mem::replace(&mut session.place, place);
+        let after = (session.seat().is_some(), session.wants());
+        vm.seats = vm.seats + u32::from(after.0) - u32::from(before.0);
+        vm.wanting = vm.wanting + u32::from(after.1) - u32::from(before.1);
+        if before.0 != after.0 {
+            for gpu in session.gpus.iter() {
+                let holders = &mut self.gpus[gpu as usize].holders;
+                if after.0 {
+                    holders.push((slot, number));
+                } else {
+                    holders.retain(|holder| *holder != (slot, number));
+                }
             }
-        } else if state.aging_since.is_none() {
-            state.aging_since = Some(now);
-            state.ticket = ticket;
-            self.tickets = ticket;
         }
+        self.touched.push((slot, number));
+        old
     }
 
     fn order_resume(&mut self, session: Session, actions: &mut Vec<Action>) {
@@ -535,49 +779,39 @@ impl Core {
         actions.push(Action::Resume { session, sequence });
     }
 
-    /// Raises those that have waited long.
-    fn age(&mut self, actions: &mut Vec<Action>) {
-        for vm in self.first_waiting() {
-            let Some(state) = self.vms.get_mut(&vm) else {
-                continue;
-            };
-            let Some(since) = state.aging_since else { continue };
-            let steps = (self.now - since) / state.terms.aging_us.max(1);
-            let level = state.terms.level.raised(steps);
-            if level > state.level {
-                state.level = level;
-                self.set_slices(vm, actions);
-            }
-        }
-    }
-
     /// Orders what the level and the depth of a VM say for its sessions, where it is not so yet.
-    fn set_slices(&mut self, vm: Vm, actions: &mut Vec<Action>) {
-        let Some((level, depth)) = self.vms.get(&vm).map(|vm| (vm.level, vm.terms.depth)) else {
+    fn set_slices(&mut self, slot: Slot, actions: &mut Vec<Action>) {
+        let Self {
+            vms,
+            config,
+            sequence,
+            ..
+        } = self;
+        let Some(vm) = vms.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
-        let sessions = self.sessions_of(vm).count().max(1) as u32;
-        let depth = depth.map(|depth| (depth / sessions).max(1));
-        let slice_us = self.config.slice_us.of(level);
-        let operations = self.config.window.of(level);
-        for session in self.sessions_of(vm).map(|(id, _)| id).collect::<Vec<_>>() {
-            let sequence = self.sequence + 1;
-            let Some(state) = self.sessions.get_mut(&session) else {
-                continue;
+        let sessions = vm.sessions.len().max(1) as u32;
+        let depth = vm.terms.depth.map(|depth| (depth / sessions).max(1));
+        let slice_us = config.slice_us.of(vm.level);
+        let operations = config.window.of(vm.level);
+        for session in &mut vm.sessions {
+            let id = Session {
+                vm: vm.vm,
+                number: session.number,
             };
-            if state.slice.is_none_or(|(slice, _)| slice != slice_us) {
-                state.slice = Some((slice_us, sequence));
-                self.sequence = sequence;
+            if session.slice.is_none_or(|(slice, _)| slice != slice_us) {
+                *sequence += 1;
+                session.slice = Some((slice_us, *sequence));
                 actions.push(Action::SetSlice {
-                    session,
-                    sequence,
+                    session: id,
+                    sequence: *sequence,
                     slice_us,
                 });
             }
-            if state.window != Some((operations, depth)) {
-                state.window = Some((operations, depth));
+            if session.window != Some((operations, depth)) {
+                session.window = Some((operations, depth));
                 actions.push(Action::SetWindow {
-                    session,
+                    session: id,
                     operations,
                     depth,
                 });
@@ -585,12 +819,27 @@ impl Core {
         }
     }
 
-    /// How long a VM's turn lasts while another one of its level waits.
-    fn turn_us(&self, vm: &VmState) -> u64 {
-        self.config
-            .quantum_us
-            .of(vm.level)
-            .saturating_mul(vm.terms.weight.max(1).into())
+    fn set_level(&mut self, slot: Slot, level: Level, actions: &mut Vec<Action>) {
+        let gang = self.vm(slot).map_or(GpuSet::EMPTY, |vm| vm.gang);
+        self.account(gang);
+        self.move_in_queue(slot, level);
+        self.set_slices(slot, actions);
+    }
+
+    /// Has `f` deal with a session that is attached. Returns the GPUs of its VM, before.
+    fn with(&mut self, session: Session, f: impl FnOnce(&mut Self, Slot, u32)) -> GpuSet {
+        let Some(slot) = self.slot(session.vm) else {
+            return GpuSet::EMPTY;
+        };
+        let Some(gang) = self
+            .vm(slot)
+            .filter(|vm| vm.session(session.number).is_some())
+            .map(|vm| vm.gang)
+        else {
+            return GpuSet::EMPTY;
+        };
+        f(self, slot, session.number);
+        gang
     }
 
     fn ticket(&mut self) -> u64 {
@@ -603,36 +852,62 @@ impl Core {
         self.sequence
     }
 
-    fn sessions_of(&self, vm: Vm) -> impl Iterator<Item = (Session, &SessionState)> {
-        let first = Session { vm, number: 0 };
-        let last = Session { vm, number: u32::MAX };
-        self.sessions.range(first..=last).map(|(id, state)| (*id, state))
+    fn slot(&self, vm: Vm) -> Option<Slot> {
+        self.index.get(&vm).copied()
     }
 
-    /// All GPUs of a VM's sessions.
-    fn gang(&self, vm: Vm) -> GpuSet {
-        self.sessions_of(vm)
-            .fold(GpuSet::EMPTY, |set, (_, session)| set.or(session.gpus))
+    fn vm(&self, slot: Slot) -> Option<&VmState> {
+        self.vms.get(slot as usize)?.as_ref()
     }
 
-    fn seat_mut(&mut self, session: Session) -> Option<&mut Seat> {
-        match &mut self.sessions.get_mut(&session)?.place {
-            Place::Seated(seat) => Some(seat),
-            _ => None,
+    fn vm_mut(&mut self, slot: Slot) -> Option<&mut VmState> {
+        self.vms.get_mut(slot as usize)?.as_mut()
+    }
+
+    fn session_at(&self, slot: Slot, number: u32) -> Option<&SessionState> {
+        self.vm(slot)?.session(number)
+    }
+
+    fn session(&self, session: Session) -> Option<&SessionState> {
+        self.session_at(self.slot(session.vm)?, session.number)
+    }
+
+    fn session_mut(&mut self, session: Session) -> Option<&mut SessionState> {
+        let slot = self.slot(session.vm)?;
+        self.touched.push((slot, session.number));
+        self.vm_mut(slot)?.session_mut(session.number)
+    }
+
+    fn seat_mut(&mut self, slot: Slot, number: u32) -> Option<&mut Seat> {
+        self.vm_mut(slot)?.session_mut(number)?.seat_mut()
+    }
+
+    fn gpus_of(&self, session: Session) -> GpuSet {
+        self.session(session)
+            .map_or(GpuSet::EMPTY, |session| session.gpus)
+    }
+
+    fn works(&self, (slot, number): (Slot, u32)) -> bool {
+        self.session_at(slot, number).is_some_and(SessionState::works)
+    }
+
+    fn all_gpus(&self) -> GpuSet {
+        (0..self.gpus.len() as Gpu).collect()
+    }
+
+    fn touch_all(&mut self, slot: Slot) {
+        let Self { vms, touched, .. } = self;
+        if let Some(vm) = vms.get(slot as usize).and_then(Option::as_ref) {
+            touched.extend(vm.sessions.iter().map(|session| (slot, session.number)));
         }
     }
 }
 
-impl SessionState {
-    fn seat(&self) -> Option<&Seat> {
-        match &self.place {
-            Place::Seated(seat) => Some(seat),
-            _ => None,
-        }
-    }
-
-    /// Whether it waits for a seat.
-    fn wants(&self) -> bool {
-        matches!(self.place, Place::Waiting { .. } | Place::Stopped { .. })
+/// A VM's level if it neither waits long nor breaks a limit. Without priorities, everybody is of one level.
+fn base_level(vm: &VmState) -> Level {
+    match vm.pool.policy {
+        _ if vm.lowered => Level::Low,
+        Policy::Priority => vm.terms.level,
+        Policy::Weighted | Policy::Fifo => Level::Medium,
     }
 }

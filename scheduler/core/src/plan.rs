@@ -1,301 +1,379 @@
-//! Who is to be seated, and the steps from who is to who shall be.
-use crate::{
-    Action, Core, Gpu, GpuSet, LOOK_LASTS_US, Level, PerLevel, Place, Seat, Session, SessionState, Vm,
-    VmState,
-};
-use std::collections::{BTreeMap, BTreeSet};
+//! Who is to be seated, and the steps from who is to who shall be. All of it on an island: GPUs on which nothing depends
+//! on what happens elsewhere.
+use crate::state::{Holder, Place, Slot, VmState};
+use crate::{Action, Core, GpuSet, LOOK_LASTS_US, Level, PerLevel, Policy};
+use smallvec::SmallVec;
+
+/// A list that is short as a rule: few are seated at a time.
+pub(crate) type Few<T> = SmallVec<[T; 4]>;
 
 /// Who is to be seated.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Plan {
-    run: BTreeSet<Session>,
+    run: Few<Holder>,
     /// The GPUs on which a level above is active.
     below_active: PerLevel<GpuSet>,
 }
 
 /// A VM that has or wants a seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Contender {
-    vm: Vm,
-    ticket: u64,
+    rank: Rank,
+    slot: Slot,
     gpus: GpuSet,
     seated: bool,
-    /// Its quantum is over or it is idle: it stays only as long as nobody else can have its place.
-    done: bool,
+}
+
+/// Who comes first: the pool that had less time for its weight, and then as the pool's policy says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// Nothing to do: only if nobody else can have the place.
+    idle: bool,
+    pool: u64,
+    /// Its virtual time, where it counts.
+    vtime: u64,
+    /// It had its turn.
+    again: bool,
+    ticket: u64,
+}
+
+/// What is taken on the way from the highest level to the lowest.
+#[derive(Default)]
+struct Taken {
+    /// The GPUs on which a level above is active.
+    active: GpuSet,
+    /// Those on which somebody is a guest below an active level.
+    guests: GpuSet,
+    /// Those of everybody who is to be seated.
+    occupied: GpuSet,
+    /// Those on which nobody else may be seated.
+    full: GpuSet,
 }
 
 impl Core {
-    pub(crate) fn plan(&self) -> Plan {
-        let mut plan = Plan {
-            run: BTreeSet::new(),
-            below_active: PerLevel {
-                low: GpuSet::EMPTY,
-                medium: GpuSet::EMPTY,
-                high: GpuSet::EMPTY,
-            },
-        };
-        let mut active = GpuSet::EMPTY;
-        let mut guests = GpuSet::EMPTY;
-        for level in Level::DESCENDING {
-            *plan.below_active.of_mut(level) = active;
-            for vm in self.turns_of(level) {
-                guests = guests.or(self.choose_sessions(vm, active, guests, &mut plan.run));
+    pub(crate) fn plan(&self, island: GpuSet) -> Plan {
+        let mut plan = Plan::default();
+        let mut holders: Few<Slot> = Few::new();
+        for (slot, number) in self.holders_on(island) {
+            let Some(vm) = self.vm(slot) else { continue };
+            if !vm.pool.turns {
+                plan.run.push((slot, number));
+            } else if !holders.contains(&slot) {
+                holders.push(slot);
             }
-            active = active.or(self.active_gpus(level, &plan.run));
+        }
+        let mut taken = Taken::default();
+        for level in Level::DESCENDING {
+            *plan.below_active.get_mut(level) = taken.active;
+            taken.full = taken.full.or(self.burst_above(level, island));
+            let before = plan.run.len();
+            for slot in self.turns_of(level, island, &holders) {
+                self.choose_sessions(slot, &mut taken, &mut plan.run);
+            }
+            let chosen = &plan.run[before..];
+            taken.active = taken.active.or(self.active_gpus(level, island, &holders, chosen));
         }
         plan
     }
 
-    /// The VMs that are to have the turn of a level: on no GPU more than one.
-    fn turns_of(&self, level: Level) -> Vec<Vm> {
-        let mut contenders: Vec<Contender> = self
-            .vms
-            .iter()
-            .filter(|(_, state)| state.level == level)
-            .filter_map(|(vm, state)| self.contender(*vm, state))
-            .collect();
-        contenders.sort_by_key(|contender| contender.ticket);
+    /// The sessions seated on these GPUs, each once.
+    fn holders_on(&self, island: GpuSet) -> impl Iterator<Item = Holder> {
+        island.iter().flat_map(move |gpu| {
+            let holders = self
+                .gpus
+                .get(gpu as usize)
+                .into_iter()
+                .flat_map(|state| &state.holders);
+            holders.copied().filter(move |(slot, number)| {
+                let session = self.session_at(*slot, *number);
+                session.and_then(|session| session.gpus.iter().next()) == Some(gpu)
+            })
+        })
+    }
 
-        let mut chosen = Vec::new();
+    /// The VMs that are to have the turn of a level: on no GPU more than one.
+    fn turns_of(&self, level: Level, island: GpuSet, holders: &[Slot]) -> Few<Slot> {
+        let mut chosen = Few::new();
         let mut taken = GpuSet::EMPTY;
-        let mut choose = |contender: &Contender, taken: &mut GpuSet| {
-            *taken = taken.or(contender.gpus);
-            chosen.push(contender.vm);
-        };
-        for holder in contenders.iter().filter(|c| c.seated && !c.done) {
-            if !holder.gpus.meets(taken) {
-                choose(holder, &mut taken);
+        let mut rest: Few<Contender> = Few::new();
+        // In the order of their turns, or two found with a turn would change places.
+        let mut seated: Few<(u64, Slot)> = Few::new();
+        for slot in holders {
+            let Some(vm) = self.vm(*slot).filter(|vm| vm.level == level && !vm.is_spent()) else {
+                continue;
+            };
+            seated.push((vm.ticket, *slot));
+        }
+        seated.sort_unstable();
+        for (_, slot) in seated {
+            let Some(vm) = self.vm(slot) else { continue };
+            match self.done(vm) {
+                None if !vm.gang.meets(taken) => {
+                    taken = taken.or(vm.gang);
+                    chosen.push(slot);
+                }
+                None => {}
+                Some(rank) => rest.push(Contender {
+                    rank,
+                    slot,
+                    gpus: vm.gang,
+                    seated: true,
+                }),
             }
         }
+        for class in self.classes_on(island) {
+            let Some((key, ticket, slot)) = class.waiting.get(level).first() else {
+                continue;
+            };
+            let Some(vm) = self.vm(*slot) else { continue };
+            rest.push(Contender {
+                rank: Rank {
+                    idle: false,
+                    pool: self.pool_vtime(vm),
+                    vtime: if vm.pool.policy == Policy::Weighted {
+                        *key
+                    } else {
+                        0
+                    },
+                    again: false,
+                    ticket: *ticket,
+                },
+                slot: *slot,
+                gpus: class.gpus,
+                seated: false,
+            });
+        }
+        rest.sort_unstable();
         let mut reserved = GpuSet::EMPTY;
-        for waiting in contenders.iter().filter(|c| !c.seated) {
-            if waiting.gpus.meets(taken.or(reserved)) {
-                reserved = reserved.or(waiting.gpus);
+        for contender in rest {
+            let in_the_way = if contender.seated {
+                taken
             } else {
-                choose(waiting, &mut taken);
-            }
-        }
-        for holder in contenders.iter().filter(|c| c.seated && c.done) {
-            if !holder.gpus.meets(taken) {
-                choose(holder, &mut taken);
+                taken.or(reserved)
+            };
+            if !contender.gpus.meets(in_the_way) {
+                taken = taken.or(contender.gpus);
+                chosen.push(contender.slot);
+            } else if !contender.seated {
+                reserved = reserved.or(contender.gpus);
             }
         }
         chosen
     }
 
-    fn contender(&self, vm: Vm, state: &VmState) -> Option<Contender> {
-        let mut gpus = GpuSet::EMPTY;
-        let (mut seated, mut busy, mut waiting) = (false, false, false);
-        for (_, session) in self.sessions_of(vm) {
-            gpus = gpus.or(session.gpus);
-            waiting |= session.wants();
-            if let Some(seat) = session.seat() {
-                seated = true;
-                busy |= !seat.idle;
-            }
-        }
-        let over = state
+    /// Whether a VM that is seated has had its turn, or has nothing to do: it stays only as long as nobody who comes
+    /// before it can have its place.
+    fn done(&self, vm: &VmState) -> Option<Rank> {
+        let over = vm
             .turn_since
-            .is_some_and(|since| self.now >= since + self.turn_us(state));
-        (seated || waiting).then_some(Contender {
-            vm,
-            ticket: state.ticket,
-            gpus,
-            seated,
-            done: over || !(busy || waiting),
+            .is_some_and(|since| self.now >= since.saturating_add(self.turn_us(vm)));
+        let idle = vm.wanting == 0 && !vm.sessions.iter().any(|session| session.works());
+        if !over && !idle {
+            return None;
+        }
+        let counts = vm.pool.policy == Policy::Weighted && !self.turn_is_too_long(vm);
+        Some(Rank {
+            idle,
+            pool: self.pool_vtime(vm),
+            vtime: if counts { vm.vtime } else { 0 },
+            again: true,
+            ticket: vm.ticket,
         })
     }
 
-    /// Which sessions of a VM that has its level's turn are to be seated. Returns the GPUs on which one of them is
-    /// the guest below an active level.
-    fn choose_sessions(&self, vm: Vm, active: GpuSet, guests: GpuSet, run: &mut BTreeSet<Session>) -> GpuSet {
-        let quantum = self
-            .vms
-            .get(&vm)
-            .map_or(0, |state| self.config.quantum_us.of(state.level));
-        let mut candidates: Vec<_> = self
-            .sessions_of(vm)
-            .filter_map(|(id, session)| {
-                let order = match &session.place {
-                    Place::Out => return None,
-                    // One that is on its way out comes last, or two could be sent away at once.
-                    Place::Seated(seat) if seat.idle || seat.unwanted_since.is_some() => 3,
-                    Place::Seated(seat) if self.now >= seat.since + quantum => 2,
-                    Place::Seated(_) => 0,
-                    Place::Waiting { .. } | Place::Stopped { .. } => 1,
-                };
-                Some((order, session.ticket, id, session.gpus))
-            })
-            .collect();
-        candidates.sort_by_key(|(order, ticket, ..)| (*order, *ticket));
-        let mut mine = GpuSet::EMPTY;
-        for (_, _, session, gpus) in candidates {
-            let as_guest = gpus.and(active);
-            if !as_guest.meets(guests.or(mine)) {
-                mine = mine.or(as_guest);
-                run.insert(session);
+    /// How long a VM's turn lasts while another one of its level waits.
+    pub(crate) fn turn_us(&self, vm: &VmState) -> u64 {
+        let quantum = self.config.quantum_us.of(vm.level);
+        let policy = match vm.pool.policy {
+            Policy::Priority => quantum.saturating_mul(vm.terms.weight.max(1).into()),
+            Policy::Weighted => quantum,
+            Policy::Fifo => u64::MAX,
+        };
+        policy.min(vm.terms.turn_max_us.unwrap_or(u64::MAX))
+    }
+
+    fn turn_is_too_long(&self, vm: &VmState) -> bool {
+        let (Some(since), Some(limit)) = (vm.turn_since, vm.terms.turn_max_us) else {
+            return false;
+        };
+        self.now >= since.saturating_add(limit)
+    }
+
+    /// A VM's pool's time by weight where it shares a GPU with others. Of a gang's the least counts, or it would never have
+    /// its turn behind VMs of one GPU.
+    fn pool_vtime(&self, vm: &VmState) -> u64 {
+        let states = vm.gang.iter().map(|gpu| &self.gpus[gpu as usize]);
+        let shared = states.filter(|state| state.is_shared());
+        let vtimes = shared.filter_map(|state| state.share(vm.terms.pool).map(|share| share.vtime));
+        vtimes.min().unwrap_or(0)
+    }
+
+    /// Which sessions of a VM that has its level's turn are to be seated.
+    fn choose_sessions(&self, slot: Slot, taken: &mut Taken, run: &mut Few<Holder>) {
+        let Some(vm) = self.vm(slot) else { return };
+        let quantum = self.config.quantum_us.of(vm.level);
+        let candidates = vm.sessions.iter().filter_map(|session| {
+            let order = match &session.place {
+                Place::Out => return None,
+                // One that is on its way out comes last, or two could be sent away at once.
+                Place::Seated(seat) if seat.idle || seat.unwanted_since.is_some() => 3,
+                Place::Seated(seat) if self.now >= seat.since.saturating_add(quantum) => 2,
+                Place::Seated(_) => 0,
+                Place::Waiting { .. } | Place::Stopped { .. } => 1,
+            };
+            Some((order, session.ticket, session.number, session.gpus))
+        });
+        let mut candidates: Few<_> = candidates.collect();
+        candidates.sort_unstable();
+        for (_, _, number, gpus) in candidates {
+            let as_guest = gpus.and(taken.active);
+            let alone = vm.pool.exclusive;
+            if as_guest.meets(taken.guests) || gpus.meets(taken.full) || alone && gpus.meets(taken.occupied) {
+                continue;
             }
+            taken.guests = taken.guests.or(as_guest);
+            taken.occupied = taken.occupied.or(gpus);
+            if alone {
+                taken.full = taken.full.or(gpus);
+            }
+            run.push((slot, number));
         }
-        mine
     }
 
     /// The GPUs on which a level is active.
-    fn active_gpus(&self, level: Level, run: &BTreeSet<Session>) -> GpuSet {
-        let mut active = GpuSet::EMPTY;
-        for (vm, _) in self.vms.iter().filter(|(_, state)| state.level == level) {
-            if self.lately_active(*vm) {
-                active = active.or(self.gang(*vm));
-            }
-            for (id, session) in self.sessions_of(*vm) {
-                let works = session.seat().is_some_and(|seat| !seat.idle);
-                if works || session.wants() && run.contains(&id) {
+    fn active_gpus(&self, level: Level, island: GpuSet, holders: &[Slot], chosen: &[Holder]) -> GpuSet {
+        let lately = island
+            .iter()
+            .filter(|gpu| *self.gpus[*gpu as usize].active_until.get(level) > self.now);
+        let mut active: GpuSet = lately.collect();
+        for vm in holders.iter().filter_map(|slot| self.vm(*slot)) {
+            if vm.level == level {
+                for session in vm.sessions.iter().filter(|session| session.works()) {
                     active = active.or(session.gpus);
                 }
+            }
+        }
+        for (slot, number) in chosen {
+            if let Some(session) = self.session_at(*slot, *number).filter(|session| session.wants()) {
+                active = active.or(session.gpus);
             }
         }
         active
     }
 
-    fn lately_active(&self, vm: Vm) -> bool {
-        self.vms
-            .get(&vm)
-            .and_then(|state| state.busy_at)
-            .is_some_and(|at| self.now < at + self.config.active_hold_us)
-    }
-
     /// Takes the seats of those who are not in the plan, one rung after the other.
-    pub(crate) fn unseat(&mut self, plan: &Plan, actions: &mut Vec<Action>) {
-        let now = self.now;
-        for id in self.seated.iter().copied().collect::<Vec<_>>() {
+    pub(crate) fn unseat(&mut self, island: GpuSet, plan: &Plan, actions: &mut Vec<Action>) {
+        let holders: Few<_> = self.holders_on(island).collect();
+        let (now, deadman_us) = (self.now, self.config.deadman_us);
+        for (slot, number) in holders {
             let sequence = self.sequence + 1;
-            let deadman_us = self.config.deadman_us;
-            let grace_us = self.config.grace_us;
-            let Some(session) = self.sessions.get_mut(&id) else {
+            let Some(vm) = self.vm(slot) else { continue };
+            let Some(session) = vm.session(number) else {
                 continue;
             };
-            let can_stop = session.can_stop;
-            let Place::Seated(seat) = &mut session.place else {
+            let (id, can_stop, grace) = (vm.id(number), session.can_stop, self.grace_us(vm, session));
+            let Some(seat) = self.seat_mut(slot, number) else {
                 continue;
             };
-            if plan.run.contains(&id) {
+            if plan.run.contains(&(slot, number)) {
                 seat.unwanted_since = None;
                 continue;
             }
             let since = *seat.unwanted_since.get_or_insert(now);
-            if seat.asked {
-                if can_stop && seat.stopping.is_none() && now >= since + grace_us {
-                    seat.stopping = Some(sequence);
-                    self.sequence = sequence;
-                    actions.push(Action::Stop {
-                        session: id,
-                        sequence,
-                        deadman_us,
-                    });
-                }
-            } else if seat.idle {
+            if !seat.asked && seat.idle {
                 if !seat.taking {
                     seat.taking = true;
                     actions.push(Action::TakeIfIdle { session: id });
                 }
-            } else {
+                continue;
+            }
+            if !seat.asked {
                 seat.asked = true;
                 seat.taking = true;
                 actions.push(Action::AskBack { session: id });
             }
-        }
-    }
-
-    /// Seats those who are in the plan and in nobody's way.
-    pub(crate) fn seat(&mut self, plan: &Plan, actions: &mut Vec<Action>) {
-        for id in &plan.run {
-            let Some(session) = self.sessions.get(id) else {
-                continue;
-            };
-            let stopped = matches!(session.place, Place::Stopped { .. });
-            if !session.wants() || self.is_blocked(*id, session, plan) {
-                continue;
-            }
-            self.sit_down(*id, actions);
-            if stopped {
-                self.order_resume(*id, actions);
-            } else {
-                actions.push(Action::Grant { session: *id });
-            }
-        }
-    }
-
-    /// Whether somebody who must leave first is still seated.
-    fn is_blocked(&self, id: Session, session: &SessionState, plan: &Plan) -> bool {
-        let Some(level) = self.level(id.vm) else {
-            return true;
-        };
-        self.seated.iter().any(|other_id| {
-            let (Some(other), Some(other_level)) = (self.sessions.get(other_id), self.level(other_id.vm))
-            else {
-                return false;
-            };
-            let common = session.gpus.and(other.gpus);
-            let same_turn = other_id.vm != id.vm && level == other_level && !common.is_empty();
-            let both_guests = common
-                .and(plan.below_active.of(level))
-                .meets(plan.below_active.of(other_level));
-            same_turn || both_guests
-        })
-    }
-
-    /// Repeats the order to those that are to stay stopped.
-    pub(crate) fn keep_stopped(&mut self, actions: &mut Vec<Action>) {
-        let deadman_us = self.config.deadman_us;
-        for (id, session) in &mut self.sessions {
-            if let Place::Stopped { repeat_at, .. } = &mut session.place
-                && self.now >= *repeat_at
-            {
-                *repeat_at = self.now + (deadman_us / 2).max(1);
-                self.sequence += 1;
+            // Not at once: it may be seen to be idle when it is asked.
+            if can_stop && seat.stopping.is_none() && !seat.taking && now >= since + grace {
+                seat.stopping = Some(sequence);
+                self.sequence = sequence;
                 actions.push(Action::Stop {
-                    session: *id,
-                    sequence: self.sequence,
+                    session: id,
+                    sequence,
                     deadman_us,
                 });
             }
         }
     }
 
+    /// Seats those who are in the plan and in nobody's way.
+    pub(crate) fn seat(&mut self, island: GpuSet, plan: &Plan, actions: &mut Vec<Action>) {
+        for (slot, number) in &plan.run {
+            let wants = self
+                .session_at(*slot, *number)
+                .is_some_and(|session| session.wants());
+            if wants && !self.is_blocked((*slot, *number), island, plan) {
+                self.give_seat(*slot, *number, actions);
+            }
+        }
+    }
+
+    /// Whether somebody who must leave first is still seated.
+    fn is_blocked(&self, (slot, number): Holder, island: GpuSet, plan: &Plan) -> bool {
+        let Some(vm) = self.vm(slot) else { return true };
+        let Some(session) = vm.session(number) else {
+            return true;
+        };
+        self.holders_on(island).any(|(other_slot, other_number)| {
+            let Some(other_vm) = self.vm(other_slot) else {
+                return false;
+            };
+            let Some(other) = other_vm.session(other_number) else {
+                return false;
+            };
+            let common = session.gpus.and(other.gpus);
+            let alone = vm.pool.exclusive || other_vm.pool.exclusive || vm.pool.turns != other_vm.pool.turns;
+            let same_turn = slot != other_slot && vm.level == other_vm.level;
+            let both_guests = common
+                .and(*plan.below_active.get(vm.level))
+                .meets(*plan.below_active.get(other_vm.level));
+            (alone || same_turn) && !common.is_empty() || both_guests
+        })
+    }
+
     /// Tells the seated whether somebody cares if they are idle: because somebody waits for their GPU, because
     /// several VMs share it and are charged by who is busy, or because it is time for a look.
-    pub(crate) fn mark_contended(&mut self, actions: &mut Vec<Action>) {
-        let mut contended = self.waited_for();
-        let mut holders: BTreeMap<Gpu, Vm> = BTreeMap::new();
-        for id in &self.seated {
-            for gpu in self
-                .sessions
-                .get(id)
-                .map_or(GpuSet::EMPTY, |session| session.gpus)
-                .iter()
+    pub(crate) fn mark_contended(&mut self, island: GpuSet, actions: &mut Vec<Action>) {
+        let mut contended = self.waited_for(island);
+        for gpu in island.iter() {
+            let holders = &self.gpus[gpu as usize].holders;
+            if let [(first, _), rest @ ..] = &holders[..]
+                && rest.iter().any(|(slot, _)| slot != first)
             {
-                if *holders.entry(gpu).or_insert(id.vm) != id.vm {
-                    contended = contended.or(GpuSet::from_iter([gpu]));
-                }
+                contended = contended.or(GpuSet::from_iter([gpu]));
             }
         }
         let look_us = self.config.look_us.max(2 * LOOK_LASTS_US);
-        for id in self.seated.iter().copied().collect::<Vec<_>>() {
-            let Some(session) = self.sessions.get_mut(&id) else {
+        let now = self.now;
+        let holders: Few<_> = self.holders_on(island).collect();
+        for (slot, number) in holders {
+            let Some(vm) = self.vm_mut(slot) else { continue };
+            let id = vm.id(number);
+            let Some(session) = vm.session_mut(number) else {
                 continue;
             };
-            let Place::Seated(seat) = &mut session.place else {
-                continue;
-            };
-            if self.now >= seat.look_at + LOOK_LASTS_US {
-                seat.look_at = self.now + look_us;
+            let (gpus, marked) = (session.gpus, session.contended);
+            let Some(seat) = session.seat_mut() else { continue };
+            if now >= seat.look_at + LOOK_LASTS_US {
+                seat.look_at = now + look_us;
             }
-            let look = self.now >= seat.look_at;
+            let look = now >= seat.look_at;
             // One that was seen idle stays watched, or nobody would see it work again.
-            let wanted = session.gpus.meets(contended) || look || seat.idle;
-            if look && seat.idle && !seat.asked && !seat.taking && !contended.meets(session.gpus) {
+            let wanted = gpus.meets(contended) || look || seat.idle;
+            if look && seat.idle && !seat.asked && !seat.taking && !contended.meets(gpus) {
                 seat.taking = true;
                 actions.push(Action::TakeIfIdle { session: id });
             }
-            if session.contended != wanted {
+            if marked != wanted {
                 session.contended = wanted;
                 actions.push(Action::SetContended {
                     session: id,
@@ -305,92 +383,25 @@ impl Core {
         }
     }
 
-    /// The GPUs that somebody waits for.
-    fn waited_for(&self) -> GpuSet {
-        let waiting = self.sessions.values().filter(|session| session.wants());
-        waiting.fold(GpuSet::EMPTY, |set, session| set.or(session.gpus))
-    }
-
-    /// The waiting VMs that have nobody of their configured level before them.
-    pub(crate) fn first_waiting(&self) -> Vec<Vm> {
-        let mut waiting: Vec<_> = self
-            .vms
-            .iter()
-            .filter(|(_, state)| state.aging_since.is_some())
-            .collect();
-        waiting.sort_by_key(|(_, state)| state.ticket);
-        let mut queued = PerLevel {
-            low: GpuSet::EMPTY,
-            medium: GpuSet::EMPTY,
-            high: GpuSet::EMPTY,
-        };
-        let mut first = Vec::new();
-        for (vm, state) in waiting {
-            let gpus = self.gang(*vm);
-            if !gpus.meets(queued.of(state.terms.level)) {
-                first.push(*vm);
-            }
-            let queue = queued.of_mut(state.terms.level);
-            *queue = queue.or(gpus);
-        }
-        first
-    }
-
-    /// When something changes by time alone.
-    pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let mut times = Vec::new();
-        let waited_for = self.waited_for();
-        for (vm, state) in &self.vms {
-            let quantum = self.config.quantum_us.of(state.level);
-            if let Some(since) = state.turn_since
-                && self.gang(*vm).meets(waited_for)
+    /// The GPUs of an island that somebody waits for.
+    pub(crate) fn waited_for(&self, island: GpuSet) -> GpuSet {
+        let mut waited = GpuSet::EMPTY;
+        for class in self.classes_on(island) {
+            if Level::DESCENDING
+                .iter()
+                .any(|level| !class.waiting.get(*level).is_empty())
             {
-                times.push(since + self.turn_us(state));
-                let seats = self.sessions_of(*vm).filter_map(|(_, session)| session.seat());
-                times.extend(seats.map(|seat| seat.since + quantum));
-            }
-            if let Some(busy_at) = state.busy_at
-                && self.gang(*vm).meets(waited_for)
-            {
-                times.push(busy_at + self.config.active_hold_us);
+                waited = waited.or(class.gpus);
             }
         }
-        for vm in self.first_waiting() {
-            if let Some(state) = self.vms.get(&vm)
-                && let Some(since) = state.aging_since
-                && state.level < Level::High
-            {
-                let aging = state.terms.aging_us.max(1);
-                times.push(since.saturating_add(((self.now - since) / aging + 1).saturating_mul(aging)));
+        for (slot, _) in self.holders_on(island) {
+            let Some(vm) = self.vm(slot).filter(|vm| vm.wanting > 0 && !vm.is_spent()) else {
+                continue;
+            };
+            for session in vm.sessions.iter().filter(|session| session.wants()) {
+                waited = waited.or(session.gpus);
             }
         }
-        for session in self.sessions.values() {
-            match &session.place {
-                Place::Seated(seat) => times.extend(self.seat_times(session, seat)),
-                Place::Stopped { repeat_at, .. } => times.push(*repeat_at),
-                Place::Out | Place::Waiting { .. } => {}
-            }
-        }
-        times.into_iter().filter(|time| *time > self.now).min()
-    }
-
-    fn seat_times(&self, session: &SessionState, seat: &Seat) -> impl Iterator<Item = u64> {
-        let stop = seat
-            .unwanted_since
-            .filter(|_| session.can_stop && seat.asked && seat.stopping.is_none())
-            .map(|since| since + self.config.grace_us);
-        [Some(seat.look_at), Some(seat.look_at + LOOK_LASTS_US), stop]
-            .into_iter()
-            .flatten()
-    }
-}
-
-impl<T> PerLevel<T> {
-    fn of_mut(&mut self, level: Level) -> &mut T {
-        match level {
-            Level::Low => &mut self.low,
-            Level::Medium => &mut self.medium,
-            Level::High => &mut self.high,
-        }
+        waited
     }
 }

@@ -18,7 +18,7 @@ pub struct Session {
 }
 
 /// A set of GPUs of one host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GpuSet(u64);
 
 impl GpuSet {
@@ -47,9 +47,24 @@ impl GpuSet {
         !self.and(other).is_empty()
     }
 
+    /// How many members it has.
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// Whether all members of the other one are its own.
+    pub fn has_all(self, other: Self) -> bool {
+        self.and(other) == other
+    }
+
     /// The members in rising order.
     pub fn iter(self) -> impl Iterator<Item = Gpu> {
-        (0..Self::MAX).filter(move |gpu| self.0 >> gpu & 1 == 1)
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let gpu = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            (gpu < Self::MAX).then_some(gpu)
+        })
     }
 }
 
@@ -89,7 +104,7 @@ impl Level {
 }
 
 /// One value per level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerLevel<T> {
     pub low: T,
     pub medium: T,
@@ -103,6 +118,24 @@ impl<T: Copy> PerLevel<T> {
             Level::Low => self.low,
             Level::Medium => self.medium,
             Level::High => self.high,
+        }
+    }
+}
+
+impl<T> PerLevel<T> {
+    pub(crate) fn get(&self, level: Level) -> &T {
+        match level {
+            Level::Low => &self.low,
+            Level::Medium => &self.medium,
+            Level::High => &self.high,
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, level: Level) -> &mut T {
+        match level {
+            Level::Low => &mut self.low,
+            Level::Medium => &mut self.medium,
+            Level::High => &mut self.high,
         }
     }
 }
@@ -127,6 +160,13 @@ pub struct Config {
     pub look_us: u64,
     /// Over how long [`Terms::share_max`] is averaged.
     pub share_window_us: u64,
+    /// A session that was seen at work, call after call, for so long has a burst: who is seated below it is stopped.
+    /// 0: never.
+    pub burst_us: u64,
+    /// A burst is over when its session was not seen at work for so long.
+    pub burst_gap_us: u64,
+    /// A burst that lasts longer is none: those below are let in again.
+    pub burst_us_max: u64,
 }
 
 impl Default for Config {
@@ -152,6 +192,9 @@ impl Default for Config {
             },
             look_us: 10_000_000,
             share_window_us: 1_000_000,
+            burst_us: 1_000,
+            burst_gap_us: 2_000,
+            burst_us_max: 50_000,
         }
     }
 }

@@ -27,11 +27,10 @@ fn level() -> impl Strategy<Value = Level> {
 fn terms() -> impl Strategy<Value = Terms> {
     let depth = proptest::option::of(1..9u32);
     (level(), 1..5u32, 20_000..1_000_000u64, depth).prop_map(|(level, weight, aging_us, depth)| Terms {
-        ..Terms::at(level)
-        level,
         weight,
         aging_us,
         depth,
+        ..Terms::at(level)
     })
 }
 

@@ -5,13 +5,13 @@ mod array;
 mod document;
 
 use crate::error::MapError;
-use crate::file::{MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
+use crate::file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
+use crate::limits::{LIMITS, Limit};
 use crate::range::VmRange;
-use crate::{Pool, PoolGpus, PoolMap, Settings, check_name, uuid};
+use crate::{Pool, PoolGpus, PoolMap, check_name, uuid};
 use document::Document;
-use std::fmt::Display;
 use toml_edit::Value;
-use vgpu_sched_api::messages::{Edit, VmSettings};
+use vgpu_sched_api::messages::{Edit, Limits, PoolSettings, Rung, VmSettings};
 
 /// VMs that can be given settings at once: each of them gets a table of its own.
 const SET_MAX: u64 = 4096;
@@ -46,6 +46,7 @@ pub fn apply(
     edits: &[Edit],
     resolve: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Edited, EditError> {
+    PoolMap::parse(text, None)?;
     let mut edited = Edited {
         text: text.to_owned(),
         changes: Vec::new(),
@@ -78,12 +79,17 @@ pub fn apply(
                 step.must_have_pools(vms)?;
                 step.set(vms, settings);
             }
-            Edit::SetPool { .. } => return Err(EditError::Refused("not yet".to_owned())),
+            Edit::SetPool { pool, settings } => {
+                check_pool(settings)?;
+                step.set_pool(pool, settings)?;
+            }
         }
         let step = step.next()?;
         edited.changes.extend(step.changes);
         edited.text = step.text;
     }
+    // Pools that share a GPU may be made to agree by several edits.
+    PoolMap::parse(&edited.text, None).map_err(refused)?;
     Ok(edited)
 }
 
@@ -101,18 +107,18 @@ impl<'a> Step<'a> {
         Ok(Self {
             resolve,
             text: text.to_owned(),
-            map: PoolMap::parse(text, None)?,
+            map: PoolMap::read(text, None)?.0,
             document: Document::parse(text)?,
             changes: Vec::new(),
         })
     }
 
     /// From what is there now.
-    fn next(self) -> Result<Self, MapError> {
+    fn next(self) -> Result<Self, EditError> {
         if self.changes.is_empty() {
             return Ok(self);
         }
-        let next = Self::new(&self.document.text(), self.resolve)?;
+        let next = Self::new(&self.document.text(), self.resolve).map_err(refused)?;
         Ok(Self {
             changes: self.changes,
             ..next
@@ -235,38 +241,56 @@ impl<'a> Step<'a> {
     }
 
     fn set(&mut self, vms: VmRange, wanted: &VmSettings) {
-        let priority = wanted.priority.map(|priority| priority.to_string());
-        self.set_one(vms, "priority", priority, |now| now.priority.to_string());
-        self.set_one(vms, "weight", wanted.weight.map(i64::from), |now| {
-            now.weight.to_string()
-        });
-        // Bounded before, so it fits.
-        let aging_ms = wanted.aging_ms.map(|ms| ms as i64);
-        self.set_one(vms, "aging_ms", aging_ms, |now| now.aging_ms.to_string());
-        let queue_depth = wanted.queue_depth.map(i64::from);
-        self.set_one(vms, "queue_depth", queue_depth, |now| match now.queue_depth {
-            Some(depth) => depth.to_string(),
-            None => "unlimited".to_owned(),
-        });
+        let VmSettings {
+            priority,
+            weight,
+            queue_depth,
+            aging_ms,
+            limits,
+        } = wanted;
+        self.set_one(
+            vms,
+            priority.map(|wanted| Setting::name("priority", wanted)),
+            |map, vm| map.settings_of(vm).priority.to_string(),
+        );
+        self.set_one(
+            vms,
+            weight.map(|wanted| Setting::number("weight", wanted)),
+            |map, vm| map.settings_of(vm).weight.to_string(),
+        );
+        self.set_one(
+            vms,
+            aging_ms.map(|wanted| Setting::number("aging_ms", wanted)),
+            |map, vm| map.settings_of(vm).aging_ms.to_string(),
+        );
+        self.set_one(
+            vms,
+            queue_depth.map(|wanted| Setting::number("queue_depth", wanted)),
+            |map, vm| match map.settings_of(vm).queue_depth {
+                Some(depth) => depth.to_string(),
+                None => "unlimited".to_owned(),
+            },
+        );
+        for (wanted, limit) in Setting::limits(limits) {
+            self.set_one(vms, Some(wanted), |map, vm| {
+                limit.text((limit.get)(&map.own(vm).limits))
+            });
+        }
     }
 
-    /// Sets a key for those VMs that are treated otherwise now; both as they are written.
-    fn set_one<T: Clone + Display + Into<Value>>(
-        &mut self,
-        vms: VmRange,
-        key: &str,
-        wanted: Option<T>,
-        now: impl Fn(Settings) -> String,
-    ) {
-        let Some(wanted) = wanted else { return };
+    /// Sets a key for those VMs that are treated otherwise now.
+    fn set_one(&mut self, vms: VmRange, wanted: Option<Setting>, now: impl Fn(&PoolMap, u32) -> String) {
+        let Some(Setting { key, value, text }) = wanted else {
+            return;
+        };
         // VMs in a row with the same value so far make one line.
         let mut rows: Vec<(VmRange, String)> = Vec::new();
         for vm in vms.iter() {
-            let was = now(self.map.settings_of(vm));
-            if was == wanted.to_string() {
+            let was = now(&self.map, vm);
+            if was == text {
                 continue;
             }
-            self.document.set_vm(vm, key, wanted.clone().into());
+            self.document.set_vm(vm, key, value.clone());
             match rows.last_mut() {
                 Some((row, value)) if *value == was && row.last() + 1 == vm => {
                     *row = row.joined(vm.into()).unwrap_or(*row);
@@ -276,8 +300,80 @@ impl<'a> Step<'a> {
         }
         let lines = rows
             .iter()
-            .map(|(row, was)| format!("{}: {key} {wanted}, was {was}", list(&[*row])));
+            .map(|(row, was)| format!("{}: {key} {text}, was {was}", list(&[*row])));
         self.changes.extend(lines);
+    }
+
+    fn set_pool(&mut self, name: &str, wanted: &PoolSettings) -> Result<(), EditError> {
+        let index = self.index_of(name).ok_or_else(|| self.no_pool(name))?;
+        let Self {
+            map,
+            document,
+            changes,
+            ..
+        } = self;
+        let pool = &map.pools[index];
+        let PoolSettings {
+            policy,
+            exclusive,
+            sharing,
+            weight,
+            gpus_per_vm,
+            ladder,
+            limits,
+        } = wanted;
+        let mut set = |wanted: Option<Setting>, was: String| {
+            let Some(Setting { key, value, text }) = wanted.filter(|wanted| wanted.text != was) else {
+                return;
+            };
+            document.set_pool(index, key, value);
+            changes.push(format!("pool {name}: {key} {text}, was {was}"));
+        };
+        set(
+            policy.map(|wanted| Setting::name("policy", wanted)),
+            pool.policy.to_string(),
+        );
+        set(
+            exclusive.map(|wanted| Setting::flag("exclusive", wanted)),
+            pool.exclusive.to_string(),
+        );
+        set(
+            sharing.map(|wanted| Setting::name("sharing", wanted)),
+            pool.sharing.to_string(),
+        );
+        set(
+            weight.map(|wanted| Setting::number("weight", wanted)),
+            pool.weight.to_string(),
+        );
+        let of_all = |number: u32| match number {
+            0 => "all".to_owned(),
+            number => number.to_string(),
+        };
+        set(
+            gpus_per_vm.map(|wanted| Setting {
+                text: of_all(wanted),
+                ..Setting::number("gpus_per_vm", wanted)
+            }),
+            of_all(pool.gpus_per_vm.unwrap_or(0)),
+        );
+        let own = map.own_of_pool(Some(pool)).limits;
+        for (wanted, limit) in Setting::limits(limits) {
+            set(Some(wanted), limit.text((limit.get)(&own)));
+        }
+        if let Some(wanted) = ladder {
+            let mut wanted = wanted.clone();
+            wanted.sort_unstable();
+            if wanted != pool.ladder {
+                document.set_ladder(index, &wanted);
+                let line = format!(
+                    "pool {name}: ladder {}, was {}",
+                    rungs(&wanted),
+                    rungs(&pool.ladder)
+                );
+                changes.push(line);
+            }
+        }
+        Ok(())
     }
 
     fn index_of(&self, pool: &str) -> Option<usize> {
@@ -308,6 +404,68 @@ impl<'a> Step<'a> {
     }
 }
 
+/// A key and what it is to be.
+struct Setting {
+    key: &'static str,
+    value: Value,
+    /// The value, for people.
+    text: String,
+}
+
+impl Setting {
+    fn name(key: &'static str, name: impl ToString) -> Self {
+        let text = name.to_string();
+        Self {
+            key,
+            value: text.as_str().into(),
+            text,
+        }
+    }
+
+    fn flag(key: &'static str, flag: bool) -> Self {
+        Self {
+            key,
+            value: flag.into(),
+            text: flag.to_string(),
+        }
+    }
+
+    fn number(key: &'static str, number: impl Into<u64>) -> Self {
+        let number = number.into();
+        Self {
+            key,
+            // Bounded before, so it fits.
+            value: (number as i64).into(),
+            text: number.to_string(),
+        }
+    }
+
+    /// Those limits that are wanted, and how each is told of.
+    fn limits(wanted: &Limits) -> impl Iterator<Item = (Self, &'static Limit)> {
+        LIMITS.iter().filter_map(|limit| {
+            let value = (limit.get)(wanted)?;
+            let setting = Self {
+                text: limit.text(Some(value)),
+                ..Self::number(limit.key, value)
+            };
+            Some((setting, limit))
+        })
+    }
+}
+
+/// What an edit made of a map that was right.
+fn refused(error: MapError) -> EditError {
+    EditError::Refused(error.message().to_owned())
+}
+
+/// "warn, stop", "none".
+fn rungs(ladder: &[Rung]) -> String {
+    match ladder {
+        [] => "none".to_owned(),
+        rungs => rungs.iter().map(Rung::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
 fn no_gpu(gpu: &str) -> EditError {
     EditError::NotFound(format!("there is no GPU {gpu}"))
 }
@@ -327,19 +485,41 @@ fn check(vms: VmRange, settings: &VmSettings) -> Result<(), EditError> {
             vms.count()
         )));
     }
-    let within = |name: &str, value: Option<u64>, most: u64| match value {
-        Some(value) if !(1..=most).contains(&value) => Err(EditError::Refused(format!(
-            "{name} = {value}: expected a number from 1 to {most}"
+    within("weight", settings.weight, 1, WEIGHT_MAX)?;
+    within("queue_depth", settings.queue_depth, 1, QUEUE_DEPTH_MAX)?;
+    within("aging_ms", settings.aging_ms, 1, MS_MAX)?;
+    check_limits(&settings.limits)
+}
+
+fn check_pool(settings: &PoolSettings) -> Result<(), EditError> {
+    if *settings == PoolSettings::default() {
+        return Err(EditError::Refused("no setting is given".to_owned()));
+    }
+    within("weight", settings.weight, 1, WEIGHT_MAX)?;
+    within("gpus_per_vm", settings.gpus_per_vm, 0, GPUS_PER_VM_MAX)?;
+    let ladder = settings.ladder.as_deref().unwrap_or_default();
+    let twice = Rung::ALL
+        .iter()
+        .find(|rung| ladder.iter().filter(|other| other == rung).count() > 1);
+    if let Some(rung) = twice {
+        return Err(EditError::Refused(format!("ladder: {rung} is listed twice")));
+    }
+    check_limits(&settings.limits)
+}
+
+fn check_limits(limits: &Limits) -> Result<(), EditError> {
+    let mut each = LIMITS.iter();
+    each.try_for_each(|limit| within(limit.key, (limit.get)(limits), 0, limit.most))
+}
+
+fn within<T: Into<u64>>(key: &str, value: Option<T>, least: u64, most: T) -> Result<(), EditError> {
+    let (value, most) = (value.map(Into::into), most.into());
+    match value.filter(|value| !(least..=most).contains(value)) {
+        Some(value) => Err(EditError::Refused(format!(
+            "{key} = {value}: expected a number from {least} to {most}"
         ))),
-        _ => Ok(()),
-    };
-    within("weight", settings.weight.map(u64::from), WEIGHT_MAX.into())?;
-    within(
-        "queue_depth",
-        settings.queue_depth.map(u64::from),
-        QUEUE_DEPTH_MAX.into(),
-    )?;
-    within("aging_ms", settings.aging_ms, MS_MAX)
+        None => Ok(()),
+    }
 }
 
 /// "VM 3", "VMs 1-7", "VMs 1-7, 9".

@@ -1,10 +1,13 @@
 //! The file as it is written, before it is checked.
 use crate::error::MapError;
+use crate::limits::{self, LIMITS};
 use crate::range::VmRange;
 use serde::{Deserialize, Deserializer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use toml::Spanned;
-use vgpu_sched_api::messages::Priority;
+use vgpu_sched_api::messages::{Limits, Policy, Priority, Rung, Sharing};
+use vgpu_sched_api::vm_page;
 use vgpu_sched_core::{Config, PerLevel};
 
 /// The most a number of milliseconds can be: an hour.
@@ -13,6 +16,8 @@ pub const MS_MAX: u64 = 3_600_000;
 pub const WEIGHT_MAX: u32 = 100;
 /// What a queue's depth can be at most.
 pub const QUEUE_DEPTH_MAX: u32 = 65_536;
+/// How many GPUs a VM can get at most.
+pub const GPUS_PER_VM_MAX: u32 = vm_page::GPUS as u32;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,18 +30,134 @@ pub struct File {
     pub vm: BTreeMap<Spanned<String>, Vm>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Scheduler {
-    quantum_ms: Levels,
-    aging_ms: Number,
-    queue_depth: Number,
-    active_hold_ms: Number,
-    grace_ms: Number,
-    deadman_ms: Number,
-    slice_us: Levels,
-    window: Levels,
-    poll_us: Number,
+/// Declares a table: its own keys, and those that can be set for all VMs, for a pool's and for one. (They are listed
+/// in full, since serde can either flatten a table or tell which of its keys is unknown, and where.)
+macro_rules! table {
+    ($(#[$attribute:meta])* $name:ident { $($own:tt)* }) => {
+        $(#[$attribute])*
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($own)*
+            #[serde(default)]
+            aging_ms: Number,
+            #[serde(default)]
+            queue_depth: Number,
+            #[serde(default)]
+            call_rate: Number,
+            #[serde(default)]
+            call_burst: Number,
+            #[serde(default)]
+            driver_call_rate: Number,
+            #[serde(default)]
+            driver_call_burst: Number,
+            #[serde(default)]
+            gpu_share_max: Number,
+            #[serde(default)]
+            gpu_memory_mib: Number,
+            #[serde(default)]
+            turn_ms_max: Number,
+            #[serde(default)]
+            kernel_ms_max: Number,
+            #[serde(default)]
+            suspend_after_s: Number,
+            #[serde(default)]
+            violations_max: Number,
+            #[serde(default)]
+            violation_window_s: Number,
+            #[serde(default)]
+            quarantine_s: Number,
+        }
+
+        impl $name {
+            /// What those of its keys say that others have, too; wider tables say `wider`.
+            fn common(&self, text: &str, wider: &Own) -> Result<Own, MapError> {
+                // In the order of the list.
+                let numbers = [
+                    &self.call_rate,
+                    &self.call_burst,
+                    &self.driver_call_rate,
+                    &self.driver_call_burst,
+                    &self.gpu_share_max,
+                    &self.gpu_memory_mib,
+                    &self.turn_ms_max,
+                    &self.kernel_ms_max,
+                    &self.suspend_after_s,
+                    &self.violations_max,
+                    &self.violation_window_s,
+                    &self.quarantine_s,
+                ];
+                Ok(Own {
+                    aging_ms: self.aging_ms.milliseconds(text, "aging_ms")?,
+                    queue_depth: self.queue_depth.within(text, "queue_depth", 1, QUEUE_DEPTH_MAX)?,
+                    limits: limits_of(text, numbers, &wider.limits)?,
+                    ..Own::default()
+                })
+            }
+        }
+    };
+}
+
+table! {
+    #[derive(Default)]
+    Scheduler {
+        #[serde(default)]
+        quantum_ms: Levels,
+        #[serde(default)]
+        active_hold_ms: Number,
+        #[serde(default)]
+        grace_ms: Number,
+        #[serde(default)]
+        deadman_ms: Number,
+        #[serde(default)]
+        slice_us: Levels,
+        #[serde(default)]
+        window: Levels,
+        #[serde(default)]
+        poll_us: Number,
+    }
+}
+
+table! {
+    Pool {
+        pub name: Spanned<String>,
+        pub gpus: Spanned<Vec<Spanned<String>>>,
+        #[serde(default)]
+        pub vms: Vec<Spanned<VmNumbers>>,
+        pub policy: Option<Spanned<Policy>>,
+        pub exclusive: Option<Spanned<bool>>,
+        pub sharing: Option<Spanned<Sharing>>,
+        #[serde(default)]
+        weight: Number,
+        #[serde(default)]
+        gpus_per_vm: Number,
+        ladder: Option<Vec<Spanned<Rung>>>,
+    }
+}
+
+table! {
+    Vm {
+        priority: Option<Priority>,
+        #[serde(default)]
+        weight: Number,
+    }
+}
+
+fn limits_of(text: &str, numbers: [&Number; LIMITS.len()], wider: &Limits) -> Result<Limits, MapError> {
+    let mut own = Limits::default();
+    for (limit, number) in LIMITS.iter().zip(numbers) {
+        (limit.set)(&mut own, number.within(text, limit.key, 0, limit.most)?);
+    }
+    if let Some((burst, rate)) = limits::burst_without_rate(&own, &limits::merged(&own, wider)) {
+        let number = LIMITS.iter().zip(numbers).find(|(limit, _)| limit.key == burst);
+        let span = number.and_then(|(_, number)| number.span()).unwrap_or_default();
+        return Err(MapError::at(
+            text,
+            span,
+            format!("{burst} without a rate: expected {rate}, too"),
+        ));
+    }
+    Ok(own)
 }
 
 #[derive(Default, Deserialize)]
@@ -45,31 +166,6 @@ struct Levels {
     low: Number,
     medium: Number,
     high: Number,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pool {
-    pub name: Spanned<String>,
-    pub gpus: Spanned<Vec<Spanned<String>>>,
-    #[serde(default)]
-    pub vms: Vec<Spanned<VmNumbers>>,
-    #[serde(default)]
-    aging_ms: Number,
-    #[serde(default)]
-    queue_depth: Number,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Vm {
-    priority: Option<Priority>,
-    #[serde(default)]
-    weight: Number,
-    #[serde(default)]
-    aging_ms: Number,
-    #[serde(default)]
-    queue_depth: Number,
 }
 
 /// `7`, `"7"` or `"1-7"`.
@@ -112,6 +208,10 @@ impl<'de> Deserialize<'de> for Number {
 }
 
 impl Number {
+    fn span(&self) -> Option<Range<usize>> {
+        self.0.as_ref().map(Spanned::span)
+    }
+
     fn within<T: Copy + TryFrom<i64> + Into<u64>>(
         &self,
         text: &str,
@@ -135,10 +235,6 @@ impl Number {
 
     fn milliseconds(&self, text: &str, name: &str) -> Result<Option<u64>, MapError> {
         self.within(text, name, 1, MS_MAX)
-    }
-
-    fn queue_depth(&self, text: &str) -> Result<Option<u32>, MapError> {
-        self.within(text, "queue_depth", 1, QUEUE_DEPTH_MAX)
     }
 }
 
@@ -169,15 +265,25 @@ pub struct Own {
     pub weight: Option<u32>,
     pub aging_ms: Option<u64>,
     pub queue_depth: Option<u32>,
+    pub limits: Limits,
+}
+
+impl Own {
+    /// This, and where it says nothing what a wider table says.
+    pub fn or(&self, wider: &Self) -> Self {
+        Self {
+            priority: self.priority.or(wider.priority),
+            weight: self.weight.or(wider.weight),
+            aging_ms: self.aging_ms.or(wider.aging_ms),
+            queue_depth: self.queue_depth.or(wider.queue_depth),
+            limits: limits::merged(&self.limits, &wider.limits),
+        }
+    }
 }
 
 impl Scheduler {
     pub fn own(&self, text: &str) -> Result<Own, MapError> {
-        Ok(Own {
-            aging_ms: self.aging_ms.milliseconds(text, "aging_ms")?,
-            queue_depth: self.queue_depth.queue_depth(text)?,
-            ..Own::default()
-        })
+        self.common(text, &Own::default())
     }
 
     pub fn poll_us(&self, text: &str) -> Result<u64, MapError> {
@@ -222,22 +328,52 @@ impl Scheduler {
 }
 
 impl Pool {
-    pub fn own(&self, text: &str) -> Result<Own, MapError> {
-        Ok(Own {
-            aging_ms: self.aging_ms.milliseconds(text, "aging_ms")?,
-            queue_depth: self.queue_depth.queue_depth(text)?,
-            ..Own::default()
-        })
+    pub fn own(&self, text: &str, wider: &Own) -> Result<Own, MapError> {
+        self.common(text, wider)
+    }
+
+    pub fn weight(&self, text: &str) -> Result<Option<u32>, MapError> {
+        self.weight.within(text, "weight", 1, WEIGHT_MAX)
+    }
+
+    /// How many GPUs a VM gets, of those that are listed if they are.
+    pub fn gpus_per_vm(&self, text: &str, listed: Option<usize>) -> Result<Option<u32>, MapError> {
+        let number = self.gpus_per_vm.within(text, "gpus_per_vm", 0, GPUS_PER_VM_MAX)?;
+        let Some(number) = number.filter(|number| *number > 0) else {
+            return Ok(None);
+        };
+        match (listed, self.gpus_per_vm.span()) {
+            (Some(listed), Some(span)) if number as usize > listed => Err(MapError::at(
+                text,
+                span,
+                format!("gpus_per_vm = {number}: expected no more than the pool has, {listed}"),
+            )),
+            _ => Ok(Some(number)),
+        }
+    }
+
+    /// The rungs that are climbed, in rising order.
+    pub fn ladder(&self, text: &str) -> Result<Vec<Rung>, MapError> {
+        let Some(rungs) = &self.ladder else {
+            return Ok(Rung::ALL.to_vec());
+        };
+        let mut ladder = BTreeSet::new();
+        for rung in rungs {
+            if !ladder.insert(*rung.get_ref()) {
+                let message = format!("\"{}\" is listed twice", rung.get_ref());
+                return Err(MapError::at(text, rung.span(), message));
+            }
+        }
+        Ok(ladder.into_iter().collect())
     }
 }
 
 impl Vm {
-    pub fn own(&self, text: &str) -> Result<Own, MapError> {
+    pub fn own(&self, text: &str, wider: &Own) -> Result<Own, MapError> {
         Ok(Own {
             priority: self.priority,
             weight: self.weight.within(text, "weight", 1, WEIGHT_MAX)?,
-            aging_ms: self.aging_ms.milliseconds(text, "aging_ms")?,
-            queue_depth: self.queue_depth.queue_depth(text)?,
+            ..self.common(text, wider)?
         })
     }
 }

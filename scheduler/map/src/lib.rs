@@ -7,15 +7,18 @@
 mod edit;
 mod error;
 mod file;
+mod limits;
 mod range;
 
 pub use edit::{EditError, Edited, apply};
 pub use error::MapError;
-pub use file::{MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
+pub use file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
+pub use limits::{LIMITS, Limit, SECONDS_MAX};
 pub use range::VmRange;
 
 use file::{File, Own};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use toml::Spanned;
 use vgpu_sched_api::messages::{Limits, Policy, Priority, Rung, Sharing};
@@ -105,8 +108,9 @@ pub struct Settings {
     pub aging_ms: u64,
     /// Operations in flight on its GPUs at most; `None` if only the windows of its streams limit them.
     pub queue_depth: Option<u32>,
-    /// Its limits; `None` is no limit. Defaults are filled in where a limit needs several numbers: a rate's burst is a
-    /// tenth of a second's calls, and quarantines have a window and a length.
+    /// Its limits; `None` is no limit, and a quarantine of no length lasts until it is released. Where a limit needs
+    /// several numbers, it has all of them: a rate's burst is a tenth of a second's calls, and quarantines have a window
+    /// and a length.
     pub limits: Limits,
 }
 
@@ -119,6 +123,15 @@ impl PoolMap {
 
     /// Reads the text of one. The error says the line and what was expected there.
     pub fn parse(text: &str, known: Known<'_>) -> Result<Self, MapError> {
+        let (map, file) = Self::read(text, known)?;
+        for (index, pool) in file.pool.iter().enumerate() {
+            map.check_sharing(text, index, pool)?;
+        }
+        Ok(map)
+    }
+
+    /// Reads and checks all but whether pools that share a GPU agree.
+    fn read(text: &str, known: Known<'_>) -> Result<(Self, File), MapError> {
         let file: File = toml::from_str(text).map_err(|error| MapError::of_reader(text, &error))?;
         let mut map = Self {
             scheduler: file.scheduler.config(text)?,
@@ -127,8 +140,8 @@ impl PoolMap {
             common: file.scheduler.own(text)?,
             vms: BTreeMap::new(),
         };
-        for pool in file.pool {
-            map.add_pool(text, &pool, known)?;
+        for pool in &file.pool {
+            map.add_pool(text, pool, known)?;
         }
         // In the file's order, so that of two spellings of a number the second is refused.
         let mut vms: Vec<_> = file.vm.iter().collect();
@@ -136,7 +149,7 @@ impl PoolMap {
         for (number, vm) in vms {
             map.add_vm(text, number, vm)?;
         }
-        Ok(map)
+        Ok((map, file))
     }
 
     /// The pool of a VM.
@@ -151,19 +164,25 @@ impl PoolMap {
 
     /// How a VM is treated: what `[vm.N]` says, or its pool, or `[scheduler]`.
     pub fn settings_of(&self, vm: u32) -> Settings {
-        let own = self.vms.get(&vm).copied().unwrap_or_default();
-        let pool = self.pool_of(vm).map(|pool| pool.own).unwrap_or_default();
+        let own = self.own(vm);
         Settings {
             priority: own.priority.unwrap_or(DEFAULT_PRIORITY),
             weight: own.weight.unwrap_or(DEFAULT_WEIGHT),
-            aging_ms: own
-                .aging_ms
-                .or(pool.aging_ms)
-                .or(self.common.aging_ms)
-                .unwrap_or(DEFAULT_AGING_MS),
-            queue_depth: own.queue_depth.or(pool.queue_depth).or(self.common.queue_depth),
-            limits: Limits::default(),
+            aging_ms: own.aging_ms.unwrap_or(DEFAULT_AGING_MS),
+            queue_depth: own.queue_depth,
+            limits: limits::in_force(&own.limits),
         }
+    }
+
+    /// What is set for a VM, by itself or by a wider table.
+    fn own(&self, vm: u32) -> Own {
+        let own = self.vms.get(&vm).copied().unwrap_or_default();
+        own.or(&self.own_of_pool(self.pool_of(vm)))
+    }
+
+    /// What is set for a pool's VMs, or for all.
+    fn own_of_pool(&self, pool: Option<&Pool>) -> Own {
+        pool.map(|pool| pool.own).unwrap_or_default().or(&self.common)
     }
 
     /// The priority of a VM.
@@ -189,14 +208,39 @@ impl PoolMap {
             name: name.clone(),
             gpus: pool_gpus(text, &pool.gpus, known)?,
             ranges: Vec::new(),
-            policy: Policy::Priority,
-            exclusive: false,
-            sharing: Sharing::Turns,
-            weight: DEFAULT_WEIGHT,
+            policy: pool
+                .policy
+                .as_ref()
+                .map_or(Policy::Priority, |policy| *policy.get_ref()),
+            exclusive: pool
+                .exclusive
+                .as_ref()
+                .is_some_and(|exclusive| *exclusive.get_ref()),
+            sharing: pool
+                .sharing
+                .as_ref()
+                .map_or(Sharing::Turns, |sharing| *sharing.get_ref()),
+            weight: pool.weight(text)?.unwrap_or(DEFAULT_WEIGHT),
             gpus_per_vm: None,
-            ladder: Rung::ALL.to_vec(),
-            own: pool.own(text)?,
+            ladder: pool.ladder(text)?,
+            own: pool.own(text, &self.common)?,
         };
+        let listed = match &new.gpus {
+            PoolGpus::All => None,
+            PoolGpus::Uuids(uuids) => Some(uuids.len()),
+        };
+        new.gpus_per_vm = pool.gpus_per_vm(text, listed)?;
+        if let (Sharing::Mps, Some(sharing)) = (new.sharing, &pool.sharing) {
+            let wrong = |message: &str| Err(MapError::at(text, sharing.span(), message));
+            if new.exclusive {
+                return wrong("sharing = \"mps\": expected no exclusive = true, since all run at once");
+            }
+            if new.policy != Policy::Priority {
+                return wrong(
+                    "sharing = \"mps\": expected no other policy than \"priority\", since there are no turns",
+                );
+            }
+        }
         for numbers in &pool.vms {
             let wrong = |message: String| Err(MapError::at(text, numbers.span(), message));
             let range = match numbers.get_ref().range() {
@@ -218,6 +262,38 @@ impl PoolMap {
         Ok(())
     }
 
+    /// Whether the pool is treated like those before it that it shares a GPU with, in what only all can have.
+    fn check_sharing(&self, text: &str, index: usize, written: &file::Pool) -> Result<(), MapError> {
+        let pool = &self.pools[index];
+        let name = written.name.span();
+        for other in &self.pools[..index] {
+            let Some(gpu) = pool.gpus.first_of(&other.gpus) else {
+                continue;
+            };
+            let shared = format!("pool \"{}\" shares {gpu} with pool \"{}\"", pool.name, other.name);
+            let wrong = |span: Option<Range<usize>>, message: String| {
+                Err(MapError::at(text, span.unwrap_or_else(|| name.clone()), message))
+            };
+            if pool.exclusive != other.exclusive {
+                let span = written.exclusive.as_ref().map(Spanned::span);
+                let expected = other.exclusive;
+                return wrong(
+                    span,
+                    format!("{shared}: expected exclusive = {expected}, as there"),
+                );
+            }
+            if pool.sharing != other.sharing {
+                let span = written.sharing.as_ref().map(Spanned::span);
+                let expected = other.sharing;
+                return wrong(
+                    span,
+                    format!("{shared}: expected sharing = \"{expected}\", as there"),
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn add_vm(&mut self, text: &str, number: &Spanned<String>, vm: &file::Vm) -> Result<(), MapError> {
         let name = number.get_ref();
         let wrong = |message: String| Err(MapError::at(text, number.span(), message));
@@ -227,7 +303,8 @@ impl PoolMap {
         if self.pool_of(vm_number).is_none() {
             return wrong(format!("[vm.{name}]: VM {vm_number} is in no pool"));
         }
-        if self.vms.insert(vm_number, vm.own(text)?).is_some() {
+        let own = vm.own(text, &self.own_of_pool(self.pool_of(vm_number)))?;
+        if self.vms.insert(vm_number, own).is_some() {
             return wrong(format!(
                 "[vm.{name}]: VM {vm_number} has settings already, under another spelling of its number"
             ));
@@ -252,18 +329,30 @@ impl Pool {
     }
 }
 
-/// A GPU's UUID in the spelling that is compared: "GPU-" or "MIG-", and digits in lower case.
+impl PoolGpus {
+    /// A GPU that both have.
+    fn first_of<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
+        match (self, other) {
+            (Self::All, Self::All) => Some("every GPU"),
+            (Self::All, Self::Uuids(uuids)) | (Self::Uuids(uuids), Self::All) => {
+                uuids.first().map(String::as_str)
+            }
+            (Self::Uuids(own), Self::Uuids(others)) => {
+                own.iter().find(|uuid| others.contains(uuid)).map(String::as_str)
+            }
+        }
+    }
+}
+
+/// A GPU's UUID, or that of a MIG instance, in the spelling that is compared: "GPU-" or "MIG-", and digits in lower case.
 fn uuid(text: &str) -> Option<String> {
     let (kind, digits) = text.split_at_checked(4)?;
-    if !["GPU-", "MIG-"].contains(&kind) {
-        return None;
-    }
     let groups: Vec<&str> = digits.split('-').collect();
     let right = groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
         && groups
             .iter()
             .all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    right.then(|| format!("{kind}{}", digits.to_ascii_lowercase()))
+    (right && matches!(kind, "GPU-" | "MIG-")).then(|| format!("{kind}{}", digits.to_ascii_lowercase()))
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -298,7 +387,7 @@ fn pool_gpus(
         let wrong = |message: String| Err(MapError::at(text, gpu.span(), message));
         let Some(uuid) = uuid(name) else {
             return wrong(format!(
-                "\"{name}\": expected a GPU's UUID, such as \"GPU-01234567-89ab-cdef-0123-456789abcdef\", or \"all\""
+                "\"{name}\": expected a GPU's UUID, or a MIG instance's, such as \"GPU-01234567-89ab-cdef-0123-456789abcdef\", or \"all\""
             ));
         };
         match known.map_or(Assignable::Yes, |known| known(&uuid)) {

@@ -1,6 +1,6 @@
 //! Maps are edited, and what is not edited stays as it is written.
 use vgpu_pool_map::{EditError, apply};
-use vgpu_sched_api::messages::{Edit, Priority, VmSettings};
+use vgpu_sched_api::messages::{Edit, Limits, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
 
 const GPUS: [&str; 3] = [
     "GPU-00000000-0000-0000-0000-00000000000a",
@@ -47,6 +47,34 @@ fn set(vms: &str, settings: VmSettings) -> Edit {
     Edit::SetVms {
         vms: vms.to_owned(),
         settings,
+    }
+}
+
+fn set_pool(pool: &str, settings: PoolSettings) -> Edit {
+    Edit::SetPool {
+        pool: pool.to_owned(),
+        settings,
+    }
+}
+
+fn limits(limits: Limits) -> VmSettings {
+    VmSettings {
+        limits,
+        ..VmSettings::default()
+    }
+}
+
+fn exclusive(exclusive: bool) -> PoolSettings {
+    PoolSettings {
+        exclusive: Some(exclusive),
+        ..PoolSettings::default()
+    }
+}
+
+fn ladder(rungs: &[Rung]) -> PoolSettings {
+    PoolSettings {
+        ladder: Some(rungs.to_vec()),
+        ..PoolSettings::default()
     }
 }
 
@@ -178,6 +206,168 @@ fn what_is_not_edited_stays_as_it_is_written() {
     pretty(&edited.text, &expected);
 }
 
+/// Comments at the ends of lines and within a list stay, too.
+#[test]
+fn a_pool_is_set() {
+    let text = r#"# Ours.
+[[pool]]
+name = "A"
+gpus = ["all"]
+policy = "priority" # as it was
+ladder = [
+    "warn", # they read it
+    "stop",
+    # not yet: "end"
+    "quarantine",
+]
+vms = [1]
+
+[vm.1]
+weight = 2
+"#;
+    let settings = PoolSettings {
+        policy: Some(Policy::Weighted),
+        exclusive: Some(true),
+        sharing: Some(Sharing::Turns),
+        weight: Some(3),
+        gpus_per_vm: Some(2),
+        ladder: Some(vec![Rung::End, Rung::Warn, Rung::Deprioritise, Rung::Stop]),
+        limits: Limits {
+            call_rate: Some(1000),
+            call_burst: Some(50),
+            gpu_memory_mib: Some(2048),
+            quarantine_s: Some(0),
+            turn_ms_max: Some(0),
+            ..Limits::default()
+        },
+    };
+    let edit = [set_pool("A", settings)];
+    let edited = apply(text, &edit, &resolve).unwrap();
+    let expected = r#"# Ours.
+[[pool]]
+name = "A"
+gpus = ["all"]
+policy = "weighted" # as it was
+ladder = [
+    "warn", # they read it
+    "deprioritise",
+    "stop",
+    # not yet: "end"
+    "end",
+]
+vms = [1]
+exclusive = true
+weight = 3
+gpus_per_vm = 2
+call_rate = 1000
+call_burst = 50
+gpu_memory_mib = 2048
+quarantine_s = 0
+
+[vm.1]
+weight = 2
+"#;
+    pretty(&edited.text, expected);
+    let changes = [
+        "pool A: policy weighted, was priority",
+        "pool A: exclusive true, was false",
+        "pool A: weight 3, was 1",
+        "pool A: gpus_per_vm 2, was all",
+        "pool A: call_rate 1000, was no limit",
+        "pool A: call_burst 50, was a tenth of the rate",
+        "pool A: gpu_memory_mib 2048, was no limit",
+        "pool A: quarantine_s until it is released, was 300",
+        "pool A: ladder warn, deprioritise, stop, end, was warn, stop, quarantine",
+    ];
+    assert_eq!(edited.changes, changes);
+    let again = apply(&edited.text, &edit, &resolve).unwrap();
+    assert_eq!((again.text, again.changes.len()), (edited.text.clone(), 0));
+    let none = apply(&edited.text, &[set_pool("A", ladder(&[]))], &resolve).unwrap();
+    assert_eq!(
+        none.changes,
+        ["pool A: ladder none, was warn, deprioritise, stop, end"]
+    );
+    for comment in ["# they read it", "# not yet: \"end\"", "# as it was"] {
+        assert!(none.text.contains(comment), "{}", none.text);
+    }
+}
+
+#[test]
+fn limits_are_set_for_the_vms_that_have_others() {
+    let text = r#"[scheduler]
+call_rate = 500
+
+[[pool]]
+name = "A"
+gpus = ["all"]
+vms = ["1-4"]
+gpu_memory_mib = 1024
+
+[vm.2]
+gpu_memory_mib = 2048 # a big one
+"#;
+    let wanted = limits(Limits {
+        gpu_memory_mib: Some(2048),
+        call_rate: Some(0),
+        ..Limits::default()
+    });
+    let edited = apply(text, &[set("1-3", wanted)], &resolve).unwrap();
+    let expected = text.replace("# a big one\n", "# a big one\ncall_rate = 0\n")
+        + "\n[vm.1]\ncall_rate = 0\ngpu_memory_mib = 2048\n\n[vm.3]\ncall_rate = 0\ngpu_memory_mib = 2048\n";
+    pretty(&edited.text, &expected);
+    let changes = [
+        "VMs 1-3: call_rate no limit, was 500",
+        "VM 1: gpu_memory_mib 2048, was 1024",
+        "VM 3: gpu_memory_mib 2048, was 1024",
+    ];
+    assert_eq!(edited.changes, changes);
+    let register = Edit::RegisterVms {
+        vms: "9".to_owned(),
+        pool: "A".to_owned(),
+        settings: limits(Limits {
+            kernel_ms_max: Some(2000),
+            violations_max: Some(3),
+            quarantine_s: Some(300),
+            ..Limits::default()
+        }),
+        move_from_other: false,
+    };
+    let edited = apply(text, &[register], &resolve).unwrap();
+    let changes = [
+        "VM 9: in pool A",
+        "VM 9: kernel_ms_max 2000, was no limit",
+        "VM 9: violations_max 3, was no limit",
+    ];
+    assert_eq!(edited.changes, changes);
+    assert!(
+        edited
+            .text
+            .ends_with("[vm.9]\nkernel_ms_max = 2000\nviolations_max = 3\n"),
+        "{}",
+        edited.text
+    );
+}
+
+/// Pools that share a GPU are changed together: one after the other they would not agree.
+#[test]
+fn pools_that_share_a_gpu_are_set_at_once() {
+    let text = "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\n[[pool]]\nname = \"B\"\ngpus = [\"all\"]\nexclusive = false\n";
+    for pool in ["A", "B"] {
+        let error = apply(text, &[set_pool(pool, exclusive(true))], &resolve).unwrap_err();
+        assert!(matches!(error, EditError::Refused(_)), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("pool \"B\" shares every GPU with pool \"A\": expected exclusive = "),
+            "{error}"
+        );
+    }
+    let both = ["A", "B"].map(|pool| set_pool(pool, exclusive(true)));
+    let edited = apply(text, &both, &resolve).unwrap();
+    assert_eq!(edited.text.matches("exclusive = true").count(), 2);
+    assert_eq!(edited.changes.len(), 2);
+}
+
 fn pretty(found: &str, expected: &str) {
     assert_eq!(found, expected, "\n--- found\n{found}\n--- expected\n{expected}");
 }
@@ -222,6 +412,10 @@ fn what_cannot_be_is_refused() {
         (register("9", "C"), "there is no pool C: there is A, B"),
         (unregister("9-12"), "VMs 9-12: in no pool"),
         (set("7-9", weight(2)), "VM 9: in no pool"),
+        (
+            set_pool("C", exclusive(true)),
+            "there is no pool C: there is A, B",
+        ),
     ];
     for (edit, part) in not_found {
         let error = apply(all, std::slice::from_ref(&edit), &resolve).unwrap_err();
@@ -258,6 +452,75 @@ fn what_cannot_be_is_refused() {
                 },
             ),
             "queue_depth = 65537",
+        ),
+        (
+            set(
+                "1",
+                limits(Limits {
+                    gpu_share_max: Some(101),
+                    ..Limits::default()
+                }),
+            ),
+            "gpu_share_max = 101: expected a number from 0 to 100",
+        ),
+        (
+            set(
+                "1",
+                limits(Limits {
+                    call_burst: Some(5),
+                    ..Limits::default()
+                }),
+            ),
+            "call_burst without a rate: expected call_rate, too",
+        ),
+        (set_pool("A", PoolSettings::default()), "no setting"),
+        (
+            set_pool("A", ladder(&[Rung::End, Rung::Stop, Rung::End])),
+            "end is listed twice",
+        ),
+        (
+            set_pool(
+                "A",
+                PoolSettings {
+                    gpus_per_vm: Some(9),
+                    ..PoolSettings::default()
+                },
+            ),
+            "gpus_per_vm = 9: expected a number from 0 to 8",
+        ),
+        (
+            set_pool(
+                "A",
+                PoolSettings {
+                    weight: Some(0),
+                    ..PoolSettings::default()
+                },
+            ),
+            "weight = 0: expected a number from 1 to 100",
+        ),
+        (
+            set_pool(
+                "A",
+                PoolSettings {
+                    limits: Limits {
+                        turn_ms_max: Some(u64::MAX),
+                        ..Limits::default()
+                    },
+                    ..PoolSettings::default()
+                },
+            ),
+            "turn_ms_max = 18446744073709551615",
+        ),
+        (
+            set_pool(
+                "A",
+                PoolSettings {
+                    sharing: Some(Sharing::Mps),
+                    policy: Some(Policy::Fifo),
+                    ..PoolSettings::default()
+                },
+            ),
+            "expected no other policy",
         ),
     ];
     for (edit, part) in refused {
@@ -305,6 +568,13 @@ fn other_ways_to_write_a_map_are_kept() {
     ];
     let edited = apply(inline, &edits, &resolve).unwrap();
     assert!(!edited.text.contains("[["), "{}", edited.text);
+    let ladder = set_pool("A", ladder(&[Rung::Warn]));
+    let edited = apply(inline, &[ladder], &resolve).unwrap();
+    assert!(
+        edited.text.contains("ladder = [\"warn\"]") && !edited.text.contains("[["),
+        "{}",
+        edited.text
+    );
     let dotted =
         "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1, 2]\n[vm]\n1.weight = 2 # twice\n2.weight = 3\n";
     let edits = [set("1", priority(Priority::Low)), unregister("2")];

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use vgpu_pool_map::{EditError, PoolGpus, PoolMap, Settings, VmRange, apply};
-use vgpu_sched_api::messages::{Edit, Priority, VmSettings};
+use vgpu_pool_map::{EditError, LIMITS, PoolGpus, PoolMap, Settings, VmRange, apply};
+use vgpu_sched_api::messages::{Edit, Limits, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
 
 /// VMs that maps are made of.
 const VMS: u32 = 24;
@@ -36,6 +36,8 @@ struct Pool {
     vms: BTreeSet<u32>,
     aging_ms: Option<u64>,
     queue_depth: Option<u32>,
+    /// What its table says; the ladder in rising order.
+    own: PoolSettings,
 }
 
 /// How an edit fails.
@@ -45,7 +47,137 @@ enum Wrong {
     Refused,
 }
 
+/// What is set for a VM: the narrower counts.
+fn narrower(own: &Limits, pool: &Limits) -> Limits {
+    let mut limits = *own;
+    for limit in LIMITS {
+        (limit.set)(&mut limits, (limit.get)(own).or((limit.get)(pool)));
+    }
+    limits
+}
+
+/// The limits as they count.
+fn in_force(set: Limits) -> Limits {
+    let some = |value: Option<u64>| value.filter(|value| *value != 0);
+    let call_rate = some(set.call_rate);
+    let violations_max = set.violations_max.filter(|value| *value != 0);
+    Limits {
+        call_rate,
+        call_burst: call_rate.map(|rate| some(set.call_burst).unwrap_or(1.max(rate / 10))),
+        gpu_memory_mib: some(set.gpu_memory_mib),
+        violations_max,
+        violation_window_s: violations_max.map(|_| 60),
+        quarantine_s: violations_max.and_then(|_| some(Some(set.quarantine_s.unwrap_or(300)))),
+        ..Limits::default()
+    }
+}
+
+/// Limits are written where they mean something else than what counts now.
+fn set_limits(own: &mut Limits, now: &Limits, wanted: &Limits) {
+    for limit in LIMITS {
+        let meaning = |value: Option<u64>| match limit.key {
+            "quarantine_s" => value.unwrap_or(300),
+            _ => value.unwrap_or(0),
+        };
+        let new = (limit.get)(wanted);
+        if new.is_some() && meaning(new) != meaning((limit.get)(now)) {
+            (limit.set)(own, new);
+        }
+    }
+}
+
+impl Pool {
+    fn policy(&self) -> Policy {
+        self.own.policy.unwrap_or(Policy::Priority)
+    }
+
+    fn exclusive(&self) -> bool {
+        self.own.exclusive.unwrap_or(false)
+    }
+
+    fn sharing(&self) -> Sharing {
+        self.own.sharing.unwrap_or(Sharing::Turns)
+    }
+
+    fn weight(&self) -> u32 {
+        self.own.weight.unwrap_or(1)
+    }
+
+    /// None for all.
+    fn gpus_per_vm(&self) -> Option<u32> {
+        self.own.gpus_per_vm.filter(|number| *number != 0)
+    }
+
+    fn ladder(&self) -> Vec<Rung> {
+        self.own.ladder.clone().unwrap_or(Rung::ALL.to_vec())
+    }
+
+    fn set(&mut self, wanted: &PoolSettings) {
+        if wanted.policy.is_some_and(|new| new != self.policy()) {
+            self.own.policy = wanted.policy;
+        }
+        if wanted.exclusive.is_some_and(|new| new != self.exclusive()) {
+            self.own.exclusive = wanted.exclusive;
+        }
+        if wanted.sharing.is_some_and(|new| new != self.sharing()) {
+            self.own.sharing = wanted.sharing;
+        }
+        if wanted.weight.is_some_and(|new| new != self.weight()) {
+            self.own.weight = wanted.weight;
+        }
+        let new = wanted.gpus_per_vm;
+        if new.is_some_and(|new| new != self.gpus_per_vm().unwrap_or(0)) {
+            self.own.gpus_per_vm = new;
+        }
+        if let Some(rungs) = &wanted.ladder {
+            let rungs: BTreeSet<Rung> = rungs.iter().copied().collect();
+            let rungs: Vec<Rung> = rungs.into_iter().collect();
+            if rungs != self.ladder() {
+                self.own.ladder = Some(rungs);
+            }
+        }
+        let now = self.own.limits;
+        set_limits(&mut self.own.limits, &now, &wanted.limits);
+    }
+
+    fn is_right(&self) -> bool {
+        let mps = self.sharing() == Sharing::Mps;
+        self.gpus_per_vm().unwrap_or(0) as usize <= self.gpus.len()
+            && !(mps && (self.exclusive() || self.policy() != Policy::Priority))
+            && has_rate(&self.own.limits, &self.own.limits)
+    }
+}
+
+/// Whether a burst that `own` has comes with a rate.
+fn has_rate(own: &Limits, all: &Limits) -> bool {
+    own.call_burst.unwrap_or(0) == 0 || all.call_rate.unwrap_or(0) > 0
+}
+
 impl Model {
+    /// What a map may not say is not there.
+    fn is_right(&self) -> bool {
+        let agree = |a: &Pool, b: &Pool| {
+            let share = a.gpus.iter().any(|gpu| b.gpus.contains(gpu));
+            !share || (a.exclusive() == b.exclusive() && a.sharing() == b.sharing())
+        };
+        self.pools
+            .iter()
+            .all(|pool| pool.is_right() && self.pools.iter().all(|other| agree(pool, other)))
+            && self.bursts_have_rates()
+    }
+
+    fn bursts_have_rates(&self) -> bool {
+        self.own
+            .iter()
+            .all(|(vm, own)| has_rate(&own.limits, &self.limits(*vm)))
+    }
+
+    fn limits(&self, vm: u32) -> Limits {
+        let own = self.own.get(&vm).copied().unwrap_or_default().limits;
+        let pool = self.pools.iter().find(|pool| pool.vms.contains(&vm));
+        narrower(&own, &pool.map(|pool| pool.own.limits).unwrap_or_default())
+    }
+
     fn settings(&self, vm: u32) -> Settings {
         let own = self.own.get(&vm).copied().unwrap_or_default();
         let pool = self.pools.iter().find(|pool| pool.vms.contains(&vm));
@@ -57,6 +189,7 @@ impl Model {
                 .or(pool.and_then(|pool| pool.aging_ms))
                 .unwrap_or(700),
             queue_depth: own.queue_depth.or(pool.and_then(|pool| pool.queue_depth)),
+            limits: in_force(self.limits(vm)),
         }
     }
 
@@ -79,6 +212,7 @@ impl Model {
                 .or(own.aging_ms);
             let depth = wanted.queue_depth.filter(|new| Some(*new) != now.queue_depth);
             own.queue_depth = depth.or(own.queue_depth);
+            set_limits(&mut own.limits, &self.limits(vm), &wanted.limits);
             if own != VmSettings::default() {
                 self.own.insert(vm, own);
             }
@@ -98,6 +232,7 @@ impl Model {
                         vms: BTreeSet::new(),
                         aging_ms: None,
                         queue_depth: None,
+                        own: PoolSettings::default(),
                     }),
                 }
             }
@@ -130,6 +265,9 @@ impl Model {
                     }
                 }
                 self.pool(name).unwrap().vms.extend(vms.iter());
+                if !self.bursts_have_rates() {
+                    return Err(Wrong::Refused);
+                }
                 self.set(vms, settings);
             }
             Edit::UnregisterVms { vms } => {
@@ -140,7 +278,9 @@ impl Model {
                     pool.vms.retain(|vm| !vms.contains(*vm));
                 }
                 self.own.retain(|vm, _| !vms.contains(*vm));
-                return if found { Ok(()) } else { Err(Wrong::NotFound) };
+                if !found {
+                    return Err(Wrong::NotFound);
+                }
             }
             Edit::SetVms { vms, settings } => {
                 if *settings == VmSettings::default() {
@@ -155,8 +295,18 @@ impl Model {
                 }
                 self.set(vms, settings);
             }
+            Edit::SetPool { pool, settings } => {
+                if *settings == PoolSettings::default() {
+                    return Err(Wrong::Refused);
+                }
+                self.pool(pool).ok_or(Wrong::NotFound)?.set(settings);
+            }
         }
-        Ok(())
+        if self.is_right() {
+            Ok(())
+        } else {
+            Err(Wrong::Refused)
+        }
     }
 
     /// Whether a text means this.
@@ -180,6 +330,27 @@ impl Model {
             "{}",
             text
         );
+        for (found, expected) in map.pools.iter().zip(&self.pools) {
+            prop_assert_eq!(
+                (
+                    found.policy,
+                    found.exclusive,
+                    found.sharing,
+                    found.weight,
+                    found.gpus_per_vm
+                ),
+                (
+                    expected.policy(),
+                    expected.exclusive(),
+                    expected.sharing(),
+                    expected.weight(),
+                    expected.gpus_per_vm()
+                ),
+                "{}",
+                text
+            );
+            prop_assert_eq!(&found.ladder, &expected.ladder(), "{}", text);
+        }
         for vm in 0..VMS + 4 {
             prop_assert_eq!(map.settings_of(vm), self.settings(vm), "VM {}\n{}", vm, text);
         }
@@ -252,6 +423,40 @@ impl Writer<'_> {
         self.line("]", inside);
     }
 
+    fn limits(&mut self, limits: &Limits, inside: &str) {
+        for limit in LIMITS {
+            if let Some(value) = (limit.get)(limits) {
+                self.line(&format!("{} = {value}", limit.key), inside);
+            }
+        }
+    }
+
+    fn pool_settings(&mut self, own: &PoolSettings, inside: &str) {
+        if let Some(policy) = own.policy {
+            self.line(&format!("policy = \"{policy}\""), inside);
+        }
+        if let Some(exclusive) = own.exclusive {
+            self.line(&format!("exclusive = {exclusive}"), inside);
+        }
+        if let Some(sharing) = own.sharing {
+            self.line(&format!("sharing = \"{sharing}\""), inside);
+        }
+        if let Some(weight) = own.weight {
+            self.line(&format!("weight = {weight}"), inside);
+        }
+        if let Some(number) = own.gpus_per_vm {
+            self.line(&format!("gpus_per_vm = {number}"), inside);
+        }
+        if let Some(rungs) = &own.ladder {
+            let mut rungs: Vec<String> = rungs.iter().map(|rung| format!("\"{rung}\"")).collect();
+            if self.choose() {
+                rungs.reverse();
+            }
+            self.array("ladder", &rungs, inside);
+        }
+        self.limits(&own.limits, inside);
+    }
+
     fn write(&mut self, model: &Model) {
         self.above();
         self.text += "[scheduler]\n";
@@ -283,6 +488,7 @@ impl Writer<'_> {
             if let Some(depth) = pool.queue_depth {
                 self.line(&format!("queue_depth = {depth}"), &inside);
             }
+            self.pool_settings(&pool.own, &inside);
         }
         for (vm, own) in &model.own {
             self.above();
@@ -301,6 +507,7 @@ impl Writer<'_> {
             if let Some(depth) = own.queue_depth {
                 self.line(&format!("queue_depth = {depth}"), &inside);
             }
+            self.limits(&own.limits, &inside);
         }
         self.above();
     }
@@ -335,6 +542,27 @@ fn blocks(text: &str) -> BTreeMap<String, String> {
     blocks
 }
 
+fn limits() -> impl Strategy<Value = Limits> {
+    let few = |values: &'static [u64]| prop::option::weighted(0.2, prop::sample::select(values));
+    (
+        few(&[0, 5, 100]),
+        few(&[0, 7, 10]),
+        few(&[0, 1024, 2048]),
+        few(&[0, 1, 2]),
+        few(&[0, 300, 600]),
+    )
+        .prop_map(
+            |(call_rate, call_burst, gpu_memory_mib, violations, quarantine_s)| Limits {
+                call_rate,
+                call_burst,
+                gpu_memory_mib,
+                violations_max: violations.map(|number| number as u32),
+                quarantine_s,
+                ..Limits::default()
+            },
+        )
+}
+
 fn settings() -> impl Strategy<Value = VmSettings> {
     let priority = prop_oneof![Just(Priority::Low), Just(Priority::Medium), Just(Priority::High)];
     let rarely = |strategy: std::ops::Range<u32>| prop::option::weighted(0.3, strategy);
@@ -343,14 +571,41 @@ fn settings() -> impl Strategy<Value = VmSettings> {
         rarely(1..4),
         rarely(1..3),
         rarely(1..3),
+        limits(),
     )
-        .prop_map(|(priority, weight, queue_depth, aging)| VmSettings {
+        .prop_map(|(priority, weight, queue_depth, aging, limits)| VmSettings {
             priority,
             weight,
             queue_depth,
             aging_ms: aging.map(|aging| u64::from(aging) * 350),
-            ..VmSettings::default()
+            limits,
         })
+}
+
+/// Each is right by itself.
+fn pool_settings() -> impl Strategy<Value = PoolSettings> {
+    let policy = prop_oneof![Just(Policy::Priority), Just(Policy::Weighted), Just(Policy::Fifo)];
+    let sharing = prop_oneof![3 => Just(Sharing::Turns), 1 => Just(Sharing::Mps)];
+    (
+        prop::option::weighted(0.3, policy),
+        prop::option::weighted(0.2, any::<bool>()),
+        prop::option::weighted(0.2, sharing),
+        prop::option::weighted(0.3, 1..4u32),
+        prop::option::weighted(0.3, 0..=GPUS as u32),
+        prop::option::weighted(0.4, prop::sample::subsequence(&Rung::ALL[..], 0..=5)),
+        limits(),
+    )
+        .prop_map(
+            |(policy, exclusive, sharing, weight, gpus_per_vm, ladder, limits)| PoolSettings {
+                policy,
+                exclusive,
+                sharing,
+                weight,
+                gpus_per_vm,
+                ladder,
+                limits,
+            },
+        )
 }
 
 fn model() -> impl Strategy<Value = Model> {
@@ -358,26 +613,44 @@ fn model() -> impl Strategy<Value = Model> {
         prop::collection::btree_set(0..GPUS, 1..=GPUS),
         prop::option::of(Just(350)),
         prop::option::of(1..3u32),
+        pool_settings(),
     );
     let of_vms = prop::collection::vec(0..5usize, VMS as usize);
     let own = prop::collection::vec(prop::option::weighted(0.2, settings()), VMS as usize);
     (prop::collection::vec(pool, 0..4), of_vms, own).prop_map(|(pools, of_vms, own)| {
-        let pools: Vec<Pool> = (0..)
-            .zip(pools)
-            .map(|(index, (gpus, aging_ms, queue_depth))| Pool {
+        let mut model = Model {
+            pools: Vec::new(),
+            own: BTreeMap::new(),
+        };
+        for (index, (gpus, aging_ms, queue_depth, own)) in (0..).zip(pools) {
+            model.pools.push(Pool {
                 name: POOLS[index].to_owned(),
                 gpus: gpus.into_iter().map(gpu).collect(),
                 vms: (0..VMS).filter(|vm| of_vms[*vm as usize] == index).collect(),
                 aging_ms,
                 queue_depth,
-            })
-            .collect();
-        let in_a_pool = |vm: u32| pools.iter().any(|pool| pool.vms.contains(&vm));
-        let own = (0..).zip(own).filter_map(|(vm, own)| Some((vm, own?)));
-        Model {
-            own: own.filter(|(vm, _)| in_a_pool(*vm)).collect(),
-            pools,
+                own,
+            });
+            // What does not fit the others is left out.
+            if !model.is_right() {
+                model.pools[index].own = PoolSettings::default();
+            }
+            if !model.is_right() {
+                model.pools.pop();
+                break;
+            }
         }
+        for (vm, own) in (0..).zip(own) {
+            let in_a_pool = model.pools.iter().any(|pool| pool.vms.contains(&vm));
+            let Some(own) = own.filter(|_| in_a_pool) else {
+                continue;
+            };
+            model.own.insert(vm, own);
+            if !model.is_right() {
+                model.own.remove(&vm);
+            }
+        }
+        model
     })
 }
 
@@ -389,16 +662,19 @@ fn edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
         (gpu.clone(), pool.clone()).prop_map(|(gpu, pool)| Edit::AssignGpu { gpu, pool }),
         (gpu, pool.clone()).prop_map(|(gpu, pool)| Edit::UnassignGpu { gpu, pool }),
-        (vms.clone(), pool, settings(), any::<bool>()).prop_map(|(vms, pool, settings, move_from_other)| {
-            Edit::RegisterVms {
-                vms,
-                pool,
-                settings,
-                move_from_other,
+        (vms.clone(), pool.clone(), settings(), any::<bool>()).prop_map(
+            |(vms, pool, settings, move_from_other)| {
+                Edit::RegisterVms {
+                    vms,
+                    pool,
+                    settings,
+                    move_from_other,
+                }
             }
-        }),
+        ),
         vms.clone().prop_map(|vms| Edit::UnregisterVms { vms }),
         (vms, settings()).prop_map(|(vms, settings)| Edit::SetVms { vms, settings }),
+        (pool, pool_settings()).prop_map(|(pool, settings)| Edit::SetPool { pool, settings }),
     ]
 }
 

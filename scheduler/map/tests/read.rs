@@ -1,6 +1,6 @@
 //! Maps are read, and wrong ones refused.
-use vgpu_pool_map::{Assignable, PoolGpus, PoolMap, Settings};
-use vgpu_sched_api::messages::{Limits, Priority};
+use vgpu_pool_map::{Assignable, LIMITS, PoolGpus, PoolMap, Settings};
+use vgpu_sched_api::messages::{Limits, Policy, Priority, Rung, Sharing};
 
 const GOOD: &str = r#"
 [scheduler]
@@ -74,6 +74,185 @@ fn a_map_is_read() {
         .map(|range| range.to_string())
         .collect();
     assert_eq!(ranges, ["1-7", "9", "12"]);
+}
+
+const GPU: &str = "GPU-00000000-0000-0000-0000-000000000001";
+
+#[test]
+fn a_pools_own_keys_are_read() {
+    let text = format!(
+        r#"
+[[pool]]
+name = "A"
+gpus = ["{GPU}", "MIG-00000000-0000-0000-0000-00000000000A"]
+policy = "weighted"
+exclusive = true
+sharing = "turns"
+weight = 3
+gpus_per_vm = 2
+ladder = ["stop", "warn"]
+
+[[pool]]
+name = "B"
+gpus = ["GPU-00000000-0000-0000-0000-000000000002"]
+sharing = "mps"
+policy = "priority"
+gpus_per_vm = 0
+ladder = []
+
+[[pool]]
+name = "C"
+gpus = ["GPU-00000000-0000-0000-0000-000000000003"]
+policy = "fifo"
+"#
+    );
+    let map = PoolMap::parse(&text, None).unwrap();
+    let [a, b, c] = &map.pools[..] else {
+        panic!("{map:?}")
+    };
+    let gpus = [GPU, "MIG-00000000-0000-0000-0000-00000000000a"].map(str::to_owned);
+    assert_eq!(a.gpus, PoolGpus::Uuids(gpus.to_vec()));
+    assert_eq!(
+        (a.policy, a.exclusive, a.sharing),
+        (Policy::Weighted, true, Sharing::Turns)
+    );
+    assert_eq!((a.weight, a.gpus_per_vm), (3, Some(2)));
+    assert_eq!(a.ladder, [Rung::Warn, Rung::Stop]);
+    assert_eq!(
+        (b.policy, b.exclusive, b.sharing),
+        (Policy::Priority, false, Sharing::Mps)
+    );
+    assert_eq!((b.weight, b.gpus_per_vm, b.ladder.len()), (1, None, 0));
+    assert_eq!(
+        (c.policy, c.exclusive, c.sharing),
+        (Policy::Fifo, false, Sharing::Turns)
+    );
+    assert_eq!(c.ladder, Rung::ALL);
+}
+
+/// The narrower limit counts, 0 takes away a wider one, and what several numbers make up is filled in.
+#[test]
+fn limits_are_those_of_the_narrowest_table() {
+    let text = r#"
+[scheduler]
+call_rate = 1000
+driver_call_rate = 5
+kernel_ms_max = 2000
+gpu_share_max = 50
+
+[[pool]]
+name = "A"
+gpus = ["all"]
+vms = ["1-3"]
+driver_call_burst = 7
+kernel_ms_max = 0
+gpu_memory_mib = 4096
+
+[vm.1]
+call_rate = 20000
+call_burst = 64
+gpu_memory_mib = 0
+turn_ms_max = 100
+suspend_after_s = 600
+violations_max = 3
+
+[vm.2]
+call_rate = 0
+violations_max = 2
+violation_window_s = 10
+quarantine_s = 0
+"#;
+    let map = PoolMap::parse(text, None).unwrap();
+    let of_pool = Limits {
+        call_rate: Some(1000),
+        call_burst: Some(100),
+        driver_call_rate: Some(5),
+        driver_call_burst: Some(7),
+        gpu_share_max: Some(50),
+        gpu_memory_mib: Some(4096),
+        ..Limits::default()
+    };
+    assert_eq!(map.settings_of(3).limits, of_pool);
+    let of_vm_1 = Limits {
+        call_rate: Some(20_000),
+        call_burst: Some(64),
+        gpu_memory_mib: None,
+        turn_ms_max: Some(100),
+        suspend_after_s: Some(600),
+        violations_max: Some(3),
+        violation_window_s: Some(60),
+        quarantine_s: Some(300),
+        ..of_pool
+    };
+    assert_eq!(map.settings_of(1).limits, of_vm_1);
+    let of_vm_2 = Limits {
+        call_rate: None,
+        call_burst: None,
+        violations_max: Some(2),
+        violation_window_s: Some(10),
+        quarantine_s: None,
+        ..of_pool
+    };
+    assert_eq!(map.settings_of(2).limits, of_vm_2);
+}
+
+/// Every limit has bounds, in every table.
+#[test]
+fn a_limit_beyond_its_bounds_is_refused() {
+    let pool = "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n";
+    for limit in LIMITS {
+        for table in [
+            "[scheduler]\n".to_owned(),
+            pool.to_owned(),
+            format!("{pool}[vm.1]\n"),
+        ] {
+            let rates = match limit.key.strip_suffix("_burst") {
+                Some(name) => format!("{name}_rate = 1\n"),
+                None => String::new(),
+            };
+            let text = |value: i64| format!("{table}{rates}{} = {value}\n", limit.key);
+            PoolMap::parse(&text(0), None).unwrap();
+            PoolMap::parse(&text(limit.most as i64), None).unwrap();
+            for value in [-1, limit.most as i64 + 1] {
+                let text = text(value);
+                let error = PoolMap::parse(&text, None).unwrap_err();
+                assert_eq!(error.line(), Some(text.lines().count()), "{error}\n{text}");
+                let (key, most) = (limit.key, limit.most);
+                assert_eq!(
+                    error.message(),
+                    format!("{key} = {value}: expected a number from 0 to {most}")
+                );
+            }
+        }
+    }
+}
+
+/// Pools that share a GPU are told what they must have in common, whatever way they come to share it.
+#[test]
+fn pools_that_share_a_gpu_agree() {
+    let pool = |name: &str, gpu: &str, rest: &str| {
+        format!("[[pool]]\nname = \"{name}\"\ngpus = [\"{gpu}\"]\n{rest}\n")
+    };
+    let other = "GPU-00000000-0000-0000-0000-000000000002";
+    for (key, value) in [("exclusive", "true"), ("sharing", "\"mps\"")] {
+        let set = format!("{key} = {value}");
+        for (first, second) in [(GPU, GPU), ("all", GPU), (GPU, "all"), ("all", "all")] {
+            let agreed = pool("A", first, &set) + &pool("B", second, &set);
+            PoolMap::parse(&agreed, None).unwrap();
+            for (texts, line) in [
+                (pool("A", first, &set) + &pool("B", second, ""), 6),
+                (pool("A", first, "") + &pool("B", second, &set), 8),
+            ] {
+                let error = PoolMap::parse(&texts, None).unwrap_err().to_string();
+                let start = format!("line {line}: pool \"B\" shares ");
+                assert!(error.starts_with(&start), "{error}\n{texts}");
+                assert!(error.contains(" with pool \"A\": expected "), "{error}");
+                assert!(error.contains(key), "{error}");
+            }
+        }
+        let apart = pool("A", GPU, &set) + &pool("B", other, "");
+        PoolMap::parse(&apart, None).unwrap();
+    }
 }
 
 /// Wrong maps, the line that the error names, and a part of it.
@@ -192,6 +371,59 @@ fn a_wrong_map_is_refused_with_its_line_and_what_was_expected() {
             2,
             "slice_us.low = 1: expected a number from 100",
         ),
+        (
+            pool("policy = \"wieghted\""),
+            4,
+            "expected one of `priority`, `weighted`, `fifo`",
+        ),
+        (pool("exclusive = 1"), 4, "expected a boolean"),
+        (pool("sharing = \"slices\""), 4, "expected `turns` or `mps`"),
+        (pool("weight = 0"), 4, "weight = 0: expected a number from 1 to 100"),
+        (
+            pool("gpus_per_vm = 9"),
+            4,
+            "gpus_per_vm = 9: expected a number from 0 to 8",
+        ),
+        (
+            format!("[[pool]]\nname = \"A\"\ngpus = [\"{GPU}\"]\ngpus_per_vm = 2"),
+            4,
+            "gpus_per_vm = 2: expected no more than the pool has, 1",
+        ),
+        (
+            pool("ladder = [\n  \"warn\",\n  \"kill\",\n]"),
+            6,
+            "expected one of `warn`, `deprioritise`, `stop`, `end`, `quarantine`",
+        ),
+        (
+            pool("ladder = [\n  \"warn\",\n  \"end\",\n  \"warn\",\n]"),
+            7,
+            "\"warn\" is listed twice",
+        ),
+        (
+            pool("sharing = \"mps\"\nexclusive = true"),
+            4,
+            "expected no exclusive = true",
+        ),
+        (
+            pool("policy = \"fifo\"\nsharing = \"mps\""),
+            5,
+            "expected no other policy than \"priority\"",
+        ),
+        (
+            pool("call_burst = 5"),
+            4,
+            "call_burst without a rate: expected call_rate, too",
+        ),
+        (
+            pool("call_rate = 5\nvms = [1]\n[vm.1]\ncall_rate = 0\ncall_burst = 5"),
+            8,
+            "call_burst without a rate: expected call_rate, too",
+        ),
+        (
+            "[scheduler]\ndriver_call_burst = 5".to_owned(),
+            2,
+            "driver_call_burst without a rate: expected driver_call_rate, too",
+        ),
         ("[inventory]\nsoftgpu = 1".to_owned(), 1, "unknown field `inventory`"),
         ("[[pool]\n".to_owned(), 1, ""),
     ];
@@ -292,5 +524,11 @@ fn the_operators_page_is_right() {
                 "{key} is not told of"
             );
         }
+    }
+    for limit in LIMITS {
+        let start = format!("| `{}` | {} | 1 to {}; 0", limit.key, limit.about, limit.most);
+        let row = page.lines().find(|line| line.starts_with(&start));
+        let row = row.unwrap_or_else(|| panic!("no row begins with: {start}"));
+        assert!(row.contains(limit.zero) && row.contains(limit.unset), "{row}");
     }
 }

@@ -1,4 +1,5 @@
 //! A `vgpud` of the test's own, and what plays its backends and executors.
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, MemfdFlags, Mode, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -7,14 +8,19 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use vgpu_sched_api::messages::{Answer, FromExec, Request, Status, ToExec, TurnRecord, VERSION, VmStatus};
-use vgpu_sched_api::packet;
+use vgpu_sched_api::messages::{
+    Answer, Arrival, EventRecord, FromExec, GpuRungs, Request, Stats, Status, ToExec, TurnRecord, VERSION,
+    VmStats, VmStatus,
+};
 use vgpu_sched_api::turn::{PAGE_LEN, Page, State, Word};
+use vgpu_sched_api::vm_page::VmPage;
+use vgpu_sched_api::{packet, vm_page};
 
 /// After this long a test that waits has failed.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -170,11 +176,6 @@ impl Daemon {
         }
     }
 
-    /// How often the log has this in it.
-    pub fn times_logged(&self, text: &str) -> usize {
-        self.log.text.lock().unwrap().matches(text).count()
-    }
-
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
@@ -311,6 +312,40 @@ impl Daemon {
         }
     }
 
+    pub fn stats(&self) -> Stats {
+        match self.ask(&Request::Stats) {
+            Answer::Stats(stats) => *stats,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn vm_stats(&self, vm: u32) -> VmStats {
+        let vms = self.stats().vms;
+        vms.into_iter().find(|other| other.vm == vm).unwrap()
+    }
+
+    /// What happened to a VM, or at all.
+    pub fn events(&self, vm: Option<u32>) -> Vec<EventRecord> {
+        match self.ask(&Request::Events { from: 0, vm }) {
+            Answer::Events { events, .. } => events,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn arrivals(&self, from: u64) -> (Vec<Arrival>, u64) {
+        match self.ask(&Request::Arrivals { from }) {
+            Answer::Arrivals { arrivals, next } => (arrivals, next),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn probe(&self) -> Vec<GpuRungs> {
+        match self.ask(&Request::Probe) {
+            Answer::Probe { gpus } => gpus,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// A backend for a VM.
     pub fn backend(&self, vm: u32) -> Backend {
         let backend = Backend {
@@ -361,6 +396,11 @@ pub struct Backend {
 impl Backend {
     pub fn ask(&self, request: &Request) -> Answer {
         ask(&self.socket, request, &[])
+    }
+
+    /// What it is told unasked.
+    pub fn unasked(&self) -> Answer {
+        packet::receive(&self.socket).unwrap().0
     }
 
     /// Opens a session; its GPUs.
@@ -459,7 +499,50 @@ impl Exec {
     }
 
     pub fn say(&self, message: &FromExec) {
-        packet::send(&self.socket, message, &[]).unwrap();
+        self.say_with(message, &[]);
+    }
+
+    /// Says something with descriptors.
+    pub fn say_with(&self, message: &FromExec, fds: &[&OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        packet::send(&self.socket, message, &fds).unwrap();
+    }
+
+    /// Waits for its VM's page: that, and its slot in it.
+    pub fn vm_page(&self) -> (&'static VmPage, usize) {
+        loop {
+            let (order, fds) = packet::receive::<ToExec>(&self.socket).unwrap();
+            let ToExec::VmPage { slot } = order else { continue };
+            let [memfd] = <[OwnedFd; 1]>::try_from(fds).unwrap();
+            let seals = rustix::fs::fcntl_get_seals(&memfd).unwrap();
+            assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
+            // SAFETY: a new mapping at an address of the kernel's choice. It is never unmapped, so it is good for
+            // 'static; a `VmPage` is atomics and padding.
+            let page = unsafe {
+                let flags = ProtFlags::READ | ProtFlags::WRITE;
+                let len = vm_page::PAGE_LEN;
+                let page = rustix::mm::mmap(std::ptr::null_mut(), len, flags, MapFlags::SHARED, &memfd, 0);
+                &*page.unwrap().cast::<VmPage>()
+            };
+            return (page, slot as usize);
+        }
+    }
+
+    /// Waits until it is told to end: the CUDA error.
+    pub fn until_ended(&self) -> i32 {
+        loop {
+            if let ToExec::End { code, .. } = self.order() {
+                return code;
+            }
+        }
+    }
+
+    /// Notes a call in its page, as one that has not returned.
+    pub fn record(&self, call: &str) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now_us = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
+        let op = vgpu_protocol::calls::find_name(call).unwrap().op;
+        self.page.record(now_us, op, 3);
     }
 
     pub fn want(&self) {
@@ -625,6 +708,17 @@ impl Exec {
                 return;
             }
         }
+    }
+
+    /// Waits until the process was ended by a signal.
+    pub fn until_killed(&mut self) {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let limit = Timespec {
+            tv_sec: LIMIT.as_secs() as _,
+            tv_nsec: 0,
+        };
+        assert_eq!(poll(&mut fds, Some(&limit)), Ok(1), "it was not killed in time");
+        assert_eq!(self.child.wait().unwrap().signal(), Some(9));
     }
 
     /// Ends the process.

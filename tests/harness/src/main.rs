@@ -5,6 +5,7 @@ mod demo;
 mod report;
 mod supervise;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -25,7 +26,8 @@ enum Task {
     Demo,
     /// Check everything that must hold on this machine's GPU, and measure it
     GpuTests {
-        /// Only these: socket, figures, latency, vm, answers; without one all but answers
+        /// Only these: socket, figures, latency, vm, answers, sched or one of its parts, such as sched:levels; without one
+        /// all but answers and sched
         parts: Vec<String>,
     },
 }
@@ -43,9 +45,11 @@ fn artifacts() -> Result<Artifacts> {
     Ok(Artifacts::new(root))
 }
 
-/// Checks everything on this machine's GPU; the parts are named as in [`gpu_tests::parts`].
+/// Checks everything on this machine's GPU; the parts are named as in [`gpu_tests::parts`]. Figures go to the folder that
+/// `OUT` names, if there is one.
 fn test_gpu(artifacts: &Artifacts, parts: &[String]) -> Result<()> {
-    if !gpu_tests::run(artifacts, Gpu::detect()?, &gpu_tests::parts(parts)?)? {
+    let folder = std::env::var_os("OUT").map(PathBuf::from);
+    if !gpu_tests::run(artifacts, Gpu::detect()?, &gpu_tests::parts(parts)?, folder)? {
         bail!("not everything that must hold does");
     }
     Ok(())

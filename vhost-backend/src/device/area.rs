@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use vgpu_protocol::{area, result};
 use vm_memory::{Address, GuestAddress, GuestAddressSpace, GuestMemoryBackend, VolatileMemory};
 
-/// Tells the guest that a session is lost: its status becomes an error unless it was one, and waiters look again.
+/// Tells the guest that a session is lost: its status becomes that error unless it was one, and waiters look again.
 /// `page` is where the area's first page lies.
-pub fn mark_lost(guest: &GuestMemory, page: GuestAddress) {
+pub fn mark_lost(guest: &GuestMemory, page: GuestAddress, code: result::Code) {
     let memory = guest.memory();
     let word = |offset: u64| {
         memory
@@ -17,12 +17,7 @@ pub fn mark_lost(guest: &GuestMemory, page: GuestAddress) {
     if let Some(slice) = word(area::STATUS)
         && let Ok(status) = slice.get_atomic_ref::<AtomicI32>(0)
     {
-        let _ = status.compare_exchange(
-            result::SUCCESS,
-            result::UNKNOWN,
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        );
+        let _ = status.compare_exchange(result::SUCCESS, code, Ordering::SeqCst, Ordering::SeqCst);
     }
     if let Some(slice) = word(area::EVENTS)
         && let Ok(events) = slice.get_atomic_ref::<AtomicU32>(0)

@@ -204,7 +204,7 @@ impl Device {
         }
         for (&number, page) in &stopped.lost {
             if let Some(page) = *page {
-                area::mark_lost(&self.guest, page);
+                area::mark_lost(&self.guest, page, vgpu_protocol::result::UNKNOWN);
             }
             self.events.raise(number);
         }

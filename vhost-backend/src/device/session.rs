@@ -14,11 +14,12 @@ use crate::scheduler::{Attachment, Client, Waiting};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_protocol::host::{ExecKind, ExecMap, ExecReply, Start};
 use vgpu_protocol::limits::RUNS_PER_MESSAGE_MAX;
+use vgpu_protocol::result;
 use vgpu_protocol::virtio::{Map, RingCreate, RingDestroy, Run, SessionOpen, SessionOpened, Status, Unmap};
 use vgpu_sched_api::packet::PacketError;
 use vgpu_sched_api::turn::PAGE_LEN;
@@ -56,6 +57,8 @@ pub struct Handle {
     closing: AtomicBool,
     /// The device stops: as above, and nobody is answered.
     stopping: AtomicBool,
+    /// The error with which `vgpud` wants it to end; [`result::SUCCESS`] before.
+    end: AtomicI32,
     doorbells: Mutex<BTreeMap<u32, Bell>>,
     area: OnceLock<GuestAddress>,
     ended: Mutex<bool>,
@@ -79,6 +82,7 @@ impl Handle {
             wake: Bell::new()?,
             closing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            end: AtomicI32::new(result::SUCCESS),
             doorbells: Mutex::new(BTreeMap::new()),
             area: OnceLock::new(),
             ended: Mutex::new(false),
@@ -138,6 +142,11 @@ impl Handle {
         self.stopping.load(Ordering::SeqCst)
     }
 
+    /// The error with which `vgpud` wants it to end.
+    fn end_code(&self) -> Option<result::Code> {
+        Some(self.end.load(Ordering::SeqCst)).filter(|code| *code != result::SUCCESS)
+    }
+
     fn is_ending(&self) -> bool {
         self.closing.load(Ordering::SeqCst) || self.is_stopping()
     }
@@ -154,6 +163,17 @@ impl Client for Handle {
 
     fn refused(&self) {
         self.push(Command::Refused);
+    }
+
+    fn end(&self, code: i32) {
+        // Without an error nobody would be told.
+        let code = if code == result::SUCCESS {
+            result::UNKNOWN
+        } else {
+            code
+        };
+        self.end.store(code, Ordering::SeqCst);
+        self.wake.ring();
     }
 }
 
@@ -319,6 +339,9 @@ impl Session {
             if self.handle.is_stopping() {
                 return self.end();
             }
+            if self.handle.end_code().is_some() {
+                self.lose("vgpud ends it");
+            }
             let command = lock(&self.handle.commands).pop_front();
             match command {
                 Some(Command::Request(SessionRequest::Close, reply)) => {
@@ -468,6 +491,9 @@ impl Session {
             if self.handle.is_ending() {
                 return Err(self.lose("it ends while something is asked of its executor"));
             }
+            if self.handle.end_code().is_some() {
+                return Err(self.lose("vgpud ends it"));
+            }
             match self.wait(Some(until)) {
                 Woken::Handle => {}
                 Woken::Timeout => return Err(self.lose("its executor does not answer")),
@@ -584,7 +610,8 @@ impl Session {
         if !self.handle.is_stopping()
             && let Some(page) = self.handle.area()
         {
-            area::mark_lost(&self.around.guest, page);
+            let code = self.handle.end_code().unwrap_or(result::UNKNOWN);
+            area::mark_lost(&self.around.guest, page, code);
             self.around.events.raise(self.handle.number);
         }
         Status::Lost

@@ -29,6 +29,8 @@ pub struct Asked {
 struct State {
     asked: Vec<Asked>,
     connection: Option<Arc<OwnedFd>>,
+    /// Sent before the next answer.
+    before_answer: Vec<Answer>,
     ended: bool,
 }
 
@@ -99,6 +101,19 @@ impl Scheduler {
         });
     }
 
+    /// Says unasked that a session is to end.
+    pub fn end(&self, session: u32, code: i32) {
+        let state = self.shared.0.lock().unwrap();
+        let connection = state.connection.as_ref().unwrap();
+        packet::send(connection, &Answer::End { session, code }, &[]).unwrap();
+    }
+
+    /// Says so while the backend waits for the answer to its next request.
+    pub fn end_before_answer(&self, session: u32, code: i32) {
+        let end = Answer::End { session, code };
+        self.shared.0.lock().unwrap().before_answer.push(end);
+    }
+
     /// How many requests of some kind came.
     pub fn count(&self, of: impl Fn(&Request) -> bool) -> usize {
         let state = self.shared.0.lock().unwrap();
@@ -148,9 +163,15 @@ fn serve(listener: &OwnedFd, shared: &(Mutex<State>, Condvar), refuse: Refuse) {
                 Request::AttachSession { .. } => refuse.attach.map_or(Answer::Ok, refused),
                 _ => Answer::Ok,
             };
-            shared.0.lock().unwrap().asked.push(Asked { request, fds });
+            let mut answers = {
+                let mut state = shared.0.lock().unwrap();
+                state.asked.push(Asked { request, fds });
+                std::mem::take(&mut state.before_answer)
+            };
             shared.1.notify_all();
-            if packet::send(&connection, &answer, &[]).is_err() {
+            answers.push(answer);
+            let mut answers = answers.iter();
+            if answers.any(|answer| packet::send(&connection, answer, &[]).is_err()) {
                 break;
             }
         }

@@ -263,6 +263,69 @@ fn sessions_outlive_vgpud() {
 }
 
 #[test]
+fn vgpud_ends_a_session_whenever_it_says_so() {
+    let mut backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    // While nothing is asked.
+    let mut guest = Guest::open(&backend.socket());
+    let (_, fds) = vgpud.attached(1);
+    vgpud.end(1, result::LAUNCH_TIMEOUT);
+    assert_eq!(guest.wait_lost(), result::LAUNCH_TIMEOUT);
+    assert!(ends(&fds[2]));
+    vgpud.closed(1);
+    assert!(refused(
+        guest.transport.alloc(guest.at(0), PAGE_LEN, false),
+        Status::Lost
+    ));
+
+    assert!(backend.lives());
+}
+
+#[test]
+fn vgpud_ends_a_session_while_it_is_asked_for_another() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    vmm.give_event_buffer();
+    let first = open(&mut vmm, WINDOW);
+    let (_, fds) = vgpud.attached(first);
+    // What is not an error is one all the same, and a session that is not there does no harm.
+    vgpud.end_before_answer(first, result::SUCCESS);
+    vgpud.end_before_answer(77, result::LAUNCH_TIMEOUT);
+    let other = open(&mut vmm, WINDOW);
+    assert!(ends(&fds[2]));
+    assert_eq!(vmm.wait_event(), first);
+    assert_eq!(vmm.status_word(first), result::UNKNOWN);
+    assert_eq!(vmm.request(ControlKind::Unmap, first, &0u64), Status::Lost);
+    assert_eq!(vmm.request(ControlKind::Unmap, other, &0u64), Status::NotFound);
+}
+
+#[test]
+fn vgpud_ends_a_session_whose_executor_does_not_answer() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let session = open(&mut vmm, WINDOW);
+    let (_, fds) = vgpud.attached(session);
+    let map = Map {
+        addr: WINDOW + (1 << 20),
+        len: crate::executor::HANGING_LEN,
+        offset: 0,
+        flags: 0,
+        runs_len: 1,
+    };
+    let run = Run {
+        gpa: vmm.high(0),
+        len: map.len,
+    };
+    let hanging = vmm.begin_map(session, map, &[run]);
+    backend.wait_log("hangs");
+    vgpud.end(session, result::LAUNCH_TIMEOUT);
+    assert_eq!(vmm.finish(hanging), Status::Lost);
+    assert!(ends(&fds[2]));
+}
+
+#[test]
 fn the_end_of_the_backend_is_the_end_of_its_executors() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());

@@ -320,6 +320,9 @@ impl Sim {
                 assert!(charge.ns <= held_us * 1000 * gpus);
             }
             Action::SetSlice { .. } | Action::SetWindow { .. } => {}
+            Action::Suspend { .. } | Action::Reached { .. } | Action::EndSession { .. } => {
+                panic!("no limit is set here: {action:?}")
+            }
         }
     }
 

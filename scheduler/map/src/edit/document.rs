@@ -4,6 +4,7 @@ use crate::error::MapError;
 use crate::range::{self, VmRange};
 use toml_edit::visit_mut::{self, VisitMut};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
+use vgpu_sched_api::messages::Rung;
 
 /// A pool map's text. Pools are named by their place among the pools.
 pub struct Document {
@@ -134,7 +135,7 @@ impl Document {
     }
 
     /// Sets a key of `[vm.N]`, which is made if it is not there.
-    pub fn set_vm(&mut self, vm: u32, key: &str, mut value: Value) {
+    pub fn set_vm(&mut self, vm: u32, key: &str, value: Value) {
         let parent = self.doc.entry("vm").or_insert_with(|| {
             let mut parent = Table::new();
             parent.set_implicit(true);
@@ -149,16 +150,43 @@ impl Document {
             true => InlineTable::new().into(),
             false => Table::new().into(),
         });
-        let Some(table) = entry.as_table_like_mut() else {
+        if let Some(table) = entry.as_table_like_mut() {
+            set(table, key, value);
+        }
+    }
+
+    /// Sets a key of a pool.
+    pub fn set_pool(&mut self, pool: usize, key: &str, value: Value) {
+        if let Some(pool) = self.pool(pool) {
+            set(pool, key, value);
+        }
+    }
+
+    /// Sets which rungs a pool's ladder has; `wanted` is in rising order.
+    pub fn set_ladder(&mut self, pool: usize, wanted: &[Rung]) {
+        let Some(listed) = self.array_of(pool, "ladder") else {
             return;
         };
-        match table.get_mut(key).and_then(Item::as_value_mut) {
-            Some(old) => {
-                *value.decor_mut() = old.decor().clone();
-                *old = value;
+        let rungs = |listed: &Array| -> Vec<Option<Rung>> {
+            let names = listed.iter().map(Value::as_str);
+            names
+                .map(|name| {
+                    Rung::ALL
+                        .into_iter()
+                        .find(|rung| Some(rung.to_string().as_str()) == name)
+                })
+                .collect()
+        };
+        for (index, rung) in rungs(listed).iter().enumerate().rev() {
+            if rung.is_none_or(|rung| !wanted.contains(&rung)) {
+                array::remove(listed, index);
             }
-            None => {
-                table.insert(key, value.into());
+        }
+        for rung in wanted {
+            let there = rungs(listed);
+            if !there.contains(&Some(*rung)) {
+                let above = there.iter().position(|other| *other > Some(*rung));
+                array::insert(listed, above.unwrap_or(there.len()), rung.to_string().into());
             }
         }
     }
@@ -176,13 +204,16 @@ impl Document {
 
     /// An array of a pool, made if it is not there.
     fn array_of(&mut self, pool: usize, key: &str) -> Option<&mut Array> {
-        let pool: &mut dyn TableLike = match self.doc.get_mut("pool")? {
+        let array = self.pool(pool)?.entry(key).or_insert(Array::new().into());
+        array.as_array_mut()
+    }
+
+    fn pool(&mut self, pool: usize) -> Option<&mut dyn TableLike> {
+        Some(match self.doc.get_mut("pool")? {
             Item::ArrayOfTables(pools) => pools.get_mut(pool)?,
             Item::Value(Value::Array(pools)) => pools.get_mut(pool)?.as_inline_table_mut()?,
             _ => return None,
-        };
-        let array = pool.entry(key).or_insert(Array::new().into());
-        array.as_array_mut()
+        })
     }
 
     /// What stood above the header of a table that went is put above the next one.
@@ -203,6 +234,19 @@ impl Document {
                 let trailing = self.doc.trailing().as_str().unwrap_or_default().to_owned();
                 self.doc.set_trailing(format!("{above}{trailing}"));
             }
+        }
+    }
+}
+
+/// Sets a key of a table. What stands around the value it had stays.
+fn set(table: &mut dyn TableLike, key: &str, mut value: Value) {
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(old) => {
+            *value.decor_mut() = old.decor().clone();
+            *old = value;
+        }
+        None => {
+            table.insert(key, value.into());
         }
     }
 }

@@ -1,0 +1,262 @@
+//! What happened, for operators: kept in `vgpu.db`, and here to be read.
+use crate::daemon::Daemon;
+use crate::paging;
+use crate::store::Changes;
+use std::collections::VecDeque;
+use std::time::{SystemTime, UNIX_EPOCH};
+use vgpu_protocol::calls::find_op;
+use vgpu_sched_api::messages::{CallRecord, EventKind, EventRecord};
+use vgpu_sched_api::turn::Recorded;
+use vgpu_sched_core::Session;
+
+/// Events kept.
+pub const KEPT: usize = 10_000;
+/// Bytes of an event's sentence at most.
+const MESSAGE_LEN_MAX: usize = 2000;
+
+/// Something that just happened.
+#[derive(Debug)]
+pub(crate) struct Happened {
+    kind: EventKind,
+    vm: Option<u32>,
+    session: Option<u32>,
+    gpu: Option<String>,
+    message: String,
+    calls: Vec<CallRecord>,
+}
+
+impl Happened {
+    /// Of this kind, as a sentence.
+    pub(crate) fn new(kind: EventKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            vm: None,
+            session: None,
+            gpu: None,
+            message: message.into(),
+            calls: Vec::new(),
+        }
+    }
+
+    /// It is a VM's doing, or done to it.
+    pub(crate) fn of_vm(self, vm: u32) -> Self {
+        Self { vm: Some(vm), ..self }
+    }
+
+    /// It is a session's doing, or done to it.
+    pub(crate) fn of(self, session: Session) -> Self {
+        Self {
+            session: Some(session.number),
+            ..self.of_vm(session.vm)
+        }
+    }
+
+    /// On these GPUs, by UUID.
+    pub(crate) fn on(self, uuids: &[String]) -> Self {
+        Self {
+            gpu: (!uuids.is_empty()).then(|| uuids.join(",")),
+            ..self
+        }
+    }
+
+    /// After these calls.
+    pub(crate) fn after(self, calls: Vec<CallRecord>) -> Self {
+        Self { calls, ..self }
+    }
+}
+
+/// The last events, numbered without gaps, the oldest first.
+#[derive(Debug, Default)]
+pub struct History {
+    events: VecDeque<EventRecord>,
+}
+
+impl History {
+    /// Goes on from those of earlier runs.
+    pub fn new(saved: Vec<EventRecord>) -> Self {
+        Self { events: saved.into() }
+    }
+
+    fn add(&mut self, happened: Happened, at_s: u64) -> &EventRecord {
+        let number = self.events.back().map_or(1, |event| event.number + 1);
+        let mut message = happened.message;
+        message.truncate(message.floor_char_boundary(MESSAGE_LEN_MAX));
+        if self.events.len() == KEPT {
+            self.events.pop_front();
+        }
+        self.events.push_back(EventRecord {
+            number,
+            at_s,
+            kind: happened.kind,
+            vm: happened.vm,
+            session: happened.session,
+            gpu: happened.gpu,
+            message,
+            calls: happened.calls,
+        });
+        &self.events[self.events.len() - 1]
+    }
+
+    /// The events from a number on, of one VM or of all: as many as one answer holds, and the number to go on with.
+    pub fn from(&self, number: u64, vm: Option<u32>) -> (Vec<EventRecord>, u64) {
+        let wanted = |event: &&EventRecord| event.number >= number && (vm.is_none() || event.vm == vm);
+        let fit = paging::that_fit(self.events.iter().filter(wanted));
+        let newest = self.events.back().map_or(0, |event| event.number);
+        let next = match fit.last() {
+            Some(last) => last.number + 1,
+            // None is left, of that VM.
+            None => number.max(newest + 1),
+        };
+        let events = fit.into_iter().cloned().collect();
+        (events, next)
+    }
+}
+
+impl Daemon {
+    /// Notes something that happened: in the log, in `vgpu.db`, and for who asks.
+    pub(crate) fn note_event(&mut self, happened: Happened) {
+        let event = self.history.add(happened, now_s());
+        let level = match event.kind {
+            EventKind::Released | EventKind::GpuChanged => log::Level::Info,
+            _ => log::Level::Warn,
+        };
+        let who = match (event.vm, event.session) {
+            (Some(vm), Some(session)) => format!("VM {vm} session {session}: "),
+            (Some(vm), None) => format!("VM {vm}: "),
+            _ => String::new(),
+        };
+        log::log!(level, "{who}{}: {}", event.kind, event.message);
+        self.store.write(Changes {
+            events: vec![event.clone()],
+            ..Changes::default()
+        });
+    }
+
+    /// The last calls of a session, as its page remembers them.
+    pub(crate) fn calls_of(&self, session: Session) -> Vec<CallRecord> {
+        let Some(live) = self.sessions.get(&session) else {
+            return Vec::new();
+        };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now_us = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
+        let calls = live.page.recorded().into_iter();
+        calls.map(|call| call_record(call, now_us)).collect()
+    }
+
+    /// The GPUs of a session, by UUID.
+    pub(crate) fn uuids_of(&self, session: Session) -> Vec<String> {
+        let live = self.sessions.get(&session);
+        live.map_or_else(Vec::new, |live| self.inventory.uuids(live.gpus))
+    }
+}
+
+/// An executor may have written anything.
+fn call_record(call: Recorded, now_us: u64) -> CallRecord {
+    CallRecord {
+        name: find_op(call.op).map_or_else(|| format!("operation {:#x}", call.op), |row| row.name.to_owned()),
+        before_us: now_us.saturating_sub(call.at_us),
+        took_us: call.took_us.map(u64::from),
+        ring: call.ring.into(),
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vgpu_sched_api::messages::{Answer, PACKET_LEN_MAX};
+    use vgpu_sched_api::turn::RECORDED;
+
+    fn happened(vm: u32) -> Happened {
+        let call = CallRecord {
+            name: "cuLaunchKernel".to_owned(),
+            before_us: u64::MAX,
+            took_us: Some(u64::from(u32::MAX)),
+            ring: u32::from(u16::MAX),
+        };
+        Happened::new(EventKind::Stopped, "\u{7}".repeat(5000))
+            .of(Session { vm, number: 3 })
+            .on(&["GPU-a".to_owned(), "GPU-b".to_owned()])
+            .after(vec![call; RECORDED])
+    }
+
+    fn read_all(history: &History, vm: Option<u32>) -> Vec<EventRecord> {
+        let (mut read, mut next) = (Vec::new(), 0);
+        loop {
+            let (events, after) = history.from(next, vm);
+            let answer = Answer::Events {
+                events: events.clone(),
+                next: after,
+            };
+            assert!(serde_json::to_vec(&answer).unwrap().len() <= PACKET_LEN_MAX);
+            if events.is_empty() {
+                return read;
+            }
+            assert!(after > next);
+            read.extend(events);
+            next = after;
+        }
+    }
+
+    #[test]
+    fn events_are_read_in_parts_that_fit_into_an_answer() {
+        let mut history = History::default();
+        assert_eq!(history.from(0, None), (vec![], 1));
+        for number in 1..=40 {
+            history.add(happened(number % 2), 1_700_000_000);
+        }
+        let all = read_all(&history, None);
+        let numbers: Vec<u64> = all.iter().map(|event| event.number).collect();
+        assert_eq!(numbers, (1..=40).collect::<Vec<_>>());
+        assert_eq!(all[0].message.len(), MESSAGE_LEN_MAX);
+        assert_eq!(all[0].gpu.as_deref(), Some("GPU-a,GPU-b"));
+        let odd: Vec<u64> = read_all(&history, Some(1))
+            .iter()
+            .map(|event| event.number)
+            .collect();
+        assert_eq!(odd, (1..=40).step_by(2).collect::<Vec<_>>());
+        assert_eq!(history.from(7, Some(9)), (vec![], 41));
+        assert_eq!(history.from(100, None), (vec![], 100));
+    }
+
+    #[test]
+    fn the_last_events_are_kept_and_numbers_go_on() {
+        let mut saved = History::default();
+        for _ in 0..KEPT + 7 {
+            saved.add(Happened::new(EventKind::GpuChanged, "it is here"), 1);
+        }
+        let mut history = History::new(saved.events.into());
+        history.add(Happened::new(EventKind::GpuChanged, "it is gone"), 2);
+        let all = read_all(&history, None);
+        assert_eq!((all.len(), all[0].number), (KEPT, 9));
+        assert_eq!(all[KEPT - 1].number, KEPT as u64 + 8);
+    }
+
+    #[test]
+    fn calls_have_their_names_whatever_the_page_says() {
+        let call = Recorded {
+            at_us: 70,
+            op: vgpu_protocol::calls::find_name("cuLaunchKernel").unwrap().op,
+            ring: 2,
+            took_us: None,
+        };
+        let record = call_record(call, 100);
+        assert_eq!(
+            (record.name.as_str(), record.before_us, record.took_us),
+            ("cuLaunchKernel", 30, None)
+        );
+        let nonsense = Recorded {
+            at_us: u64::MAX,
+            op: u16::MAX,
+            ..call
+        };
+        let record = call_record(nonsense, 100);
+        assert_eq!((record.name.as_str(), record.before_us), ("operation 0xffff", 0));
+    }
+}

@@ -1,0 +1,201 @@
+//! Violations of limits, and the VMs that may start no work for a while because of them, or because somebody said so.
+use crate::daemon::Daemon;
+use crate::history::{Happened, now_s};
+use crate::sessions::of_vm;
+use crate::store::Changes;
+use std::collections::{BTreeMap, VecDeque};
+use vgpu_pool_map::VmRange;
+use vgpu_protocol::result;
+use vgpu_sched_api::messages::{Answer, EventKind, QuarantineStatus, Refusal, Rung};
+use vgpu_sched_core::Session;
+
+/// VMs in one request at most.
+const VMS_MAX: u64 = 1000;
+/// Bytes of a reason at most.
+const WHY_LEN_MAX: usize = 500;
+/// The clock of the day may be set while we wait for a quarantine's end: it is looked at this often, in seconds.
+const LOOK_S: u64 = 60;
+
+impl Daemon {
+    /// A VM broke a limit.
+    pub(crate) fn violation(&mut self, vm: u32) {
+        let usage = self.earlier.entry(vm).or_default();
+        usage.violations = usage.violations.saturating_add(1);
+        self.unwritten.insert(vm);
+        let limits = self.map.settings_of(vm).limits;
+        let Some(max) = limits.violations_max.filter(|max| *max > 0) else {
+            return;
+        };
+        let window_s = limits.violation_window_s.unwrap_or(0);
+        let now_us = self.now_us();
+        let recent = self.violations.entry(vm).or_default();
+        if !too_many(recent, now_us, window_s.saturating_mul(1_000_000), max) {
+            return;
+        }
+        let why = format!("{max} violations of its limits within {window_s} s");
+        let pool = self.map.pool_of(vm);
+        if pool.is_some_and(|pool| pool.ladder.contains(&Rung::Quarantine)) {
+            let seconds = limits.quarantine_s.filter(|seconds| *seconds > 0);
+            self.quarantine(vm, &why, seconds);
+        } else {
+            let message = format!("{why}; only logged: its pool's ladder has no \"quarantine\"");
+            self.note_event(Happened::new(EventKind::Warned, message).of_vm(vm));
+        }
+    }
+
+    /// Ends the sessions of a VM, and has it open none for so many seconds, or until it is released.
+    fn quarantine(&mut self, vm: u32, why: &str, seconds: Option<u64>) {
+        let since_s = now_s();
+        let quarantine = QuarantineStatus {
+            why: why.to_owned(),
+            since_s,
+            until_s: seconds.map(|seconds| since_s.saturating_add(seconds)),
+        };
+        let how_long = match seconds {
+            Some(seconds) => format!("for {seconds} s"),
+            None => "until it is released".to_owned(),
+        };
+        self.save_quarantine(vm, Some(quarantine));
+        let message = format!("quarantined {how_long}: {why}");
+        self.note_event(Happened::new(EventKind::Quarantined, message).of_vm(vm));
+        let sessions: Vec<Session> = of_vm(&self.sessions, vm).map(|(session, _)| session).collect();
+        for session in sessions {
+            self.end_session(session, result::UNKNOWN, "its VM is quarantined");
+        }
+    }
+
+    fn release(&mut self, vm: u32, why: &str) {
+        self.save_quarantine(vm, None);
+        self.violations.remove(&vm);
+        self.note_event(Happened::new(EventKind::Released, why).of_vm(vm));
+    }
+
+    fn save_quarantine(&mut self, vm: u32, quarantine: Option<QuarantineStatus>) {
+        match &quarantine {
+            Some(quarantine) => self.quarantines.insert(vm, quarantine.clone()),
+            None => self.quarantines.remove(&vm),
+        };
+        self.store.write(Changes {
+            quarantines: BTreeMap::from([(vm, quarantine)]),
+            ..Changes::default()
+        });
+    }
+
+    /// Whether a VM may start work.
+    pub(crate) fn must_not_be_quarantined(&self, vm: u32) -> Result<(), (Refusal, String)> {
+        match self.quarantines.get(&vm) {
+            None => Ok(()),
+            Some(quarantine) => Err((
+                Refusal::Quarantined,
+                format!("VM {vm} is quarantined: {}", quarantine.why),
+            )),
+        }
+    }
+
+    /// Releases those whose time is over.
+    pub(crate) fn end_quarantines(&mut self) {
+        if self.quarantines.is_empty() {
+            return;
+        }
+        let now_s = now_s();
+        let over = |quarantine: &QuarantineStatus| quarantine.until_s.is_some_and(|until| until <= now_s);
+        let over = self.quarantines.iter().filter(|(_, quarantine)| over(quarantine));
+        for vm in over.map(|(vm, _)| *vm).collect::<Vec<_>>() {
+            self.release(vm, "its quarantine is over");
+        }
+    }
+
+    /// When to look for quarantines that are over, in microseconds since the start.
+    pub(crate) fn quarantine_ends_us(&self) -> Option<u64> {
+        let until = self
+            .quarantines
+            .values()
+            .filter_map(|quarantine| quarantine.until_s);
+        let left = until.min()?.saturating_sub(now_s()).clamp(1, LOOK_S);
+        Some(self.now_us() + left * 1_000_000)
+    }
+
+    /// A request to quarantine VMs.
+    pub(crate) fn quarantine_vms(
+        &mut self,
+        vms: &str,
+        why: &str,
+        seconds: Option<u64>,
+    ) -> Result<Answer, (Refusal, String)> {
+        let range = range(vms)?;
+        let why = why.trim();
+        if why.is_empty() || why.len() > WHY_LEN_MAX || why.chars().any(char::is_control) {
+            let message = format!("expected a reason of 1 to {WHY_LEN_MAX} bytes without control characters");
+            return Err((Refusal::Invalid, message));
+        }
+        for vm in range.iter() {
+            self.quarantine(vm, why, seconds.filter(|seconds| *seconds > 0));
+        }
+        Ok(Answer::Ok)
+    }
+
+    /// A request to end the quarantine of VMs.
+    pub(crate) fn release_vms(&mut self, vms: &str) -> Result<Answer, (Refusal, String)> {
+        let range = range(vms)?;
+        let quarantined = self.quarantines.range(range.iter()).map(|(vm, _)| *vm);
+        let quarantined: Vec<u32> = quarantined.collect();
+        if quarantined.is_empty() {
+            return Err((Refusal::NotFound, format!("VM {range}: not quarantined")));
+        }
+        for vm in quarantined {
+            self.release(vm, "released by hand");
+        }
+        Ok(Answer::Ok)
+    }
+}
+
+fn range(vms: &str) -> Result<VmRange, (Refusal, String)> {
+    let range: VmRange = vms
+        .parse()
+        .map_err(|message: String| (Refusal::Invalid, message))?;
+    if range.count() > VMS_MAX {
+        let message = format!("{range}: expected {VMS_MAX} VMs at most");
+        return Err((Refusal::Invalid, message));
+    }
+    Ok(range)
+}
+
+/// Notes a violation; whether it is the last that was left within the window. Then counting begins anew.
+fn too_many(recent: &mut VecDeque<u64>, now_us: u64, window_us: u64, max: u32) -> bool {
+    while recent
+        .front()
+        .is_some_and(|at| at.saturating_add(window_us) < now_us)
+    {
+        recent.pop_front();
+    }
+    recent.push_back(now_us);
+    let reached = recent.len() >= max as usize;
+    if reached {
+        recent.clear();
+    }
+    reached
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_count_within_their_window() {
+        let mut recent = VecDeque::new();
+        let mut violate = |at| too_many(&mut recent, at, 100, 3);
+        assert_eq!([0, 90, 120, 130].map(&mut violate), [false, false, false, true]);
+        assert_eq!([131, 132, 133].map(&mut violate), [false, false, true]);
+        assert_eq!([200, 400, 600, 800].map(&mut violate), [false; 4]);
+        assert!(too_many(&mut recent, 0, 0, 1));
+    }
+
+    #[test]
+    fn a_range_is_bounded() {
+        assert_eq!(range("3-7").unwrap().count(), 5);
+        for wrong in ["", "x", "7-3", "0-4294967295", "0-1000"] {
+            assert_eq!(range(wrong).unwrap_err().0, Refusal::Invalid, "{wrong}");
+        }
+        assert!(range("1-1000").is_ok());
+    }
+}

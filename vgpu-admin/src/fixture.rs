@@ -1,0 +1,122 @@
+//! What there is to show, for tests.
+use vgpu_sched_api::messages::{
+    Arrival, CallRecord, EventKind, EventRecord, GpuState, GpuStatus, Limits, Policy, PoolStatus, Priority,
+    QuarantineStatus, Rung, SCHEMA_VERSION, SessionStatus, Sharing, Status, VmStatus,
+};
+
+fn session(program: &str, state: &str) -> SessionStatus {
+    SessionStatus {
+        session: 1,
+        pid: 2,
+        program: program.to_owned(),
+        state: state.to_owned(),
+        memory: 40 << 30,
+        gpus: Vec::new(),
+        queued: 0,
+        calls: 0,
+    }
+}
+
+fn vm(number: u32) -> VmStatus {
+    VmStatus {
+        vm: number,
+        connected: true,
+        priority: Priority::High,
+        weight: 100,
+        aging_ms: 1000,
+        queue_depth: Some(64),
+        queued: 12,
+        calls: 123_456_789,
+        turns: 99_999,
+        gpu_microseconds: 7_265_000_000,
+        estimated: true,
+        limits: Limits::default(),
+        violations: 2,
+        quarantine: Some(QuarantineStatus {
+            why: "it ran\nwild".to_owned(),
+            since_s: 1_700_000_000,
+            until_s: Some(1_700_000_300),
+        }),
+        sessions: vec![
+            session("/usr/bin/saxpy", "running"),
+            session("evil\x1b[2J", "out"),
+            session("c", "waiting"),
+            session("d", "waiting"),
+            session("e", "idle"),
+        ],
+    }
+}
+
+/// A host that has everything there is to show, in its widest form.
+pub fn host() -> Status {
+    let gpu = |index, state| GpuStatus {
+        index,
+        uuid: format!("GPU-{index:?}"),
+        model: "NVIDIA H100 80GB HBM3".to_owned(),
+        pci: "00000000:1B:00.0".to_owned(),
+        driver: "580.159.04".to_owned(),
+        memory: 85_520_809_984,
+        state,
+        pools: vec!["A".to_owned()],
+        sessions: 5,
+    };
+    Status {
+        schema_version: SCHEMA_VERSION,
+        version: "0.1.0".to_owned(),
+        uptime_s: 100_000,
+        config: "/etc/vgpu/pools.toml".to_owned(),
+        degraded: vec!["pool A: its GPU GPU-None is missing".to_owned()],
+        gpus: vec![gpu(Some(0), GpuState::Ready), gpu(None, GpuState::Missing)],
+        pools: vec![PoolStatus {
+            name: "A".to_owned(),
+            gpus: vec!["GPU-Some(0)".to_owned(), "GPU-None".to_owned()],
+            complete: false,
+            ranges: vec!["1-7".to_owned(), "9".to_owned()],
+            policy: Policy::Weighted,
+            exclusive: true,
+            sharing: Sharing::Mps,
+            weight: 100,
+            gpus_per_vm: 1,
+            ladder: vec![Rung::Warn, Rung::Stop],
+            vms: vec![vm(3), vm(9)],
+        }],
+    }
+}
+
+/// An event with two calls, one of which had not returned.
+pub fn event(number: u64) -> EventRecord {
+    let call = |name: &str, took_us| CallRecord {
+        name: name.to_owned(),
+        before_us: 2_500_000,
+        took_us,
+        ring: 3,
+    };
+    EventRecord {
+        number,
+        at_s: 1_700_000_000,
+        kind: EventKind::Ended,
+        vm: Some(3),
+        session: Some(7),
+        gpu: Some("GPU-0".to_owned()),
+        message: "a kernel of \x1b[2J ran too long".to_owned(),
+        calls: vec![
+            call("cuLaunchKernel", Some(12)),
+            call("cuStreamSynchronize", None),
+        ],
+    }
+}
+
+pub fn arrival(number: u64) -> Arrival {
+    Arrival {
+        number,
+        vm: 3,
+        session: 1,
+        pool: "A".to_owned(),
+        gpus: vec!["GPU-0".to_owned()],
+        priority: Priority::High,
+        weight: 2,
+        at_us: 10,
+        waited_us: 20,
+        used_us: 30,
+    }
+}

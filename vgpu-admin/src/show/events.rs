@@ -1,0 +1,107 @@
+//! What happened, and the turns that were given.
+use super::{Screen, duration, latency, moment, printable, written};
+use vgpu_sched_api::messages::{CallRecord, EventRecord, TurnRecord};
+
+/// The turns, the oldest first.
+pub fn turns(turns: &[TurnRecord], screen: Screen) -> String {
+    if turns.is_empty() {
+        return "No turn was given since vgpud started.\n".to_owned();
+    }
+    let mut table = screen.table(&[
+        ">turn", ">at", ">VM", "priority", ">session", ">waited", ">held", "ended by", "GPU",
+    ]);
+    for turn in turns {
+        table.add_row([
+            turn.number.to_string(),
+            duration(turn.granted_us),
+            turn.vm.to_string(),
+            turn.priority.to_string(),
+            turn.session.to_string(),
+            duration(turn.waited_us),
+            turn.held_us.map_or("so far".to_owned(), duration),
+            printable(turn.end.as_deref().unwrap_or("-")),
+            turn.gpu.clone(),
+        ]);
+    }
+    written(&table)
+}
+
+/// What happened, the oldest first, some lines each; with the last calls of the session if they are wanted.
+pub fn events(events: &[EventRecord], calls: bool, screen: Screen) -> String {
+    events.iter().map(|event| one(event, calls, screen)).collect()
+}
+
+fn one(event: &EventRecord, calls: bool, screen: Screen) -> String {
+    let mut text = format!("{}  {}  ", event.number, moment(event.at_s));
+    if let Some(vm) = event.vm {
+        text += &format!("VM {vm} ");
+    }
+    text += &format!("{}: {}\n", event.kind, printable(&event.message));
+    let session = event.session.map(|session| format!("session {session}"));
+    let gpu = event.gpu.as_deref().map(printable);
+    let where_it_was: Vec<String> = session.into_iter().chain(gpu).collect();
+    if !where_it_was.is_empty() {
+        text += &format!("    {}\n", where_it_was.join(", "));
+    }
+    if calls && !event.calls.is_empty() {
+        text += &indented(&call_table(&event.calls, screen));
+    }
+    text
+}
+
+fn call_table(calls: &[CallRecord], screen: Screen) -> String {
+    let mut table = screen.table(&["call", ">before", ">took", ">thread"]);
+    for call in calls {
+        table.add_row([
+            printable(&call.name),
+            latency(call.before_us),
+            call.took_us.map_or("so far".to_owned(), latency),
+            call.ring.to_string(),
+        ]);
+    }
+    written(&table)
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{PLAIN, SCREEN, fits};
+    use super::*;
+    use crate::fixture::event;
+    use vgpu_sched_api::messages::EventKind;
+
+    #[test]
+    fn an_event_is_a_line_and_its_calls_a_table() {
+        let line = "1  2023-11-14T22:13:20Z  VM 3 ended: a kernel of \\u{1b}[2J ran too long\n    session 7, GPU-0\n";
+        assert_eq!(events(&[event(1)], false, SCREEN), line);
+        let with_calls = events(&[event(1), event(2)], true, SCREEN);
+        fits(&with_calls);
+        let table = [
+            "    call                 before    took  thread\n",
+            "    ────────────────────────────────────────────\n",
+            "    cuLaunchKernel        2.5 s   12 us       3\n",
+            "    cuStreamSynchronize   2.5 s  so far       3\n",
+        ]
+        .concat();
+        assert!(
+            with_calls.starts_with(&format!("{line}{table}2  2023-")),
+            "{with_calls}"
+        );
+        assert!(events(&[event(1)], true, PLAIN).is_ascii());
+        let of_the_host = EventRecord {
+            vm: None,
+            session: None,
+            gpu: None,
+            kind: EventKind::GpuChanged,
+            message: "it came".to_owned(),
+            ..event(9)
+        };
+        assert_eq!(
+            events(&[of_the_host], false, SCREEN),
+            "9  2023-11-14T22:13:20Z  gpu changed: it came\n"
+        );
+    }
+}

@@ -1,0 +1,383 @@
+//! GPUs, pools and VMs as they are.
+use super::{Screen, bytes, count, duration, moment, printable, written};
+use vgpu_pool_map::VmRange;
+use vgpu_sched_api::messages::{
+    GpuState, GpuStatus, Policy, PoolStatus, Rung, SessionStatus, Sharing, Status, VmStatus,
+};
+
+/// Sessions of a VM that are shown at most.
+const SESSIONS_MAX: usize = 3;
+/// Characters of a program's name that are shown at most.
+const PROGRAM_MAX: usize = 20;
+
+/// The GPUs after a look for them.
+pub fn scanned(gpus: &[GpuStatus], appeared: &[String], vanished: &[String], screen: Screen) -> String {
+    let mut text = String::new();
+    if gpus.is_empty() {
+        text += "There is no GPU.\n";
+    } else {
+        text += &gpu_names(gpus, screen);
+    }
+    for (uuids, what) in [(appeared, "new"), (vanished, "gone")] {
+        for uuid in uuids {
+            text += &format!("{what}: {uuid}\n");
+        }
+    }
+    let free = gpus.iter().find(|gpu| gpu.state == GpuState::Unassigned);
+    if let Some(index) = free.and_then(|gpu| gpu.index) {
+        text += &format!("A GPU can serve a pool: vgpu-admin assign-gpu --gpu-id {index} --pool NAME\n");
+    }
+    text
+}
+
+/// Everything on one screen.
+pub fn status(status: &Status, screen: Screen) -> String {
+    let mut text = format!(
+        "vgpud {}, up {}, pool map {}\n",
+        status.version,
+        duration(status.uptime_s.saturating_mul(1_000_000)),
+        status.config
+    );
+    for line in &status.degraded {
+        text += &format!("DEGRADED: {line}\n");
+    }
+    text += "\n";
+    if status.gpus.is_empty() {
+        text += "There is no GPU.\n";
+    } else {
+        text += &gpu_table(&status.gpus, screen);
+    }
+    for pool in &status.pools {
+        text += "\n";
+        text += &pool_text(pool, &status.gpus, screen);
+    }
+    if status
+        .pools
+        .iter()
+        .flat_map(|pool| &pool.vms)
+        .any(|vm| vm.estimated)
+    {
+        text += "~ partly an estimate: when VMs of several priorities run at once, their time is split by time slice\n";
+    }
+    if status.pools.is_empty() {
+        text += "\nThere is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one\n";
+    }
+    text
+}
+
+fn gpu_table(gpus: &[GpuStatus], screen: Screen) -> String {
+    let columns = [
+        ">GPU",
+        "model",
+        ">memory",
+        "PCI address",
+        "state",
+        "pools",
+        ">sessions",
+    ];
+    let mut table = screen.table(&columns);
+    for gpu in gpus {
+        // One that was never seen has nothing else to tell it by.
+        let model = if gpu.model.is_empty() {
+            &gpu.uuid
+        } else {
+            &gpu.model
+        };
+        table.add_row([
+            index(gpu),
+            model.clone(),
+            memory(gpu),
+            pci(gpu),
+            state(gpu),
+            match gpu.pools.as_slice() {
+                [] => "-".to_owned(),
+                pools => pools.join(", "),
+            },
+            gpu.sessions.to_string(),
+        ]);
+    }
+    written(&table)
+}
+
+/// With the names that GPUs have besides their index.
+fn gpu_names(gpus: &[GpuStatus], screen: Screen) -> String {
+    let mut table = screen.table(&[">GPU", "model, UUID", ">memory", "PCI address", "state"]);
+    for gpu in gpus {
+        let names = format!("{}\n{}", gpu.model, gpu.uuid);
+        table.add_row([
+            index(gpu),
+            names.trim_start().to_owned(),
+            memory(gpu),
+            pci(gpu),
+            state(gpu),
+        ]);
+    }
+    written(&table)
+}
+
+fn index(gpu: &GpuStatus) -> String {
+    gpu.index.map_or("-".to_owned(), |index| index.to_string())
+}
+
+fn memory(gpu: &GpuStatus) -> String {
+    match gpu.memory {
+        0 => "-".to_owned(),
+        memory => bytes(memory),
+    }
+}
+
+fn pci(gpu: &GpuStatus) -> String {
+    match gpu.pci.split_once(':') {
+        None => "-".to_owned(),
+        // NVML writes a domain of eight digits, everybody else one of four.
+        Some((domain, rest)) if domain.len() == 8 && domain.starts_with("0000") => {
+            format!("{}:{rest}", &domain[4..])
+        }
+        Some(_) => gpu.pci.clone(),
+    }
+}
+
+fn state(gpu: &GpuStatus) -> String {
+    let state = match gpu.state {
+        GpuState::Ready => "ready",
+        GpuState::Unassigned => "free",
+        GpuState::Missing => "MISSING",
+        GpuState::Divided => "divided",
+    };
+    state.to_owned()
+}
+
+fn pool_text(pool: &PoolStatus, gpus: &[GpuStatus], screen: Screen) -> String {
+    let mut text = format!("Pool {}: {}", pool.name, gpus_text(pool, gpus));
+    if pool.ranges.is_empty() {
+        let name = &pool.name;
+        text += &format!(", no VM yet: vgpu-admin register-vm --vm-id VM --pool {name}\n");
+    } else {
+        text += &format!(", VMs {}\n", pool.ranges.join(", "));
+    }
+    for line in treated(pool) {
+        text += &format!("  {line}\n");
+    }
+    if pool.ranges.is_empty() {
+        return text;
+    }
+    let mut table = screen.table(&[
+        ">VM",
+        "priority",
+        ">weight",
+        ">queue",
+        ">calls",
+        ">turns",
+        ">GPU time",
+        "doing",
+    ]);
+    for vm in &pool.vms {
+        table.add_row([
+            vm.vm.to_string(),
+            vm.priority.to_string(),
+            vm.weight.to_string(),
+            match vm.queue_depth {
+                Some(depth) => format!("{}/{depth}", vm.queued),
+                None => vm.queued.to_string(),
+            },
+            count(vm.calls),
+            count(vm.turns),
+            // An estimate is marked.
+            format!(
+                "{}{}",
+                if vm.estimated { "~" } else { "" },
+                duration(vm.gpu_microseconds)
+            ),
+            doing(vm),
+        ]);
+    }
+    let others = others(pool);
+    if !others.is_empty() {
+        let nothing = || "-".to_owned();
+        table.add_row([
+            others,
+            vgpu_pool_map::DEFAULT_PRIORITY.to_string(),
+            vgpu_pool_map::DEFAULT_WEIGHT.to_string(),
+            nothing(),
+            nothing(),
+            nothing(),
+            nothing(),
+            "never started".to_owned(),
+        ]);
+    }
+    text += &written(&table);
+    for vm in &pool.vms {
+        if let Some(quarantine) = &vm.quarantine {
+            let until = match quarantine.until_s {
+                Some(until) => format!("until {}", moment(until)),
+                None => "until it is released".to_owned(),
+            };
+            text += &format!(
+                "VM {}: QUARANTINED {until}: {}\n",
+                vm.vm,
+                printable(&quarantine.why)
+            );
+        }
+    }
+    text
+}
+
+/// Lines about how the pool is treated, as far as that is not the usual way.
+fn treated(pool: &PoolStatus) -> Vec<String> {
+    let mut words = Vec::new();
+    if pool.policy != Policy::Priority {
+        words.push(format!("policy {}", pool.policy));
+    }
+    if pool.exclusive {
+        words.push("exclusive".to_owned());
+    }
+    if pool.sharing != Sharing::Turns {
+        words.push(format!("sharing {}", pool.sharing));
+    }
+    if pool.weight != vgpu_pool_map::DEFAULT_WEIGHT {
+        words.push(format!("weight {}", pool.weight));
+    }
+    match pool.gpus_per_vm {
+        0 => {}
+        1 => words.push("1 GPU per VM".to_owned()),
+        many => words.push(format!("{many} GPUs per VM")),
+    }
+    let mut lines = Vec::new();
+    if !words.is_empty() {
+        lines.push(words.join(", "));
+    }
+    let left_out = Rung::ALL.into_iter().filter(|rung| !pool.ladder.contains(rung));
+    let left_out: Vec<String> = left_out.map(|rung| rung.to_string()).collect();
+    if !left_out.is_empty() {
+        lines.push(format!("only logged: {}", left_out.join(", ")));
+    }
+    lines
+}
+
+/// "GPU 0", "GPUs 0, 1 (and 1 that is missing)".
+fn gpus_text(pool: &PoolStatus, gpus: &[GpuStatus]) -> String {
+    let own = gpus.iter().filter(|gpu| pool.gpus.contains(&gpu.uuid));
+    let there: Vec<String> = own.filter_map(|gpu| Some(gpu.index?.to_string())).collect();
+    let missing = pool.gpus.len() - there.len().min(pool.gpus.len());
+    let text = match there.as_slice() {
+        [] => "no GPU".to_owned(),
+        [one] => format!("GPU {one}"),
+        many => format!("GPUs {}", many.join(", ")),
+    };
+    match missing {
+        0 => text,
+        1 => text + " (and 1 that is missing)",
+        many => format!("{text} (and {many} that are missing)"),
+    }
+}
+
+/// The VMs of a pool that have no line of their own: nothing is set for them, and none was ever started.
+fn others(pool: &PoolStatus) -> String {
+    let mut others: Vec<VmRange> = pool
+        .ranges
+        .iter()
+        .filter_map(|range| range.parse().ok())
+        .collect();
+    for vm in &pool.vms {
+        others = others
+            .iter()
+            .flat_map(|range| range.without(vm.vm.into()))
+            .collect();
+    }
+    let others: Vec<String> = others.iter().map(VmRange::to_string).collect();
+    others.join(", ")
+}
+
+fn doing(vm: &VmStatus) -> String {
+    let mut lines = Vec::new();
+    if vm.quarantine.is_some() {
+        lines.push("quarantined".to_owned());
+    }
+    match vm.violations {
+        0 => {}
+        1 => lines.push("1 violation".to_owned()),
+        many => lines.push(format!("{} violations", count(many))),
+    }
+    let memory = vm.sessions.iter().map(|session| session.memory);
+    match memory.fold(0, u64::saturating_add) {
+        0 => {}
+        memory => lines.push(format!("{} of memory", bytes(memory))),
+    }
+    if vm.sessions.is_empty() {
+        lines.push(if vm.connected { "nothing" } else { "no backend" }.to_owned());
+    }
+    let one = |session: &SessionStatus| {
+        let program = session.program.rsplit('/').next().unwrap_or_default();
+        let program: String = printable(program).chars().take(PROGRAM_MAX).collect();
+        let state = match session.state.as_str() {
+            "out" => "not on the GPU",
+            "asked" => "giving back",
+            state => state,
+        };
+        format!("{program}: {}", printable(state))
+    };
+    lines.extend(vm.sessions.iter().take(SESSIONS_MAX).map(one));
+    if vm.sessions.len() > SESSIONS_MAX {
+        lines.push(format!("and {} more", vm.sessions.len() - SESSIONS_MAX));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{PLAIN, SCREEN, fits};
+    use super::*;
+    use crate::fixture::host;
+
+    #[test]
+    fn all_is_on_one_screen() {
+        let text = status(&host(), SCREEN);
+        fits(&text);
+        for part in [
+            "up 1d03h",
+            "DEGRADED: pool A",
+            "79.6 GiB",
+            "MISSING",
+            "Pool A: GPU 0 (and 1 that is missing), VMs 1-7, 9",
+            "12/64",
+            "123M",
+            "~2h01m",
+            "  policy weighted, exclusive, sharing mps, weight 100, 1 GPU per VM\n",
+            "  only logged: deprioritise, end, quarantine\n",
+            "200.0 GiB of memory\n",
+            "2 violations",
+            "VM 9: QUARANTINED until 2023-11-14T22:18:20Z: it ran\\nwild\n",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        // Those without a line of their own.
+        assert!(text.contains("\n1-2, 4-7  medium         1 "), "{text}");
+        // Nothing is broken over lines that would fit.
+        assert!(
+            text.contains("NVIDIA H100 80GB HBM3  79.6 GiB  0000:1B:00.0  ready    A"),
+            "{text}"
+        );
+    }
+
+    /// A guest names its programs.
+    #[test]
+    fn a_guests_text_does_nothing_to_a_terminal() {
+        let text = status(&host(), PLAIN);
+        assert!(text.is_ascii() && !text.contains('\x1b'), "{text}");
+        assert!(text.contains("evil\\u{1b}[2J: not on the GPU"), "{text}");
+    }
+
+    /// What is as usual is not told of.
+    #[test]
+    fn a_usual_pool_has_one_line() {
+        let mut usual = host();
+        let pool = &mut usual.pools[0];
+        pool.policy = Policy::Priority;
+        pool.exclusive = false;
+        pool.sharing = Sharing::Turns;
+        pool.weight = 1;
+        pool.gpus_per_vm = 0;
+        pool.ladder = Rung::ALL.to_vec();
+        assert_eq!(treated(pool), [""; 0]);
+    }
+}
