@@ -7,6 +7,7 @@
 //!
 //! `--no-jail` leaves both out. What is refused shows in the kernel's audit log ("type=1326" names the system call;
 //! Landlock's own records need Linux 6.15).
+use crate::mps;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -122,6 +123,11 @@ fn rules() -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let nvidia = devices.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"nvidia"));
     rules.extend(nvidia.map(|entry| (entry.path(), device)));
     rules.extend(softgpu_share().map(|path| (path, share)));
+    if let Some(pipes) = mps::pipe_dir() {
+        rules.push((pipes, read | AccessFs::WriteFile));
+        // Files come and go there behind their numbers; those of other users stay closed.
+        rules.push((mps::SHARED_MEMORY.into(), share | AccessFs::RemoveFile));
+    }
     rules
 }
 

@@ -25,7 +25,7 @@ use vgpu_sched_core::Session;
 pub const WATCH: &str = "--watch-gpus";
 /// How often the watcher looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// Processes on a GPU that it tells of at most.
+/// Processes that it tells of at most.
 const PROCESSES_MAX: usize = 4096;
 /// Bytes of a line at most.
 const LINE_MAX: usize = 256 * 1024;
@@ -41,10 +41,12 @@ const WORTH_TELLING: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum Finding {
-    /// The UUIDs of the GPUs and MIG instances that answer; with every look.
-    Gpus { uuids: BTreeSet<String> },
-    /// The processes on a GPU with their memory in bytes, by pid; with every look.
-    Memory { gpu: String, processes: Vec<(u32, u64)> },
+    /// A look, which began at that time of the host's monotonic clock: by UUID, the GPUs and MIG instances that answer, and
+    /// the processes on them with their memory in bytes.
+    Look {
+        at_us: u64,
+        gpus: BTreeMap<String, Vec<(u32, u64)>>,
+    },
     /// An Xid of a GPU.
     Xid { gpu: String, number: u64 },
 }
@@ -73,7 +75,7 @@ fn watch(library: &Path, out: &mut impl Write) -> Result<std::convert::Infallibl
     loop {
         let left = next.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            look(&nvml, out)?;
+            say(out, &look(&nvml)?)?;
             next = Instant::now() + LOOK;
             continue;
         }
@@ -112,23 +114,29 @@ fn xid_events(nvml: &Nvml) -> Result<EventSet<'_>, NvmlError> {
     Ok(events)
 }
 
-fn look(nvml: &Nvml, out: &mut impl Write) -> Result<()> {
-    let mut uuids = BTreeSet::new();
+fn look(nvml: &Nvml) -> Result<Finding> {
+    let at_us = monotonic_us();
+    let mut gpus = BTreeMap::new();
+    let mut left = PROCESSES_MAX;
     for found in inventory::devices(nvml, |_, _| {})? {
         // One that does not answer now is lost.
         let Ok(uuid) = found.device.uuid() else { continue };
-        uuids.insert(uuid.clone());
-        if !found.divided {
-            say(
-                out,
-                &Finding::Memory {
-                    gpu: uuid,
-                    processes: processes(&found),
-                },
-            )?;
-        }
+        let mut processes = match found.divided {
+            // They are its instances'.
+            true => Vec::new(),
+            false => processes(&found),
+        };
+        processes.truncate(left);
+        left -= processes.len();
+        gpus.insert(uuid, processes);
     }
-    say(out, &Finding::Gpus { uuids })
+    Ok(Finding::Look { at_us, gpus })
+}
+
+/// Microseconds on the host's monotonic clock, which is the same for all processes.
+fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
 /// The memory of the processes on a GPU, those that share it through MPS included.
@@ -138,7 +146,8 @@ fn processes(found: &Found<'_>) -> Vec<(u32, u64)> {
     let memory = |processes: Vec<nvml_wrapper::struct_wrappers::device::ProcessInfo>| {
         let mut memory = BTreeMap::new();
         for process in processes {
-            if let UsedGpuMemory::Used(bytes) = process.used_gpu_memory {
+            // A process that cannot be seen from here has no pid.
+            if let (UsedGpuMemory::Used(bytes), 1..) = (process.used_gpu_memory, process.pid) {
                 let sum: &mut u64 = memory.entry(process.pid).or_default();
                 *sum = sum.saturating_add(bytes);
             }
@@ -151,7 +160,7 @@ fn processes(found: &Found<'_>) -> Vec<(u32, u64)> {
         let most = all.entry(pid).or_default();
         *most = bytes.max(*most);
     }
-    all.into_iter().take(PROCESSES_MAX).collect()
+    all.into_iter().collect()
 }
 
 fn say(out: &mut impl Write, finding: &Finding) -> Result<()> {
@@ -168,8 +177,7 @@ pub(crate) struct Watcher {
     /// When to start one, if none runs.
     start_us: u64,
     pause_us: u64,
-    /// What the driver says of the executors' memory.
-    memory: BTreeMap<Session, Memory>,
+    told: BTreeMap<Session, Told>,
 }
 
 struct Running {
@@ -183,10 +191,36 @@ struct Running {
     gpus: BTreeSet<String>,
 }
 
-/// A session's memory by GPU, in bytes, and what its executor was told of it.
-struct Memory {
+/// What the executor of a session was told of its memory.
+#[derive(Debug, Default)]
+struct Told {
+    /// By GPU.
     bytes: Vec<u64>,
-    told: Vec<u64>,
+    /// When, on the host's monotonic clock.
+    at_us: u64,
+    /// It is to be told once more: what it counts itself may have changed since the look before.
+    again: bool,
+}
+
+impl Told {
+    /// The memory that was seen at one time; whether it is to be told now, at another.
+    fn is_to_be_told(&mut self, bytes: &[u64], seen_us: u64, now_us: u64) -> bool {
+        let before = self.bytes.iter().copied().chain(std::iter::repeat(0));
+        let is_news = bytes
+            .iter()
+            .zip(before)
+            .any(|(now, before)| now.abs_diff(before) > WORTH_TELLING);
+        // What was seen before it was last told says nothing new.
+        if seen_us <= self.at_us || !(is_news || self.again) {
+            return false;
+        }
+        *self = Self {
+            bytes: bytes.to_vec(),
+            at_us: now_us,
+            again: is_news,
+        };
+        true
+    }
 }
 
 impl Watcher {
@@ -196,7 +230,7 @@ impl Watcher {
             running: None,
             start_us: 0,
             pause_us: PAUSE_MIN_US,
-            memory: BTreeMap::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -210,7 +244,7 @@ impl Watcher {
 
     /// A session is over, or its executor is another one.
     pub(crate) fn forget(&mut self, session: Session) {
-        self.memory.remove(&session);
+        self.told.remove(&session);
     }
 
     /// When to start the next one, after one that ran so long.
@@ -296,52 +330,51 @@ impl Daemon {
 
     fn found_by_watcher(&mut self, finding: Finding) {
         match finding {
-            Finding::Gpus { uuids } => {
-                let Some(running) = &mut self.watcher.running else {
-                    return;
-                };
-                if running.gpus.is_empty() {
-                    log::debug!("the GPUs are watched");
-                }
-                // What a look then finds counts: it may see a GPU otherwise, but is made once.
-                if running.gpus != uuids {
-                    let is_news = !self.inventory.are_present(&uuids);
-                    running.gpus = uuids;
-                    if is_news {
-                        self.look_again();
-                    }
-                }
+            Finding::Look { at_us, gpus } => {
+                let uuids: BTreeSet<String> = gpus.keys().cloned().collect();
+                self.compare_with_inventory(uuids);
+                self.tell_memory(at_us, &gpus);
             }
-            Finding::Memory { gpu, processes } => self.tell_memory(&gpu, &processes),
             Finding::Xid { gpu, number } => self.reported(&gpu, number),
         }
     }
 
-    /// Tells executors what the driver accounts to them on a GPU.
-    fn tell_memory(&mut self, gpu: &str, processes: &[(u32, u64)]) {
-        let mut by_pid: BTreeMap<u32, u64> = processes.iter().copied().collect();
-        // That of executors whose pid is not known.
-        by_pid.remove(&0);
+    /// Has the GPUs listed if they are others than before and than those that are known.
+    fn compare_with_inventory(&mut self, uuids: BTreeSet<String>) {
+        let Some(running) = &mut self.watcher.running else {
+            return;
+        };
+        if running.gpus.is_empty() {
+            log::debug!("the GPUs are watched");
+        }
+        // What the list then says counts: it may leave out a GPU that answers here, but is made once.
+        if running.gpus != uuids {
+            let is_news = !self.inventory.are_present(&uuids);
+            running.gpus = uuids;
+            if is_news {
+                self.look_again();
+            }
+        }
+    }
+
+    /// Tells executors what the driver accounts to them, as was seen at that time.
+    fn tell_memory(&mut self, seen_us: u64, gpus: &BTreeMap<String, Vec<(u32, u64)>>) {
+        let by_gpu: BTreeMap<&str, BTreeMap<u32, u64>> = gpus
+            .iter()
+            .map(|(uuid, processes)| (uuid.as_str(), processes.iter().copied().collect()))
+            .collect();
+        let now_us = monotonic_us();
         let mut news = Vec::new();
         for (session, live) in &self.sessions {
             let Some(placed) = self.placed.get(session) else {
                 continue;
             };
-            let Some(place) = placed.gpus.iter().position(|uuid| uuid == gpu) else {
-                continue;
-            };
-            let new = || Memory {
-                bytes: vec![0; placed.gpus.len()],
-                told: vec![0; placed.gpus.len()],
-            };
-            let memory = self.watcher.memory.entry(*session).or_insert_with(new);
-            let (Some(bytes), Some(told)) = (memory.bytes.get_mut(place), memory.told.get(place)) else {
-                continue;
-            };
-            *bytes = by_pid.get(&live.exec_pid).copied().unwrap_or(0);
-            if bytes.abs_diff(*told) > WORTH_TELLING {
-                memory.told = memory.bytes.clone();
-                news.push((*session, memory.bytes.clone()));
+            // No process has the pid of an executor whose pid is not known.
+            let on = |uuid: &String| by_gpu.get(uuid.as_str())?.get(&live.exec_pid).copied();
+            let bytes: Vec<u64> = placed.gpus.iter().map(|uuid| on(uuid).unwrap_or(0)).collect();
+            let told = self.watcher.told.entry(*session).or_default();
+            if told.is_to_be_told(&bytes, seen_us, now_us) {
+                news.push((*session, bytes));
             }
         }
         for (session, bytes) in news {
@@ -371,22 +404,40 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_told_when_it_has_changed_and_once_more() {
+        let mut told = Told::default();
+        let (little, much) = (WORTH_TELLING, 5 * WORTH_TELLING);
+        assert!(!told.is_to_be_told(&[little, 0], 1, 2), "too little");
+        assert!(told.is_to_be_told(&[little, much], 3, 4));
+        // Seen before that was told.
+        assert!(!told.is_to_be_told(&[much, 0], 4, 5));
+        assert!(told.is_to_be_told(&[little, much], 6, 7));
+        assert!(!told.is_to_be_told(&[little, much], 8, 9));
+        assert!(told.is_to_be_told(&[0, 0], 10, 11));
+        assert!(told.is_to_be_told(&[0, 0], 12, 13));
+        assert!(!told.is_to_be_told(&[0, little], 14, 15));
+    }
+
+    #[test]
     fn a_finding_is_a_line() {
         let mut line = Vec::new();
-        let finding = Finding::Memory {
-            gpu: "GPU-a".to_owned(),
-            processes: vec![(7, 1 << 40)],
+        let finding = Finding::Look {
+            at_us: 3,
+            gpus: BTreeMap::from([("GPU-a".to_owned(), vec![(7, 1 << 40)])]),
         };
         say(&mut line, &finding).unwrap();
         assert_eq!(
             String::from_utf8(line.clone()).unwrap(),
-            "{\"type\":\"memory\",\"gpu\":\"GPU-a\",\"processes\":[[7,1099511627776]]}\n"
+            "{\"type\":\"look\",\"at_us\":3,\"gpus\":{\"GPU-a\":[[7,1099511627776]]}}\n"
         );
         assert_eq!(serde_json::from_slice::<Finding>(&line).unwrap(), finding);
         // As many processes as there may be fit.
-        let most = Finding::Memory {
-            gpu: "MIG-00000000-0000-0000-0000-000000000000".to_owned(),
-            processes: vec![(u32::MAX, u64::MAX); PROCESSES_MAX],
+        let gpu = |number| format!("MIG-00000000-0000-0000-0000-{number:012}");
+        let mut gpus: BTreeMap<String, Vec<(u32, u64)>> = (0..100).map(|n| (gpu(n), Vec::new())).collect();
+        gpus.insert(gpu(100), vec![(u32::MAX, u64::MAX); PROCESSES_MAX]);
+        let most = Finding::Look {
+            at_us: u64::MAX,
+            gpus,
         };
         assert!(serde_json::to_vec(&most).unwrap().len() < LINE_MAX);
     }

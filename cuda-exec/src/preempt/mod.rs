@@ -9,6 +9,7 @@ mod proof;
 mod softgpu;
 
 use crate::cuda::Cuda;
+use crate::mps;
 use crate::session::{Session, spawn};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
@@ -77,15 +78,11 @@ impl Preempt {
     /// write the memory that the proof looks at.
     pub fn prove_once(&self, session: &'static Session) {
         self.proof.call_once(|| {
-            let stop = session.relaxed(|| proof::stop(session, &mut **self.controls()));
-            let stop = stop.unwrap_or_else(|error| {
-                log::warn!("stop and resume cannot be tried: {error:#}");
-                false
-            });
-            let slices = self.controls().try_slice();
-            let slices = slices
-                .inspect_err(|error| log::warn!("a time slice cannot be set: {error}"))
-                .is_ok();
+            let (stop, slices) = match mps::is_used() {
+                // Its channels are the MPS server's.
+                true => (false, false),
+                false => self.try_controls(session),
+            };
             log::info!("slices {}, stop {}", works(slices), works(stop));
             session.turn.tell(self.proved.get_or_init(|| FromExec::Proved {
                 slices,
@@ -95,6 +92,20 @@ impl Preempt {
                 suspend: false,
             }));
         });
+    }
+
+    /// Whether stopping and slices work.
+    fn try_controls(&self, session: &'static Session) -> (bool, bool) {
+        let stop = session.relaxed(|| proof::stop(session, &mut **self.controls()));
+        let stop = stop.unwrap_or_else(|error| {
+            log::warn!("stop and resume cannot be tried: {error:#}");
+            false
+        });
+        let slices = self.controls().try_slice();
+        let slices = slices
+            .inspect_err(|error| log::warn!("a time slice cannot be set: {error}"))
+            .is_ok();
+        (stop, slices)
     }
 
     /// Carries out what `vgpud` orders over one connection, in a thread of its own.
@@ -170,10 +181,9 @@ impl Preempt {
                 *deadman = Some(start + time);
                 (sequence, self.controls().stop())
             }
-            ToExec::VmPage { .. }
-            | ToExec::End { .. }
-            | ToExec::Suspend
-            | ToExec::MemoryInUse { .. } => return true,
+            ToExec::VmPage { .. } | ToExec::End { .. } | ToExec::Suspend | ToExec::MemoryInUse { .. } => {
+                return true;
+            }
             ToExec::Resume { sequence } => {
                 let mut deadman = self.deadman();
                 *deadman = None;

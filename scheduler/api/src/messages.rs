@@ -377,13 +377,13 @@ pub enum ToExec {
     Resume { sequence: u64 },
     /// The VM's page, and which slot of it is the session's. Descriptor: the page.
     VmPage { slot: u32 },
+    /// What the driver accounts to the executor's process on each of its GPUs, in bytes: every memory there is, its contexts'
+    /// own included. Looked up after the last such message was sent; sent now and then while the session is there.
+    MemoryInUse { bytes: Vec<u64> },
     /// The session ends, and its program gets this CUDA error from every later call.
     End { code: i32, why: String },
     /// Move the GPU memory to the host, until there is work again. Answered by [`FromExec::Suspended`].
     Suspend,
-    /// The GPU memory that the driver accounts to its process, contexts' own included: bytes, one number per GPU, in the
-    /// order in which the session was given them.
-    MemoryInUse { bytes: Vec<u64> },
 }
 
 /// Everything there is to see.
