@@ -61,7 +61,7 @@ fn main() {
         session::exit(Exit::Start);
     };
     let jailed = jailed.then(|| {
-        jail::close_files().unwrap_or_else(|error| {
+        jail::close_files(mps::pipe_dir().as_deref()).unwrap_or_else(|error| {
             log::error!("jail: {error}");
             session::exit(Exit::Start)
         })

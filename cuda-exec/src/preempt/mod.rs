@@ -9,7 +9,6 @@ mod proof;
 mod softgpu;
 
 use crate::cuda::Cuda;
-use crate::mps;
 use crate::session::{Session, spawn};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
@@ -77,12 +76,29 @@ impl Preempt {
     /// Tries the controls, once, and tells `vgpud`. The turn is held, and none of the guest's kernels has run: they could
     /// write the memory that the proof looks at.
     pub fn prove_once(&self, session: &'static Session) {
-        self.proof.call_once(|| {
-            let (stop, slices) = match mps::is_used() {
-                // Its channels are the MPS server's.
-                true => (false, false),
-                false => self.try_controls(session),
+        // Its channels are the MPS server's, so nothing can be done to them from here.
+        if crate::mps::is_used() {
+            let nothing = || FromExec::Proved {
+                slices: false,
+                stop: false,
+                stop_us: 0,
+                resume_us: 0,
+                suspend: false,
             };
+            self.proof
+                .call_once(|| session.turn.tell(self.proved.get_or_init(nothing)));
+            return;
+        }
+        self.proof.call_once(|| {
+            let stop = session.relaxed(|| proof::stop(session, &mut **self.controls()));
+            let stop = stop.unwrap_or_else(|error| {
+                log::warn!("stop and resume cannot be tried: {error:#}");
+                false
+            });
+            let slices = self.controls().try_slice();
+            let slices = slices
+                .inspect_err(|error| log::warn!("a time slice cannot be set: {error}"))
+                .is_ok();
             log::info!("slices {}, stop {}", works(slices), works(stop));
             session.turn.tell(self.proved.get_or_init(|| FromExec::Proved {
                 slices,
@@ -92,20 +108,6 @@ impl Preempt {
                 suspend: false,
             }));
         });
-    }
-
-    /// Whether stopping and slices work.
-    fn try_controls(&self, session: &'static Session) -> (bool, bool) {
-        let stop = session.relaxed(|| proof::stop(session, &mut **self.controls()));
-        let stop = stop.unwrap_or_else(|error| {
-            log::warn!("stop and resume cannot be tried: {error:#}");
-            false
-        });
-        let slices = self.controls().try_slice();
-        let slices = slices
-            .inspect_err(|error| log::warn!("a time slice cannot be set: {error}"))
-            .is_ok();
-        (stop, slices)
     }
 
     /// Carries out what `vgpud` orders over one connection, in a thread of its own.
