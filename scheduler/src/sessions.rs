@@ -133,6 +133,8 @@ impl Daemon {
                 kernel_max_us: None,
                 progress: 0,
                 handed: BTreeMap::new(),
+                handed_nonsense: false,
+                has_proved: false,
             },
         );
         self.hand_page(session);
@@ -219,7 +221,7 @@ impl Daemon {
         self.poller.remove(&live.pidfd, live.pidfd_token);
         self.give_slot(session.vm, live.slot);
         self.feed(Event::Gone { session });
-        self.arrival_over(session);
+        self.settle_arrival(session, None);
         true
     }
 

@@ -16,6 +16,11 @@ fn a_high_vm_beside_kernels_of_every_length() {
 }
 
 #[test]
+fn the_same_programs_without_services() {
+    measure(Sub::Native);
+}
+
+#[test]
 fn a_high_vm_calls_many_times_at_once() {
     measure(Sub::Burst);
 }
@@ -38,6 +43,11 @@ fn a_high_vm_beside_many_programs_of_one() {
 #[test]
 fn a_high_vm_beside_tenants_that_keep_the_driver_busy() {
     measure(Sub::Heavy);
+}
+
+#[test]
+fn a_vm_that_queues_without_end_has_its_depth_in_flight() {
+    measure(Sub::Queue);
 }
 
 #[test]

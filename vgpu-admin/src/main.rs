@@ -300,8 +300,10 @@ fn order(
 /// Shows what happened, and goes on with it if that is wanted. Once `vgpud` was there, it may go away for a while.
 fn events(arguments: &Arguments, wanted: &Events) -> Result<(), Failure> {
     let read = |client: &Client, from| client.events(from, wanted.vm_id);
-    let client = Client::connect(&arguments.socket)?;
-    let (events, mut from) = last(wanted.last, |from| read(&client, from))?;
+    let (events, mut from) = {
+        let client = Client::connect(&arguments.socket)?;
+        last(wanted.last, |from| read(&client, from))?
+    };
     let tell = |events: &[EventRecord]| {
         if arguments.json {
             let lines = events.iter().map(|event| Told::Event(event).json(false));

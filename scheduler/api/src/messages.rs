@@ -55,8 +55,11 @@ pub enum Request {
     },
     /// It is over; its executor is gone.
     CloseSession { session: u32 },
-    /// A tool asks for everything there is to see.
-    Status,
+    /// A tool asks for everything there is to see, of VMs from that number on.
+    Status {
+        #[serde(default)]
+        from_vm: u32,
+    },
     /// A tool asks for the turns that were given, the oldest first, from that number on.
     Turns { from: u64 },
     /// A tool asks to read the pool map again. For administrators.
@@ -77,8 +80,11 @@ pub enum Request {
     Release { vms: String },
     /// A tool asks what happened, the oldest first, from that number on; of one VM, or of all.
     Events { from: u64, vm: Option<u32> },
-    /// A tool asks for every statistic, exactly.
-    Stats,
+    /// A tool asks for every statistic, exactly, of VMs from that number on.
+    Stats {
+        #[serde(default)]
+        from_vm: u32,
+    },
     /// A tool asks which means of preemption hold on each GPU.
     Probe,
     /// A tool asks when sessions wanted a turn, and how much GPU time they then needed, from that number on.
@@ -261,8 +267,11 @@ pub enum Answer {
     /// To [`Request::OpenSession`]: the GPUs to show to it, by UUID ("GPU-…", "MIG-…"), and whether it shares them through
     /// MPS.
     Gpus { uuids: Vec<String>, mps: bool },
-    /// To [`Request::Status`].
-    Status(Box<Status>),
+    /// To [`Request::Status`]. VMs from `next_vm` on did not fit.
+    Status {
+        status: Box<Status>,
+        next_vm: Option<u32>,
+    },
     /// To [`Request::Turns`].
     Turns { turns: Vec<TurnRecord>, next: u64 },
     /// To [`Request::Scan`]: the GPUs that are there now, and the UUIDs of those that came and went since the last look.
@@ -275,8 +284,8 @@ pub enum Answer {
     Edited { changes: Vec<String> },
     /// To [`Request::Events`].
     Events { events: Vec<EventRecord>, next: u64 },
-    /// To [`Request::Stats`].
-    Stats(Box<Stats>),
+    /// To [`Request::Stats`]. VMs from `next_vm` on did not fit.
+    Stats { stats: Box<Stats>, next_vm: Option<u32> },
     /// To [`Request::Probe`].
     Probe { gpus: Vec<GpuRungs> },
     /// To [`Request::Arrivals`].

@@ -445,7 +445,7 @@ impl Core {
                 due: None,
             },
         );
-        self.gang_changed(slot);
+        self.gang_changed(slot, None);
         self.set_slices(slot, actions);
         self.touched.push((slot, number));
         if found != Found::Nothing {
@@ -473,7 +473,7 @@ impl Core {
             .set(timers::Who::Session(slot, number), state.due, None);
         self.touched.retain(|touched| *touched != (slot, number));
         let again = self.leave_queue(slot);
-        self.gang_changed(slot);
+        self.gang_changed(slot, again);
         self.settle_queue(slot, again);
         // The others have its part of the depth.
         self.set_slices(slot, actions);

@@ -48,6 +48,35 @@ struct Taken {
     occupied: GpuSet,
     /// Those on which nobody else may be seated.
     full: GpuSet,
+    /// Sessions that are idle and in the way of others: they stay if nobody wants their places.
+    idle: Few<Choice>,
+}
+
+/// A session that may be seated: as whose guest, and whether nobody may be beside it.
+#[derive(Clone, Copy)]
+struct Choice {
+    holder: Holder,
+    gpus: GpuSet,
+    as_guest: GpuSet,
+    alone: bool,
+}
+
+impl Taken {
+    /// Takes the session's places if they are free.
+    fn take(&mut self, choice: Choice) -> bool {
+        let gpus = choice.gpus;
+        let taken = choice.as_guest.meets(self.guests)
+            || gpus.meets(self.full)
+            || choice.alone && gpus.meets(self.occupied);
+        if !taken {
+            self.guests = self.guests.or(choice.as_guest);
+            self.occupied = self.occupied.or(gpus);
+            if choice.alone {
+                self.full = self.full.or(gpus);
+            }
+        }
+        !taken
+    }
 }
 
 impl Core {
@@ -72,6 +101,11 @@ impl Core {
             }
             let chosen = &plan.run[before..];
             taken.active = taken.active.or(self.active_gpus(level, island, &holders, chosen));
+        }
+        for choice in std::mem::take(&mut taken.idle) {
+            if taken.take(choice) {
+                plan.run.push(choice.holder);
+            }
         }
         plan
     }
@@ -211,7 +245,10 @@ impl Core {
     /// Which sessions of a VM that has its level's turn are to be seated.
     fn choose_sessions(&self, slot: Slot, taken: &mut Taken, run: &mut Few<Holder>) {
         let Some(vm) = self.vm(slot) else { return };
-        let quantum = self.config.quantum_us.of(vm.level);
+        let quantum = match vm.pool.policy {
+            Policy::Priority | Policy::Weighted => self.config.quantum_us.of(vm.level),
+            Policy::Fifo => u64::MAX,
+        };
         let candidates = vm.sessions.iter().filter_map(|session| {
             let order = match &session.place {
                 Place::Out => return None,
@@ -221,22 +258,26 @@ impl Core {
                 Place::Seated(_) => 0,
                 Place::Waiting { .. } | Place::Stopped { .. } => 1,
             };
-            Some((order, session.ticket, session.number, session.gpus))
+            let idle = session.seat().is_some_and(|seat| seat.idle);
+            Some((order, session.ticket, session.number, session.gpus, idle))
         });
         let mut candidates: Few<_> = candidates.collect();
         candidates.sort_unstable();
-        for (_, _, number, gpus) in candidates {
-            let as_guest = gpus.and(taken.active);
-            let alone = vm.pool.exclusive;
-            if as_guest.meets(taken.guests) || gpus.meets(taken.full) || alone && gpus.meets(taken.occupied) {
-                continue;
+        for (_, _, number, gpus, idle) in candidates {
+            let choice = Choice {
+                holder: (slot, number),
+                gpus,
+                as_guest: gpus.and(taken.active),
+                alone: vm.pool.exclusive,
+            };
+            let lately = gpus
+                .iter()
+                .any(|gpu| *self.gpus[gpu as usize].active_until.get(vm.level) > self.now);
+            if idle && (choice.alone || !choice.as_guest.is_empty() && !lately) {
+                taken.idle.push(choice);
+            } else if taken.take(choice) {
+                run.push(choice.holder);
             }
-            taken.guests = taken.guests.or(as_guest);
-            taken.occupied = taken.occupied.or(gpus);
-            if alone {
-                taken.full = taken.full.or(gpus);
-            }
-            run.push((slot, number));
         }
     }
 

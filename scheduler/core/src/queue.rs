@@ -78,8 +78,8 @@ impl Core {
         self.settle_contender(slot);
     }
 
-    /// Its sessions, and so its GPUs, are others.
-    pub(crate) fn gang_changed(&mut self, slot: Slot) {
+    /// Its sessions, and so its GPUs, are others. If it waits it keeps its place, or has the one it had with that ticket.
+    pub(crate) fn gang_changed(&mut self, slot: Slot, ticket: Option<u64>) {
         let Some(vm) = self.vm(slot) else { return };
         let gang = vm
             .sessions
@@ -88,7 +88,7 @@ impl Core {
         if gang == vm.gang {
             return;
         }
-        let ticket = self.leave_queue(slot);
+        let ticket = self.leave_queue(slot).or(ticket);
         self.leave_class(slot);
         if let Some(vm) = self.vm_mut(slot) {
             vm.gang = gang;
