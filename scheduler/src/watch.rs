@@ -11,6 +11,7 @@ use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,10 +43,10 @@ const WORTH_TELLING: u64 = 1 << 20;
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum Finding {
     /// A look, which began at that time of the host's monotonic clock: by UUID, the GPUs and MIG instances that answer, and
-    /// the processes on them with their memory in bytes.
+    /// the processes on them with their memory in bytes, where that can be told.
     Look {
         at_us: u64,
-        gpus: BTreeMap<String, Vec<(u32, u64)>>,
+        gpus: BTreeMap<String, Option<Vec<(u32, u64)>>>,
     },
     /// An Xid of a GPU.
     Xid { gpu: String, number: u64 },
@@ -121,13 +122,8 @@ fn look(nvml: &Nvml) -> Result<Finding> {
     for found in inventory::devices(nvml, |_, _| {})? {
         // One that does not answer now is lost.
         let Ok(uuid) = found.device.uuid() else { continue };
-        let mut processes = match found.divided {
-            // They are its instances'.
-            true => Vec::new(),
-            false => processes(&found),
-        };
-        processes.truncate(left);
-        left -= processes.len();
+        let processes = processes(&found).filter(|processes| processes.len() <= left);
+        left -= processes.as_ref().map_or(0, Vec::len);
         gpus.insert(uuid, processes);
     }
     Ok(Finding::Look { at_us, gpus })
@@ -139,28 +135,34 @@ fn monotonic_us() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
-/// The memory of the processes on a GPU, those that share it through MPS included.
-fn processes(found: &Found<'_>) -> Vec<(u32, u64)> {
-    let running = found.device.running_compute_processes().unwrap_or_default();
-    let of_mps = found.device.mps_running_compute_processes().unwrap_or_default();
-    let memory = |processes: Vec<nvml_wrapper::struct_wrappers::device::ProcessInfo>| {
-        let mut memory = BTreeMap::new();
-        for process in processes {
-            // A process that cannot be seen from here has no pid.
-            if let (UsedGpuMemory::Used(bytes), 1..) = (process.used_gpu_memory, process.pid) {
-                let sum: &mut u64 = memory.entry(process.pid).or_default();
-                *sum = sum.saturating_add(bytes);
-            }
-        }
-        memory
-    };
-    let mut all = memory(running);
-    for (pid, bytes) in memory(of_mps) {
+/// The memory of the processes on a GPU, those that share it through MPS included; `None` if it cannot be told.
+fn processes(found: &Found<'_>) -> Option<Vec<(u32, u64)>> {
+    // They are its instances'.
+    if found.divided {
+        return None;
+    }
+    let mut all = by_pid(found.device.running_compute_processes().ok()?)?;
+    // Older libraries cannot tell them apart.
+    let of_mps = found.device.mps_running_compute_processes();
+    for (pid, bytes) in by_pid(of_mps.unwrap_or_default())? {
         // A process may be in both lists, with all its memory.
         let most = all.entry(pid).or_default();
         *most = bytes.max(*most);
     }
-    all.into_iter().collect()
+    Some(all.into_iter().collect())
+}
+
+fn by_pid(processes: Vec<ProcessInfo>) -> Option<BTreeMap<u32, u64>> {
+    let mut memory = BTreeMap::new();
+    // One that cannot be seen from here has no pid.
+    for process in processes.into_iter().filter(|process| process.pid != 0) {
+        let UsedGpuMemory::Used(bytes) = process.used_gpu_memory else {
+            return None;
+        };
+        let sum: &mut u64 = memory.entry(process.pid).or_default();
+        *sum = sum.saturating_add(bytes);
+    }
+    Some(memory)
 }
 
 fn say(out: &mut impl Write, finding: &Finding) -> Result<()> {
@@ -333,7 +335,7 @@ impl Daemon {
             Finding::Look { at_us, gpus } => {
                 let uuids: BTreeSet<String> = gpus.keys().cloned().collect();
                 self.compare_with_inventory(uuids);
-                self.tell_memory(at_us, &gpus);
+                self.tell_memory(at_us, gpus);
             }
             Finding::Xid { gpu, number } => self.reported(&gpu, number),
         }
@@ -358,10 +360,11 @@ impl Daemon {
     }
 
     /// Tells executors what the driver accounts to them, as was seen at that time.
-    fn tell_memory(&mut self, seen_us: u64, gpus: &BTreeMap<String, Vec<(u32, u64)>>) {
-        let by_gpu: BTreeMap<&str, BTreeMap<u32, u64>> = gpus
-            .iter()
-            .map(|(uuid, processes)| (uuid.as_str(), processes.iter().copied().collect()))
+    fn tell_memory(&mut self, seen_us: u64, gpus: BTreeMap<String, Option<Vec<(u32, u64)>>>) {
+        let by_pid = |processes: Vec<(u32, u64)>| processes.into_iter().collect();
+        let gpus: BTreeMap<String, BTreeMap<u32, u64>> = gpus
+            .into_iter()
+            .filter_map(|(uuid, processes)| Some((uuid, by_pid(processes?))))
             .collect();
         let now_us = monotonic_us();
         let mut news = Vec::new();
@@ -369,10 +372,13 @@ impl Daemon {
             let Some(placed) = self.placed.get(session) else {
                 continue;
             };
-            // No process has the pid of an executor whose pid is not known.
-            let on = |uuid: &String| by_gpu.get(uuid.as_str())?.get(&live.exec_pid).copied();
-            let bytes: Vec<u64> = placed.gpus.iter().map(|uuid| on(uuid).unwrap_or(0)).collect();
             let told = self.watcher.told.entry(*session).or_default();
+            let on = |(place, uuid): (usize, &String)| match gpus.get(uuid) {
+                // No process has the pid of an executor whose pid is not known.
+                Some(by_pid) => by_pid.get(&live.exec_pid).copied().unwrap_or(0),
+                None => told.bytes.get(place).copied().unwrap_or(0),
+            };
+            let bytes: Vec<u64> = placed.gpus.iter().enumerate().map(on).collect();
             if told.is_to_be_told(&bytes, seen_us, now_us) {
                 news.push((*session, bytes));
             }
@@ -423,18 +429,21 @@ mod tests {
         let mut line = Vec::new();
         let finding = Finding::Look {
             at_us: 3,
-            gpus: BTreeMap::from([("GPU-a".to_owned(), vec![(7, 1 << 40)])]),
+            gpus: BTreeMap::from([
+                ("GPU-a".to_owned(), Some(vec![(7, 1 << 40)])),
+                ("GPU-b".to_owned(), None),
+            ]),
         };
         say(&mut line, &finding).unwrap();
         assert_eq!(
             String::from_utf8(line.clone()).unwrap(),
-            "{\"type\":\"look\",\"at_us\":3,\"gpus\":{\"GPU-a\":[[7,1099511627776]]}}\n"
+            "{\"type\":\"look\",\"at_us\":3,\"gpus\":{\"GPU-a\":[[7,1099511627776]],\"GPU-b\":null}}\n"
         );
         assert_eq!(serde_json::from_slice::<Finding>(&line).unwrap(), finding);
         // As many processes as there may be fit.
         let gpu = |number| format!("MIG-00000000-0000-0000-0000-{number:012}");
-        let mut gpus: BTreeMap<String, Vec<(u32, u64)>> = (0..100).map(|n| (gpu(n), Vec::new())).collect();
-        gpus.insert(gpu(100), vec![(u32::MAX, u64::MAX); PROCESSES_MAX]);
+        let mut gpus: BTreeMap<_, _> = (0..100).map(|n| (gpu(n), None)).collect();
+        gpus.insert(gpu(100), Some(vec![(u32::MAX, u64::MAX); PROCESSES_MAX]));
         let most = Finding::Look {
             at_us: u64::MAX,
             gpus,

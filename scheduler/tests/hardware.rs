@@ -316,3 +316,29 @@ fn vms_are_spread_over_instances_and_a_vms_sessions_stay_together() {
     assert_eq!(two.open(4), only(0));
     assert_eq!(one.open(4), only(1));
 }
+
+#[test]
+fn a_vm_gets_as_many_gpus_as_its_pool_says() {
+    let text = |count: u32| {
+        let numbers = "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [\"1-9\"]\ngpus_per_vm = ";
+        format!("{numbers}{count}\n")
+    };
+    let mut daemon = Daemon::with_gpus(3, &text(2));
+    let gpus = daemon.gpus();
+    let (one, two) = (daemon.backend(1), daemon.backend(2));
+    let mut exec = one.session(1);
+    assert_eq!(daemon.vm(1).sessions[0].gpus, gpus[..2]);
+    assert_eq!(two.open(1), [gpus[0].clone(), gpus[2].clone()]);
+    // With another number the next sessions have others, and those that run keep theirs.
+    daemon.load(&text(1));
+    assert_eq!(one.open(2), gpus[1..2]);
+    assert_eq!(one.open(3), gpus[1..2]);
+    assert_eq!(daemon.vm(1).sessions[0].gpus, gpus[..2]);
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    let one = daemon.backend(1);
+    one.attach(1, &mut exec);
+    assert_eq!(one.open(4), gpus[1..2]);
+    daemon.load(&text(2));
+    assert_eq!(one.open(5), gpus[..2]);
+}
