@@ -320,8 +320,8 @@ impl Stack {
 
     /// Every statistic of a VM.
     pub fn stats(&self, vm: u32) -> Result<VmStats> {
-        match self.ask(&Request::Stats)? {
-            Answer::Stats(stats) => stats
+        match self.ask(&Request::Stats { from_vm: vm })? {
+            Answer::Stats { stats, .. } => stats
                 .vms
                 .into_iter()
                 .find(|one| one.vm == vm)
