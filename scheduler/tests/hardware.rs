@@ -136,7 +136,7 @@ fn next_error(daemon: &Daemon, from: usize) -> (Option<(u32, u32)>, Option<Strin
 
 #[test]
 fn a_fault_is_told_to_be_its_sessions() {
-    let daemon = Daemon::with_kmsg(2, &map(&[(1, "low"), (2, "low")], ""));
+    let daemon = Daemon::with_kmsg(2, "", &map(&[(1, "low"), (2, "low")], ""));
     daemon.until_logged("the GPUs are watched", 0);
     let gpu = |number: usize| Some(daemon.gpus()[number].clone());
     let (one, two) = (daemon.backend(1), daemon.backend(2));
@@ -175,7 +175,7 @@ fn a_fault_is_told_to_be_its_sessions() {
 
 #[test]
 fn without_the_kernels_log_an_xid_is_the_only_holders() {
-    let mut daemon = Daemon::with_kmsg(1, &map(&[(1, "low"), (2, "high")], ""));
+    let mut daemon = Daemon::with_kmsg(1, "", &map(&[(1, "low"), (2, "high")], ""));
     daemon.end_kmsg();
     let (_, after) = daemon.until_logged("the kernel's log is not read any longer", 0);
     daemon.until_logged("the GPUs are watched", 0);
@@ -281,6 +281,23 @@ fn instances_are_assigned_in_place_of_their_gpu() {
             "{answer:?}"
         );
     }
+}
+
+/// The driver names the GPU's address; the session's instance of it is what matters.
+#[test]
+fn a_fault_on_an_instance_is_told_to_be_the_instances() {
+    let daemon = Daemon::with_kmsg(1, "0:2", &map(&[(1, "low"), (2, "low")], ""));
+    let gpus = daemon.gpus();
+    let (one, two) = (daemon.backend(1), daemon.backend(2));
+    let (_first, second) = (one.session(1), two.session(1));
+    let line = fault(second.pid(), 1).replace(":01:00)", ":01:00 GPU-I:01)");
+    daemon.write_kmsg(&line);
+    let (whose, where_, _, after) = next_error(&daemon, 0);
+    assert_eq!((whose, where_), (Some((2, 1)), Some(gpus[2].clone())));
+    // Nobody's is the GPU's.
+    daemon.write_kmsg(&fault(std::process::id(), 1));
+    let (whose, where_, ..) = next_error(&daemon, after);
+    assert_eq!((whose, where_), (None, Some(gpus[0].clone())));
 }
 
 /// libcuda shows a process one instance at most, so that VMs are spread over a pool's.

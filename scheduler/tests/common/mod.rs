@@ -86,9 +86,10 @@ impl Daemon {
         daemon
     }
 
-    /// Starts one with so many software GPUs, and a kernel's log of the test's.
-    pub fn with_kmsg(gpus: u32, map: &str) -> Self {
+    /// The same with a kernel's log of the test's.
+    pub fn with_kmsg(gpus: u32, divided: &'static str, map: &str) -> Self {
         let mut daemon = Self::stopped(gpus, map);
+        daemon.divided = divided;
         let path = daemon.kmsg_path();
         rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         daemon.kmsg = Some(File::options().read(true).write(true).open(path).unwrap());
