@@ -7,6 +7,7 @@
 //!
 //! `--no-jail` leaves both out. What is refused shows in the kernel's audit log ("type=1326" names the system call;
 //! Landlock's own records need Linux 6.15).
+use crate::mps;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -62,9 +63,10 @@ pub enum JailError {
     Limit(&'static str, rustix::io::Errno),
 }
 
-/// Leaves this thread, and those it will start, only the files that libcuda needs, no TCP, and no signals to others; and
+/// Leaves this thread, and those it will start, only the files that libcuda needs (and those of MPS, whose control daemon's
+/// sockets are in that folder, if they are to share the GPU through it), no TCP, and no signals to others; and
 /// bounds its descriptors. What is in force, in words.
-pub fn close_files() -> Result<String, JailError> {
+pub fn close_files(mps: Option<&Path>) -> Result<String, JailError> {
     limit_files()?;
     let handled = AccessFs::from_all(LANDLOCK);
     let mut ruleset = Ruleset::default()
@@ -74,7 +76,7 @@ pub fn close_files() -> Result<String, JailError> {
         .scope(Scope::from_all(LANDLOCK))?
         .create()?;
     let mut opened = 0;
-    for (path, access) in rules() {
+    for (path, access) in rules(mps) {
         let Ok(beneath) = PathFd::new(&path) else {
             log::debug!("jail: {} is not there", path.display());
             continue;
@@ -100,8 +102,9 @@ pub fn close_files() -> Result<String, JailError> {
     Ok(format!("{enforced}, {opened} paths"))
 }
 
-/// Which paths stay open to which access.
-fn rules() -> Vec<(PathBuf, BitFlags<AccessFs>)> {
+/// Which paths stay open to which access. `mps` is the folder of the MPS control daemon's sockets, if the session is to
+/// connect to it.
+fn rules(mps: Option<&Path>) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let device = read | AccessFs::WriteFile | AccessFs::IoctlDev;
     let share = read | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::Truncate;
@@ -122,6 +125,11 @@ fn rules() -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let nvidia = devices.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"nvidia"));
     rules.extend(nvidia.map(|entry| (entry.path(), device)));
     rules.extend(softgpu_share().map(|path| (path, share)));
+    if let Some(pipes) = mps {
+        rules.push((pipes.to_owned(), read | AccessFs::WriteFile));
+        // Files come and go there; those of other users stay closed.
+        rules.push((mps::SHARED_MEMORY.into(), share | AccessFs::RemoveFile));
+    }
     rules
 }
 
@@ -330,10 +338,14 @@ fn install(program: &[sock_filter]) -> Result<(), JailError> {
 mod tests {
     use super::*;
     use std::io::ErrorKind::{NotFound, PermissionDenied};
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::Command;
 
     /// Set in the process that is jailed; the file that it must not read.
     const INSIDE: &str = "VGPU_TEST_JAILED";
+    /// The folder of MPS' sockets, if it is to reach them.
+    const MPS: &str = "VGPU_TEST_MPS";
 
     /// What a jailed process can do: the other half of the test below, in a process of its own, since nothing leaves a jail.
     #[test]
@@ -341,7 +353,8 @@ mod tests {
         let Ok(secret) = std::env::var(INSIDE) else { return };
         assert!(std::fs::read(&secret).is_ok());
         rustix::thread::set_no_new_privs(true).unwrap();
-        let files = close_files().unwrap();
+        let mps = std::env::var_os(MPS).map(PathBuf::from);
+        let files = close_files(mps.as_deref()).unwrap();
         // A thread from before the filter is under it as well.
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let early = std::thread::spawn(move || {
@@ -357,16 +370,26 @@ mod tests {
         if files != "no Landlock" {
             assert_eq!(std::fs::read(&secret).unwrap_err().kind(), PermissionDenied);
             let folder = Path::new(&secret).parent().unwrap();
-            for folder in [
-                folder,
-                Path::new("/usr/lib"),
-                Path::new("/dev/shm"),
-                Path::new("/"),
-            ] {
+            let shared = Path::new(mps::SHARED_MEMORY);
+            for folder in [folder, Path::new("/usr/lib"), shared, Path::new("/")] {
+                if mps.is_some() && folder == shared {
+                    continue;
+                }
                 let made = std::fs::write(folder.join("vgpu-test-file"), b"");
                 assert_eq!(made.unwrap_err().kind(), PermissionDenied, "{}", folder.display());
             }
             assert_eq!(std::fs::read("/etc/passwd").unwrap_err().kind(), PermissionDenied);
+        }
+        if let Some(pipes) = mps {
+            let mut daemon = UnixStream::connect(pipes.join("control")).unwrap();
+            daemon.write_all(b"client").unwrap();
+            let log = std::fs::File::options().append(true).open(pipes.join("log"));
+            log.unwrap().write_all(b"x").unwrap();
+            let new = std::fs::write(pipes.join("new"), b"");
+            assert!(files == "no Landlock" || new.is_err());
+            let shared = Path::new(mps::SHARED_MEMORY).join(format!("vgpu-test-{}", std::process::id()));
+            std::fs::write(&shared, b"x").unwrap();
+            std::fs::remove_file(&shared).unwrap();
         }
         // What libcuda does.
         std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -378,7 +401,7 @@ mod tests {
             NotFound
         );
         rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        std::os::unix::net::UnixStream::pair().unwrap();
+        UnixStream::pair().unwrap();
         println!("jailed: {files}; {calls}");
     }
 
@@ -417,18 +440,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_jailed_process_has_what_libcuda_needs_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let secret = dir.path().join("secret");
+    /// Runs [`inside`] in a process of its own, with a folder in which it must not read.
+    fn run_inside(dir: &Path, environment: &[(&str, &Path)]) {
+        let secret = dir.join("secret");
         std::fs::write(&secret, b"secret").unwrap();
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "jail::tests::inside", "--nocapture"])
             .env(INSIDE, &secret)
+            .envs(environment.iter().copied())
             .env_remove("LD_LIBRARY_PATH")
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.contains("jailed: "), "{said}");
+    }
+
+    #[test]
+    fn a_jailed_process_has_what_libcuda_needs_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        run_inside(dir.path(), &[]);
+    }
+
+    #[test]
+    fn a_jailed_client_of_mps_reaches_its_daemon_and_nothing_else() {
+        let (dir, pipes) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let daemon = UnixListener::bind(pipes.path().join("control")).unwrap();
+        std::fs::write(pipes.path().join("log"), b"").unwrap();
+        run_inside(dir.path(), &[(MPS, pipes.path())]);
+        let mut said = String::new();
+        daemon.accept().unwrap().0.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "client");
+        assert_eq!(std::fs::read(pipes.path().join("log")).unwrap(), b"x");
     }
 }

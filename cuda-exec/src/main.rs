@@ -1,8 +1,8 @@
 //! `vgpu-exec`: replays the CUDA calls of one guest process on the real libcuda.
 //!
 //! It is started by a backend, finds a socket to the backend on descriptor 3 ([`vgpu_protocol::host`]), and ends when that
-//! socket does. See [`session`] for how else it ends. It has one argument, for debugging: `--no-jail` leaves out the
-//! restrictions of [`jail`].
+//! socket does. See [`session`] for how else it ends. Its arguments: `--mps` if its GPUs are shared through [`mps`], and for
+//! debugging `--no-jail`, which leaves out the restrictions of [`jail`].
 mod area;
 mod calls;
 mod clock;
@@ -18,6 +18,7 @@ mod journal;
 mod latency;
 mod limits;
 mod memory;
+mod mps;
 mod orders;
 mod preempt;
 mod ring;
@@ -31,6 +32,9 @@ mod window;
 use session::Exit;
 use std::os::fd::{FromRawFd, OwnedFd};
 use vgpu_protocol::host::EXEC_SOCKET_FD;
+
+/// The argument that leaves the jail out.
+const NO_JAIL: &str = "--no-jail";
 
 fn main() {
     journal::start();
@@ -46,20 +50,23 @@ fn main() {
         session::exit(Exit::Start);
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let jailed = match &arguments[..] {
-        [] => true,
-        [only] if only == "--no-jail" => false,
-        _ => {
-            log::error!("unknown arguments {arguments:?}: expected --no-jail or none");
-            session::exit(Exit::Start);
-        }
-    };
+    if !arguments
+        .iter()
+        .all(|argument| argument == NO_JAIL || argument == mps::ARGUMENT)
+    {
+        log::error!(
+            "unknown arguments {arguments:?}: expected {NO_JAIL}, {}, or none",
+            mps::ARGUMENT
+        );
+        session::exit(Exit::Start);
+    }
+    let jailed = !arguments.iter().any(|argument| argument == NO_JAIL);
     let Some(socket) = take_socket() else {
         log::error!("vgpu-exec is started by vgpu-backend: descriptor {EXEC_SOCKET_FD} is not a socket");
         session::exit(Exit::Start);
     };
     let jailed = jailed.then(|| {
-        jail::close_files().unwrap_or_else(|error| {
+        jail::close_files(mps::pipe_dir().as_deref()).unwrap_or_else(|error| {
             log::error!("jail: {error}");
             session::exit(Exit::Start)
         })

@@ -1,6 +1,7 @@
 //! The event loop around the core.
 use crate::admin::Admins;
 use crate::arrivals::Arrivals;
+use crate::gpu_errors::GpuErrors;
 use crate::hardstop::{AllHanded, HardStops, Order};
 use crate::history::History;
 use crate::inventory::Inventory;
@@ -14,6 +15,7 @@ use crate::sessions::of_vm;
 use crate::stats::{Latencies, Statistics};
 use crate::store::{Changes, Placed, Saved, Store, Usage};
 use crate::vm_page::SharedPage;
+use crate::watch::Watcher;
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, sockopt};
@@ -46,6 +48,8 @@ pub struct Setup {
     pub listing_failed: Option<String>,
     /// NVML's.
     pub library: PathBuf,
+    /// The kernel's log.
+    pub kmsg: PathBuf,
     pub admins: Admins,
     pub store: Store,
     /// What VMs used and which sessions there were.
@@ -65,9 +69,14 @@ pub struct Daemon {
     pub(crate) listing_failed: Option<String>,
     pub(crate) library: PathBuf,
     pub(crate) admins: Admins,
-    /// The look at the GPUs that is under way, and the processes of those that may not have ended.
+    /// The look at the GPUs that is under way.
     pub(crate) look: Option<Look>,
-    pub(crate) ended_looks: Vec<Child>,
+    /// The UUIDs of the GPUs that were there when somebody who asked was last told.
+    pub(crate) told_present: BTreeSet<String>,
+    pub(crate) watcher: Watcher,
+    pub(crate) gpu_errors: GpuErrors,
+    /// Processes that ask NVML, were killed and may not have ended.
+    pub(crate) put_away: Vec<Child>,
     pub(crate) core: Core,
     pub(crate) clients: BTreeMap<u64, Client>,
     pub(crate) sessions: BTreeMap<Session, Live>,
@@ -132,6 +141,8 @@ pub(crate) struct Live {
     pub(crate) socket_token: u64,
     pub(crate) pidfd: OwnedFd,
     pub(crate) pidfd_token: u64,
+    /// The executor's process, 0 if it is not known.
+    pub(crate) exec_pid: u32,
     /// It has a turn.
     pub(crate) seated: bool,
     pub(crate) contended: bool,
@@ -174,6 +185,9 @@ impl Daemon {
         poller.add(&setup.listener, Source::Listener).context("epoll")?;
         poller.add(&setup.terminate, Source::Terminate).context("epoll")?;
         poller.add(&setup.reload, Source::Reload).context("epoll")?;
+        let gpu_errors = GpuErrors::new(&setup.kmsg, &mut poller);
+        let present = setup.inventory.present().into_iter();
+        let told_present = present.map(|gpu| gpu.uuid.clone()).collect();
         let hard = HardStops::new().context("eventfd")?;
         poller.add(hard.done(), Source::HardStops).context("epoll")?;
         let mut daemon = Self {
@@ -185,7 +199,10 @@ impl Daemon {
             library: setup.library,
             admins: setup.admins,
             look: None,
-            ended_looks: Vec::new(),
+            told_present,
+            watcher: Watcher::new(),
+            gpu_errors,
+            put_away: Vec::new(),
             clients: BTreeMap::new(),
             sessions: BTreeMap::new(),
             pools: BTreeMap::new(),
@@ -238,6 +255,8 @@ impl Daemon {
                         }
                     }
                     Source::Look => self.serve_look(),
+                    Source::Watcher => self.serve_watcher(),
+                    Source::KernelLog => self.serve_kernel_log(),
                     Source::HardStops => self.serve_hard_stops(),
                     Source::Client(id) => self.serve_client(id),
                     Source::Executor(session, attachment) => self.serve_executor(session, attachment),
@@ -249,6 +268,8 @@ impl Daemon {
                 }
             }
             self.end_late_look();
+            self.tend_watcher();
+            self.tell_late_errors();
             self.look_at_pages();
             self.stop_from_here();
             self.end_late();
@@ -276,11 +297,14 @@ impl Daemon {
         let look = (!self.watched.is_empty()).then(|| self.now_us() + self.map.poll_us);
         let write = (!self.unwritten.is_empty()).then_some(self.written_us + WRITE_US);
         let give_up = self.look.as_ref().map(|look| look.until_us);
+        let watch = Some(self.watcher.next_us());
         let times = [
             self.core.deadline(),
             look,
             write,
             give_up,
+            watch,
+            self.gpu_errors.next_us(),
             self.next_progress_us(),
             self.next_hard_us(),
             self.next_ending_us(),

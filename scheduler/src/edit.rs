@@ -13,7 +13,7 @@ use vgpu_sched_core::Event;
 impl Daemon {
     /// Reads the pool map again; the old one stays if the new one is wrong.
     pub(crate) fn reload_map(&mut self) -> Result<()> {
-        let known = |uuid: &str| self.inventory.known(uuid).is_some();
+        let known = |uuid: &str| self.inventory.assignable(uuid);
         let map = PoolMap::load(&self.config, Some(&known))?;
         self.use_map(map);
         Ok(())
@@ -32,7 +32,7 @@ impl Daemon {
             EditError::Refused(message) => (Refusal::Invalid, message),
             EditError::Map(error) => (Refusal::BadConfig, error.of_file(&self.config).to_string()),
         })?;
-        let known = |uuid: &str| self.inventory.known(uuid).is_some();
+        let known = |uuid: &str| self.inventory.assignable(uuid);
         let map = PoolMap::parse(&edited.text, Some(&known))
             .map_err(|error| (Refusal::BadConfig, error.of_file(&self.config).to_string()))?;
         let mut changes = edited.changes;

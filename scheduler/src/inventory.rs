@@ -1,23 +1,30 @@
 //! The host's GPUs: those that are there, and those that were.
 use anyhow::{Context, Result};
-use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use vgpu_pool_map::PoolGpus;
+use vgpu_pool_map::{Assignable, PoolGpus};
 use vgpu_sched_core::GpuSet;
 
-/// A GPU as it was last seen.
+/// What the UUID of a MIG instance begins with.
+const INSTANCE: &str = "MIG-";
+
+/// A GPU, or a MIG instance of one, as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// Its place in NVML's list; `None` for one that was there in an earlier run of this program.
+    /// Its place in NVML's list, and an instance's behind all GPUs; `None` for one that was there in an earlier run of
+    /// this program.
     pub index: Option<u32>,
-    /// "GPU-" and a UUID, as `CUDA_VISIBLE_DEVICES` takes it.
+    /// "GPU-" or "MIG-" and a UUID, as `CUDA_VISIBLE_DEVICES` takes it.
     pub uuid: String,
-    /// What the vendor calls it.
+    /// What the vendor calls it, with an instance's profile: "NVIDIA H100 80GB HBM3 MIG 1g.10gb".
     pub model: String,
-    /// Its PCI address.
+    /// Its PCI address; an instance has that of its GPU.
     pub pci: String,
+    /// It is in MIG mode: its instances serve pools, itself cannot.
+    pub divided: bool,
     /// Bytes.
     pub memory: u64,
     /// The driver's version, if it is known.
@@ -101,9 +108,34 @@ impl Inventory {
         self.present.contains_key(uuid)
     }
 
+    /// Whether those are the GPUs that are there.
+    pub fn are_present(&self, uuids: &BTreeSet<String>) -> bool {
+        self.present.keys().eq(uuids)
+    }
+
     /// A GPU that is there or was.
     pub fn known(&self, uuid: &str) -> Option<&Gpu> {
         self.known.get(uuid)
+    }
+
+    /// Whether a pool map may name that GPU.
+    pub fn assignable(&self, uuid: &str) -> Assignable {
+        match self.known(uuid) {
+            None => Assignable::Unknown,
+            Some(gpu) if gpu.divided => Assignable::Divided,
+            Some(_) => Assignable::Yes,
+        }
+    }
+
+    /// The GPU, be it divided or not, at a PCI address: domain, bus and device.
+    pub fn at_address(&self, address: [u32; 3]) -> Option<&Gpu> {
+        let is_there = |gpu: &&Gpu| !is_instance(&gpu.uuid) && gpu_address(gpu) == Some(address);
+        self.known.values().find(is_there)
+    }
+
+    /// The PCI address of a GPU that is there or was: domain, bus and device.
+    pub fn address_of(&self, uuid: &str) -> Option<[u32; 3]> {
+        gpu_address(self.known(uuid)?)
     }
 
     /// The version of the driver of a GPU; empty if it is not known.
@@ -117,12 +149,14 @@ impl Inventory {
         self.known.is_empty()
     }
 
-    /// The UUIDs of a pool's GPUs. "all" are those that were seen since this program started.
+    /// The UUIDs of a pool's GPUs. "all" are those that can be assigned and were seen since this program started.
     pub fn of_pool(&self, gpus: &PoolGpus) -> Vec<String> {
         match gpus {
             PoolGpus::All => {
-                let seen = self.uuids.iter().filter(|uuid| self.known.contains_key(*uuid));
-                seen.cloned().collect()
+                // An instance that is not there was given up, and is not missing.
+                let is_gone = |uuid: &str| is_instance(uuid) && !self.is_present(uuid);
+                let serves = |uuid: &&String| self.assignable(uuid) == Assignable::Yes && !is_gone(uuid);
+                self.uuids.iter().filter(serves).cloned().collect()
             }
             PoolGpus::Uuids(uuids) => uuids.clone(),
         }
@@ -131,7 +165,8 @@ impl Inventory {
     /// The UUIDs of those of a pool's GPUs that are there, in NVML's order: as a program counts them.
     pub fn usable(&self, gpus: &PoolGpus) -> Vec<String> {
         let mine = self.of_pool(gpus);
-        let usable = self.present().into_iter().filter(|gpu| mine.contains(&gpu.uuid));
+        let serves = |gpu: &&Gpu| !gpu.divided && mine.contains(&gpu.uuid);
+        let usable = self.present().into_iter().filter(serves);
         usable.map(|gpu| gpu.uuid.clone()).collect()
     }
 
@@ -143,12 +178,13 @@ impl Inventory {
             .collect()
     }
 
-    /// The UUID of a GPU that is there, by its index, UUID or PCI address.
+    /// The UUID of a GPU that is there, by its index, UUID or PCI address. The address means the GPU, and none of its
+    /// instances.
     pub fn resolve(&self, name: &str) -> Option<String> {
         let named = |gpu: &&Gpu| {
             name.parse().is_ok_and(|index| gpu.index == Some(index))
                 || name.eq_ignore_ascii_case(&gpu.uuid)
-                || pci(name).is_some_and(|named| pci(&gpu.pci) == Some(named))
+                || !is_instance(&gpu.uuid) && pci(name).is_some_and(|named| pci(&gpu.pci) == Some(named))
         };
         self.present.values().find(named).map(|gpu| gpu.uuid.clone())
     }
@@ -164,30 +200,113 @@ fn pci(text: &str) -> Option<[u32; 4]> {
     whole.then_some([domain, bus, device, u32::from_str_radix(function, 16).ok()?])
 }
 
-/// Asks NVML for the GPUs that are there. One that cannot be asked, since it fell off the bus, is not.
-pub fn list(library: &Path) -> Result<Vec<Gpu>> {
-    let nvml = Nvml::builder()
+fn gpu_address(gpu: &Gpu) -> Option<[u32; 3]> {
+    pci(&gpu.pci).map(|[domain, bus, device, _]| [domain, bus, device])
+}
+
+/// Whether that is the UUID of a MIG instance.
+pub fn is_instance(uuid: &str) -> bool {
+    uuid.starts_with(INSTANCE)
+}
+
+/// Starts NVML.
+pub fn open(library: &Path) -> Result<Nvml> {
+    Nvml::builder()
         .lib_path(library.as_ref())
         .init()
-        .with_context(|| format!("NVML, {}", library.display()))?;
-    let count = nvml.device_count()?;
-    let gpu = |index| {
-        let device = nvml.device_by_index(index)?;
-        Ok::<_, nvml_wrapper::error::NvmlError>(Gpu {
-            index: Some(index),
-            uuid: device.uuid()?,
-            model: device.name()?,
-            pci: device.pci_info()?.bus_id,
-            memory: device.memory_info()?.total,
-            driver: nvml.sys_driver_version().ok(),
-        })
-    };
-    let gpus = (0..count).filter_map(|index| {
-        gpu(index)
-            .inspect_err(|error| log::warn!("GPU {index} is left out: {error}"))
-            .ok()
+        .with_context(|| format!("NVML, {}", library.display()))
+}
+
+/// Asks NVML for the GPUs that are there and their MIG instances. One that cannot be asked, since it fell off the bus, is
+/// not.
+pub fn list(library: &Path) -> Result<Vec<Gpu>> {
+    let nvml = open(library)?;
+    let driver = nvml
+        .sys_driver_version()
+        .inspect_err(|error| log::warn!("NVML does not tell the driver's version: {error}"))
+        .ok();
+    let left_out = |index, error| log::warn!("GPU {index} is left out: {error}");
+    let found = devices(&nvml, left_out)?;
+    let gpus = found.iter().filter_map(|found| {
+        let gpu = describe(found, driver.clone());
+        gpu.map_err(|error| left_out(found.index, error)).ok()
     });
     Ok(gpus.collect())
+}
+
+/// A GPU that NVML lists, or a MIG instance of one.
+pub struct Found<'nvml> {
+    /// Its place in the list, an instance's behind all GPUs.
+    pub index: u32,
+    pub device: Device<'nvml>,
+    /// It is in MIG mode.
+    pub divided: bool,
+    /// It is a MIG instance.
+    pub instance: bool,
+}
+
+/// The GPUs that NVML lists, then the MIG instances of those in MIG mode. GPUs that do not answer are told to `left_out`,
+/// by index.
+pub fn devices(nvml: &Nvml, mut left_out: impl FnMut(u32, NvmlError)) -> Result<Vec<Found<'_>>, NvmlError> {
+    let count = nvml.device_count()?;
+    let (mut gpus, mut instances) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        let device = match nvml.device_by_index(index) {
+            Ok(device) => device,
+            Err(error) => {
+                left_out(index, error);
+                continue;
+            }
+        };
+        // Most GPUs do not know such a mode, which is an error.
+        let divided = device.mig_mode().is_ok_and(|mode| mode.current == 1);
+        let places = if divided { device.mig_device_count()? } else { 0 };
+        // Places may be free.
+        instances.extend((0..places).filter_map(|place| device.mig_device_by_index(place).ok()));
+        gpus.push(Found {
+            index,
+            device,
+            divided,
+            instance: false,
+        });
+    }
+    let instance = |(index, device)| Found {
+        index,
+        device,
+        divided: false,
+        instance: true,
+    };
+    gpus.extend((count..).zip(instances).map(instance));
+    Ok(gpus)
+}
+
+fn describe(found: &Found<'_>, driver: Option<String>) -> Result<Gpu, NvmlError> {
+    let device = &found.device;
+    let name = device.name()?;
+    let (model, pci) = match found.instance {
+        false => (name, device.pci_info()?.bus_id),
+        true => {
+            let parent = device.mig_parent_device()?;
+            (instance_model(&parent.name()?, &name), parent.pci_info()?.bus_id)
+        }
+    };
+    Ok(Gpu {
+        index: Some(found.index),
+        uuid: device.uuid()?,
+        model,
+        pci,
+        divided: found.divided,
+        memory: device.memory_info()?.total,
+        driver,
+    })
+}
+
+/// A MIG instance's model. Some drivers leave the GPU's out of its name.
+fn instance_model(gpu: &str, instance: &str) -> String {
+    match instance.starts_with(gpu) {
+        true => instance.to_owned(),
+        false => format!("{gpu} {instance}"),
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +320,7 @@ pub(crate) mod tests {
             uuid: uuid.to_owned(),
             model: "a model".to_owned(),
             pci: format!("00000000:{:02X}:00.0", 0x3b + index),
+            divided: false,
             memory: 1 << 30,
             driver: None,
         }
@@ -274,5 +394,50 @@ pub(crate) mod tests {
         ] {
             assert_eq!(inventory.resolve(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_divided_gpu_serves_no_pool_and_its_instances_do() {
+        let divided = Gpu {
+            divided: true,
+            ..gpu(0, "GPU-a")
+        };
+        let instance = |index, uuid: &str| Gpu {
+            index: Some(index),
+            ..gpu(0, uuid)
+        };
+        let mut inventory = Inventory::default();
+        inventory.update(vec![
+            divided.clone(),
+            gpu(1, "GPU-b"),
+            instance(2, "MIG-d"),
+            instance(3, "MIG-c"),
+        ]);
+        let all = PoolGpus::All;
+        assert_eq!(inventory.of_pool(&all), ["GPU-b", "MIG-d", "MIG-c"]);
+        assert_eq!(inventory.usable(&all), ["GPU-b", "MIG-d", "MIG-c"]);
+        // A map that named it before it was divided.
+        let named = PoolGpus::Uuids(vec!["GPU-a".to_owned(), "MIG-c".to_owned()]);
+        assert_eq!(inventory.usable(&named), ["MIG-c"]);
+        let assignable = ["GPU-a", "GPU-b", "MIG-c", "MIG-e"].map(|uuid| inventory.assignable(uuid));
+        use Assignable::{Divided, Unknown, Yes};
+        assert_eq!(assignable, [Divided, Yes, Yes, Unknown]);
+        assert_eq!(inventory.resolve("3").as_deref(), Some("MIG-c"));
+        assert_eq!(inventory.resolve("mig-d").as_deref(), Some("MIG-d"));
+        assert_eq!(inventory.resolve("3b:00.0").as_deref(), Some("GPU-a"));
+        let address = inventory.address_of("MIG-c").unwrap();
+        assert_eq!(inventory.at_address(address), Some(&divided));
+        // It is whole again.
+        inventory.update(vec![gpu(0, "GPU-a"), gpu(1, "GPU-b")]);
+        assert_eq!(inventory.usable(&all), ["GPU-a", "GPU-b"]);
+        assert_eq!(inventory.of_pool(&all), ["GPU-a", "GPU-b"]);
+    }
+
+    #[test]
+    fn an_instance_is_called_by_its_gpus_model_and_its_profile() {
+        let gpu = "NVIDIA H100 80GB HBM3";
+        let whole = "NVIDIA H100 80GB HBM3 MIG 1g.10gb";
+        assert_eq!(instance_model(gpu, whole), whole);
+        assert_eq!(instance_model(gpu, "MIG 1g.10gb"), whole);
     }
 }

@@ -3,13 +3,16 @@ mod admin;
 mod arrivals;
 mod daemon;
 mod edit;
+mod gpu_errors;
 mod hardstop;
 mod history;
 mod inventory;
 mod ledger;
 mod limits;
+mod lines;
 mod page;
 mod paging;
+mod placement;
 mod poller;
 mod quarantine;
 mod requests;
@@ -20,6 +23,8 @@ mod stats;
 mod status;
 mod store;
 mod vm_page;
+mod watch;
+mod xid;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -52,6 +57,9 @@ struct Arguments {
     /// NVML, which lists the GPUs.
     #[arg(long, value_name = "PATH", default_value = "libnvidia-ml.so.1")]
     libnvidia_ml: PathBuf,
+    /// The kernel's log, which tells whose work an error of a GPU was.
+    #[arg(long, value_name = "PATH", default_value = "/dev/kmsg")]
+    kmsg: PathBuf,
     /// Members of this group may change things, as root and this program's own user may.
     #[arg(long, value_name = "NAME|GID", value_parser = admin::group)]
     admin_group: Option<u32>,
@@ -60,10 +68,11 @@ struct Arguments {
 fn main() -> Result<ExitCode> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|first| first == scan::LIST) {
-        return Ok(scan::list_for_parent(Path::new(
-            &words.next().unwrap_or_default(),
-        )));
+    let (first, library) = (words.next(), PathBuf::from(words.next().unwrap_or_default()));
+    match first {
+        Some(first) if first == scan::LIST => return Ok(scan::list_for_parent(&library)),
+        Some(first) if first == watch::WATCH => return Ok(watch::watch_for_parent(&library)),
+        _ => {}
     }
     let arguments = Arguments::parse();
     raise_descriptor_limit();
@@ -96,7 +105,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
             return Err(error.context(format!("the GPUs cannot be listed; {hint}")));
         }
     };
-    let known = |uuid: &str| inventory.known(uuid).is_some();
+    let known = |uuid: &str| inventory.assignable(uuid);
     let map = vgpu_pool_map::PoolMap::load(&arguments.config, Some(&known))?;
     let mut daemon = daemon::Daemon::new(daemon::Setup {
         terminate: pipe_of(&[signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?,
@@ -107,6 +116,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         inventory,
         listing_failed,
         library: arguments.libnvidia_ml,
+        kmsg: arguments.kmsg,
         admins: admin::Admins::new(arguments.admin_group),
         store,
         saved,

@@ -19,6 +19,10 @@ pub enum Source {
     Reload,
     /// What a look at the GPUs has found.
     Look,
+    /// What the watcher of the GPUs says.
+    Watcher,
+    /// The kernel's log.
+    KernelLog,
     /// Something was done by [`crate::hardstop`].
     HardStops,
     /// A client of the control socket.

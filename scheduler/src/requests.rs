@@ -5,7 +5,7 @@ use crate::sessions::Attachment;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketType, sockopt};
 use std::os::fd::{AsRawFd, OwnedFd};
-use vgpu_sched_api::messages::{Answer, Refusal, Request, VERSION};
+use vgpu_sched_api::messages::{Answer, Refusal, Request, Sharing, VERSION};
 use vgpu_sched_core::Session;
 
 /// Bytes of a program's name that are kept.
@@ -41,8 +41,8 @@ impl Daemon {
                 session,
                 pid,
                 program,
-                exec_pid,
-            } => self.attach_session(client, session, (pid, program, exec_pid), fds),
+                exec_pid: _,
+            } => self.attach_session(client, session, (pid, program), fds),
             Request::CloseSession { session } => self.close(client, session),
             Request::Status { from_vm } => Ok(self.status(from_vm)),
             Request::Turns { from } => {
@@ -142,14 +142,18 @@ impl Daemon {
             "VM {} session {number}: opens: {program} (pid {pid} in the VM)",
             session.vm
         );
-        Ok(Answer::Gpus { uuids })
+        let mps = self
+            .map
+            .pool_of(session.vm)
+            .is_some_and(|pool| pool.sharing == Sharing::Mps);
+        Ok(Answer::Gpus { uuids, mps })
     }
 
     fn attach_session(
         &mut self,
         client: u64,
         number: u32,
-        (pid, mut program, exec_pid): (u32, String, u32),
+        (pid, mut program): (u32, String),
         fds: Vec<OwnedFd>,
     ) -> Result<Answer, Refused> {
         let session = self.session_of(client, number)?;
@@ -165,9 +169,9 @@ impl Daemon {
         if sockopt::socket_type(&socket) != Ok(SocketType::SEQPACKET) {
             return Err(invalid("the second descriptor is no SEQPACKET socket".to_owned()));
         }
-        if !is_pidfd(&pidfd) {
+        let Some(exec_pid) = process_of(&pidfd) else {
             return Err(invalid("the third descriptor is no pidfd".to_owned()));
-        }
+        };
         let gpus = self.gpus_of(session)?;
         program.truncate(program.floor_char_boundary(PROGRAM_LEN_MAX));
         let attachment = Attachment {
@@ -229,8 +233,10 @@ impl Daemon {
     }
 }
 
-/// Whether a descriptor stands for a process, which the kernel says in the descriptor's information.
-fn is_pidfd(fd: &OwnedFd) -> bool {
-    std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
-        .is_ok_and(|info| info.lines().any(|line| line.starts_with("Pid:")))
+/// The process that a descriptor stands for, as the kernel says in the descriptor's information: 0 if it has ended, or
+/// cannot be seen from here; `None` if it stands for none.
+fn process_of(fd: &OwnedFd) -> Option<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    Some(pid.trim().parse().unwrap_or(0))
 }

@@ -1,14 +1,16 @@
 //! Looking for GPUs. NVML is asked by a process of its own: it may take seconds, hang or crash over a GPU that fell off
 //! the bus, and turns are given meanwhile.
 use crate::daemon::Daemon;
+use crate::history::Happened;
 use crate::inventory::{self, Gpu};
 use crate::poller::Source;
 use crate::store::Changes;
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use vgpu_sched_api::messages::{Answer, Refusal};
+use vgpu_sched_api::messages::{Answer, EventKind, Refusal};
 
 /// This program's first argument when it is to list the GPUs; the second one is NVML's library.
 pub const LIST: &str = "--list-gpus";
@@ -25,6 +27,10 @@ pub(crate) struct Look {
     pub(crate) until_us: u64,
     /// The clients that wait for it.
     waiting: Vec<u64>,
+    /// What has happened since it began may have escaped it, so there is to be another one.
+    again: bool,
+    /// The clients that wait for that.
+    next: Vec<u64>,
 }
 
 /// Lists the GPUs for a parent process.
@@ -66,33 +72,52 @@ pub fn look(library: &Path) -> Result<Vec<Gpu>> {
 impl Daemon {
     /// Has the GPUs looked for; the client is answered later.
     pub(crate) fn scan(&mut self, client: u64) -> Result<Option<Answer>, (Refusal, String)> {
-        self.ended_looks
-            .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         if let Some(look) = &mut self.look {
-            look.waiting.push(client);
+            look.again = true;
+            look.next.push(client);
             return Ok(None);
         }
-        let mut start = || {
-            let mut child = list(&self.library).spawn()?;
-            let output = child.stdout.take().context("no pipe")?;
-            rustix::io::ioctl_fionbio(&output, true)?;
-            let token = self.poller.add(&output, Source::Look)?;
-            Ok::<_, anyhow::Error>((child, output, token))
-        };
-        match start() {
-            Ok((child, output, token)) => {
-                self.look = Some(Look {
-                    child,
-                    output,
-                    token,
-                    text: Vec::new(),
-                    until_us: self.now_us() + LOOK_US,
-                    waiting: vec![client],
-                });
-                Ok(None)
-            }
-            Err(error) => Err((Refusal::Failed, format!("the GPUs cannot be listed: {error:#}"))),
+        match self.start_look(vec![client]) {
+            Ok(()) => Ok(None),
+            Err(error) => Err((Refusal::Failed, unlisted(&error))),
         }
+    }
+
+    /// Has the GPUs looked for, unasked.
+    pub(crate) fn look_again(&mut self) {
+        if let Some(look) = &mut self.look {
+            look.again = true;
+        } else if let Err(error) = self.start_look(Vec::new()) {
+            log::error!("{}", unlisted(&error));
+        }
+    }
+
+    fn start_look(&mut self, waiting: Vec<u64>) -> Result<()> {
+        let mut child = list(&self.library).spawn()?;
+        let output = child.stdout.take().context("no pipe")?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        let token = self.poller.add(&output, Source::Look)?;
+        self.look = Some(Look {
+            child,
+            output,
+            token,
+            text: Vec::new(),
+            until_us: self.now_us() + LOOK_US,
+            waiting,
+            again: false,
+            next: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Kills a process that asks NVML. It may be beyond being killed, so nobody waits for it.
+    pub(crate) fn put_away(&mut self, mut child: Child) {
+        if let Err(error) = child.kill() {
+            log::debug!("a process that asks NVML: {error}");
+        }
+        self.put_away.push(child);
+        self.put_away
+            .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
 
     /// Reads what the look has found so far.
@@ -119,56 +144,77 @@ impl Daemon {
     }
 
     fn end_look(&mut self, failed: Option<&str>) {
-        let Some(mut look) = self.look.take() else { return };
+        let Some(look) = self.look.take() else { return };
         self.poller.remove(&look.output, look.token);
-        if failed.is_some() {
-            // It may be beyond being killed; nobody waits for it.
-            if let Err(error) = look.child.kill() {
-                log::debug!("the process that lists the GPUs: {error}");
-            }
-        }
-        if !matches!(look.child.try_wait(), Ok(Some(_))) {
-            self.ended_looks.push(look.child);
-        }
+        self.put_away(look.child);
         let found = match failed {
             Some(why) => Err(anyhow::Error::msg(why.to_owned())),
             None => read(&look.text),
         };
-        let answer = self.found(found);
-        for client in look.waiting {
+        let found = self.take_over(found);
+        self.tell(look.waiting, found);
+        if look.again
+            && let Err(error) = self.start_look(look.next.clone())
+        {
+            let message = unlisted(&error);
+            log::error!("{message}");
+            self.tell(look.next, Err(message));
+        }
+    }
+
+    /// Tells clients what a look has found.
+    fn tell(&mut self, clients: Vec<u64>, found: Result<(), String>) {
+        if clients.is_empty() {
+            return;
+        }
+        let answer = match found {
+            Ok(()) => {
+                let present = self.inventory.present();
+                let present: BTreeSet<String> = present.into_iter().map(|gpu| gpu.uuid.clone()).collect();
+                let before = std::mem::replace(&mut self.told_present, present);
+                Answer::Scanned {
+                    gpus: self.gpu_status(),
+                    appeared: self.told_present.difference(&before).cloned().collect(),
+                    vanished: before.difference(&self.told_present).cloned().collect(),
+                }
+            }
+            Err(message) => Answer::Refused {
+                why: Refusal::Failed,
+                message,
+            },
+        };
+        for client in clients {
             self.send_answer(client, &answer);
         }
     }
 
-    fn found(&mut self, found: Result<Vec<Gpu>>) -> Answer {
+    /// Takes over what a look has found, or says why there is nothing.
+    fn take_over(&mut self, found: Result<Vec<Gpu>>) -> Result<(), String> {
         let gpus = match found {
             Ok(gpus) => gpus,
             Err(error) => {
-                let message = format!("the GPUs cannot be listed: {error:#}");
+                let message = unlisted(&error);
                 log::error!("{message}");
                 self.listing_failed = Some(message.clone());
-                return Answer::Refused {
-                    why: Refusal::Failed,
-                    message,
-                };
+                return Err(message);
             }
         };
         self.listing_failed = None;
         let news = self.inventory.update(gpus.clone());
-        for uuid in &news.appeared {
-            log::info!("GPU {uuid} is here");
-        }
-        for uuid in &news.vanished {
-            log::error!("GPU {uuid} is gone");
+        for (uuids, what) in [(news.appeared, "here"), (news.vanished, "gone")] {
+            for uuid in uuids {
+                let message = format!("GPU {uuid} is {what}");
+                self.note_event(Happened::new(EventKind::GpuChanged, message).on(&[uuid]));
+            }
         }
         self.store.write(Changes {
             gpus: Some(gpus),
             ..Changes::default()
         });
-        Answer::Scanned {
-            gpus: self.gpu_status(),
-            appeared: news.appeared,
-            vanished: news.vanished,
-        }
+        Ok(())
     }
+}
+
+fn unlisted(error: &anyhow::Error) -> String {
+    format!("the GPUs cannot be listed: {error:#}")
 }

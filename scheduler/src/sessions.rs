@@ -1,6 +1,7 @@
 //! Sessions from their opening to their end, and what VMs have used.
 use crate::daemon::{Daemon, Live, name};
 use crate::page::TurnPage;
+use crate::placement;
 use crate::poller::Source;
 use crate::store::{Changes, Placed, Usage};
 use crate::vm_page::SharedPage;
@@ -34,8 +35,8 @@ impl Daemon {
         let Some(pool) = self.map.pool_of(session.vm) else {
             return Err((Refusal::NotMapped, format!("VM {} is in no pool", session.vm)));
         };
-        let gpus = self.inventory.usable(&pool.gpus);
-        if gpus.is_empty() {
+        let (usable, per_vm) = (self.inventory.usable(&pool.gpus), pool.gpus_per_vm);
+        if usable.is_empty() {
             return Err((
                 Refusal::NoGpu,
                 format!("none of the GPUs of pool {} is there", pool.name),
@@ -55,6 +56,11 @@ impl Daemon {
                 ),
             ));
         }
+        let sessions = self
+            .placed
+            .iter()
+            .map(|(id, placed)| (id.vm, placed.gpus.as_slice()));
+        let gpus = placement::choose(&usable, per_vm, session.vm, sessions);
         let placed = Placed {
             gpus: gpus.clone(),
             calls: 0,
@@ -114,6 +120,7 @@ impl Daemon {
                 socket_token,
                 pidfd: new.pidfd,
                 pidfd_token,
+                exec_pid: new.exec_pid,
                 seated: false,
                 contended: false,
                 idle: false,
@@ -199,6 +206,10 @@ impl Daemon {
         };
         log::info!("{}: gone: {why}", name(session));
         self.watched.remove(&session);
+        self.watcher.forget(session);
+        let now_us = self.now_us();
+        self.gpu_errors
+            .note_end(now_us, live.exec_pid, session, live.gpus);
         self.limited.remove(&session);
         self.endings.remove(&session);
         live.page.revoke();

@@ -4,7 +4,7 @@ use crate::inventory::Gpu;
 use crate::paging;
 use crate::sessions::of_vm;
 use std::collections::{BTreeMap, BTreeSet};
-use vgpu_pool_map::Pool;
+use vgpu_pool_map::{Assignable, Pool};
 use vgpu_sched_api::messages::{
     Answer, GpuState, GpuStatus, PoolStatus, SCHEMA_VERSION, SessionStatus, Status, VmStatus,
 };
@@ -59,8 +59,13 @@ impl Daemon {
             if gpus.is_empty() {
                 lines.push(format!("pool {}: there is no GPU", pool.name));
             }
-            let missing = gpus.iter().filter(|uuid| !self.inventory.is_present(uuid));
-            lines.extend(missing.map(|uuid| format!("pool {}: its GPU {uuid} is missing", pool.name)));
+            for uuid in &gpus {
+                if !self.inventory.is_present(uuid) {
+                    lines.push(format!("pool {}: its GPU {uuid} is missing", pool.name));
+                } else if self.inventory.assignable(uuid) == Assignable::Divided {
+                    lines.push(format!("pool {}: its GPU {uuid} is in MIG mode", pool.name));
+                }
+            }
         }
         lines
     }
@@ -82,6 +87,7 @@ impl Daemon {
             uuid: uuid.to_owned(),
             model: gpu.map(|gpu| gpu.model.clone()).unwrap_or_default(),
             pci: gpu.map(|gpu| gpu.pci.clone()).unwrap_or_default(),
+            driver: self.inventory.driver(uuid).to_owned(),
             memory: gpu.map_or(0, |gpu| gpu.memory),
             state,
             pools: pools_of.get(uuid).cloned().unwrap_or_default(),
@@ -92,6 +98,7 @@ impl Daemon {
         };
         let present = self.inventory.present().into_iter().map(|gpu| {
             let state = match pools_of.contains_key(&gpu.uuid) {
+                _ if gpu.divided => GpuState::Divided,
                 true => GpuState::Ready,
                 false => GpuState::Unassigned,
             };
@@ -107,7 +114,7 @@ impl Daemon {
         let gpus = self.inventory.of_pool(&pool.gpus);
         PoolStatus {
             name: pool.name.clone(),
-            complete: !gpus.is_empty() && gpus.iter().all(|uuid| self.inventory.is_present(uuid)),
+            complete: !gpus.is_empty() && self.inventory.usable(&pool.gpus).len() == gpus.len(),
             gpus,
             ranges: pool.ranges.iter().map(ToString::to_string).collect(),
             policy: pool.policy,

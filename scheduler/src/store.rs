@@ -235,6 +235,7 @@ fn read(connection: &Connection) -> Result<Saved> {
             model: row.get(2)?,
             pci: row.get(3)?,
             memory: row.get::<_, i64>(4)? as u64,
+            divided: false,
             driver: None,
         })
     })?;

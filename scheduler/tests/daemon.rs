@@ -26,7 +26,7 @@ fn a_session_gets_its_turn_and_keeps_it_while_nobody_waits() {
     assert_eq!(status.gpus.len(), 2);
     assert_eq!(status.gpus[1].pools, ["A"]);
     let backend = daemon.backend(1);
-    let Answer::Gpus { uuids } = backend.ask(&Request::OpenSession {
+    let Answer::Gpus { uuids, mps: false } = backend.ask(&Request::OpenSession {
         session: 3,
         pid: 1,
         program: "a".to_owned(),

@@ -17,8 +17,9 @@ const FRONT_END_PARTS: [&str; 2] = ["vhost", "vmm-sys-util"];
 /// Of the same origin, but nothing of a virtual machine's: the executor's filter of system calls.
 const JAIL: (&str, &str) = ("cuda-exec", "seccompiler");
 /// What a crate's own tests may use besides: the software GPU, to run on.
-const FOR_TESTS: [(&str, &str); 2] = [
+const FOR_TESTS: [(&str, &str); 3] = [
     ("cuda-exec", "cuda-exec/softgpu"),
+    ("scheduler", "cuda-exec/softgpu/device"),
     ("scheduler", "cuda-exec/softgpu/nvml"),
 ];
 

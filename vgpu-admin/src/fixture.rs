@@ -54,6 +54,7 @@ pub fn host() -> Status {
         uuid: format!("GPU-{index:?}"),
         model: "NVIDIA H100 80GB HBM3".to_owned(),
         pci: "00000000:1B:00.0".to_owned(),
+        driver: "580.159.04".to_owned(),
         memory: 85_520_809_984,
         state,
         pools: vec!["A".to_owned()],

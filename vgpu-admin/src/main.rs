@@ -22,8 +22,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use told::{Error, Told};
-use vgpu_pool_map::PoolMap;
-use vgpu_sched_api::messages::{Answer, EventRecord, Request, Stats, Status};
+use vgpu_pool_map::{Assignable, PoolMap};
+use vgpu_sched_api::messages::{Answer, EventRecord, GpuState, Request, Stats, Status};
 
 /// How often it is looked whether something happened.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
@@ -357,8 +357,12 @@ fn check(arguments: &Arguments, file: &Path, offline: bool) -> Result<(), Failur
             .ok(),
     };
     let known = |uuid: &str| {
-        let gpus = status.iter().flat_map(|status| &status.gpus);
-        gpus.into_iter().any(|gpu| gpu.uuid == uuid)
+        let mut gpus = status.iter().flat_map(|status| &status.gpus);
+        match gpus.find(|gpu| gpu.uuid == uuid).map(|gpu| gpu.state) {
+            None => Assignable::Unknown,
+            Some(GpuState::Divided) => Assignable::Divided,
+            Some(GpuState::Ready | GpuState::Unassigned | GpuState::Missing) => Assignable::Yes,
+        }
     };
     let compared = status.is_some();
     let map = PoolMap::load(file, compared.then_some(&known)).map_err(|error| {

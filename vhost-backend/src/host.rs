@@ -18,6 +18,8 @@ pub struct ExecOptions {
     pub env: Vec<(String, String)>,
     /// Whether it closes its jail.
     pub jail: bool,
+    /// The folder of MPS' sockets, for sessions that share their GPUs through it.
+    pub mps_pipe_dir: PathBuf,
 }
 
 /// The lasting part of the device.

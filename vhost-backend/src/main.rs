@@ -49,6 +49,9 @@ struct Arguments {
     /// A variable in the executors' environment, which is empty otherwise. May be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     exec_env: Vec<(String, String)>,
+    /// The folder of the sockets of NVIDIA's MPS control daemon, for pools that share their GPUs through MPS.
+    #[arg(long, value_name = "DIR", default_value = "/tmp/nvidia-mps")]
+    mps_pipe_dir: PathBuf,
     /// Run executors without their jail. For debugging only: then little more than its user stands between a guest that takes
     /// one over and this host.
     #[arg(long)]
@@ -143,6 +146,7 @@ fn main() -> anyhow::Result<()> {
             libcuda_dir: arguments.libcuda_dir,
             env: arguments.exec_env,
             jail: !arguments.no_jail,
+            mps_pipe_dir: arguments.mps_pipe_dir,
         },
     )?;
     log::info!("vm {vm}: listening");

@@ -36,6 +36,15 @@ pub trait Client: Send + Sync + std::fmt::Debug {
     fn end(&self, code: i32);
 }
 
+/// The GPUs of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpus {
+    /// By UUID.
+    pub uuids: Vec<String>,
+    /// They are shared through MPS.
+    pub mps: bool,
+}
+
 /// An answer that may not have come yet.
 #[derive(Debug)]
 pub struct Waiting<T> {
@@ -97,7 +106,7 @@ enum Ask {
         session: u32,
         pid: u32,
         program: String,
-        answers: Answers<Vec<String>>,
+        answers: Answers<Gpus>,
     },
     Attach {
         attachment: Attachment,
@@ -139,13 +148,7 @@ impl Scheduler {
     }
 
     /// Asks which GPUs a new session may see.
-    pub fn open(
-        &self,
-        session: u32,
-        pid: u32,
-        program: String,
-        client: Arc<dyn Client>,
-    ) -> Waiting<Vec<String>> {
+    pub fn open(&self, session: u32, pid: u32, program: String, client: Arc<dyn Client>) -> Waiting<Gpus> {
         let (answers, waiting) = Answers::pair(client);
         self.ask(Ask::Open {
             session,
@@ -349,7 +352,7 @@ impl Link {
                     program: program.clone(),
                 };
                 match call(socket, &request, &[], &mut self.ends) {
-                    Ok(Answer::Gpus { uuids }) => answers.give(Ok(uuids)),
+                    Ok(Answer::Gpus { uuids, mps }) => answers.give(Ok(Gpus { uuids, mps })),
                     Ok(Answer::Refused { why, message }) => {
                         log::warn!("vm {} session {session}: vgpud refuses it: {message}", self.vm);
                         answers.give(Err(status_of(why)));

@@ -12,7 +12,7 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `CUDA_VISIBLE_DEVICES` | as for the real library: numbers, or UUIDs as `GPU-...` |
+//! | `CUDA_VISIBLE_DEVICES` | as for the real library: numbers, or UUIDs as `GPU-...` or `MIG-...` |
 //!
 //! # Control
 //! One function is exported beside those of CUDA, [`vgpu_softgpu_control`]: what an owner of channels can do

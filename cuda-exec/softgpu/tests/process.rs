@@ -565,7 +565,7 @@ fn a_process_that_is_checkpointed_has_its_memory_on_the_host() {
         let mut out = 0;
         assert_eq!(cuMemAlloc_v2(Out(&mut out), 8), ILLEGAL_STATE.0);
         assert_eq!(cuStreamQuery(s), ILLEGAL_STATE.0);
-        assert_eq!(softgpu_device::usage(0).used, 0);
+        assert_eq!(softgpu_device::usage(softgpu_device::Part::whole(0)).used, 0);
 
         // Its memory is another's now, and it cannot have it back before that one frees some.
         let mut neighbour = child(TEST, "neighbour");

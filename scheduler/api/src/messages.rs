@@ -264,8 +264,9 @@ pub enum Answer {
     Ok,
     /// To [`Request::Hello`].
     Welcome { pool: String, priority: Priority },
-    /// To [`Request::OpenSession`]: the GPUs to show to it, by UUID ("GPU-…").
-    Gpus { uuids: Vec<String> },
+    /// To [`Request::OpenSession`]: the GPUs to show to it, by UUID ("GPU-…", "MIG-…"), and whether it shares them through
+    /// MPS.
+    Gpus { uuids: Vec<String>, mps: bool },
     /// To [`Request::Status`]. VMs from `next_vm` on did not fit.
     Status {
         status: Box<Status>,
@@ -412,16 +413,18 @@ pub struct Status {
     pub pools: Vec<PoolStatus>,
 }
 
-/// A physical GPU: one that is there, or one that a pool names and that is missing.
+/// A GPU, or a MIG instance of one: one that is there, or one that a pool names and that is missing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GpuStatus {
-    /// `None` for one that is missing.
+    /// `None` for one that is missing. Instances are numbered behind all GPUs.
     pub index: Option<u32>,
     pub uuid: String,
     /// Empty if it is not known.
     pub model: String,
     /// Its PCI address; empty if it is not known.
     pub pci: String,
+    /// The version of its driver; empty if it is not known.
+    pub driver: String,
     /// Bytes; 0 if it is not known.
     pub memory: u64,
     pub state: GpuState,
@@ -441,6 +444,8 @@ pub enum GpuState {
     Unassigned,
     /// A pool names it and it is not there.
     Missing,
+    /// It is in MIG mode: its instances can be assigned, itself cannot.
+    Divided,
 }
 
 /// A pool and its VMs.

@@ -35,8 +35,19 @@ const ALL_GPUS: &str = "all";
 /// Bytes of a pool's name at most.
 const NAME_LEN_MAX: usize = 64;
 
-/// Tells whether a GPU with that UUID is there or was. If given, a map that names another one is refused.
-pub type Known<'a> = Option<&'a dyn Fn(&str) -> bool>;
+/// Tells what is known of a GPU with that UUID. If given, a map is refused that names one which is not assignable.
+pub type Known<'a> = Option<&'a dyn Fn(&str) -> Assignable>;
+
+/// Whether a GPU can serve pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assignable {
+    /// It is there or was, and serves pools.
+    Yes,
+    /// It is in MIG mode: its instances are assigned in its place.
+    Divided,
+    /// It was never there.
+    Unknown,
+}
 
 /// A pool map that was read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +93,7 @@ pub struct Pool {
 pub enum PoolGpus {
     /// Every GPU of the host.
     All,
-    /// Those with these UUIDs: "GPU-", or "MIG-" for a part of one, and lower-case hexadecimal digits.
+    /// Those with these UUIDs: "GPU-", or "MIG-" for a MIG instance, and lower-case hexadecimal digits.
     Uuids(Vec<String>),
 }
 
@@ -379,10 +390,18 @@ fn pool_gpus(
                 "\"{name}\": expected a GPU's UUID, or a MIG instance's, such as \"GPU-01234567-89ab-cdef-0123-456789abcdef\", or \"all\""
             ));
         };
-        if known.is_some_and(|known| !known(&uuid)) {
-            return wrong(format!(
-                "there is no GPU {uuid}: expected the UUID of a GPU of this host"
-            ));
+        match known.map_or(Assignable::Yes, |known| known(&uuid)) {
+            Assignable::Yes => {}
+            Assignable::Divided => {
+                return wrong(format!(
+                    "GPU {uuid} is in MIG mode: expected the UUIDs of its instances, \"MIG-…\""
+                ));
+            }
+            Assignable::Unknown => {
+                return wrong(format!(
+                    "there is no GPU {uuid}: expected the UUID of a GPU of this host"
+                ));
+            }
         }
         if !seen.insert(uuid.clone()) {
             return wrong(format!("{uuid} is listed twice"));

@@ -1,6 +1,6 @@
 //! Maps are read, and wrong ones refused.
 use proptest::prelude::*;
-use vgpu_pool_map::{LIMITS, PoolGpus, PoolMap, Settings};
+use vgpu_pool_map::{Assignable, LIMITS, PoolGpus, PoolMap, Settings};
 use vgpu_sched_api::messages::{Limits, Policy, Priority, Rung, Sharing};
 
 const GOOD: &str = r#"
@@ -478,11 +478,28 @@ const PARTS: [&str; 14] = [
 fn an_unknown_gpu_is_refused_where_the_gpus_are_known() {
     let there = "GPU-00000000-0000-0000-0000-00000000000a";
     let text = |uuid: &str| format!("[[pool]]\nname = \"A\"\ngpus = [\n  \"{there}\",\n  \"{uuid}\",\n]\n");
-    let known = |uuid: &str| uuid == there;
+    let divided = "GPU-00000000-0000-0000-0000-00000000000c";
+    let known = |uuid: &str| match uuid {
+        _ if uuid == there || uuid.starts_with("MIG-") => Assignable::Yes,
+        _ if uuid == divided => Assignable::Divided,
+        _ => Assignable::Unknown,
+    };
     let other = text("GPU-00000000-0000-0000-0000-00000000000b");
     PoolMap::parse(&other, None).unwrap();
     let error = PoolMap::parse(&other, Some(&known)).unwrap_err().to_string();
     assert!(error.starts_with("line 5: there is no GPU GPU-0"), "{error}");
+    // One that is divided serves no pool, its instances do.
+    let error = PoolMap::parse(&text(divided), Some(&known)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("line 5: GPU {divided} is in MIG mode: expected the UUIDs of its instances, \"MIG-…\"")
+    );
+    let map = PoolMap::parse(&text("MIG-00000000-0000-0000-0000-00000000000D"), Some(&known)).unwrap();
+    let instance = "MIG-00000000-0000-0000-0000-00000000000d";
+    assert_eq!(
+        map.pools[0].gpus,
+        PoolGpus::Uuids(vec![there.to_owned(), instance.to_owned()])
+    );
     // Digits are the same in upper case.
     let twice = text("GPU-00000000-0000-0000-0000-00000000000A");
     let error = PoolMap::parse(&twice, Some(&known)).unwrap_err().to_string();

@@ -1,16 +1,18 @@
 //! A `vgpud` of the test's own, and what plays its backends and executors.
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FileType, MemfdFlags, Mode, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, Signal};
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_sched_api::messages::{
     Answer, Arrival, EventRecord, FromExec, GpuRungs, Request, Stats, Status, ToExec, TurnRecord, VERSION,
@@ -47,8 +49,20 @@ fn nvml() -> PathBuf {
 pub struct Daemon {
     dir: tempfile::TempDir,
     gpus: u32,
+    /// `VGPU_SOFTGPU_MIG`.
+    divided: &'static str,
+    /// What plays the kernel's log, if anything does; open for writing, so that it does not end.
+    kmsg: Option<File>,
     child: Option<Child>,
-    log: Option<std::thread::JoinHandle<String>>,
+    log: Arc<Log>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What it has written to its log.
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    grown: Condvar,
 }
 
 impl Daemon {
@@ -59,16 +73,43 @@ impl Daemon {
 
     /// Starts one with so many software GPUs.
     pub fn with_gpus(gpus: u32, map: &str) -> Self {
-        let mut daemon = Self {
+        let mut daemon = Self::stopped(gpus, map);
+        daemon.restart();
+        daemon
+    }
+
+    /// Starts one with so many software GPUs, of which these are divided into MIG instances.
+    pub fn with_instances(gpus: u32, divided: &'static str, map: &str) -> Self {
+        let mut daemon = Self::stopped(gpus, map);
+        daemon.divided = divided;
+        daemon.restart();
+        daemon
+    }
+
+    /// The same with a kernel's log of the test's.
+    pub fn with_kmsg(gpus: u32, divided: &'static str, map: &str) -> Self {
+        let mut daemon = Self::stopped(gpus, map);
+        daemon.divided = divided;
+        let path = daemon.kmsg_path();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        daemon.kmsg = Some(File::options().read(true).write(true).open(path).unwrap());
+        daemon.restart();
+        daemon
+    }
+
+    fn stopped(gpus: u32, map: &str) -> Self {
+        let daemon = Self {
             dir: tempfile::tempdir().unwrap(),
             gpus,
+            divided: "",
+            kmsg: None,
             child: None,
-            log: None,
+            log: Arc::default(),
+            reader: None,
         };
         std::fs::create_dir(daemon.softgpu_dir()).unwrap();
         std::os::unix::fs::symlink(nvml(), daemon.dir.path().join("nvml.so")).unwrap();
         daemon.write_map(map);
-        daemon.restart();
         daemon
     }
 
@@ -84,7 +125,7 @@ impl Daemon {
         std::fs::read_to_string(self.map_path()).unwrap()
     }
 
-    fn softgpu_dir(&self) -> PathBuf {
+    pub fn softgpu_dir(&self) -> PathBuf {
         self.dir.path().join("softgpu")
     }
 
@@ -96,6 +137,48 @@ impl Daemon {
         } else {
             std::fs::remove_file(mark).unwrap();
         }
+    }
+
+    fn kmsg_path(&self) -> PathBuf {
+        self.dir.path().join("kmsg")
+    }
+
+    /// Adds a line to the kernel's log.
+    pub fn write_kmsg(&self, line: &str) {
+        writeln!(self.kmsg.as_ref().unwrap(), "{line}").unwrap();
+    }
+
+    /// Ends the kernel's log.
+    pub fn end_kmsg(&mut self) {
+        self.kmsg = None;
+    }
+
+    /// Has NVML tell of an Xid of a GPU.
+    pub fn inject_xid(&self, gpu: u32, number: u64) {
+        let path = self.softgpu_dir().join(format!("xid-{gpu}"));
+        let mut file = File::options().append(true).create(true).open(path).unwrap();
+        writeln!(file, "{number}").unwrap();
+    }
+
+    /// Waits until the log has a line with this in it, from that place on, and returns the line and the place behind it.
+    pub fn until_logged(&self, text: &str, from: usize) -> (String, usize) {
+        let end = Instant::now() + LIMIT;
+        let mut log = self.log.text.lock().unwrap();
+        loop {
+            if let Some(at) = log[from..].find(text).map(|at| from + at)
+                && let Some(line_end) = log[at..].find('\n').map(|len| at + len)
+            {
+                let line_start = log[..at].rfind('\n').map_or(0, |before| before + 1);
+                return (log[line_start..line_end].to_owned(), line_end);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "not logged in time: {text}\n{log}");
+            log = self.log.grown.wait_timeout(log, left).unwrap().0;
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// Takes NVML away, or puts another file in its place, or brings it back.
@@ -140,6 +223,10 @@ impl Daemon {
         command.args(["--admin-group", "4242"]);
         command.env("VGPU_SOFTGPU_DEVICES", self.gpus.to_string());
         command.env("VGPU_SOFTGPU_DIR", self.softgpu_dir());
+        command.env("VGPU_SOFTGPU_MIG", self.divided);
+        if self.kmsg_path().exists() {
+            command.arg("--kmsg").arg(self.kmsg_path());
+        }
         command.env("RUST_LOG", "debug").stderr(Stdio::piped());
         command
     }
@@ -154,10 +241,17 @@ impl Daemon {
             assert_ne!(lines.read_line(&mut log).unwrap(), 0, "vgpud ended: {log}");
         }
         self.child = Some(child);
-        self.log = Some(std::thread::spawn(move || {
+        self.log = Arc::default();
+        *self.log.text.lock().unwrap() = log;
+        let log = self.log.clone();
+        self.reader = Some(std::thread::spawn(move || {
+            let mut line = String::new();
             // A line that is cut off by its end matters to nobody.
-            let _ = lines.read_to_string(&mut log);
-            log
+            while matches!(lines.read_line(&mut line), Ok(read) if read > 0) {
+                log.text.lock().unwrap().push_str(&line);
+                log.grown.notify_all();
+                line.clear();
+            }
         }));
     }
 
@@ -166,8 +260,10 @@ impl Daemon {
         let mut child = self.child.take().unwrap();
         rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
         let code = child.wait().unwrap().code();
-        let log = self.log.take().unwrap().join().unwrap();
+        self.reader.take().unwrap().join().unwrap();
         if std::thread::panicking() {
+            // Another thread may have panicked over it.
+            let log = self.log.text.lock().unwrap_or_else(PoisonError::into_inner);
             eprintln!("{log}");
         }
         code
@@ -316,7 +412,7 @@ impl Backend {
             program: "test".to_owned(),
         });
         match answer {
-            Answer::Gpus { uuids } => uuids,
+            Answer::Gpus { uuids, .. } => uuids,
             other => panic!("{other:?}"),
         }
     }
@@ -332,6 +428,7 @@ impl Backend {
     /// Attaches an executor, over a new socket.
     pub fn attach(&self, session: u32, exec: &mut Exec) {
         let (ours, theirs) = socket_pair();
+        sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(LIMIT)).unwrap();
         exec.socket = ours;
         let answer = self.attach_with(session, &[&exec.memfd, &theirs, &exec.pidfd]);
         assert_eq!(answer, Answer::Ok);
@@ -378,6 +475,12 @@ pub struct Exec {
 
 impl Exec {
     pub fn new() -> Self {
+        // Lives until its input is closed.
+        Self::of(Command::new("cat").stdin(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// One whose process is that child, which is killed with it.
+    pub fn of(child: Child) -> Self {
         let memfd = page_memfd();
         // SAFETY: a new mapping at an address of the kernel's choice. It is never unmapped, so it is good for
         // 'static; a `Page` is atomics and padding.
@@ -386,8 +489,6 @@ impl Exec {
             let page = rustix::mm::mmap(std::ptr::null_mut(), PAGE_LEN, flags, MapFlags::SHARED, &memfd, 0);
             &*page.unwrap().cast::<Page>()
         };
-        // Lives until its input is closed.
-        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         Self {
             child,
@@ -595,6 +696,22 @@ impl Exec {
         loop {
             if let ToExec::Slice { microseconds, .. } = self.order() {
                 return microseconds;
+            }
+        }
+    }
+
+    /// The process' id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it is told of this memory in use, in bytes by GPU.
+    pub fn until_memory(&self, wanted: &[u64]) {
+        loop {
+            if let ToExec::MemoryInUse { bytes } = self.order()
+                && bytes == wanted
+            {
+                return;
             }
         }
     }

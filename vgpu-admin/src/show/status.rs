@@ -142,6 +142,7 @@ fn state(gpu: &GpuStatus) -> String {
         GpuState::Ready => "ready",
         GpuState::Unassigned => "free",
         GpuState::Missing => "MISSING",
+        GpuState::Divided => "divided",
     };
     state.to_owned()
 }

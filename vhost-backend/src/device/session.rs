@@ -328,7 +328,7 @@ impl Session {
         log::info!(
             "vm {vm} session {number}: opened for {program:?}, guest process {}, executor {exec_pid}, GPUs {}",
             open.pid,
-            gpus.join(",")
+            gpus.uuids.join(",")
         );
         Ok(window)
     }

@@ -1,11 +1,13 @@
 //! Executors as processes: how one is started and confined, asked, and reaped.
 use crate::host::ExecOptions;
+use crate::scheduler::Gpus;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, Signal};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vgpu_protocol::host::{EXEC_SOCKET_FD, ExecHeader, ExecKind, ExecReply};
@@ -31,8 +33,8 @@ pub struct Executor {
 pub struct Stuck;
 
 impl Executor {
-    /// Starts one that sees only the GPUs with these UUIDs.
-    pub fn start(options: &ExecOptions, gpus: &[String]) -> io::Result<Self> {
+    /// Starts one that sees only these GPUs.
+    pub fn start(options: &ExecOptions, gpus: &Gpus) -> io::Result<Self> {
         let kind = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let (ours, theirs) = rustix::net::socketpair(kind.0, kind.1, SocketFlags::CLOEXEC, None)?;
         // Only this end: a reply that does not come must not hold the session's thread.
@@ -40,13 +42,17 @@ impl Executor {
         let mut command = Command::new(&options.path);
         command
             .env_clear()
-            .env("CUDA_VISIBLE_DEVICES", gpus.join(","))
+            .env("CUDA_VISIBLE_DEVICES", gpus.uuids.join(","))
+            .env("CUDA_MPS_PIPE_DIRECTORY", mps_pipe_dir(options, gpus.mps))
             // No files of what guests had compiled: there is no place for them in the jail.
             .env("CUDA_CACHE_DISABLE", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         if !options.jail {
             command.arg("--no-jail");
+        }
+        if gpus.mps {
+            command.arg("--mps");
         }
         if let Some(dir) = &options.libcuda_dir {
             command.env("LD_LIBRARY_PATH", dir);
@@ -137,6 +143,21 @@ impl Drop for Executor {
             self.reap();
         }
     }
+}
+
+/// Where libcuda looks for MPS. It uses one that it finds, asked or not, so other sessions are to look where none is.
+fn mps_pipe_dir(options: &ExecOptions, mps: bool) -> &Path {
+    if !mps {
+        return Path::new("/nonexistent");
+    }
+    let dir = options.mps_pipe_dir.as_path();
+    if !dir.join("control").exists() {
+        log::warn!(
+            "there is no MPS control daemon at {}: work of this session is in a GPU context of its own",
+            dir.display()
+        );
+    }
+    dir
 }
 
 /// In the child, before it becomes the executor: its socket is descriptor 3 and all others but the standard three are

@@ -90,6 +90,11 @@ impl Backend {
         self.dir.path().join("vgpud")
     }
 
+    /// Where it expects MPS.
+    pub fn mps_pipe_dir(&self) -> PathBuf {
+        self.dir.path().join("mps")
+    }
+
     /// Waits for a line in the log that contains `text`, and returns it.
     pub fn wait_log(&self, text: &str) -> String {
         let until = Instant::now() + PATIENCE;
@@ -138,6 +143,8 @@ fn command(dir: &tempfile::TempDir) -> Command {
         .arg(dir.path().join("vgpud"))
         .arg("--exec")
         .arg(std::env::current_exe().unwrap())
+        .arg("--mps-pipe-dir")
+        .arg(dir.path().join("mps"))
         .arg("--exec-env")
         .arg(format!("{}=1", executor::MARK))
         .env("RUST_LOG", "debug")

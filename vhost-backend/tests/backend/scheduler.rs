@@ -10,12 +10,14 @@ use vgpu_sched_api::packet;
 /// Nothing that a test waits for takes that long unless it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What it refuses, and why.
+/// What it refuses, and why; and what it says where it does not.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Refuse {
     pub hello: Option<Refusal>,
     pub open: Option<Refusal>,
     pub attach: Option<Refusal>,
+    /// The VM's pool shares its GPUs through MPS.
+    pub mps: bool,
 }
 
 /// A request with its descriptors.
@@ -157,6 +159,7 @@ fn serve(listener: &OwnedFd, shared: &(Mutex<State>, Condvar), refuse: Refuse) {
                 Request::OpenSession { .. } => refuse.open.map_or_else(
                     || Answer::Gpus {
                         uuids: vec!["GPU-0".into(), "GPU-1".into()],
+                        mps: refuse.mps,
                     },
                     refused,
                 ),

@@ -229,7 +229,15 @@ fn vgpud_decides_who_may_open() {
     ];
     for (hello, open, attach, expected) in cases {
         let backend = Backend::start();
-        let vgpud = Scheduler::start(&backend.scheduler(), Refuse { hello, open, attach });
+        let vgpud = Scheduler::start(
+            &backend.scheduler(),
+            Refuse {
+                hello,
+                open,
+                attach,
+                mps: false,
+            },
+        );
         let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
         let result = transport.open(&[WINDOW]);
         assert!(refused(result, expected), "{hello:?} {open:?} {attach:?}");
@@ -238,6 +246,39 @@ fn vgpud_decides_who_may_open() {
                 vgpud.count(|request| matches!(request, Request::AttachSession { .. })),
                 0
             );
+        }
+    }
+}
+
+/// libcuda uses an MPS that it finds, so only sessions that are to use it are shown where it is.
+#[test]
+fn only_sessions_of_such_pools_are_led_to_mps() {
+    for mps in [true, false] {
+        let backend = Backend::start();
+        let refuse = Refuse {
+            mps,
+            ..Refuse::default()
+        };
+        let vgpud = Scheduler::start(&backend.scheduler(), refuse);
+        let _guest = Guest::open(&backend.socket());
+        let (exec_pid, _) = vgpud.attached(1);
+        let read = |file| std::fs::read_to_string(format!("/proc/{exec_pid}/{file}")).unwrap();
+        let environment = read("environ");
+        let dir = environment
+            .split('\0')
+            .find_map(|variable| variable.strip_prefix("CUDA_MPS_PIPE_DIRECTORY="));
+        let expected = if mps {
+            backend.mps_pipe_dir()
+        } else {
+            "/nonexistent".into()
+        };
+        assert_eq!(dir.map(std::path::PathBuf::from), Some(expected));
+        assert_eq!(
+            read("cmdline").split('\0').any(|argument| argument == "--mps"),
+            mps
+        );
+        if mps {
+            backend.wait_log("there is no MPS control daemon");
         }
     }
 }

@@ -6,8 +6,8 @@
 //! dead, and whoever notices first takes its turn and memory away. Record locks also tell the truth between
 //! process namespaces, where process ids would not.
 
-use super::configured_memory;
-use std::collections::BTreeSet;
+use super::Part;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Contexts of all processes on one device.
 const SLOTS: usize = 512;
 /// Changes whenever the layout does.
-const MAGIC: u64 = u64::from_le_bytes(*b"softgpu1");
+const MAGIC: u64 = u64::from_le_bytes(*b"softgpu2");
 /// Where the record locks are: behind the data.
 const LOCKS: i64 = 1 << 20;
 /// How often a waiting context looks whether the one before it still lives.
@@ -50,6 +50,8 @@ struct Entry {
     turns: AtomicU32,
     /// Device memory of the context, in bytes.
     memory: AtomicU64,
+    /// The process of the context, as it calls itself.
+    pid: AtomicU32,
 }
 
 /// States of an entry.
@@ -59,6 +61,7 @@ const WANTS: u32 = 2;
 
 /// A device as this process sees it.
 pub struct DeviceShare {
+    part: Part,
     shared: NonNull<Shared>,
     /// The file, unless the device is this process' own.
     file: Option<OwnedFd>,
@@ -85,28 +88,31 @@ extern "C" fn close_in_child() {
 }
 
 impl DeviceShare {
-    /// The share of device `number`. Where the file cannot be had the device is this process' own.
-    pub fn open(number: u32) -> Arc<DeviceShare> {
+    /// The share of a device, or of an instance of one. Where the file cannot be had it is this process' own.
+    pub fn open(part: Part) -> Arc<DeviceShare> {
         let (shared, file) =
-            match open_file(number).and_then(|fd| Ok((map(Some(&fd), Access::Write)?, Some(fd)))) {
+            match open_file(part).and_then(|fd| Ok((map(Some(&fd), Access::Write)?, Some(fd)))) {
                 Ok(found) => found,
                 Err(error) => {
-                    eprintln!("softgpu: device {number} is not shared with other processes: {error}");
+                    eprintln!("softgpu: {part:?} is not shared with other processes: {error}");
                     (map(None, Access::Write).unwrap_or_else(|_| fallback()), None)
                 }
             };
         let share = DeviceShare {
+            part,
             shared,
             file,
             own: Mutex::default(),
         };
         share.initialise();
         if let Some(file) = &share.file {
-            let registered = DESCRIPTORS.get(number as usize);
             let first = DESCRIPTORS.iter().all(|d| d.load(Ordering::Relaxed) == 0);
-            if let Some(place) = registered {
-                place.store(file.as_raw_fd() as usize + 1, Ordering::Relaxed);
-            }
+            let descriptor = file.as_raw_fd() as usize + 1;
+            let mut places = DESCRIPTORS.iter();
+            places.find(|place| {
+                let taken = place.compare_exchange(0, descriptor, Ordering::Relaxed, Ordering::Relaxed);
+                taken.is_ok()
+            });
             if first {
                 // SAFETY: the handler only reads atomics and closes descriptors.
                 unsafe { libc::pthread_atfork(None, None, Some(close_in_child)) };
@@ -152,7 +158,9 @@ impl DeviceShare {
             libc::pthread_mutex_init(self.mutex(), attributes.as_ptr());
             libc::pthread_mutexattr_destroy(attributes.as_mut_ptr());
         }
-        self.shared().total.store(configured_memory(), Ordering::Relaxed);
+        self.shared()
+            .total
+            .store(self.part.configured_memory(), Ordering::Relaxed);
         self.shared().magic.store(MAGIC, Ordering::Release);
     }
 
@@ -195,6 +203,10 @@ impl DeviceShare {
         }
         self.own().insert(slot);
         locked.entry(slot).memory.store(0, Ordering::Relaxed);
+        locked
+            .entry(slot)
+            .pid
+            .store(std::process::id(), Ordering::Relaxed);
         locked.set(slot, IDLE);
         Some(slot)
     }
@@ -290,17 +302,45 @@ pub struct Usage {
     pub used: u64,
 }
 
-/// Memory of device `number`, for one who only looks: takes no part in it, and changes nothing.
-pub fn usage(number: u32) -> Usage {
-    look(number).unwrap_or_else(|| Usage {
-        total: configured_memory(),
+/// A process that has contexts on a device, and their memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    pub memory: u64,
+}
+
+/// Memory, for one who only looks: takes no part in it, and changes nothing.
+pub fn usage(part: Part) -> Usage {
+    look(part, |shared, contexts| Usage {
+        total: shared.total.load(Ordering::Relaxed),
+        used: contexts
+            .iter()
+            .map(|entry| entry.memory.load(Ordering::Relaxed))
+            .fold(0, u64::saturating_add),
+    })
+    .unwrap_or_else(|| Usage {
+        total: part.configured_memory(),
         used: 0,
     })
 }
 
-/// None unless some process has a context there.
-fn look(number: u32) -> Option<Usage> {
-    let file = std::fs::File::open(format!("{}/gpu{number}", directory())).ok()?;
+/// The processes that have contexts there, for one who only looks.
+pub fn processes(part: Part) -> Vec<Process> {
+    let by_pid = look(part, |_, contexts| {
+        let mut by_pid = BTreeMap::new();
+        for entry in contexts {
+            let memory: &mut u64 = by_pid.entry(entry.pid.load(Ordering::Relaxed)).or_default();
+            *memory = memory.saturating_add(entry.memory.load(Ordering::Relaxed));
+        }
+        by_pid
+    });
+    let all = by_pid.into_iter().flatten();
+    all.map(|(pid, memory)| Process { pid, memory }).collect()
+}
+
+/// What can be seen of the state and of the contexts that live; `None` if there are none.
+fn look<T>(part: Part, see: impl FnOnce(&Shared, &[&Entry]) -> T) -> Option<T> {
+    let file = std::fs::File::open(path(part)).ok()?;
     if file.metadata().ok()?.len() < size_of::<Shared>() as u64 {
         return None;
     }
@@ -308,19 +348,17 @@ fn look(number: u32) -> Option<Usage> {
     let place = map(Some(&file), Access::Read).ok()?;
     // SAFETY: just mapped, never shrunk, and what is read of it are atomics.
     let shared = unsafe { place.as_ref() };
-    let live = |slot: &usize| {
-        shared.slots[*slot].state.load(Ordering::Relaxed) != FREE && has_record_lock(&file, Slot(*slot))
+    let live = |slot: usize| {
+        let entry = &shared.slots[slot];
+        let taken = entry.state.load(Ordering::Relaxed) != FREE && has_record_lock(&file, Slot(slot));
+        taken.then_some(entry)
     };
-    let mut contexts = (0..SLOTS).filter(live).peekable();
-    let used = (shared.magic.load(Ordering::Acquire) == MAGIC && contexts.peek().is_some()).then(|| Usage {
-        total: shared.total.load(Ordering::Relaxed),
-        used: contexts
-            .map(|slot| shared.slots[slot].memory.load(Ordering::Relaxed))
-            .fold(0, u64::saturating_add),
-    });
+    let contexts: Vec<&Entry> = (0..SLOTS).filter_map(live).collect();
+    let made = shared.magic.load(Ordering::Acquire) == MAGIC && !contexts.is_empty();
+    let seen = made.then(|| see(shared, &contexts));
     // SAFETY: the mapping made above, which nothing refers to any more.
     unsafe { libc::munmap(place.as_ptr().cast(), size_of::<Shared>()) };
-    used
+    seen
 }
 
 /// The state, while no other thread of any process changes it.
@@ -452,14 +490,39 @@ pub fn is_lost(number: u32) -> bool {
         .exists()
 }
 
-fn open_file(number: u32) -> std::io::Result<OwnedFd> {
+/// The first Xid of device `number` that was injected after the first `seen`, and how many there are up to it. With
+/// `seen` of `None` only how many there are.
+pub fn xid_after(number: u32, seen: Option<usize>) -> (Option<u64>, usize) {
+    let text = std::fs::read_to_string(format!("{}/xid-{number}", directory())).unwrap_or_default();
+    // One that is being written has no end of its line yet.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines = || whole.lines();
+    let Some(seen) = seen else {
+        return (None, lines().count());
+    };
+    match lines().nth(seen) {
+        Some(line) => (line.trim().parse().ok(), seen + 1),
+        None => (None, seen),
+    }
+}
+
+/// The file of a device, or of an instance of one.
+fn path(part: Part) -> String {
+    let directory = directory();
+    match part.instance {
+        None => format!("{directory}/gpu{}", part.device),
+        Some(instance) => format!("{directory}/gpu{}-mig{instance}", part.device),
+    }
+}
+
+fn open_file(part: Part) -> std::io::Result<OwnedFd> {
     let directory = directory();
     if let Err(error) = std::fs::create_dir(&directory)
         && error.kind() != std::io::ErrorKind::AlreadyExists
     {
         return Err(error);
     }
-    let path = CString::new(format!("{directory}/gpu{number}"))?;
+    let path = CString::new(path(part))?;
     // In a directory with the sticky bit the kernel refuses O_CREAT for a file that exists and belongs to
     // somebody else, so the two cases are told apart.
     for flags in [0, libc::O_CREAT | libc::O_EXCL, 0] {

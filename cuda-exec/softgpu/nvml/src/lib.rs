@@ -1,5 +1,5 @@
-//! A `libnvidia-ml.so.1` for the software GPUs: their number, names, UUIDs, PCI addresses and memory, as
-//! NVIDIA's management library tells them of real ones. What a device has no sensor for is answered with
+//! A `libnvidia-ml.so.1` for the software GPUs: their number, names, UUIDs, PCI addresses, memory, processes, MIG instances
+//! and Xids, as NVIDIA's management library tells them of real ones. What a device has no sensor for is answered with
 //! NOT_SUPPORTED.
 //!
 //! # Use
@@ -12,19 +12,24 @@
 //! ```
 //!
 //! The environment is that of `softgpu_device`, read in every call: `VGPU_SOFTGPU_DEVICES` devices, their memory
-//! `VGPU_SOFTGPU_MEMORY`, and `VGPU_SOFTGPU_DIR` to see how much of it the processes that use the same directory
-//! have. As with NVIDIA's, `CUDA_VISIBLE_DEVICES` hides nothing here.
+//! `VGPU_SOFTGPU_MEMORY`, their MIG instances `VGPU_SOFTGPU_MIG`, and `VGPU_SOFTGPU_DIR` to see how much memory the
+//! processes that use the same directory have, and the Xids that were injected there. As with NVIDIA's, `CUDA_VISIBLE_DEVICES` hides nothing here.
 
 #![allow(non_snake_case)]
 
-use softgpu_device as device;
+mod events;
+
+use softgpu_device::{self as device, Part};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A `nvmlReturn_t`.
 pub type Return = c_uint;
-/// A `nvmlDevice_t`: a device's number, plus 1.
+/// A `nvmlDevice_t`: a device's number, plus 1; for a MIG instance, its number plus 1 [`INSTANCE`] bits further up.
 pub type Device = usize;
+
+/// Where the number of a MIG instance begins in its handle.
+const INSTANCE: u32 = 16;
 
 const SUCCESS: Return = 0;
 const UNINITIALIZED: Return = 1;
@@ -32,17 +37,19 @@ const INVALID_ARGUMENT: Return = 2;
 const NOT_SUPPORTED: Return = 3;
 const NOT_FOUND: Return = 6;
 const INSUFFICIENT_SIZE: Return = 7;
+const TIMEOUT: Return = 10;
 const GPU_IS_LOST: Return = 15;
 const ARGUMENT_VERSION_MISMATCH: Return = 25;
 
 /// The codes that this library returns, as text.
-const TEXTS: [(Return, &CStr); 8] = [
+const TEXTS: [(Return, &CStr); 9] = [
     (SUCCESS, c"Success"),
     (UNINITIALIZED, c"Uninitialized"),
     (INVALID_ARGUMENT, c"Invalid Argument"),
     (NOT_SUPPORTED, c"Not Supported"),
     (NOT_FOUND, c"Not Found"),
     (INSUFFICIENT_SIZE, c"Insufficient Size"),
+    (TIMEOUT, c"Timeout"),
     (GPU_IS_LOST, c"GPU is lost"),
     (ARGUMENT_VERSION_MISMATCH, c"Argument version mismatch"),
 ];
@@ -82,6 +89,20 @@ pub struct MemoryV2 {
     used: c_ulonglong,
 }
 
+/// `nvmlProcessInfo_t`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessInfo {
+    pid: c_uint,
+    /// In bytes.
+    used: c_ulonglong,
+    gpu_instance: c_uint,
+    compute_instance: c_uint,
+}
+
+/// Stands for the number of an instance where there is none.
+const NO_INSTANCE: c_uint = c_uint::MAX;
+
 /// How often the library was initialised and not shut down.
 static INITIALISED: AtomicU32 = AtomicU32::new(0);
 
@@ -94,15 +115,40 @@ fn initialised() -> Result {
     }
 }
 
-/// The number of a device.
-fn number(device: Device) -> Result<u32> {
+/// The handle of a device, or of an instance of one.
+fn handle(part: Part) -> Device {
+    let instance = part.instance.map_or(0, |instance| instance as usize + 1);
+    (part.device as usize + 1) | instance << INSTANCE
+}
+
+/// The device, or the instance of one, that a handle means.
+fn part(device: Device) -> Result<Part> {
     initialised()?;
-    let number = device.checked_sub(1).and_then(|n| u32::try_from(n).ok());
-    let number = number.filter(|n| *n < device::count()).ok_or(INVALID_ARGUMENT)?;
-    if device::is_lost(number) {
+    let known = |part: &Part| match part.instance {
+        None => part.device < device::count(),
+        Some(instance) => part.device < device::count() && instance < device::instances(part.device),
+    };
+    let number = (device & ((1 << INSTANCE) - 1)).checked_sub(1);
+    let part = number.map(|number| Part {
+        device: number as u32,
+        instance: u32::try_from(device >> INSTANCE)
+            .unwrap_or(u32::MAX)
+            .checked_sub(1),
+    });
+    let part = part.filter(known).ok_or(INVALID_ARGUMENT)?;
+    if device::is_lost(part.device) {
         return Err(GPU_IS_LOST);
     }
-    Ok(number)
+    Ok(part)
+}
+
+/// The number of a device that is no instance of one.
+fn number(device: Device) -> Result<u32> {
+    let part = part(device)?;
+    match part.instance {
+        None => Ok(part.device),
+        Some(_) => Err(INVALID_ARGUMENT),
+    }
 }
 
 /// Stores a result.
@@ -113,6 +159,15 @@ fn put<T>(out: *mut T, value: T) -> Result {
     // SAFETY: as part of the C interface the caller passes null or a pointer valid for this write.
     unsafe { out.write_unaligned(value) };
     Ok(())
+}
+
+/// What the caller has stored.
+fn get<T: Copy>(from: *const T) -> Result<T> {
+    if from.is_null() {
+        return Err(INVALID_ARGUMENT);
+    }
+    // SAFETY: as part of the C interface the caller passes null or a pointer valid for this read.
+    Ok(unsafe { from.read_unaligned() })
 }
 
 /// Stores a text with its end.
@@ -148,15 +203,51 @@ fn array<const N: usize>(text: &str) -> [u8; N] {
     bytes
 }
 
-/// The device that fits.
-fn find(out: *mut Device, fits: impl Fn(u32) -> bool) -> Result {
+/// The handle of the first device, or instance of one, that fits.
+fn find(out: *mut Device, fits: impl Fn(Part) -> bool) -> Result {
     initialised()?;
-    let found = (0..device::count()).find(|n| fits(*n)).ok_or(NOT_FOUND)?;
-    put(out, found as Device + 1)
+    let instances = |number| {
+        let instance = move |instance| Part::instance(number, instance);
+        (0..device::instances(number)).map(instance)
+    };
+    let all =
+        (0..device::count()).flat_map(|number| [Part::whole(number)].into_iter().chain(instances(number)));
+    let found = all.into_iter().find(|part| fits(*part)).ok_or(NOT_FOUND)?;
+    put(out, handle(found))
+}
+
+/// The instance that a handle means, with its device's number.
+fn instance(device: Device) -> Result<(u32, u32)> {
+    let part = part(device)?;
+    Ok((part.device, part.instance.ok_or(INVALID_ARGUMENT)?))
+}
+
+/// The processes on a device and its instances, or on one instance.
+fn processes(device: Device) -> Result<Vec<ProcessInfo>> {
+    let part = part(device)?;
+    let instances = device::instances(part.device);
+    let parts = match part.instance {
+        None if instances > 0 => (0..instances)
+            .map(|instance| Part::instance(part.device, instance))
+            .collect(),
+        _ => vec![part],
+    };
+    let on = |part: Part| {
+        let number = part.instance.unwrap_or(NO_INSTANCE);
+        device::processes(part)
+            .into_iter()
+            .map(move |process| ProcessInfo {
+                pid: process.pid,
+                used: process.memory,
+                gpu_instance: number,
+                compute_instance: if number == NO_INSTANCE { NO_INSTANCE } else { 0 },
+            })
+    };
+    Ok(parts.into_iter().flat_map(on).collect())
 }
 
 fn pci_info(device: Device) -> Result<PciInfo> {
-    let address = device::pci_address(number(device)?);
+    let address = device::pci_address(part(device)?.device);
     let text = address.text();
     Ok(PciInfo {
         bus_id_legacy: array(&text),
@@ -181,12 +272,13 @@ macro_rules! api {
     (@export $name:ident ($($arg:ident: $ty:ty),*) $body:block) => {
         #[unsafe(no_mangle)]
         #[allow(missing_docs)]
-        pub extern "C" fn $name($($arg: $ty),*) -> Return {
+        pub extern "C" fn $name($($arg: $ty),*) -> $crate::Return {
             let body = move || -> Result { $body };
-            body().err().unwrap_or(SUCCESS)
+            body().err().unwrap_or($crate::SUCCESS)
         }
     };
 }
+pub(crate) use api;
 
 api! {
     fn nvmlInit | nvmlInit_v2() {
@@ -233,25 +325,25 @@ api! {
 
     fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, out: *mut Device) {
         let uuid = get_text(uuid)?;
-        find(out, |number| device::uuid_text(number) == uuid)
+        find(out, |part| part.uuid_text() == uuid)
     }
 
     fn nvmlDeviceGetHandleByPciBusId | nvmlDeviceGetHandleByPciBusId_v2(id: *const c_char, out: *mut Device) {
         let id = get_text(id)?;
-        find(out, |number| device::pci_address(number).is_named(&id))
+        find(out, |part| device::pci_address(part.device).is_named(&id))
     }
 
     fn nvmlDeviceGetIndex(device: Device, index: *mut c_uint) {
-        put(index, number(device)?)
+        let part = part(device)?;
+        put(index, part.instance.unwrap_or(part.device))
     }
 
     fn nvmlDeviceGetName(device: Device, name: *mut c_char, len: c_uint) {
-        number(device)?;
-        put_text(device::NAME, name, len)
+        put_text(&part(device)?.name(), name, len)
     }
 
     fn nvmlDeviceGetUUID(device: Device, uuid: *mut c_char, len: c_uint) {
-        put_text(&device::uuid_text(number(device)?), uuid, len)
+        put_text(&part(device)?.uuid_text(), uuid, len)
     }
 
     fn nvmlDeviceGetPciInfo | nvmlDeviceGetPciInfo_v2 | nvmlDeviceGetPciInfo_v3(
@@ -261,17 +353,13 @@ api! {
     }
 
     fn nvmlDeviceGetMemoryInfo(device: Device, info: *mut Memory) {
-        let device::Usage { total, used } = device::usage(number(device)?);
+        let device::Usage { total, used } = device::usage(part(device)?);
         put(info, Memory { total, free: total.saturating_sub(used), used })
     }
 
     fn nvmlDeviceGetMemoryInfo_v2(device: Device, info: *mut MemoryV2) {
-        let device::Usage { total, used } = device::usage(number(device)?);
-        if info.is_null() {
-            return Err(INVALID_ARGUMENT);
-        }
-        // SAFETY: as part of the C interface the caller passes null or a structure with its version set.
-        let version = unsafe { info.cast::<c_uint>().read_unaligned() };
+        let device::Usage { total, used } = device::usage(part(device)?);
+        let version: c_uint = get(info.cast())?;
         if version != size_of::<MemoryV2>() as c_uint | 2 << 24 {
             return Err(ARGUMENT_VERSION_MISMATCH);
         }
@@ -279,7 +367,7 @@ api! {
     }
 
     fn nvmlDeviceGetCudaComputeCapability(device: Device, major: *mut c_int, minor: *mut c_int) {
-        number(device)?;
+        part(device)?;
         put(major, device::COMPUTE_CAPABILITY.0)?;
         put(minor, device::COMPUTE_CAPABILITY.1)
     }
@@ -308,9 +396,54 @@ api! {
         Err(NOT_SUPPORTED)
     }
 
-    fn nvmlDeviceGetMigMode(device: Device, _current: *mut c_uint, _pending: *mut c_uint) {
-        number(device)?;
-        Err(NOT_SUPPORTED)
+    fn nvmlDeviceGetMigMode(device: Device, current: *mut c_uint, pending: *mut c_uint) {
+        match device::instances(number(device)?) {
+            0 => Err(NOT_SUPPORTED),
+            _ => put(current, 1).and_then(|()| put(pending, 1)),
+        }
+    }
+
+    fn nvmlDeviceGetMaxMigDeviceCount(device: Device, count: *mut c_uint) {
+        put(count, device::instances(number(device)?))
+    }
+
+    fn nvmlDeviceGetMigDeviceHandleByIndex(device: Device, index: c_uint, out: *mut Device) {
+        let number = number(device)?;
+        if index >= device::instances(number) {
+            return Err(NOT_FOUND);
+        }
+        put(out, handle(Part::instance(number, index)))
+    }
+
+    fn nvmlDeviceIsMigDeviceHandle(device: Device, is: *mut c_uint) {
+        put(is, part(device)?.instance.is_some().into())
+    }
+
+    fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device: Device, out: *mut Device) {
+        let (number, _) = instance(device)?;
+        put(out, handle(Part::whole(number)))
+    }
+
+    fn nvmlDeviceGetGpuInstanceId(device: Device, id: *mut c_uint) {
+        put(id, instance(device)?.1)
+    }
+
+    fn nvmlDeviceGetComputeInstanceId(device: Device, id: *mut c_uint) {
+        instance(device)?;
+        put(id, 0)
+    }
+
+    fn nvmlDeviceGetComputeRunningProcesses_v3(device: Device, count: *mut c_uint, out: *mut ProcessInfo) {
+        let found = processes(device)?;
+        let room = get(count)? as usize;
+        put(count, found.len() as c_uint)?;
+        if found.len() > room {
+            return Err(INSUFFICIENT_SIZE);
+        }
+        for (at, process) in found.into_iter().enumerate() {
+            put(out.wrapping_add(at), process)?;
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
+use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use softgpu_cuda::driver::{abi::Out, context, device, memory, runtime};
 use std::ffi::{CStr, c_char};
@@ -79,6 +80,17 @@ fn both_libraries_show_the_same_gpus() {
     assert_eq!((used(0), used(1)), (0, 5 << 20));
     let taken = nvml.device_by_index(1).unwrap().memory_info().unwrap();
     assert_eq!(taken.free, (1 << 30) - (5 << 20));
+    let processes = |index| {
+        let device = nvml.device_by_index(index).unwrap();
+        device.running_compute_processes().unwrap()
+    };
+    assert_eq!(processes(0), []);
+    let [process] = &processes(1)[..] else {
+        panic!("{:?}", processes(1))
+    };
+    assert_eq!(process.pid, std::process::id());
+    assert_eq!(process.used_gpu_memory, UsedGpuMemory::Used(5 << 20));
+    assert_eq!(process.gpu_instance_id, None);
     assert_eq!(memory::cuMemFree_v2(at), 0);
     assert_eq!(used(1), 0);
     nvml.shutdown().unwrap();

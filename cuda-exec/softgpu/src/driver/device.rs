@@ -4,7 +4,7 @@ use super::abi::{CUdevice, Out, Text, api};
 use super::context::Context;
 use super::error::{self, Result};
 use super::runtime::initialised;
-use softgpu_device::{DeviceShare, NAME, pci_address, uuid, uuid_text};
+use softgpu_device::{DeviceShare, Part, pci_address};
 use std::ffi::c_char;
 use std::sync::{Arc, Mutex};
 
@@ -15,8 +15,8 @@ pub const SHARED_DEFAULT: i32 = 48 * 1024;
 
 /// One device.
 pub struct Device {
-    /// Its number among all software GPUs; `CUDA_VISIBLE_DEVICES` may hide some.
-    pub number: u32,
+    /// Which of all software GPUs it is; `CUDA_VISIBLE_DEVICES` may hide some.
+    pub part: Part,
     /// What the processes that use it share.
     pub share: Arc<DeviceShare>,
     pub primary: Mutex<Primary>,
@@ -33,38 +33,48 @@ pub struct Primary {
 /// The devices which this process may see.
 pub(crate) fn discover() -> Vec<Device> {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    visible_numbers(softgpu_device::count(), visible.as_deref())
+    visible_parts(&Part::all(), visible.as_deref())
         .into_iter()
-        .map(|number| Device {
-            number,
-            share: DeviceShare::open(number),
+        .map(|part| Device {
+            part,
+            share: DeviceShare::open(part),
             primary: Mutex::default(),
         })
         .collect()
 }
 
-/// Applies `CUDA_VISIBLE_DEVICES`: a list of numbers or UUIDs (or their beginnings), which ends at the
-/// first entry that names no device or one that came before.
-fn visible_numbers(count: u32, visible: Option<&str>) -> Vec<u32> {
+/// Applies `CUDA_VISIBLE_DEVICES`: a list of numbers or UUIDs (or their beginnings), which ends at the first entry that
+/// names no device or one that came before. Of a device that is divided only one instance can be seen, the first unless
+/// another is named; one that is named stands alone.
+fn visible_parts(all: &[Part], visible: Option<&str>) -> Vec<Part> {
+    let mut devices = all.to_vec();
+    devices.dedup_by_key(|part| part.device);
     let Some(visible) = visible else {
-        return (0..count).collect();
+        return devices;
     };
-    let mut numbers = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
     for entry in visible.split(',').map(str::trim) {
-        let named = if let Ok(number) = entry.parse::<u32>() {
-            (number < count).then_some(number)
+        let only = |mut matching: Vec<Part>| matching.pop().filter(|_| matching.is_empty());
+        let fits = |part: &Part| part.uuid_text().starts_with(entry);
+        if entry.starts_with("MIG-") {
+            let named = only(all.iter().copied().filter(fits).collect());
+            parts.extend(named.filter(|_| parts.is_empty()));
+            break;
+        }
+        let named = if let Ok(number) = entry.parse::<usize>() {
+            devices.get(number).copied()
         } else if entry.starts_with("GPU-") {
-            let mut matching = (0..count).filter(|n| uuid_text(*n).starts_with(entry));
-            matching.next().filter(|_| matching.next().is_none())
+            let fits = |part: &Part| fits(&Part::whole(part.device));
+            only(devices.iter().copied().filter(fits).collect())
         } else {
             None
         };
         match named {
-            Some(number) if !numbers.contains(&number) => numbers.push(number),
+            Some(part) if !parts.contains(&part) => parts.push(part),
             _ => break,
         }
     }
-    numbers
+    parts
 }
 
 /// The device of an ordinal.
@@ -90,46 +100,46 @@ fn put_text(text: &str, out: *mut c_char, len: i32) -> Result {
 /// The value of a device attribute; those that only describe absent features are 0.
 fn attribute(device: &Device, id: i32) -> Result<i32> {
     Ok(match id {
-        1 => 1024,                                   // MAX_THREADS_PER_BLOCK
-        2 | 3 => 1024,                               // MAX_BLOCK_DIM_X, _Y
-        4 => 64,                                     // MAX_BLOCK_DIM_Z
-        5 => i32::MAX,                               // MAX_GRID_DIM_X
-        6 | 7 => 65535,                              // MAX_GRID_DIM_Y, _Z
-        8 => SHARED_DEFAULT,                         // MAX_SHARED_MEMORY_PER_BLOCK
-        9 => 65536,                                  // TOTAL_CONSTANT_MEMORY
-        10 => 32,                                    // WARP_SIZE
-        11 => i32::MAX,                              // MAX_PITCH
-        12 | 82 => 65536,                            // MAX_REGISTERS_PER_BLOCK, _PER_MULTIPROCESSOR
-        13 => 2_000_000,                             // CLOCK_RATE, kHz
-        14 | 30 => 512,                              // TEXTURE_ALIGNMENT, SURFACE_ALIGNMENT
-        15 => 1,                                     // GPU_OVERLAP
-        16 => 1,                                     // MULTIPROCESSOR_COUNT
-        19 => 1,                                     // CAN_MAP_HOST_MEMORY
-        31 => 1,                                     // CONCURRENT_KERNELS
-        33 => pci_address(device.number).bus as i32, // PCI_BUS_ID
-        36 => 1_000_000,                             // MEMORY_CLOCK_RATE, kHz
-        37 => 128,                                   // GLOBAL_MEMORY_BUS_WIDTH, bits
-        38 => 1 << 20,                               // L2_CACHE_SIZE
-        39 => 2048,                                  // MAX_THREADS_PER_MULTIPROCESSOR
-        40 => 2,                                     // ASYNC_ENGINE_COUNT
-        41 => 1,                                     // UNIFIED_ADDRESSING
-        51 => 32,                                    // TEXTURE_PITCH_ALIGNMENT
-        75 => 9,                                     // COMPUTE_CAPABILITY_MAJOR
-        76 => 0,                                     // COMPUTE_CAPABILITY_MINOR
-        78 => 1,                                     // STREAM_PRIORITIES_SUPPORTED
-        79 | 80 => 1,                                // GLOBAL_, LOCAL_L1_CACHE_SUPPORTED
-        81 => 228 * 1024,                            // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-        87 => 2,                                     // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
-        90 => 1,                                     // COMPUTE_PREEMPTION_SUPPORTED
-        91 => 1,                                     // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
-        92..=94 => 1,                                // the stream memory operations, first version
-        97 => SHARED_OPTIN,                          // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        99 => 1,                                     // HOST_REGISTER_SUPPORTED
-        106 => 32,                                   // MAX_BLOCKS_PER_MULTIPROCESSOR
-        111 => 1024,                                 // RESERVED_SHARED_MEMORY_PER_BLOCK
-        113 => 1,                                    // READ_ONLY_HOST_REGISTER_SUPPORTED
-        122 | 123 => 1,                              // the stream memory operations, second version
-        133 => -1,                                   // NUMA_ID
+        1 => 1024,                                        // MAX_THREADS_PER_BLOCK
+        2 | 3 => 1024,                                    // MAX_BLOCK_DIM_X, _Y
+        4 => 64,                                          // MAX_BLOCK_DIM_Z
+        5 => i32::MAX,                                    // MAX_GRID_DIM_X
+        6 | 7 => 65535,                                   // MAX_GRID_DIM_Y, _Z
+        8 => SHARED_DEFAULT,                              // MAX_SHARED_MEMORY_PER_BLOCK
+        9 => 65536,                                       // TOTAL_CONSTANT_MEMORY
+        10 => 32,                                         // WARP_SIZE
+        11 => i32::MAX,                                   // MAX_PITCH
+        12 | 82 => 65536,                                 // MAX_REGISTERS_PER_BLOCK, _PER_MULTIPROCESSOR
+        13 => 2_000_000,                                  // CLOCK_RATE, kHz
+        14 | 30 => 512,                                   // TEXTURE_ALIGNMENT, SURFACE_ALIGNMENT
+        15 => 1,                                          // GPU_OVERLAP
+        16 => 1,                                          // MULTIPROCESSOR_COUNT
+        19 => 1,                                          // CAN_MAP_HOST_MEMORY
+        31 => 1,                                          // CONCURRENT_KERNELS
+        33 => pci_address(device.part.device).bus as i32, // PCI_BUS_ID
+        36 => 1_000_000,                                  // MEMORY_CLOCK_RATE, kHz
+        37 => 128,                                        // GLOBAL_MEMORY_BUS_WIDTH, bits
+        38 => 1 << 20,                                    // L2_CACHE_SIZE
+        39 => 2048,                                       // MAX_THREADS_PER_MULTIPROCESSOR
+        40 => 2,                                          // ASYNC_ENGINE_COUNT
+        41 => 1,                                          // UNIFIED_ADDRESSING
+        51 => 32,                                         // TEXTURE_PITCH_ALIGNMENT
+        75 => 9,                                          // COMPUTE_CAPABILITY_MAJOR
+        76 => 0,                                          // COMPUTE_CAPABILITY_MINOR
+        78 => 1,                                          // STREAM_PRIORITIES_SUPPORTED
+        79 | 80 => 1,                                     // GLOBAL_, LOCAL_L1_CACHE_SUPPORTED
+        81 => 228 * 1024,                                 // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        87 => 2,                                          // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
+        90 => 1,                                          // COMPUTE_PREEMPTION_SUPPORTED
+        91 => 1,                                          // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
+        92..=94 => 1,                                     // the stream memory operations, first version
+        97 => SHARED_OPTIN,                               // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        99 => 1,                                          // HOST_REGISTER_SUPPORTED
+        106 => 32,                                        // MAX_BLOCKS_PER_MULTIPROCESSOR
+        111 => 1024,                                      // RESERVED_SHARED_MEMORY_PER_BLOCK
+        113 => 1,                                         // READ_ONLY_HOST_REGISTER_SUPPORTED
+        122 | 123 => 1,                                   // the stream memory operations, second version
+        133 => -1,                                        // NUMA_ID
         id if (1..=150).contains(&id) => 0,
         _ => return Err(error::INVALID_VALUE),
     })
@@ -146,8 +156,7 @@ api! { SYMBOLS;
     }
 
     fn cuDeviceGetName(name: *mut c_char, len: i32, ordinal: CUdevice) {
-        device(ordinal)?;
-        put_text(NAME, name, len)
+        put_text(&device(ordinal)?.part.name(), name, len)
     }
 
     fn cuDeviceGetAttribute(value: Out<i32>, id: i32, ordinal: CUdevice) {
@@ -159,21 +168,21 @@ api! { SYMBOLS;
     }
 
     fn cuDeviceGetUuid(out: Out<[u8; 16]>, ordinal: CUdevice) {
-        out.set(uuid(device(ordinal)?.number))
+        out.set(device(ordinal)?.part.uuid())
     }
 
     fn cuDeviceGetUuid_v2(out: Out<[u8; 16]>, ordinal: CUdevice) {
-        out.set(uuid(device(ordinal)?.number))
+        out.set(device(ordinal)?.part.uuid())
     }
 
     fn cuDeviceGetPCIBusId(id: *mut c_char, len: i32, ordinal: CUdevice) {
-        put_text(&pci_address(device(ordinal)?.number).text(), id, len)
+        put_text(&pci_address(device(ordinal)?.part.device).text(), id, len)
     }
 
     fn cuDeviceGetByPCIBusId(out: Out<CUdevice>, id: Text) {
         let id = id.get()?;
         let devices = &initialised()?.devices;
-        let found = devices.iter().position(|d| pci_address(d.number).is_named(&id));
+        let found = devices.iter().position(|d| pci_address(d.part.device).is_named(&id));
         out.set(found.ok_or(error::INVALID_DEVICE)? as CUdevice)
     }
 
@@ -196,13 +205,37 @@ mod tests {
 
     #[test]
     fn visible_devices_follow_the_environment() {
-        assert_eq!(visible_numbers(3, None), [0, 1, 2]);
-        assert_eq!(visible_numbers(3, Some("2,0")), [2, 0]);
-        assert_eq!(visible_numbers(3, Some("1,7,0")), [1]);
-        assert_eq!(visible_numbers(3, Some("1,1")), [1]);
-        assert_eq!(visible_numbers(3, Some("")), [0; 0]);
-        assert_eq!(visible_numbers(3, Some(&uuid_text(1))), [1]);
+        let all: Vec<Part> = (0..3).map(Part::whole).collect();
+        let visible = |text: Option<&str>| visible_parts(&all, text);
+        let numbers =
+            |text: Option<&str>| -> Vec<u32> { visible(text).iter().map(|part| part.device).collect() };
+        assert_eq!(visible(None), all);
+        assert_eq!(numbers(Some("2,0")), [2, 0]);
+        assert_eq!(numbers(Some("1,7,0")), [1]);
+        assert_eq!(numbers(Some("1,1")), [1]);
+        assert_eq!(numbers(Some("")), [0; 0]);
+        assert_eq!(numbers(Some(&all[1].uuid_text())), [1]);
         // A beginning that fits several devices names none.
-        assert_eq!(visible_numbers(3, Some("GPU-76")), [0; 0]);
+        assert_eq!(numbers(Some("GPU-76")), [0; 0]);
+    }
+
+    #[test]
+    fn one_instance_is_visible_of_a_divided_device() {
+        let (whole, first, second) = (Part::whole(0), Part::instance(1, 0), Part::instance(1, 1));
+        let all = [whole, first, second];
+        let visible = |text: &str| visible_parts(&all, Some(text));
+        assert_eq!(
+            visible_parts(&all, None),
+            [whole, first],
+            "the first, where none is named"
+        );
+        assert_eq!(visible("1,0"), [first, whole]);
+        assert_eq!(visible(&second.uuid_text()), [second]);
+        // It stands alone.
+        let two = format!("{},{}", second.uuid_text(), first.uuid_text());
+        assert_eq!(visible(&two), [second]);
+        assert_eq!(visible(&format!("0,{}", second.uuid_text())), [whole]);
+        assert_eq!(visible("MIG-76"), []);
+        assert_eq!(visible("MIG-0"), []);
     }
 }

@@ -1,0 +1,453 @@
+//! Watching the GPUs. A process of its own asks NVML all the time, since the driver may hang or crash; it writes a line of
+//! JSON for each thing it finds.
+use crate::daemon::Daemon;
+use crate::inventory::{self, Found};
+use crate::lines::Lines;
+use crate::poller::Source;
+use anyhow::{Context, Result};
+use nvml_wrapper::EventSet;
+use nvml_wrapper::Nvml;
+use nvml_wrapper::bitmasks::event::EventTypes;
+use nvml_wrapper::enums::device::UsedGpuMemory;
+use nvml_wrapper::enums::event::XidError;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::struct_wrappers::device::ProcessInfo;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use vgpu_sched_api::messages::ToExec;
+use vgpu_sched_core::Session;
+
+/// This program's first argument when it is to watch the GPUs; the second one is NVML's library.
+pub const WATCH: &str = "--watch-gpus";
+/// How often the watcher looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// Processes that it tells of at most.
+const PROCESSES_MAX: usize = 4096;
+/// Bytes of a line at most.
+const LINE_MAX: usize = 256 * 1024;
+/// A watcher that says nothing for so long hangs, in microseconds.
+const SILENCE_US: u64 = 60_000_000;
+/// How long to wait before the next watcher is started; twice as long after each that did not last.
+const PAUSE_MIN_US: u64 = 1_000_000;
+const PAUSE_MAX_US: u64 = 60_000_000;
+/// An executor is told of its memory when that has changed by more, in bytes.
+const WORTH_TELLING: u64 = 1 << 20;
+
+/// What the watcher finds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+enum Finding {
+    /// A look, which began at that time of the host's monotonic clock: by UUID, the GPUs and MIG instances that answer, and
+    /// the processes on them with their memory in bytes, where that can be told.
+    Look {
+        at_us: u64,
+        gpus: BTreeMap<String, Option<Vec<(u32, u64)>>>,
+    },
+    /// An Xid of a GPU.
+    Xid { gpu: String, number: u64 },
+}
+
+/// Watches the GPUs for a parent process, until that ends.
+pub fn watch_for_parent(library: &Path) -> ExitCode {
+    // Else the pipe ends it with the next line.
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
+        log::debug!("the end of the parent is not signalled: {error}");
+    }
+    match watch(library, &mut std::io::stdout().lock()) {
+        Ok(never) => match never {},
+        Err(error) => {
+            log::warn!("the GPUs are not watched any longer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn watch(library: &Path, out: &mut impl Write) -> Result<std::convert::Infallible> {
+    let nvml = inventory::open(library)?;
+    let events = xid_events(&nvml)
+        .inspect_err(|error| log::warn!("NVML tells of no Xids: {error}"))
+        .ok();
+    let mut next = Instant::now();
+    loop {
+        let left = next.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            say(out, &look(&nvml)?)?;
+            next = Instant::now() + LOOK;
+            continue;
+        }
+        let event = match &events {
+            Some(events) => events.wait(left.as_millis() as u32 + 1),
+            None => Err(NvmlError::NotSupported),
+        };
+        match event {
+            Ok(event) => {
+                if let (Ok(gpu), Some(XidError::Value(number))) = (event.device.uuid(), event.event_data) {
+                    say(out, &Finding::Xid { gpu, number })?;
+                }
+            }
+            Err(NvmlError::Timeout) => {}
+            // It may fail at once, as when a GPU is lost.
+            Err(_) => std::thread::sleep(left),
+        }
+    }
+}
+
+/// The Xids of all GPUs that can tell of them.
+fn xid_events(nvml: &Nvml) -> Result<EventSet<'_>, NvmlError> {
+    let mut events = nvml.create_event_set()?;
+    for found in inventory::devices(nvml, |_, _| {})? {
+        let can = |device: &nvml_wrapper::Device<'_>| {
+            let types = device.supported_event_types();
+            types.is_ok_and(|types| types.contains(EventTypes::CRITICAL_XID_ERROR))
+        };
+        if !found.instance && can(&found.device) {
+            let registered = found
+                .device
+                .register_events(EventTypes::CRITICAL_XID_ERROR, events);
+            events = registered.map_err(|error| error.error)?;
+        }
+    }
+    Ok(events)
+}
+
+fn look(nvml: &Nvml) -> Result<Finding> {
+    let at_us = monotonic_us();
+    let mut gpus = BTreeMap::new();
+    let mut left = PROCESSES_MAX;
+    for found in inventory::devices(nvml, |_, _| {})? {
+        // One that does not answer now is lost.
+        let Ok(uuid) = found.device.uuid() else { continue };
+        let processes = processes(&found).filter(|processes| processes.len() <= left);
+        left -= processes.as_ref().map_or(0, Vec::len);
+        gpus.insert(uuid, processes);
+    }
+    Ok(Finding::Look { at_us, gpus })
+}
+
+/// Microseconds on the host's monotonic clock, which is the same for all processes.
+fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
+/// The memory of the processes on a GPU, those that share it through MPS included; `None` if it cannot be told.
+fn processes(found: &Found<'_>) -> Option<Vec<(u32, u64)>> {
+    // They are its instances'.
+    if found.divided {
+        return None;
+    }
+    let mut all = by_pid(found.device.running_compute_processes().ok()?)?;
+    // Older libraries cannot tell them apart.
+    let of_mps = found.device.mps_running_compute_processes();
+    for (pid, bytes) in by_pid(of_mps.unwrap_or_default())? {
+        // A process may be in both lists, with all its memory.
+        let most = all.entry(pid).or_default();
+        *most = bytes.max(*most);
+    }
+    Some(all.into_iter().collect())
+}
+
+fn by_pid(processes: Vec<ProcessInfo>) -> Option<BTreeMap<u32, u64>> {
+    let mut memory = BTreeMap::new();
+    // One that cannot be seen from here has no pid.
+    for process in processes.into_iter().filter(|process| process.pid != 0) {
+        let UsedGpuMemory::Used(bytes) = process.used_gpu_memory else {
+            return None;
+        };
+        let sum: &mut u64 = memory.entry(process.pid).or_default();
+        *sum = sum.saturating_add(bytes);
+    }
+    Some(memory)
+}
+
+fn say(out: &mut impl Write, finding: &Finding) -> Result<()> {
+    let mut line = serde_json::to_vec(finding)?;
+    line.push(b'\n');
+    out.write_all(&line)
+        .and_then(|()| out.flush())
+        .context("nobody listens")
+}
+
+/// The watcher as `vgpud` knows it.
+pub(crate) struct Watcher {
+    running: Option<Running>,
+    /// When to start one, if none runs.
+    start_us: u64,
+    pause_us: u64,
+    told: BTreeMap<Session, Told>,
+}
+
+struct Running {
+    child: Child,
+    output: ChildStdout,
+    token: u64,
+    lines: Lines,
+    since_us: u64,
+    heard_us: u64,
+    /// The GPUs that answered when it looked last.
+    gpus: BTreeSet<String>,
+}
+
+/// What the executor of a session was told of its memory.
+#[derive(Debug, Default)]
+struct Told {
+    /// By GPU.
+    bytes: Vec<u64>,
+    /// When, on the host's monotonic clock.
+    at_us: u64,
+    /// It is to be told once more: what it counts itself may have changed since the look before.
+    again: bool,
+}
+
+impl Told {
+    /// The memory that was seen at one time; whether it is to be told now, at another.
+    fn is_to_be_told(&mut self, bytes: &[u64], seen_us: u64, now_us: u64) -> bool {
+        let before = self.bytes.iter().copied().chain(std::iter::repeat(0));
+        let is_news = bytes
+            .iter()
+            .zip(before)
+            .any(|(now, before)| now.abs_diff(before) > WORTH_TELLING);
+        // What was seen before it was last told says nothing new.
+        if seen_us <= self.at_us || !(is_news || self.again) {
+            return false;
+        }
+        *self = Self {
+            bytes: bytes.to_vec(),
+            at_us: now_us,
+            again: is_news,
+        };
+        true
+    }
+}
+
+impl Watcher {
+    /// None runs yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            running: None,
+            start_us: 0,
+            pause_us: PAUSE_MIN_US,
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// When [`Daemon::tend_watcher`] has something to do.
+    pub(crate) fn next_us(&self) -> u64 {
+        match &self.running {
+            Some(running) => running.heard_us + SILENCE_US,
+            None => self.start_us,
+        }
+    }
+
+    /// A session is over, or its executor is another one.
+    pub(crate) fn forget(&mut self, session: Session) {
+        self.told.remove(&session);
+    }
+
+    /// When to start the next one, after one that ran so long.
+    fn pause(&mut self, now_us: u64, ran_us: u64) {
+        if ran_us >= PAUSE_MAX_US {
+            self.pause_us = PAUSE_MIN_US;
+        }
+        self.start_us = now_us + self.pause_us;
+        self.pause_us = (self.pause_us * 2).min(PAUSE_MAX_US);
+    }
+}
+
+impl Daemon {
+    /// Starts the watcher if none runs, and gives one up that hangs.
+    pub(crate) fn tend_watcher(&mut self) {
+        let now_us = self.now_us();
+        if self.watcher.next_us() > now_us {
+            return;
+        }
+        if self.watcher.running.is_some() {
+            return self.end_watcher("it says nothing");
+        }
+        match self.start_watcher(now_us) {
+            Ok(running) => self.watcher.running = Some(running),
+            Err(error) => {
+                log::warn!("the GPUs cannot be watched: {error:#}");
+                self.watcher.pause(now_us, 0);
+            }
+        }
+    }
+
+    fn start_watcher(&mut self, now_us: u64) -> Result<Running> {
+        // Also finds this program after its file was replaced.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(WATCH).arg(&self.library);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("no pipe")?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        Ok(Running {
+            child,
+            token: self.poller.add(&output, Source::Watcher)?,
+            output,
+            lines: Lines::new(LINE_MAX),
+            since_us: now_us,
+            heard_us: now_us,
+            gpus: BTreeSet::new(),
+        })
+    }
+
+    /// Reads what the watcher says.
+    pub(crate) fn serve_watcher(&mut self) {
+        let now_us = self.now_us();
+        let Some(running) = &mut self.watcher.running else {
+            return;
+        };
+        let mut bytes = [0; 16 * 1024];
+        let read = match running.output.read(&mut bytes) {
+            Ok(0) => return self.end_watcher("it has ended"),
+            Ok(read) => read,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+            Err(error) => return self.end_watcher(&error.to_string()),
+        };
+        running.heard_us = now_us;
+        for line in running.lines.push(&bytes[..read]) {
+            match serde_json::from_slice(&line) {
+                Ok(finding) => self.found_by_watcher(finding),
+                Err(error) => return self.end_watcher(&format!("it speaks nonsense: {error}")),
+            }
+        }
+    }
+
+    fn end_watcher(&mut self, why: &str) {
+        let Some(running) = self.watcher.running.take() else {
+            return;
+        };
+        self.poller.remove(&running.output, running.token);
+        self.put_away(running.child);
+        let now_us = self.now_us();
+        self.watcher.pause(now_us, now_us - running.since_us);
+        let pause_s = (self.watcher.start_us - now_us) / 1_000_000;
+        log::warn!("the process that watches the GPUs: {why}; another one starts in {pause_s} s");
+    }
+
+    fn found_by_watcher(&mut self, finding: Finding) {
+        match finding {
+            Finding::Look { at_us, gpus } => {
+                let uuids: BTreeSet<String> = gpus.keys().cloned().collect();
+                self.compare_with_inventory(uuids);
+                self.tell_memory(at_us, gpus);
+            }
+            Finding::Xid { gpu, number } => self.reported(&gpu, number),
+        }
+    }
+
+    /// Has the GPUs listed if they are others than before and than those that are known.
+    fn compare_with_inventory(&mut self, uuids: BTreeSet<String>) {
+        let Some(running) = &mut self.watcher.running else {
+            return;
+        };
+        if running.gpus.is_empty() {
+            log::debug!("the GPUs are watched");
+        }
+        // What the list then says counts: it may leave out a GPU that answers here, but is made once.
+        if running.gpus != uuids {
+            let is_news = !self.inventory.are_present(&uuids);
+            running.gpus = uuids;
+            if is_news {
+                self.look_again();
+            }
+        }
+    }
+
+    /// Tells executors what the driver accounts to them, as was seen at that time.
+    fn tell_memory(&mut self, seen_us: u64, gpus: BTreeMap<String, Option<Vec<(u32, u64)>>>) {
+        let by_pid = |processes: Vec<(u32, u64)>| processes.into_iter().collect();
+        let gpus: BTreeMap<String, BTreeMap<u32, u64>> = gpus
+            .into_iter()
+            .filter_map(|(uuid, processes)| Some((uuid, by_pid(processes?))))
+            .collect();
+        let now_us = monotonic_us();
+        let mut news = Vec::new();
+        for (session, live) in &self.sessions {
+            let Some(placed) = self.placed.get(session) else {
+                continue;
+            };
+            let told = self.watcher.told.entry(*session).or_default();
+            let on = |(place, uuid): (usize, &String)| match gpus.get(uuid) {
+                // No process has the pid of an executor whose pid is not known.
+                Some(by_pid) => by_pid.get(&live.exec_pid).copied().unwrap_or(0),
+                None => told.bytes.get(place).copied().unwrap_or(0),
+            };
+            let bytes: Vec<u64> = placed.gpus.iter().enumerate().map(on).collect();
+            if told.is_to_be_told(&bytes, seen_us, now_us) {
+                news.push((*session, bytes));
+            }
+        }
+        for (session, bytes) in news {
+            self.order(session, &ToExec::MemoryInUse { bytes }, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_a_watcher_lasts() {
+        let mut watcher = Watcher::new();
+        assert_eq!(watcher.next_us(), 0);
+        let mut pauses = |ran_us| {
+            watcher.pause(5, ran_us);
+            watcher.next_us() - 5
+        };
+        assert_eq!([0, 3, 0].map(&mut pauses), [1, 2, 4].map(|s| s * 1_000_000));
+        for _ in 0..10 {
+            pauses(0);
+        }
+        assert_eq!(pauses(0), PAUSE_MAX_US);
+        assert_eq!([PAUSE_MAX_US, 0].map(&mut pauses), [1, 2].map(|s| s * 1_000_000));
+    }
+
+    #[test]
+    fn memory_is_told_when_it_has_changed_and_once_more() {
+        let mut told = Told::default();
+        let (little, much) = (WORTH_TELLING, 5 * WORTH_TELLING);
+        assert!(!told.is_to_be_told(&[little, 0], 1, 2), "too little");
+        assert!(told.is_to_be_told(&[little, much], 3, 4));
+        // Seen before that was told.
+        assert!(!told.is_to_be_told(&[much, 0], 4, 5));
+        assert!(told.is_to_be_told(&[little, much], 6, 7));
+        assert!(!told.is_to_be_told(&[little, much], 8, 9));
+        assert!(told.is_to_be_told(&[0, 0], 10, 11));
+        assert!(told.is_to_be_told(&[0, 0], 12, 13));
+        assert!(!told.is_to_be_told(&[0, little], 14, 15));
+    }
+
+    #[test]
+    fn a_finding_is_a_line() {
+        let mut line = Vec::new();
+        let finding = Finding::Look {
+            at_us: 3,
+            gpus: BTreeMap::from([
+                ("GPU-a".to_owned(), Some(vec![(7, 1 << 40)])),
+                ("GPU-b".to_owned(), None),
+            ]),
+        };
+        say(&mut line, &finding).unwrap();
+        assert_eq!(
+            String::from_utf8(line.clone()).unwrap(),
+            "{\"type\":\"look\",\"at_us\":3,\"gpus\":{\"GPU-a\":[[7,1099511627776]],\"GPU-b\":null}}\n"
+        );
+        assert_eq!(serde_json::from_slice::<Finding>(&line).unwrap(), finding);
+        // As many processes as there may be fit.
+        let gpu = |number| format!("MIG-00000000-0000-0000-0000-{number:012}");
+        let mut gpus: BTreeMap<_, _> = (0..100).map(|n| (gpu(n), None)).collect();
+        gpus.insert(gpu(100), Some(vec![(u32::MAX, u64::MAX); PROCESSES_MAX]));
+        let most = Finding::Look {
+            at_us: u64::MAX,
+            gpus,
+        };
+        assert!(serde_json::to_vec(&most).unwrap().len() < LINE_MAX);
+    }
+}
