@@ -17,6 +17,8 @@ const SLOW: Duration = Duration::from_micros(200);
 const CHECK: Duration = Duration::from_millis(1);
 /// How long to go on looking after the last work, before work must wake this thread.
 const LINGER: Duration = Duration::from_millis(20);
+/// How long it sleeps then, unless work wakes it: `vgpud` may have to be told something.
+const REST: Duration = Duration::from_secs(1);
 
 /// What is in flight.
 #[derive(Default)]
@@ -31,6 +33,12 @@ struct Watched {
     fences: Fences,
     buried: Vec<Arc<Stream>>,
     asleep: bool,
+}
+
+impl Watched {
+    fn is_quiet(&self) -> bool {
+        self.streams.is_empty() && self.fences.0.is_empty() && self.buried.is_empty()
+    }
 }
 
 /// Fence words that the GPU will write: by slot, the number last seen and the last one asked for.
@@ -156,16 +164,46 @@ impl Completion {
         }
     }
 
+    /// Sleeps until there is work, or for a while.
+    fn rest(&self, mut watched: MutexGuard<'_, Watched>) {
+        // Work that came in between has woken nobody.
+        if watched.is_quiet() {
+            watched.asleep = true;
+            let woken = self
+                .kick
+                .wait_timeout_while(watched, REST, |watched| watched.asleep);
+            drop(woken);
+        } else {
+            drop(watched);
+            std::thread::sleep(SLOW);
+        }
+    }
+
+    /// Whether nothing is in flight or waited for, and nothing is left to be destroyed.
+    pub fn is_quiet(&self) -> bool {
+        self.watched().is_quiet()
+    }
+
     /// The thread's work. Never returns.
     pub fn run(&self, session: &'static Session) -> ! {
         session.relax_this_thread();
         let mut checked = Instant::now();
         let mut busy = checked;
         loop {
+            session.latencies.tell(session);
+            session.preempt.tell_news(session);
+            let Some(awake) = session.suspension.try_awake() else {
+                self.rest(self.watched());
+                continue;
+            };
             let buried = std::mem::take(&mut self.watched().buried);
             drop(buried);
             if self.fences_moved(session) {
                 session.area.wake();
+                // What lies before the fence is done: when it was seen is what `latency` measures.
+                for stream in self.streams() {
+                    session.survive(stream.settle());
+                }
             }
             let now = Instant::now();
             let urgent = session.turn.contended() && session.turn.is_held();
@@ -177,6 +215,7 @@ impl Completion {
                     session.turn.idle(|| self.computing(session));
                 }
             }
+            drop(awake);
             let mut watched = self.watched();
             if watched.streams.is_empty() && now == checked && !watched.fences.0.is_empty() {
                 // All work is done, so these were written; the guest has overwritten them, or they were added just now.
@@ -191,8 +230,7 @@ impl Completion {
                 busy = now;
             }
             if now - busy > LINGER {
-                watched.asleep = true;
-                drop(self.kick.wait_while(watched, |watched| watched.asleep));
+                self.rest(watched);
                 continue;
             }
             let awaited = !watched.fences.0.is_empty() && session.area.waiters();

@@ -11,6 +11,7 @@ use vgpu_protocol::limits::GPUS_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{GPU_ATTRIBUTES, GpuInfo};
 use vgpu_protocol::words::JitOption;
+use vgpu_sched_api::vm_page::GPUS;
 
 /// A handle that libcuda gave out.
 pub type Raw = usize;
@@ -117,9 +118,39 @@ functions! {
     graph_exec_destroy = b"cuGraphExecDestroy\0" (Raw);
 }
 
+/// What moves a process' GPU state to the host and back. CUDA 12.8 brought it.
+struct Checkpoint {
+    lock: unsafe extern "C" fn(i32, *mut sys::CUcheckpointLockArgs) -> Code,
+    checkpoint: unsafe extern "C" fn(i32, *mut c_void) -> Code,
+    restore: unsafe extern "C" fn(i32, *mut c_void) -> Code,
+    unlock: unsafe extern "C" fn(i32, *mut c_void) -> Code,
+    get_state: unsafe extern "C" fn(i32, *mut i32) -> Code,
+}
+
+impl Checkpoint {
+    fn load(library: &Library) -> Option<Self> {
+        // SAFETY: the driver API's ABI gives these names these signatures.
+        unsafe {
+            Some(Self {
+                lock: *library.get(b"cuCheckpointProcessLock\0").ok()?,
+                checkpoint: *library.get(b"cuCheckpointProcessCheckpoint\0").ok()?,
+                restore: *library.get(b"cuCheckpointProcessRestore\0").ok()?,
+                unlock: *library.get(b"cuCheckpointProcessUnlock\0").ok()?,
+                get_state: *library.get(b"cuCheckpointProcessGetState\0").ok()?,
+            })
+        }
+    }
+}
+
+/// CU_PROCESS_STATE_CHECKPOINTED
+const CHECKPOINTED: i32 = 2;
+/// How long other threads' calls may take to end before a checkpoint, in milliseconds.
+const LOCK_MS: u32 = 5000;
+
 /// A loaded libcuda that was initialised.
 pub struct Cuda {
     f: Functions,
+    checkpoint: Option<Checkpoint>,
     library: Library,
     gpus: Vec<Gpu>,
 }
@@ -167,6 +198,7 @@ impl Cuda {
         let f = Functions::load(&library)?;
         let mut cuda = Self {
             f,
+            checkpoint: Checkpoint::load(&library),
             library,
             gpus: Vec::new(),
         };
@@ -177,7 +209,7 @@ impl Cuda {
             call: "cuDeviceGetCount",
             code,
         })?;
-        for ordinal in 0..(count.max(0) as u32).min(GPUS_MAX) {
+        for ordinal in 0..(count.max(0) as u32).min(GPUS_MAX.min(GPUS as u32)) {
             let gpu = cuda.look_at(ordinal)?;
             cuda.gpus.push(gpu);
         }
@@ -247,6 +279,41 @@ impl Cuda {
     pub unsafe fn symbol<T: Copy>(&self, name: &[u8]) -> Option<T> {
         // SAFETY: the caller's.
         unsafe { self.library.get::<T>(name) }.ok().map(|symbol| *symbol)
+    }
+
+    /// Whether this libcuda can move the process' GPU state to the host.
+    pub fn can_suspend(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
+    /// Moves all GPU memory of this process to the host, and gives the GPUs up. No other thread makes a call until
+    /// [`Self::restore`] succeeds. If it fails, everything is as it was.
+    pub fn suspend(&self) -> Result<(), Code> {
+        let calls = self.checkpoint.as_ref().ok_or(result::NOT_SUPPORTED)?;
+        let own = std::process::id() as i32;
+        // SAFETY: zero is a valid value of each of its numbers.
+        let mut arguments: sys::CUcheckpointLockArgs = unsafe { std::mem::zeroed() };
+        arguments.timeoutMs = LOCK_MS;
+        // SAFETY: the arguments outlive the call.
+        check(unsafe { (calls.lock)(own, &mut arguments) })?;
+        // SAFETY: it needs no arguments.
+        check(unsafe { (calls.checkpoint)(own, std::ptr::null_mut()) }).inspect_err(|_| {
+            // SAFETY: as above. Should it fail as well, every later call does.
+            unsafe { (calls.unlock)(own, std::ptr::null_mut()) };
+        })
+    }
+
+    /// Brings it back. May be tried again while there is no memory for it.
+    pub fn restore(&self) -> Result<(), Code> {
+        let calls = self.checkpoint.as_ref().ok_or(result::NOT_SUPPORTED)?;
+        let own = std::process::id() as i32;
+        // SAFETY: writes the place that `get` holds.
+        if get(|p| unsafe { (calls.get_state)(own, p) })? == CHECKPOINTED {
+            // SAFETY: it needs no arguments.
+            check(unsafe { (calls.restore)(own, std::ptr::null_mut()) })?;
+        }
+        // SAFETY: it needs no arguments.
+        check(unsafe { (calls.unlock)(own, std::ptr::null_mut()) })
     }
 
     pub fn ctx_create(&self, flags: u32, gpu: u32) -> Result<Raw, Code> {

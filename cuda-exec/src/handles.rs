@@ -1,9 +1,11 @@
 //! The session's objects, by the ids that the guest chose. An object is destroyed when nobody uses it any more: the call
 //! that destroys it takes it out of its table, and a ring that is using it at that moment keeps it alive until it is through.
+use crate::clock::now_ns;
 use crate::cuda::{self, Raw};
 use crate::image::Image;
+use crate::limits::Charge;
 use crate::session::Session;
-use crate::window::{Started, Track};
+use crate::window::{Started, Times, Track, Work};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -132,8 +134,10 @@ pub struct Context {
     /// The guest's id.
     pub id: u32,
     pub raw: Raw,
-    /// The session's home context, lent to the guest; see [`crate::session::Session::lend_home`].
-    home: bool,
+    /// The GPU it is on.
+    pub gpu: u32,
+    /// What it takes by itself; `None` for the session's home context, which is lent to the guest and stays.
+    charge: Option<Charge>,
     serial: u64,
     destroyed: AtomicBool,
     /// Held for writing while streams of this context begin, join or end a capture, and for reading while work of our own
@@ -150,12 +154,14 @@ struct Defaults {
 }
 
 impl Context {
-    pub fn new(session: &'static Session, id: u32, raw: Raw, home: bool) -> Self {
+    /// `charge` is what it takes by itself; without one it is the session's home context.
+    pub fn new(session: &'static Session, id: u32, raw: Raw, gpu: u32, charge: Option<Charge>) -> Self {
         Self {
             session,
             id,
             raw,
-            home,
+            gpu,
+            charge,
             serial: SERIALS.fetch_add(1, SeqCst),
             destroyed: AtomicBool::new(false),
             capture: RwLock::new(()),
@@ -220,10 +226,9 @@ impl Context {
         Ok(stream)
     }
 
-    /// A ring is gone, and its thread's default stream with it.
-    pub fn drop_per_thread(&self, ring: u32) {
-        let gone = self.defaults().per_thread.remove(&ring);
-        drop(gone);
+    /// A ring is gone, and its thread's default stream is to go with it.
+    pub fn take_per_thread(&self, ring: u32) -> Option<Arc<Stream>> {
+        self.defaults().per_thread.remove(&ring)
     }
 
     fn spare_events(&self) -> MutexGuard<'_, Vec<Raw>> {
@@ -237,11 +242,13 @@ impl Drop for Context {
         for event in self.spare_events().drain(..) {
             report(cuda.event_destroy(event), "cuEventDestroy");
         }
-        if self.home {
-            self.session.home_is_free();
-        } else {
-            report(cuda.ctx_destroy(self.raw), "cuCtxDestroy");
-            forget_current();
+        match self.charge {
+            None => self.session.home_is_free(),
+            Some(charge) => {
+                report(cuda.ctx_destroy(self.raw), "cuCtxDestroy");
+                forget_current();
+                self.session.limits.give(charge);
+            }
         }
     }
 }
@@ -292,11 +299,11 @@ impl Stream {
     }
 
     /// libcuda has taken one operation, for which there was room.
-    pub fn submitted(self: &Arc<Self>, compute: bool, room: Started<'_>) -> Result<(), Code> {
+    pub fn submitted(self: &Arc<Self>, work: Work, times: Times, room: Started<'_>) -> Result<(), Code> {
         let session = self.context.session;
         let wants_mark = {
             let mut track = self.track();
-            track.submit(compute);
+            track.submit(work, times);
             room.taken();
             track.wants_mark(session.window().min(session.load.depth()))
         };
@@ -307,7 +314,12 @@ impl Stream {
     /// As [`Self::submitted`] for an operation that needs no compute engine, while a capture may not begin or end: a mark
     /// behind it has to wait.
     pub fn submitted_unmarked(self: &Arc<Self>, room: Started<'_>) {
-        self.track().submit(false);
+        let now = now_ns();
+        let times = Times {
+            taken: now,
+            submitted: now,
+        };
+        self.track().submit(Work::Other, times);
         room.taken();
         self.list();
     }
@@ -360,26 +372,38 @@ impl Stream {
             Some(event) => event,
             None => cuda.event_create_untimed()?,
         };
-        let operations = track.submitted();
         if let Err(code) = cuda.event_record(event, raw) {
             self.context.spare_events().push(event);
             return Err(code);
         }
-        track.mark(operations, event);
+        track.mark(event);
         Ok(())
     }
 
     /// Looks which marks have come.
     pub fn settle(&self) -> Result<(), Code> {
+        let session = self.context.session;
         let mut track = self.track();
+        let (mut operations, mut computed) = (0, false);
         while let Some(&event) = track.oldest() {
-            if !self.context.session.cuda.event_query(event)? {
+            if !session.cuda.event_query(event)? {
                 break;
             }
-            if let Some((event, operations)) = track.reached() {
-                self.context.session.load.done(operations);
-                self.context.spare_events().push(event);
+            if let Some(reached) = track.reached() {
+                session.load.done(reached.operations);
+                self.context.spare_events().push(reached.mark);
+                if let Some(times) = reached.sample {
+                    session.latencies.record(times);
+                }
+                operations += reached.operations;
+                computed |= reached.computed;
             }
+        }
+        if operations > 0 {
+            track.looked(operations, now_ns());
+        }
+        if computed && let Some(page) = session.turn.page() {
+            page.progressed();
         }
         Ok(())
     }
@@ -455,6 +479,8 @@ pub struct Module {
     pub context: Arc<Context>,
     pub id: u32,
     pub raw: Raw,
+    /// What it takes of the GPU's memory.
+    pub charge: Charge,
     /// Kept while the module is loaded, so that loading the image again finds it.
     pub _image: Arc<Image>,
 }
@@ -466,6 +492,7 @@ impl Drop for Module {
             .make_current()
             .and_then(|()| self.context.session.cuda.module_unload(self.raw));
         report(unloaded, "cuModuleUnload");
+        self.context.session.limits.give(self.charge);
     }
 }
 

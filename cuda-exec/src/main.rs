@@ -5,6 +5,7 @@
 //! restrictions of [`jail`].
 mod area;
 mod calls;
+mod clock;
 mod completion;
 mod confine;
 mod control;
@@ -14,12 +15,16 @@ mod handles;
 mod image;
 mod jail;
 mod journal;
+mod latency;
+mod limits;
 mod memory;
+mod orders;
 mod preempt;
 mod ring;
 mod session;
 mod shared;
 mod spin;
+mod suspend;
 mod turn;
 mod window;
 

@@ -3,6 +3,7 @@
 //!
 //! Whoever submits work on a range holds a [`View`] until libcuda has taken the work; whoever takes a range away removes
 //! it here first, then waits for the work, then gives it back. So no work starts on a range that is going.
+use crate::limits::Charge;
 use crate::shared::Shared;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::collections::BTreeMap;
@@ -61,8 +62,16 @@ struct Pending {
 struct Device {
     len: u64,
     context: u32,
-    /// The module whose variable it is; `None` for an allocation.
-    module: Option<u32>,
+    owner: Owner,
+}
+
+/// What device memory goes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// An allocation: itself.
+    Allocated(Charge),
+    /// A variable: its module.
+    Module(u32),
 }
 
 /// What is mapped and allocated; pure.
@@ -359,6 +368,15 @@ impl Memory {
         })
     }
 
+    /// Whether the guest wants the mapping at that address registered.
+    pub fn is_pinned(&self, addr: u64) -> bool {
+        self.view()
+            .0
+            .maps
+            .get(&addr)
+            .is_some_and(|mapping| mapping.register)
+    }
+
     /// Address and length of the mappings that the guest wants registered and that are not.
     pub fn unregistered(&self) -> Vec<(u64, u64)> {
         let view = self.view();
@@ -418,36 +436,48 @@ impl Memory {
         mapped.then(|| unsafe { Shared::new(self.window as *mut u8, AREA_LEN) })
     }
 
-    /// The guest may use this device memory.
-    pub fn add_device(&self, addr: u64, len: u64, context: u32, module: Option<u32>) {
-        self.change(|tables| tables.device.insert(addr, Device { len, context, module }));
+    /// The guest may use this device memory, which it allocated.
+    pub fn add_allocation(&self, addr: u64, len: u64, context: u32, charge: Charge) {
+        self.add_device(addr, len, context, Owner::Allocated(charge));
     }
 
-    /// The guest gives an allocation back: no new work finds it.
-    pub fn remove_device(&self, addr: u64) -> bool {
-        self.change(|tables| {
-            let allocated = tables
-                .device
-                .get(&addr)
-                .is_some_and(|device| device.module.is_none());
-            allocated && tables.device.remove(&addr).is_some()
+    /// The guest may use a module's variable.
+    pub fn add_variable(&self, addr: u64, len: u64, context: u32, module: u32) {
+        self.add_device(addr, len, context, Owner::Module(module));
+    }
+
+    fn add_device(&self, addr: u64, len: u64, context: u32, owner: Owner) {
+        self.change(|tables| tables.device.insert(addr, Device { len, context, owner }));
+    }
+
+    /// The guest gives an allocation back: no new work finds it. What it counts for, if there is such an allocation.
+    pub fn remove_allocation(&self, addr: u64) -> Option<Charge> {
+        self.change(|tables| match tables.device.get(&addr)?.owner {
+            Owner::Allocated(charge) => tables.device.remove(&addr).map(|_| charge),
+            Owner::Module(_) => None,
         })
     }
 
     /// Forgets the variables of a module.
     pub fn remove_module(&self, module: u32) {
-        self.change(|tables| tables.device.retain(|_, device| device.module != Some(module)));
+        self.change(|tables| {
+            tables
+                .device
+                .retain(|_, device| device.owner != Owner::Module(module))
+        });
     }
 
     /// Forgets all device memory of a context; the allocations in it.
-    pub fn remove_context(&self, context: u32) -> Vec<u64> {
+    pub fn remove_context(&self, context: u32) -> Vec<(u64, Charge)> {
         self.change(|tables| {
             let gone = tables
                 .device
                 .extract_if(.., |_, device| device.context == context);
-            gone.filter(|(_, device)| device.module.is_none())
-                .map(|(addr, _)| addr)
-                .collect()
+            gone.filter_map(|(addr, device)| match device.owner {
+                Owner::Allocated(charge) => Some((addr, charge)),
+                Owner::Module(_) => None,
+            })
+            .collect()
         })
     }
 }

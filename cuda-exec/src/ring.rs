@@ -1,18 +1,20 @@
 //! One ring's consumer: a thread that stands for one guest thread. It copies each record out once, checks the copy, runs
 //! it, and answers if it is asked to. The ring itself is written by the guest at any moment and decides nothing.
+use crate::clock::now_ns;
 use crate::dispatch;
 use crate::handles::{Context, Event, Stream};
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::spin::Spin;
-use crate::window::Started;
+use crate::window::{Started, Times, Work};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use vgpu_protocol::calls;
 use vgpu_protocol::limits::{RECORD_LEN_MAX, REPLY_LEN_MAX, RING_DATA_LEN, STREAMS_MAX, WORDS_MAX};
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::ring::{self, HEADER_LEN, RecordHeader, RecordShape, RingError, op};
+use vgpu_protocol::ring::{self, GpuInfo, HEADER_LEN, RecordHeader, RecordShape, RingError, op};
 use vgpu_protocol::words::handle;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -190,6 +192,8 @@ pub struct Consumer {
     state: Arc<RingState>,
     cursor: Cursor,
     context: Option<(u32, Weak<Context>)>,
+    /// When the record that is being carried out was taken from the ring, in nanoseconds.
+    taken_ns: u64,
 }
 
 impl Consumer {
@@ -201,6 +205,7 @@ impl Consumer {
             state,
             cursor: Cursor { memory, tail: 0 },
             context: None,
+            taken_ns: 0,
         }
     }
 
@@ -230,7 +235,10 @@ impl Consumer {
             }
         }
         for context in self.session.objects.contexts.all() {
-            context.drop_per_thread(self.index);
+            if let Some(stream) = context.take_per_thread(self.index) {
+                // Not destroyed here: the session may be suspended.
+                self.session.completion.bury(stream);
+            }
         }
     }
 
@@ -301,11 +309,7 @@ impl Consumer {
             op::SET_CONTEXT => self.set_context(&record),
             op::FENCE => self.fence(&record),
             op::GPU_INFO => self.gpu_info(&record, reply),
-            _ => {
-                let outcome = dispatch::call(self, &record, reply);
-                self.session.load.call_done();
-                outcome
-            }
+            _ => self.call(&record, reply),
         };
         let code = match outcome {
             Ok(()) => result::SUCCESS,
@@ -327,6 +331,27 @@ impl Consumer {
             let context = self.context.as_ref().map_or(handle::CONTEXT_NONE, |(id, _)| *id);
             self.session.area.context_error(context, code);
         }
+    }
+
+    /// Carries a call out as soon as the VM's limits let it.
+    fn call(&mut self, record: &Record<'_>, reply: &mut Reply) -> Result<(), Failure> {
+        let session = self.session;
+        let row = calls::find_op(record.op).ok_or(RingError::Op(record.op))?;
+        self.taken_ns = now_ns();
+        // A thread that is held back keeps nobody else from the GPU.
+        let held_back = |begins| self.state.dry.store(begins, SeqCst);
+        session
+            .limits
+            .admit(row, self.taken_ns, held_back, || self.stopping())?;
+        let _awake = session.suspension.awake(session, || self.stopping())?;
+        let page = session.turn.page();
+        let number = page.map(|page| page.record(self.taken_ns / 1000, record.op, self.index as u16));
+        let outcome = dispatch::call(self, record, reply);
+        if let (Some(page), Some(number)) = (page, number) {
+            page.record_end(number, (now_ns() - self.taken_ns) / 1000);
+        }
+        session.load.call_done();
+        outcome
     }
 
     fn answer(&self, code: Code, reply: &Reply) {
@@ -409,6 +434,7 @@ impl Consumer {
         if record.reply || !record.blob.is_empty() {
             return Err(bad);
         }
+        let _awake = self.session.suspension.awake(self.session, || self.stopping())?;
         let stream = self.stream(record.op, stream)?;
         self.write_fence(&stream, slot, sequence)
     }
@@ -417,8 +443,11 @@ impl Consumer {
         if !record.words.is_empty() || !record.reply || !record.blob.is_empty() {
             return Err(RingError::Arguments { op: record.op }.into());
         }
-        for gpu in self.session.cuda.gpus() {
-            reply.blob.extend_from_slice(gpu.as_bytes());
+        for (number, gpu) in self.session.cuda.gpus().enumerate() {
+            let (_, memory) = self.session.limits.memory(number as u32, 0, gpu.memory);
+            reply
+                .blob
+                .extend_from_slice(GpuInfo { memory, ..*gpu }.as_bytes());
         }
         reply.words[0] = self.session.cuda.gpus().len() as u64;
         reply.words_len = 1;
@@ -459,21 +488,21 @@ impl Consumer {
         })?)
     }
 
-    /// Has libcuda take one operation of a stream. `compute` if it needs the compute engine, and so the turn; what a
-    /// capture records needs none. `work` answers with whatever must be kept until the operation is counted.
+    /// Has libcuda take one operation of a stream. What needs the compute engine waits for the turn; what a capture records
+    /// needs none. `submit` answers with whatever must be kept until the operation is counted.
     pub fn submit<K>(
         &self,
         stream: &Arc<Stream>,
-        compute: bool,
-        work: impl FnOnce(crate::cuda::Raw) -> Result<K, Code>,
+        work: Work,
+        submit: impl FnOnce(crate::cuda::Raw) -> Result<K, Code>,
     ) -> Result<(), Failure> {
         let raw = stream.raw()?;
         if self.session.captures() && self.session.cuda.stream_is_capturing(raw)? {
-            work(raw)?;
+            submit(raw)?;
             return Ok(());
         }
         let room = self.make_room(stream)?;
-        let turn = if compute {
+        let turn = if work == Work::Compute {
             Some(self.session.turn.enter(|| {
                 self.session.show_load();
                 self.stopping()
@@ -484,8 +513,12 @@ impl Consumer {
         if turn.is_some() {
             self.session.preempt.prove_once(self.session);
         }
-        let kept = work(raw)?;
-        let counted = self.session.relaxed(|| stream.submitted(compute, room));
+        let kept = submit(raw)?;
+        let times = Times {
+            taken: self.taken_ns,
+            submitted: now_ns(),
+        };
+        let counted = self.session.relaxed(|| stream.submitted(work, times, room));
         drop((kept, turn));
         Ok(counted?)
     }
@@ -537,7 +570,7 @@ impl Consumer {
         let session = self.session;
         let words = session.area.words().ok_or(result::ILLEGAL_STATE)?;
         let word = words.u64(vgpu_protocol::area::fence(slot)).as_ptr() as u64;
-        self.submit(stream, false, |raw| {
+        self.submit(stream, Work::Other, |raw| {
             // SAFETY: the session area is registered and stays so.
             unsafe { session.cuda.stream_write_value64(raw, word, sequence) }
         })?;

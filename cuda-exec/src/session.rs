@@ -6,19 +6,26 @@ use crate::cuda::{self, Cuda};
 use crate::handles::{Context, Objects, forget_current};
 use crate::image::Images;
 use crate::journal::END;
+use crate::latency::Latencies;
+use crate::limits::{Charge, Limits};
 use crate::memory::Memory;
 use crate::preempt::Preempt;
 use crate::ring::RingState;
+use crate::suspend::{Awake, Suspension};
 use crate::turn::Turn;
 use crate::window::{Load, WINDOW_DEFAULT};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vgpu_protocol::limits::RINGS_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::RingError;
 use vgpu_protocol::virtio::Status;
+
+/// How long the control thread is held back at most, by each thing that may hold it back. The backend waits two minutes for
+/// an answer.
+const CONTROL_WAIT: Duration = Duration::from_secs(30);
 
 /// How this process ends, as its exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +41,8 @@ pub enum Exit {
     Fault = 3,
     /// A bug in this program.
     Panic = 4,
+    /// `vgpud` ended it.
+    Ordered = 5,
 }
 
 /// Ends the process at once: no destructor of libcuda's, no exit handler.
@@ -61,6 +70,9 @@ pub struct Session {
     pub host_functions: Slots,
     pub preempt: Preempt,
     pub load: Load,
+    pub limits: Limits,
+    pub latencies: Latencies,
+    pub suspension: Suspension,
     /// Held while the turn page's counters are written, so that old numbers do not overtake new ones.
     showing: Mutex<()>,
     rings: RwLock<Vec<Option<Arc<RingState>>>>,
@@ -94,6 +106,9 @@ impl Session {
             completion: Completion::default(),
             host_functions: Slots::default(),
             load: Load::default(),
+            limits: Limits::default(),
+            latencies: Latencies::default(),
+            suspension: Suspension::default(),
             showing: Mutex::default(),
             rings: RwLock::new(vec![None; RINGS_MAX as usize]),
             home: Mutex::default(),
@@ -128,11 +143,27 @@ impl Session {
         self.end(Exit::Panic, result::UNKNOWN)
     }
 
+    /// `vgpud` ends it: the guest's program gets `code`, or an unknown error if that is none.
+    pub fn ordered_to_end(&self, code: Code, why: &str) -> ! {
+        log::error!(target: END, "vgpud ends the session with CUDA error {code}: {why}");
+        let code = if code == result::SUCCESS {
+            result::UNKNOWN
+        } else {
+            code
+        };
+        self.end(Exit::Ordered, code)
+    }
+
+    /// What it has on the GPU is lost.
+    pub fn lost(&self, code: Code, why: &str) -> ! {
+        log::error!(target: END, "{why} with CUDA error {code}; the session ends");
+        self.end(Exit::Fault, code)
+    }
+
     /// A call failed with that code: ends the session if the context is lost with it.
     pub fn look_at(&self, code: Code) {
         if cuda::is_sticky(code) {
-            log::error!(target: END, "the GPU context is lost with CUDA error {code}; the session ends");
-            self.end(Exit::Fault, code);
+            self.lost(code, "the GPU context is lost");
         }
     }
 
@@ -217,17 +248,20 @@ impl Session {
             && on == gpu
         {
             home.lent = true;
-            return Ok(Context::new(self, id, raw, true));
+            return Ok(Context::new(self, id, raw, gpu, None));
         }
-        if home.context.is_some() {
+        if let Some(home_context) = home.context {
             // Takes long, and waits for the resume while the session is stopped: mappings must not wait with it.
             drop(home);
-            return Ok(Context::new(self, id, self.new_context(flags, gpu)?, false));
+            let (raw, charge) = self.new_context(flags, gpu, Some(home_context))?;
+            return Ok(Context::new(self, id, raw, gpu, Some(charge)));
         }
-        let raw = self.new_context(flags, gpu)?;
+        // What it takes stays counted, as it stays itself.
+        let (raw, charge) = self.new_context(flags, gpu, None)?;
         if let Err(code) = self.register_all() {
             self.survive(self.cuda.ctx_destroy(raw));
             forget_current();
+            self.limits.give(charge);
             self.memory.forget_registrations();
             return Err(code);
         }
@@ -235,14 +269,36 @@ impl Session {
             context: Some((raw, gpu)),
             lent: true,
         };
-        Ok(Context::new(self, id, raw, true))
+        Ok(Context::new(self, id, raw, gpu, None))
     }
 
-    fn new_context(&self, flags: u32, gpu: u32) -> Result<cuda::Raw, Code> {
-        let created = self.cuda.ctx_create(flags, gpu);
+    /// Free memory can only be asked through a context on the GPU: of the first one it is not known what it takes.
+    fn new_context(
+        &self,
+        flags: u32,
+        gpu: u32,
+        home: Option<(cuda::Raw, u32)>,
+    ) -> Result<(cuda::Raw, Charge), Code> {
+        let free = || {
+            let (raw, _) = home.filter(|&(_, on)| on == gpu)?;
+            self.cuda.ctx_set_current(raw).ok()?;
+            self.free_memory()
+        };
+        let create = || {
+            let created = self.cuda.ctx_create(flags, gpu);
+            self.preempt.refresh();
+            created
+        };
+        let created = self
+            .limits
+            .make(gpu, free, create, |raw| self.survive(self.cuda.ctx_destroy(raw)));
         forget_current();
-        self.preempt.refresh();
         created
+    }
+
+    /// Free memory of the current context's GPU.
+    pub fn free_memory(&self) -> Option<u64> {
+        self.cuda.mem_get_info().ok().map(|(free, _)| free)
     }
 
     /// The guest has destroyed the context that is home.
@@ -273,6 +329,14 @@ impl Session {
 
     /// A mapping's pages are all there: registers them if the guest wants that, and lets it use them.
     pub fn publish(&self, addr: u64, len: u64, register: bool) -> Result<(), Status> {
+        // What is registered before there is a context counts as well: it will be with the first one.
+        let _awake = match register {
+            true => {
+                let awake = self.may_register();
+                Some(awake.inspect_err(|_| self.memory.undo(addr))?)
+            }
+            false => None,
+        };
         let home = self.home();
         let registered = match home.context {
             Some((raw, _)) if register => {
@@ -300,8 +364,34 @@ impl Session {
         Ok(())
     }
 
+    /// Waits until the control thread may register memory, which takes locks of the whole driver.
+    fn may_register(&self) -> Result<Awake<'_>, Status> {
+        if !self.limits.admit_driver_call(CONTROL_WAIT) {
+            log::warn!("a mapping waited in vain for the limit on driver calls");
+            return Err(Status::Limit);
+        }
+        self.awake_soon()
+    }
+
+    /// The same for taking it back. That counts and is held back, but not refused: the guest is to have its memory again.
+    fn may_unregister(&self) -> Result<Awake<'_>, Status> {
+        self.limits.admit_driver_call(CONTROL_WAIT);
+        self.awake_soon()
+    }
+
+    fn awake_soon(&self) -> Result<Awake<'_>, Status> {
+        let until = Instant::now() + CONTROL_WAIT;
+        self.suspension
+            .awake(self, || Instant::now() >= until)
+            .map_err(|_| Status::Limit)
+    }
+
     /// Takes a mapping back from the guest, once no work uses it.
     pub fn unmap(&self, addr: u64) -> Result<(), Status> {
+        let _awake = match self.memory.is_pinned(addr) {
+            true => Some(self.may_unregister()?),
+            false => None,
+        };
         let (len, registered) = self.memory.retire(addr)?;
         self.completion.drain(self);
         if registered {
@@ -320,7 +410,7 @@ impl Session {
     pub fn connect(&'static self, socket: OwnedFd, page: OwnedFd) -> std::io::Result<()> {
         let orders = socket.try_clone()?;
         self.turn.connect(socket, page)?;
-        self.preempt.serve(self, orders);
+        crate::orders::serve(self, orders);
         Ok(())
     }
 

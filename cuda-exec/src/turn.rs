@@ -6,7 +6,7 @@
 //!
 //! A drain that does not end (a kernel that runs long, or work that waits for an event which only a thread that waits for
 //! the turn would record) is not cut short here: `vgpud` sees that the turn does not come back and stops the session.
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
@@ -149,17 +149,22 @@ impl Turn {
     /// Asks for the turn, once per time it was lost.
     fn want(&self, generation: u64) {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if link.asked != Some(generation) && link.send(&FromExec::Want) {
+        if link.asked != Some(generation) && link.send(&FromExec::Want, &[]) {
             link.asked = Some(generation);
         }
     }
 
-    /// Tells `vgpud` something. Lost if it is not there: it asks again when it is back.
-    pub fn tell(&self, message: &FromExec) {
+    /// Tells `vgpud` something; whether it was sent. Lost if it is not there: it asks again when it is back.
+    pub fn tell(&self, message: &FromExec) -> bool {
+        self.tell_with(message, &[])
+    }
+
+    /// As [`Self::tell`], with descriptors.
+    pub fn tell_with(&self, message: &FromExec, fds: &[BorrowedFd<'_>]) -> bool {
         self.link
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .send(message);
+            .send(message, fds)
     }
 
     /// Gives the turn back whenever it is asked back. `computing` looks whether work may be on the compute engine, and
@@ -258,9 +263,9 @@ impl Turn {
 }
 
 impl Link {
-    fn send(&self, message: &FromExec) -> bool {
+    fn send(&self, message: &FromExec, fds: &[BorrowedFd<'_>]) -> bool {
         let Some(socket) = &self.socket else { return false };
-        match packet::send(socket, message, &[]) {
+        match packet::send(socket, message, fds) {
             Ok(()) => true,
             Err(error) => {
                 log::debug!("vgpud does not hear {message:?}: {error}");

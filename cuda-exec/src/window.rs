@@ -1,10 +1,43 @@
 //! How much of what was submitted to a stream is done, as far as the host knows: counts, and marks (events of our own)
 //! behind some of the work. Pure; what a mark is, and whether it has come, is the caller's.
+//!
+//! Where the marks lie decides how soon it is seen that work goes on, and so whether a kernel is found to run too long: a
+//! mark lies behind every kernel and copy, but for those of a stream whose work is done so quickly that a mark behind each
+//! would slow it down ([`SPARSE`]).
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Operations in flight per stream unless the scheduler says otherwise. libcuda blocks the caller at about 1,000.
 pub const WINDOW_DEFAULT: u32 = 512;
+/// Kernels and copies from one mark to the next while they are short.
+pub const SPARSE: u32 = 8;
+/// Kernels and copies are short that take less than this, in nanoseconds.
+const SHORT_NS: u64 = 100_000;
+
+/// What an operation needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// The compute engine, and so the turn.
+    Compute,
+    /// A copy engine.
+    Copy,
+    /// Neither: events, waits, fences, host functions.
+    Other,
+}
+
+impl Work {
+    /// What moves or computes data; `turn` if it needs the compute engine.
+    pub fn data(turn: bool) -> Self {
+        if turn { Self::Compute } else { Self::Copy }
+    }
+}
+
+/// When an operation was taken from its ring, and when libcuda had it, in nanoseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    pub taken: u64,
+    pub submitted: u64,
+}
 
 /// What a session has had done, and how much of it is in flight over all its streams: operations that libcuda took and
 /// that are not known to be done, and those about to be given to it. The numbers stand for themselves, no other memory is
@@ -96,7 +129,38 @@ pub struct Track<M> {
     submitted: u64,
     done: u64,
     compute: u64,
-    marks: VecDeque<(u64, M)>,
+    /// Kernels and copies behind the last mark.
+    unmarked_data: u32,
+    /// The last of them, if it is behind the last mark.
+    last: Option<Times>,
+    /// Work is so short that marks may be few.
+    short: bool,
+    /// When something was last seen to be done, in nanoseconds.
+    seen_ns: u64,
+    marks: VecDeque<Mark<M>>,
+}
+
+#[derive(Debug)]
+struct Mark<M> {
+    /// Operations before it.
+    operations: u64,
+    /// The last of them that needs the compute engine.
+    compute: u64,
+    /// The last kernel or copy before it, if no other mark lies between.
+    sample: Option<Times>,
+    mark: M,
+}
+
+/// What is known since a mark has come.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reached<M> {
+    pub mark: M,
+    /// Operations that are known to be done by it.
+    pub operations: u64,
+    /// Whether any of them needed the compute engine.
+    pub computed: bool,
+    /// The times of the last kernel or copy among them.
+    pub sample: Option<Times>,
 }
 
 impl<M> Default for Track<M> {
@@ -105,17 +169,28 @@ impl<M> Default for Track<M> {
             submitted: 0,
             done: 0,
             compute: 0,
+            unmarked_data: 0,
+            last: None,
+            short: false,
+            seen_ns: 0,
             marks: VecDeque::new(),
         }
     }
 }
 
 impl<M> Track<M> {
-    /// libcuda has taken one operation; `compute` if it needs the compute engine.
-    pub fn submit(&mut self, compute: bool) {
+    /// libcuda has taken one operation.
+    pub fn submit(&mut self, work: Work, times: Times) {
+        if !self.dirty() {
+            self.seen_ns = times.submitted;
+        }
         self.submitted += 1;
-        if compute {
+        if work == Work::Compute {
             self.compute = self.submitted;
+        }
+        if work != Work::Other {
+            self.unmarked_data = self.unmarked_data.saturating_add(1);
+            self.last = Some(times);
         }
     }
 
@@ -144,15 +219,20 @@ impl<M> Track<M> {
         self.done < self.compute
     }
 
-    /// Whether work lies behind the last mark.
-    pub fn unmarked(&self) -> bool {
-        self.marks.back().map_or(self.done, |(at, _)| *at) < self.submitted
+    fn marked(&self) -> u64 {
+        self.marks.back().map_or(self.done, |mark| mark.operations)
     }
 
-    /// Whether a window of that many operations wants a mark now: one every half window.
+    /// Whether work lies behind the last mark.
+    pub fn unmarked(&self) -> bool {
+        self.marked() < self.submitted
+    }
+
+    /// Whether a mark is wanted now: there is one every half window, and one behind each kernel and copy or, while they are
+    /// short, behind every [`SPARSE`] of them.
     pub fn wants_mark(&self, window: u32) -> bool {
-        let marked = self.marks.back().map_or(self.done, |(at, _)| *at);
-        self.submitted - marked >= u64::from(window / 2).max(1)
+        let few = if self.short { SPARSE } else { 1 };
+        self.unmarked_data >= few || self.submitted - self.marked() >= u64::from(window / 2).max(1)
     }
 
     /// Whether as much is in flight as a window allows.
@@ -160,28 +240,53 @@ impl<M> Track<M> {
         self.submitted - self.done >= u64::from(window.max(1))
     }
 
-    /// A mark lies behind the first `operations` operations.
-    pub fn mark(&mut self, operations: u64, mark: M) {
-        debug_assert!(operations <= self.submitted);
-        self.marks.push_back((operations, mark));
+    /// A mark lies behind all operations so far.
+    pub fn mark(&mut self, mark: M) {
+        self.unmarked_data = 0;
+        self.marks.push_back(Mark {
+            operations: self.submitted,
+            compute: self.compute,
+            sample: self.last.take(),
+            mark,
+        });
     }
 
     /// The oldest mark that has not come.
     pub fn oldest(&self) -> Option<&M> {
-        self.marks.front().map(|(_, mark)| mark)
+        self.marks.front().map(|mark| &mark.mark)
     }
 
-    /// The oldest mark has come; the mark, and how many operations are known to be done by it.
-    pub fn reached(&mut self) -> Option<(M, u64)> {
-        let (operations, mark) = self.marks.pop_front()?;
+    /// The oldest mark has come.
+    pub fn reached(&mut self) -> Option<Reached<M>> {
+        let Mark {
+            operations,
+            compute,
+            sample,
+            mark,
+        } = self.marks.pop_front()?;
+        let computed = compute > self.done;
         let news = operations.saturating_sub(self.done);
         self.done += news;
-        Some((mark, news))
+        Some(Reached {
+            mark,
+            operations: news,
+            computed,
+            sample,
+        })
+    }
+
+    /// So many operations were seen to be done in one look at that time: judges by it how long they take.
+    pub fn looked(&mut self, operations: u64, now_ns: u64) {
+        let Some(each) = now_ns.saturating_sub(self.seen_ns).checked_div(operations) else {
+            return;
+        };
+        self.short = each < SHORT_NS;
+        self.seen_ns = now_ns;
     }
 
     /// Gives all marks up.
     pub fn take_marks(&mut self) -> impl Iterator<Item = M> + '_ {
-        self.marks.drain(..).map(|(_, mark)| mark)
+        self.marks.drain(..).map(|mark| mark.mark)
     }
 }
 
@@ -190,26 +295,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const NEVER: Times = Times {
+        taken: 0,
+        submitted: 0,
+    };
+
+    fn work() -> impl Strategy<Value = Work> {
+        prop_oneof![Just(Work::Compute), Just(Work::Copy), Just(Work::Other)]
+    }
+
     proptest! {
         /// However marks come, no more than a window is ever in flight, and what counts as done was marked.
         #[test]
-        fn the_window_bounds_what_is_in_flight(window in 1u32..64, steps in proptest::collection::vec((any::<bool>(), 0usize..4), 1..400)) {
+        fn the_window_bounds_what_is_in_flight(window in 1u32..64, steps in proptest::collection::vec((work(), 0usize..4), 1..400)) {
             let mut track = Track::default();
-            for (compute, reach) in steps {
+            for (work, reach) in steps {
                 while track.full(window) {
                     if track.oldest().is_none() {
-                        track.mark(track.submitted(), track.submitted());
+                        track.mark(track.submitted());
                     }
                     track.reached();
                 }
-                track.submit(compute);
+                track.submit(work, NEVER);
                 prop_assert!(track.submitted() - track.done <= u64::from(window));
                 if track.wants_mark(window) {
-                    track.mark(track.submitted(), track.submitted());
+                    track.mark(track.submitted());
                 }
                 for _ in 0..reach {
-                    if let Some((at, _)) = track.reached() {
-                        prop_assert!(track.is_done(at));
+                    if let Some(reached) = track.reached() {
+                        prop_assert!(track.is_done(reached.mark));
                     }
                 }
                 prop_assert!(track.done <= track.submitted());
@@ -223,18 +337,18 @@ mod tests {
         /// more than the depth is in flight, and what is counted is what the tracks and the threads have.
         #[test]
         fn the_depth_bounds_what_is_in_flight_over_all_streams(
-            depth in 1u32..16, steps in proptest::collection::vec((0usize..4, 0u8..4, any::<bool>()), 1..400)
+            depth in 1u32..16, steps in proptest::collection::vec((0usize..4, 0u8..4, work()), 1..400)
         ) {
             let load = Load::default();
             load.set_depth(Some(depth));
             let mut tracks: Vec<Track<u64>> = (0..4).map(|_| Track::default()).collect();
             let mut waiting = Vec::new();
-            for (stream, what, compute) in steps {
+            for (stream, what, work) in steps {
                 let track = &mut tracks[stream];
                 match what {
                     0 | 1 => match load.try_start() {
                         Some(room) if what == 0 => {
-                            track.submit(compute);
+                            track.submit(work, NEVER);
                             room.taken();
                         }
                         Some(room) => waiting.push(room),
@@ -242,10 +356,10 @@ mod tests {
                     },
                     2 => {
                         if track.unmarked() {
-                            track.mark(track.submitted(), track.submitted());
+                            track.mark(track.submitted());
                         }
-                        if let Some((_, news)) = track.reached() {
-                            load.done(news);
+                        if let Some(reached) = track.reached() {
+                            load.done(reached.operations);
                         }
                     }
                     _ => drop(waiting.pop()),
@@ -256,9 +370,9 @@ mod tests {
             }
             waiting.clear();
             for track in &mut tracks {
-                track.mark(track.submitted(), track.submitted());
-                while let Some((_, news)) = track.reached() {
-                    load.done(news);
+                track.mark(track.submitted());
+                while let Some(reached) = track.reached() {
+                    load.done(reached.operations);
                 }
             }
             prop_assert_eq!(load.in_flight(), 0);
@@ -287,13 +401,55 @@ mod tests {
     #[test]
     fn only_work_up_to_the_last_compute_operation_needs_the_engine() {
         let mut track = Track::default();
-        track.submit(false);
+        track.submit(Work::Copy, NEVER);
         assert!(track.dirty() && !track.computing());
-        track.submit(true);
-        track.mark(2, ());
-        track.submit(false);
+        track.submit(Work::Compute, NEVER);
+        track.mark(());
+        track.submit(Work::Copy, NEVER);
         assert!(track.computing() && track.unmarked());
-        track.reached();
+        assert!(track.reached().unwrap().computed);
         assert!(track.dirty() && !track.computing());
+        track.mark(());
+        assert!(!track.reached().unwrap().computed);
+    }
+
+    #[test]
+    fn work_is_marked_one_by_one_until_it_is_seen_to_be_short() {
+        let mut track = Track::default();
+        track.submit(Work::Other, NEVER);
+        assert!(!track.wants_mark(WINDOW_DEFAULT));
+        track.submit(Work::Compute, NEVER);
+        assert!(track.wants_mark(WINDOW_DEFAULT));
+        track.mark(());
+        let news = track.reached().unwrap().operations;
+        track.looked(news, 2 * SHORT_NS - 1);
+        for _ in 1..SPARSE {
+            track.submit(Work::Copy, NEVER);
+            assert!(!track.wants_mark(WINDOW_DEFAULT));
+        }
+        track.submit(Work::Compute, NEVER);
+        assert!(track.wants_mark(WINDOW_DEFAULT));
+        track.mark(());
+        let news = track.reached().unwrap().operations;
+        track.looked(news, 1_000_000_000);
+        track.submit(Work::Compute, NEVER);
+        assert!(track.wants_mark(WINDOW_DEFAULT));
+    }
+
+    #[test]
+    fn the_last_kernel_or_copy_before_a_mark_is_the_sample() {
+        let mut track = Track::default();
+        let at = |taken| Times {
+            taken,
+            submitted: taken + 1,
+        };
+        track.submit(Work::Compute, at(1));
+        track.submit(Work::Copy, at(2));
+        track.submit(Work::Other, at(3));
+        track.mark(());
+        track.submit(Work::Other, at(4));
+        track.mark(());
+        assert_eq!(track.reached().unwrap().sample, Some(at(2)));
+        assert_eq!(track.reached().unwrap().sample, None);
     }
 }

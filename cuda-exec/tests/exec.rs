@@ -105,13 +105,7 @@ fn a_turn_is_given_back_when_drained_and_asked_for_again() {
     let word = counter(&mut exec);
     bump(&mut exec, 0, STREAM_LEGACY, word);
     exec.fence(0, STREAM_LEGACY, 1, 1);
-    assert_eq!(
-        proved(&exec),
-        FromExec::Proved {
-            slices: true,
-            stop: true
-        }
-    );
+    assert_proved(&proved(&exec));
     // Nothing is in flight: it says so by itself.
     wait_until("idleness", || exec.page().word().state == State::Idle);
     // New work takes the turn back into use, without a word.
@@ -408,13 +402,7 @@ fn a_running_kernel_is_stopped_and_resumed_by_order_and_by_the_dead_man() {
     let mut spin = launch(3, 1, STREAM_LEGACY);
     spin.block_x = 1;
     exec.call::<cuLaunchKernel::Call>(spin, &(WINDOW + PINNED.start).to_le_bytes());
-    assert_eq!(
-        proved(&exec),
-        FromExec::Proved {
-            slices: true,
-            stop: true
-        }
-    );
+    assert_proved(&proved(&exec));
     let count = |exec: &Exec| exec.memory.u32(PINNED.start + 4).load(SeqCst);
     let moves = |exec: &Exec| {
         let from = count(exec);
@@ -649,13 +637,7 @@ fn a_session_goes_on_when_vgpud_was_restarted() {
     bump(&mut exec, 0, STREAM_LEGACY, word);
     exec.fence(0, STREAM_LEGACY, 1, 2);
     exec.connect();
-    assert_eq!(
-        exec.hear(),
-        FromExec::Proved {
-            slices: true,
-            stop: true
-        }
-    );
+    assert_proved(&exec.hear());
     // A new vgpud takes what is idle, and is asked for it again.
     let idle = wait_for("idleness", || {
         Some(exec.page().word()).filter(|word| word.state == State::Idle)
@@ -697,13 +679,7 @@ fn set_depth(exec: &Exec, depth: u32) {
         operations: 64,
         depth: Some(depth),
     });
-    exec.order(&ToExec::Slice {
-        sequence: 99,
-        microseconds: 2_000,
-    });
-    wait_until("the order", || {
-        matches!(exec.hear(), FromExec::Done { sequence: 99, .. })
-    });
+    exec.orders_are_done();
 }
 
 fn streams(exec: &mut Exec, streams: std::ops::Range<u32>) {

@@ -10,7 +10,8 @@
 //!   brought it; then those whose null stream is the per-thread default stream.
 //! * `arguments`, `results`: one word each ([`crate::words`]). Objects are named by ids that the guest chooses.
 //! * `flags`: `reply` (the guest waits for the answer; for any other call it may), `turn` (needs the GPU's compute engine), `unordered`
-//!   (does not have to follow what other rings of the session submitted), `blob_in`, `blob_out`.
+//!   (does not have to follow what other rings of the session submitted), `driver` (takes locks of the whole driver, so that it
+//!   holds up other programs: rationed apart), `blob_in`, `blob_out`.
 //!
 //! [`for_each_call`] hands the rows to a macro; everything else (this module's types and [`CALLS`], the
 //! guest's exports and its `cuGetProcAddress`, the executor's dispatch, the tests) is made from them.
@@ -34,8 +35,8 @@ use crate::words::{Word, Words};
 macro_rules! for_each_call {
     ($($with:tt)::+) => {
         $($with)::+! {
-            call 0x0100 cuCtxCreate { cuCtxCreate_v2: 3020, cuCtxCreate_v3: 11040, cuCtxCreate_v4: 12050 } {} (flags: u32, device: u32, context: u32) -> () [reply];
-            call 0x0101 cuCtxDestroy { cuCtxDestroy_v2: 4000 } {} (context: u32) -> () [reply];
+            call 0x0100 cuCtxCreate { cuCtxCreate_v2: 3020, cuCtxCreate_v3: 11040, cuCtxCreate_v4: 12050 } {} (flags: u32, device: u32, context: u32) -> () [reply driver];
+            call 0x0101 cuCtxDestroy { cuCtxDestroy_v2: 4000 } {} (context: u32) -> () [reply driver];
             call 0x0102 cuEventCreate { cuEventCreate: 2000 } {} (event: u32, flags: u32) -> () [];
             call 0x0103 cuEventDestroy { cuEventDestroy_v2: 4000 } {} (event: u32) -> () [];
             call 0x0104 cuEventElapsedTime { cuEventElapsedTime: 2000, cuEventElapsedTime_v2: 12080 } {} (start: u32, end: u32) -> (milliseconds_bits: u32) [reply];
@@ -43,12 +44,12 @@ macro_rules! for_each_call {
             call 0x0106 cuFuncGetAttribute { cuFuncGetAttribute: 2020 } {} (attribute: i32, function: u32) -> (value: i32) [reply];
             call 0x0107 cuGraphDestroy { cuGraphDestroy: 10000 } {} (graph: u32) -> () [];
             call 0x0108 cuGraphExecDestroy { cuGraphExecDestroy: 10000 } {} (exec: u32) -> () [];
-            call 0x0109 cuGraphInstantiateWithFlags { cuGraphInstantiateWithFlags: 11040 } {} (graph: u32, flags: u64, exec: u32) -> () [reply];
+            call 0x0109 cuGraphInstantiateWithFlags { cuGraphInstantiateWithFlags: 11040 } {} (graph: u32, flags: u64, exec: u32) -> () [reply driver];
             call 0x010a cuGraphLaunch { cuGraphLaunch: 10000 } { cuGraphLaunch_ptsz: 10000 } (exec: u32, stream: u64) -> () [turn];
             call 0x010b cuLaunchHostFunc { cuLaunchHostFunc: 10000 } { cuLaunchHostFunc_ptsz: 10000 } (stream: u64, cookie: u64) -> () [];
             call 0x010c cuLaunchKernel { cuLaunchKernel: 4000 } { cuLaunchKernel_ptsz: 7000 } (function: u32, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32, shared: u32, stream: u64) -> () [turn blob_in];
-            call 0x010d cuMemAlloc { cuMemAlloc_v2: 3020 } {} (bytes: u64) -> (pointer: u64) [reply];
-            call 0x010e cuMemFree { cuMemFree_v2: 3020 } {} (pointer: u64) -> () [reply];
+            call 0x010d cuMemAlloc { cuMemAlloc_v2: 3020 } {} (bytes: u64) -> (pointer: u64) [reply driver];
+            call 0x010e cuMemFree { cuMemFree_v2: 3020 } {} (pointer: u64) -> () [reply driver];
             call 0x010f cuMemGetInfo { cuMemGetInfo_v2: 3020 } {} () -> (free: u64, total: u64) [reply unordered];
             call 0x0110 cuMemcpyDtoDAsync { cuMemcpyDtoDAsync_v2: 3020 } { cuMemcpyDtoDAsync_v2_ptsz: 7000 } (to: u64, from: u64, bytes: u64, stream: u64) -> () [turn];
             call 0x0111 cuMemcpyDtoHAsync { cuMemcpyDtoHAsync_v2: 3020 } { cuMemcpyDtoHAsync_v2_ptsz: 7000 } (to: u64, from: u64, bytes: u64, stream: u64) -> () [];
@@ -58,8 +59,8 @@ macro_rules! for_each_call {
             call 0x0115 cuMemsetD8Async { cuMemsetD8Async: 3020 } { cuMemsetD8Async_ptsz: 7000 } (to: u64, value: u32, count: u64, stream: u64) -> () [turn];
             call 0x0116 cuModuleGetFunction { cuModuleGetFunction: 2000 } {} (module: u32, function: u32) -> (params: u32) [reply blob_in blob_out];
             call 0x0117 cuModuleGetGlobal { cuModuleGetGlobal_v2: 3020 } {} (module: u32) -> (pointer: u64, bytes: u64) [reply blob_in];
-            call 0x0118 cuModuleLoadData { cuModuleLoadData: 2000 } {} (image: u64, bytes: u64, module: u32) -> () [reply];
-            call 0x0119 cuModuleUnload { cuModuleUnload: 2000 } {} (module: u32) -> () [reply];
+            call 0x0118 cuModuleLoadData { cuModuleLoadData: 2000 } {} (image: u64, bytes: u64, module: u32) -> () [reply driver];
+            call 0x0119 cuModuleUnload { cuModuleUnload: 2000 } {} (module: u32) -> () [reply driver];
             call 0x011a cuStreamBeginCapture { cuStreamBeginCapture_v2: 10010 } { cuStreamBeginCapture_v2_ptsz: 10010 } (stream: u64, mode: u32) -> () [reply];
             call 0x011b cuStreamCreate { cuStreamCreate: 2000 } {} (stream: u32, flags: u32, priority: i32) -> () [];
             call 0x011c cuStreamDestroy { cuStreamDestroy_v2: 4000 } {} (stream: u32) -> () [];
@@ -67,7 +68,7 @@ macro_rules! for_each_call {
             call 0x011e cuStreamWaitEvent { cuStreamWaitEvent: 3020 } { cuStreamWaitEvent_ptsz: 7000 } (stream: u64, event: u32, flags: u32) -> () [];
             call 0x011f cuThreadExchangeStreamCaptureMode { cuThreadExchangeStreamCaptureMode: 10010 } {} (mode: u32) -> () [];
             call 0x0120 cuEventQuery { cuEventQuery: 2000 } {} (event: u32) -> () [reply];
-            call 0x0121 cuModuleLoadDataEx { cuModuleLoadDataEx: 2010 } {} (image: u64, bytes: u64, module: u32, info_len: u32, error_len: u32) -> (result: i32, wall_time_bits: u32, threads: u32, info_said: u32, error_said: u32) [reply blob_in blob_out];
+            call 0x0121 cuModuleLoadDataEx { cuModuleLoadDataEx: 2010 } {} (image: u64, bytes: u64, module: u32, info_len: u32, error_len: u32) -> (result: i32, wall_time_bits: u32, threads: u32, info_said: u32, error_said: u32) [reply driver blob_in blob_out];
             call 0x0122 cuStreamIsCapturing { cuStreamIsCapturing: 10000 } { cuStreamIsCapturing_ptsz: 10000 } (stream: u64) -> (status: i32) [reply];
             call 0x0123 cuStreamQuery { cuStreamQuery: 2000 } { cuStreamQuery_ptsz: 7000 } (stream: u64) -> () [reply];
             call 0x0124 cuCtxSynchronize { cuCtxSynchronize: 2000, cuCtxSynchronize_v2: 13000 } {} () -> () [reply];
@@ -573,6 +574,8 @@ pub struct Call {
     pub turn: bool,
     /// It need not follow what other rings submitted.
     pub unordered: bool,
+    /// It takes locks of the whole driver: a limit of its own rations it.
+    pub driver: bool,
     /// Its record carries a blob.
     pub blob_in: bool,
     /// Its reply carries a blob.
@@ -623,6 +626,7 @@ const fn has(flags: &[&str], flag: &str) -> bool {
             same(flags[i], "reply")
                 || same(flags[i], "turn")
                 || same(flags[i], "unordered")
+                || same(flags[i], "driver")
                 || same(flags[i], "blob_in")
                 || same(flags[i], "blob_out"),
             "a row's flag is unknown"
@@ -670,6 +674,7 @@ macro_rules! table {
             reply: has(&[$(stringify!($flag)),*], "reply"),
             turn: has(&[$(stringify!($flag)),*], "turn"),
             unordered: has(&[$(stringify!($flag)),*], "unordered"),
+            driver: has(&[$(stringify!($flag)),*], "driver"),
             blob_in: has(&[$(stringify!($flag)),*], "blob_in"),
             blob_out: has(&[$(stringify!($flag)),*], "blob_out"),
         }),*];

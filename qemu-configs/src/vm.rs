@@ -183,6 +183,8 @@ impl Builder {
             // On a busy host an emulated processor may stand still for as long as a stuck one would.
             "watchdog_thresh=60",
             "rcupdate.rcu_cpu_stall_timeout=120",
+            // And its timer may be so late that the kernel takes it for dead.
+            "no_timer_check",
             "rdinit=/init",
         ];
         words.extend(self.kernel_words.iter().map(String::as_str));

@@ -3,19 +3,32 @@ use crate::daemon::Daemon;
 use crate::paging;
 use std::collections::{BTreeMap, VecDeque};
 use vgpu_sched_api::messages::{Arrival, Priority};
-use vgpu_sched_core::{GpuSet, Pool, Session, Standing};
+use vgpu_sched_core::{End, GpuSet, Pool, Session, Standing};
 
 /// Arrivals kept.
 const KEPT: usize = 50_000;
+/// A session that was asked for its turn and gave it back wants the next one within this time, in microseconds, if it was
+/// not through.
+const AGAIN_US: u64 = 10_000;
 
 /// A session that wanted a turn and may still have work.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     at_us: u64,
-    /// Until its first turn.
-    waited_us: Option<u64>,
-    gpus: GpuSet,
     used_ns: u64,
+    /// Of its first turn: how long it had waited, and how it was treated.
+    first: Option<(u64, Treated)>,
+    /// When it gave its turn back as it was asked to, and wanted none yet.
+    gave_back_us: Option<u64>,
+}
+
+/// How a session was treated.
+#[derive(Clone, Copy, Debug)]
+pub struct Treated {
+    pub pool: Option<Pool>,
+    pub gpus: GpuSet,
+    pub priority: Priority,
+    pub weight: u32,
 }
 
 /// One that had no more work.
@@ -25,16 +38,7 @@ struct Kept {
     at_us: u64,
     waited_us: u64,
     used_us: u64,
-    gpus: GpuSet,
-    whose: Whose,
-}
-
-/// How its VM was treated.
-#[derive(Clone, Copy, Debug)]
-struct Whose {
-    pool: Option<Pool>,
-    priority: Priority,
-    weight: u32,
+    treated: Treated,
 }
 
 /// The last arrivals, numbered without gaps, by when they were over.
@@ -49,20 +53,25 @@ pub struct Arrivals {
 impl Arrivals {
     /// A session wants a turn. One that is not through with its last work has some more.
     pub fn wanted(&mut self, session: Session, now_us: u64) {
+        let pending = self.pending.get_mut(&session);
+        if let Some(gave_back_us) = pending.and_then(|pending| pending.gave_back_us.take())
+            && gave_back_us + AGAIN_US < now_us
+        {
+            self.over(session);
+        }
         self.pending.entry(session).or_insert(Pending {
             at_us: now_us,
-            waited_us: None,
-            gpus: GpuSet::EMPTY,
             used_ns: 0,
+            first: None,
+            gave_back_us: None,
         });
     }
 
-    /// It has one, on these GPUs.
-    pub fn began(&mut self, session: Session, gpus: GpuSet, now_us: u64, waited_us: u64) {
+    /// It has one.
+    pub fn began(&mut self, session: Session, now_us: u64, waited_us: u64, treated: Treated) {
         self.wanted(session, now_us.saturating_sub(waited_us));
         if let Some(pending) = self.pending.get_mut(&session) {
-            pending.waited_us.get_or_insert(waited_us);
-            pending.gpus = gpus;
+            pending.first.get_or_insert((waited_us, treated));
         }
     }
 
@@ -73,12 +82,19 @@ impl Arrivals {
         }
     }
 
+    /// It gave its turn back as it was asked to, and wants none now.
+    pub fn gave_back(&mut self, session: Session, now_us: u64) {
+        if let Some(pending) = self.pending.get_mut(&session) {
+            pending.gave_back_us = Some(now_us);
+        }
+    }
+
     /// It has no more work. What never got a turn is forgotten.
-    fn over(&mut self, session: Session, whose: Whose) {
+    pub fn over(&mut self, session: Session) {
         let Some(pending) = self.pending.remove(&session) else {
             return;
         };
-        let Some(waited_us) = pending.waited_us else {
+        let Some((waited_us, treated)) = pending.first else {
             return;
         };
         if self.kept.len() == KEPT {
@@ -90,9 +106,17 @@ impl Arrivals {
             at_us: pending.at_us,
             waited_us,
             used_us: pending.used_ns / 1000,
-            gpus: pending.gpus,
-            whose,
+            treated,
         });
+    }
+
+    /// Those that gave their turn back and did not want the next one in time had no more work.
+    fn settle(&mut self, now_us: u64) {
+        let late = |pending: &Pending| pending.gave_back_us.is_some_and(|at| at + AGAIN_US < now_us);
+        let late = self.pending.iter().filter(|(_, pending)| late(pending));
+        for session in late.map(|(session, _)| *session).collect::<Vec<_>>() {
+            self.over(session);
+        }
     }
 
     /// Those from a number on, with their numbers.
@@ -103,41 +127,45 @@ impl Arrivals {
 }
 
 impl Daemon {
-    /// Notes that a session has no more work, if it has none.
-    pub(crate) fn arrival_over(&mut self, session: Session) {
-        if !matches!(
-            self.core.standing(session),
-            None | Some(Standing::Out | Standing::Suspended)
-        ) {
-            return;
+    /// A session's turn ended, or it did something else after which it may have no more work.
+    pub(crate) fn settle_arrival(&mut self, session: Session, end: Option<End>) {
+        match (self.core.standing(session), end) {
+            (Some(Standing::Out), Some(End::Yielded)) => self.arrivals.gave_back(session, self.now_us()),
+            (None | Some(Standing::Out | Standing::Suspended), _) => self.arrivals.over(session),
+            _ => {}
         }
+    }
+
+    /// How a session is treated now.
+    pub(crate) fn treated(&self, session: Session, gpus: GpuSet) -> Treated {
         let settings = self.map.settings_of(session.vm);
         let pool = self.map.pool_of(session.vm);
-        let whose = Whose {
+        Treated {
             pool: pool.and_then(|pool| self.pools.get(&pool.name).copied()),
+            gpus,
             priority: settings.priority,
             weight: settings.weight,
-        };
-        self.arrivals.over(session, whose);
+        }
     }
 
     /// The arrivals from a number on, as many as one answer holds, and the number to go on with.
-    pub(crate) fn arrivals_from(&self, number: u64) -> (Vec<Arrival>, u64) {
+    pub(crate) fn arrivals_from(&mut self, number: u64) -> (Vec<Arrival>, u64) {
+        self.arrivals.settle(self.now_us());
         let names: BTreeMap<Pool, &String> = self.pools.iter().map(|(name, pool)| (*pool, name)).collect();
         let arrival = |(number, kept): (u64, &Kept)| Arrival {
             number,
             vm: kept.session.vm,
             session: kept.session.number,
             pool: kept
-                .whose
+                .treated
                 .pool
                 .and_then(|pool| names.get(&pool))
                 .copied()
                 .cloned()
                 .unwrap_or_default(),
-            gpus: self.inventory.uuids(kept.gpus),
-            priority: kept.whose.priority,
-            weight: kept.whose.weight,
+            gpus: self.inventory.uuids(kept.treated.gpus),
+            priority: kept.treated.priority,
+            weight: kept.treated.weight,
             at_us: kept.at_us,
             waited_us: kept.waited_us,
             used_us: kept.used_us,
@@ -156,8 +184,9 @@ mod tests {
 
     const A: Session = Session { vm: 1, number: 1 };
     const B: Session = Session { vm: 2, number: 1 };
-    const WHOSE: Whose = Whose {
+    const TREATED: Treated = Treated {
         pool: None,
+        gpus: GpuSet::EMPTY,
         priority: Priority::Low,
         weight: 1,
     };
@@ -167,32 +196,60 @@ mod tests {
         let mut arrivals = Arrivals::default();
         arrivals.wanted(A, 1000);
         arrivals.wanted(B, 1100);
-        arrivals.began(A, GpuSet::EMPTY, 1500, 500);
+        arrivals.began(A, 1500, 500, TREATED);
         arrivals.used(A, 7_000_000);
         // It wants again at once, and waits again.
         arrivals.wanted(A, 9000);
-        arrivals.began(A, GpuSet::EMPTY, 9900, 900);
+        arrivals.began(A, 9900, 900, TREATED);
         arrivals.used(A, 3_000_999);
-        arrivals.over(A, WHOSE);
+        // It is asked, and goes on.
+        arrivals.gave_back(A, 10_000);
+        arrivals.settle(10_000 + AGAIN_US);
+        arrivals.wanted(A, 10_000 + AGAIN_US);
+        arrivals.began(A, 30_000, 0, TREATED);
+        arrivals.used(A, 1_000_000);
+        arrivals.over(A);
         // It was found with a turn; the other one never had any.
-        arrivals.began(A, GpuSet::EMPTY, 20_000, 0);
-        arrivals.over(A, WHOSE);
-        arrivals.over(B, WHOSE);
-        arrivals.over(B, WHOSE);
+        arrivals.began(A, 40_000, 0, TREATED);
+        arrivals.over(A);
+        arrivals.over(B);
+        arrivals.over(B);
         let all: Vec<_> = arrivals
             .since(0)
             .map(|(number, kept)| (number, kept.session, kept.at_us, kept.waited_us, kept.used_us))
             .collect();
-        assert_eq!(all, [(1, A, 1000, 500, 10_000), (2, A, 20_000, 0, 0)]);
+        assert_eq!(all, [(1, A, 1000, 500, 11_000), (2, A, 40_000, 0, 0)]);
         assert!(arrivals.pending.is_empty());
+    }
+
+    #[test]
+    fn one_that_gave_its_turn_back_and_wants_no_other_is_through() {
+        let mut arrivals = Arrivals::default();
+        for session in [A, B] {
+            arrivals.began(session, 100, 0, TREATED);
+            arrivals.gave_back(session, 200);
+        }
+        arrivals.wanted(A, 201 + AGAIN_US);
+        let all = |arrivals: &Arrivals| {
+            arrivals
+                .since(0)
+                .map(|(_, kept)| kept.session)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(all(&arrivals), [A]);
+        arrivals.settle(200 + AGAIN_US);
+        assert_eq!(all(&arrivals), [A]);
+        arrivals.settle(201 + AGAIN_US);
+        assert_eq!(all(&arrivals), [A, B]);
+        assert_eq!(arrivals.pending[&A].at_us, 201 + AGAIN_US);
     }
 
     #[test]
     fn the_last_ones_are_kept() {
         let mut arrivals = Arrivals::default();
         for n in 0..KEPT as u64 + 3 {
-            arrivals.began(A, GpuSet::EMPTY, n, 0);
-            arrivals.over(A, WHOSE);
+            arrivals.began(A, n, 0, TREATED);
+            arrivals.over(A);
         }
         let numbers = |from| arrivals.since(from).map(|(number, _)| number);
         assert_eq!((numbers(0).next(), numbers(0).count()), (Some(4), KEPT));

@@ -8,6 +8,7 @@ use crate::ledger::Ledger;
 use crate::limits::Ending;
 use crate::page::{Taken, TurnPage};
 use crate::poller::{Poller, Source};
+use crate::quarantine;
 use crate::scan::Look;
 use crate::sessions::of_vm;
 use crate::stats::{Latencies, Statistics};
@@ -79,7 +80,7 @@ pub struct Daemon {
     /// What holds on GPUs, by UUID.
     pub(crate) rungs: BTreeMap<String, GpuRungs>,
     pub(crate) quarantines: BTreeMap<u32, QuarantineStatus>,
-    /// When a VM broke its limits lately.
+    /// When a VM broke its limits lately, in seconds since 1970.
     pub(crate) violations: BTreeMap<u32, VecDeque<u64>>,
     /// Of the VMs that have sessions.
     pub(crate) vm_pages: BTreeMap<u32, SharedPage>,
@@ -100,7 +101,7 @@ pub struct Daemon {
     pub(crate) written_us: u64,
     /// Sessions whose page is to be looked at.
     pub(crate) watched: BTreeSet<Session>,
-    /// Sessions that have a turn and a limit on what they run, and when their progress was last looked at.
+    /// Sessions that have a turn and a limit on what they run and are not watched; and when their progress was last looked at.
     pub(crate) limited: BTreeSet<Session>,
     pub(crate) progress_us: u64,
     pub(crate) events: VecDeque<Event>,
@@ -152,6 +153,18 @@ pub(crate) struct Live {
     pub(crate) progress: u64,
     /// What is needed to stop it from here.
     pub(crate) handed: AllHanded,
+    /// What it handed over was refused.
+    pub(crate) handed_nonsense: bool,
+    /// It has said what holds on its GPU.
+    pub(crate) has_proved: bool,
+}
+
+impl Live {
+    /// Whether its page says that some of its work was done since this was last asked.
+    pub(crate) fn has_progressed(&mut self) -> bool {
+        let progress = self.page.progress();
+        std::mem::replace(&mut self.progress, progress) != progress
+    }
 }
 
 impl Daemon {
@@ -179,10 +192,10 @@ impl Daemon {
             ledger: Ledger::default(),
             arrivals: Arrivals::default(),
             statistics: Statistics::default(),
-            history: History::new(setup.saved.events),
             rungs: setup.saved.rungs,
             quarantines: setup.saved.quarantines,
-            violations: BTreeMap::new(),
+            violations: quarantine::violations(&setup.saved.events),
+            history: History::new(setup.saved.events),
             vm_pages: BTreeMap::new(),
             hard,
             endings: BTreeMap::new(),
@@ -382,12 +395,14 @@ impl Daemon {
                 live.seated = true;
                 live.idle = false;
                 live.turn = turn;
-                let uuids = self.inventory.uuids(live.gpus);
-                for gpu in live.gpus.iter() {
+                let gpus = live.gpus;
+                let uuids = self.inventory.uuids(gpus);
+                for gpu in gpus.iter() {
                     self.statistics.turn(gpu, session);
                 }
                 self.statistics.vm(session.vm).turn_wait.record(waited_us, 1);
-                self.arrivals.began(session, live.gpus, now_us, waited_us);
+                let treated = self.treated(session, gpus);
+                self.arrivals.began(session, now_us, waited_us, treated);
                 self.ledger.begin(TurnRecord {
                     number: turn,
                     vm: session.vm,
@@ -432,7 +447,7 @@ impl Daemon {
                     }
                 }
                 self.arrivals.used(session, charge.ns);
-                self.arrival_over(session);
+                self.settle_arrival(session, Some(end));
                 self.unwritten.insert(session.vm);
                 self.watch(session);
             }
@@ -467,15 +482,13 @@ impl Daemon {
     /// Has a session's page looked at as its state asks for.
     pub(crate) fn watch(&mut self, session: Session) {
         let seated = self.sessions.get(&session).filter(|live| live.seated);
-        if seated.is_some_and(|live| live.contended) {
-            self.watched.insert(session);
-        } else {
-            self.watched.remove(&session);
-        }
-        if seated.is_some_and(|live| live.kernel_max_us.is_some()) {
-            self.limited.insert(session);
-        } else {
-            self.limited.remove(&session);
+        let watched = seated.is_some_and(|live| live.contended);
+        let limited = !watched && seated.is_some_and(|live| live.kernel_max_us.is_some());
+        for (set, member) in [(&mut self.watched, watched), (&mut self.limited, limited)] {
+            match member {
+                true => set.insert(session),
+                false => set.remove(&session),
+            };
         }
     }
 
@@ -487,7 +500,14 @@ impl Daemon {
             if !live.seated {
                 continue;
             }
-            match live.page.state() {
+            let state = live.page.state();
+            if live.has_progressed() {
+                self.feed(Event::Progress { session });
+            }
+            let Some(live) = self.sessions.get_mut(&session) else {
+                continue;
+            };
+            match state {
                 // Its message comes as well; the sooner the better.
                 State::None => self.feed(Event::Released { session }),
                 State::Idle if !live.idle => {
@@ -525,22 +545,26 @@ impl Daemon {
         );
     }
 
-    /// Sends an order. One that cannot be sent has failed.
+    /// Sends an order. One that cannot be sent has failed, unless it can be carried out from here.
     pub(crate) fn order(&mut self, session: Session, order: &ToExec, sequence: Option<u64>) {
-        let Some(live) = self.sessions.get_mut(&session) else {
+        let Some(live) = self.sessions.get(&session) else {
             return;
         };
-        if let Err(error) = packet::send(&live.socket, order, &[]) {
-            log::warn!("{}: order {order:?} not sent: {error:#}", name(session));
-            if let Some(sequence) = sequence {
-                live.orders.remove(&sequence);
-                self.events.push_back(Event::OrderDone {
-                    session,
-                    sequence,
-                    ok: false,
-                });
-            }
+        let Err(error) = packet::send(&live.socket, order, &[]) else {
+            return;
+        };
+        log::warn!("{}: order {order:?} not sent: {error:#}", name(session));
+        let Some(sequence) = sequence.filter(|sequence| !self.is_done_from_here(session, *sequence)) else {
+            return;
+        };
+        if let Some(live) = self.sessions.get_mut(&session) {
+            live.orders.remove(&sequence);
         }
+        self.events.push_back(Event::OrderDone {
+            session,
+            sequence,
+            ok: false,
+        });
     }
 
     fn accept(&mut self) {
@@ -711,10 +735,13 @@ impl Daemon {
                 suspended,
                 microseconds,
             } => {
-                let what = if suspended { "suspended" } else { "back" };
-                log::info!("{}: {what} after {microseconds} us", name(session));
+                let before = self.core.standing(session);
                 self.feed(Event::Suspended { session, suspended });
-                self.arrival_over(session);
+                if self.core.standing(session) != before {
+                    let what = if suspended { "suspended" } else { "back" };
+                    log::info!("{}: {what} after {microseconds} us", name(session));
+                }
+                self.settle_arrival(session, None);
             }
         }
     }

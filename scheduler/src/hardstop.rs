@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use vgpu_sched_api::rm::{
     CHANNELS_MAX, CONTROL_MINOR, Control, DISABLE_CHANNELS, DisableChannels, MAJOR, RM_CONTROL, request,
 };
-use vgpu_sched_core::{Event, Session};
+use vgpu_sched_core::{Event, Session, Standing};
 
 /// How long an executor may take to carry out a stop or a resume, in microseconds, before it is done from here.
 const PATIENCE_US: u64 = 50_000;
@@ -60,14 +60,26 @@ pub(crate) struct Order {
     deadman_us: u64,
 }
 
-/// A stop or a resume from here.
+/// What is done from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    /// Stop what runs, for so many microseconds at most.
+    Stop { deadman_us: u64 },
+    /// Stop what was made while all else is stopped.
+    StopNew,
+    /// Resume everything.
+    Resume,
+    /// See whether the driver does what it is asked: resume what is not stopped.
+    Try,
+}
+
+/// It, for a session.
 #[derive(Debug)]
 struct Job {
     session: Session,
     attachment: u64,
     handed: Vec<Arc<Handed>>,
-    stop: bool,
-    deadman_us: u64,
+    task: Task,
     /// The core's order that it carries out.
     sequence: Option<u64>,
 }
@@ -132,7 +144,8 @@ impl HardStops {
         let Some(job) = self.jobs.get(&attachment).and_then(VecDeque::front) else {
             return;
         };
-        let (handed, stop) = (job.handed.clone(), job.stop);
+        let stop = matches!(job.task, Task::Stop { .. } | Task::StopNew);
+        let handed = job.handed.clone();
         let (sender, done) = (self.sender.clone(), self.done.clone());
         let finish = move |ok, took| {
             let outcome = Outcome { attachment, ok, took };
@@ -164,15 +177,24 @@ impl Daemon {
         if stop && let Some(until) = self.hard.stopped.get_mut(&session) {
             *until = now_us.saturating_add(deadman_us);
         }
-        let patience = if live.handed.is_empty() {
+        let attachment = live.attachment;
+        let patience_us = if live.handed.is_empty() {
             PATIENCE_ALONE_US
         } else {
             PATIENCE_US
         };
-        let at_us = now_us + patience;
-        self.hard
-            .patience
-            .insert((at_us, sequence), (session, live.attachment));
+        let waits = (now_us + patience_us, sequence);
+        self.hard.patience.insert(waits, (session, attachment));
+        // A stop from here that is still under way would come after the executor's resume.
+        if !stop && self.hard.jobs.contains_key(&attachment) {
+            self.hard_job(session, Task::Resume, None);
+        }
+    }
+
+    /// Whether an order that could not be sent is carried out from here, once its time is over.
+    pub(crate) fn is_done_from_here(&self, session: Session, sequence: u64) -> bool {
+        let live = self.sessions.get(&session);
+        live.is_some_and(|live| live.orders.contains_key(&sequence) && !live.handed.is_empty())
     }
 
     /// How an executor has carried out an order; `None` if that is known already.
@@ -205,13 +227,18 @@ impl Daemon {
         match checked(&live.handed, fds, client, subdevices, channels) {
             Ok(handed) => {
                 live.handed.insert(client, Arc::new(handed));
-                self.can_stop(session);
+                let has_turn = live.seated || self.core.standing(session) == Some(Standing::Stopped);
                 if self.hard.stopped.contains_key(&session) {
-                    // They may be new.
-                    self.hard_job(session, true, 0, None);
+                    self.hard_job(session, Task::StopNew, None);
+                } else if !has_turn && !self.could_stop(session) {
+                    self.hard_job(session, Task::Try, None);
                 }
             }
-            Err(why) => log::warn!("{}: what it hands over is refused: {why}", name(session)),
+            Err(why) if !live.handed_nonsense => {
+                live.handed_nonsense = true;
+                log::warn!("{}: what it hands over is refused: {why}", name(session));
+            }
+            Err(_) => {}
         }
     }
 
@@ -237,7 +264,13 @@ impl Daemon {
                 continue;
             };
             let what = if order.stop { "stop" } else { "resume" };
-            if self.hard_job(session, order.stop, order.deadman_us, Some(sequence)) {
+            let task = match order.stop {
+                true => Task::Stop {
+                    deadman_us: order.deadman_us,
+                },
+                false => Task::Resume,
+            };
+            if self.hard_job(session, task, Some(sequence)) {
                 log::info!("{}: does not {what}: it is done from here", name(session));
             } else {
                 log::warn!(
@@ -255,7 +288,10 @@ impl Daemon {
         for session in stopped.map(|(session, _)| *session).collect::<Vec<_>>() {
             log::warn!("{}: nobody resumed what was stopped: it goes on", name(session));
             self.hard.stopped.insert(session, now_us + AGAIN_US);
-            self.hard_job(session, false, 0, None);
+            if !self.hard_job(session, Task::Resume, None) {
+                // It has taken back what it handed over: its channels are gone.
+                self.hard.stopped.remove(&session);
+            }
         }
     }
 
@@ -265,8 +301,8 @@ impl Daemon {
         self.hard.stopped.values().copied().chain(patience).min()
     }
 
-    /// Stops a session from here, or resumes it; false if that cannot be done.
-    fn hard_job(&mut self, session: Session, stop: bool, deadman_us: u64, sequence: Option<u64>) -> bool {
+    /// Does something for a session from here; false if that cannot be done.
+    fn hard_job(&mut self, session: Session, task: Task, sequence: Option<u64>) -> bool {
         let Some(live) = self.sessions.get(&session) else {
             return false;
         };
@@ -274,8 +310,7 @@ impl Daemon {
             session,
             attachment: live.attachment,
             handed: live.handed.values().cloned().collect(),
-            stop,
-            deadman_us,
+            task,
             sequence,
         };
         !job.handed.is_empty() && self.hard.add(job)
@@ -301,7 +336,11 @@ impl Daemon {
         } else {
             self.hard.start(attachment);
         }
-        let what = if job.stop { "stopped" } else { "resumed" };
+        let what = match job.task {
+            Task::Stop { .. } | Task::StopNew => "stopped",
+            Task::Resume => "resumed",
+            Task::Try => "reached",
+        };
         match ok {
             true => log::debug!("{}: {what} from here in {took:?}", name(job.session)),
             false => log::error!("{}: cannot be {what} from here", name(job.session)),
@@ -309,16 +348,19 @@ impl Daemon {
         if !self.is_attached(job.session, attachment) {
             return;
         }
+        if ok {
+            self.can_stop(job.session);
+        }
         let now_us = self.now_us();
-        match (job.stop, job.sequence) {
+        match job.task {
             // Even if it failed: some of it may stand still.
-            (true, Some(_)) => {
-                let until = now_us.saturating_add(job.deadman_us);
+            Task::Stop { deadman_us } => {
+                let until = now_us.saturating_add(deadman_us);
                 self.hard.stopped.insert(job.session, until);
             }
-            (true, None) => {}
-            (false, _) if ok => drop(self.hard.stopped.remove(&job.session)),
-            (false, _) => drop(self.hard.stopped.insert(job.session, now_us + AGAIN_US)),
+            Task::Resume if ok => drop(self.hard.stopped.remove(&job.session)),
+            Task::Resume => drop(self.hard.stopped.insert(job.session, now_us + AGAIN_US)),
+            Task::StopNew | Task::Try => {}
         }
         if let Some(sequence) = job.sequence {
             self.feed(Event::OrderDone {
@@ -340,7 +382,7 @@ impl Daemon {
         };
         let stopped = self.hard.stopped.remove(&session).is_some();
         if stopped && !has_ended() {
-            self.hard_job(session, false, 0, None);
+            self.hard_job(session, Task::Resume, None);
         }
     }
 
@@ -531,5 +573,31 @@ mod tests {
         assert!(with(&[], GONE[0], &handed(1, &[8, 9], 2)));
         assert_eq!(*calls.borrow(), [(8, 2), (9, 2)]);
         assert!(!with(&[], FAILED, &handed(1, &[8], 1)));
+    }
+
+    /// A descriptor that is no driver's refuses, which is an outcome like others: each is told, one after the other.
+    #[test]
+    fn what_is_to_be_done_is_done_in_order_and_bounded() {
+        let mut hard = HardStops::new().unwrap();
+        let job = |n: usize| Job {
+            session: Session { vm: 1, number: 1 },
+            attachment: 5,
+            handed: vec![Arc::new(handed(1, &[2], 1))],
+            task: Task::Resume,
+            sequence: Some(n as u64),
+        };
+        let added = (0..JOBS_MAX + 3).filter(|n| hard.add(job(*n))).count();
+        assert_eq!(added, JOBS_MAX);
+        for n in 0..JOBS_MAX {
+            let outcome = hard.receiver.recv().unwrap();
+            assert_eq!((outcome.attachment, outcome.ok), (5, false));
+            let jobs = hard.jobs.get_mut(&5).unwrap();
+            assert_eq!(jobs.pop_front().unwrap().sequence, Some(n as u64));
+            assert_eq!(jobs.len(), JOBS_MAX - n - 1);
+            assert!(hard.receiver.try_recv().is_err(), "one at a time");
+            hard.start(5);
+        }
+        let mut fds = [PollFd::new(hard.done(), PollFlags::IN)];
+        assert_eq!(poll(&mut fds, None), Ok(1));
     }
 }

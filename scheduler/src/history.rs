@@ -2,7 +2,7 @@
 use crate::daemon::Daemon;
 use crate::paging;
 use crate::store::Changes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{SystemTime, UNIX_EPOCH};
 use vgpu_protocol::calls::find_op;
 use vgpu_sched_api::messages::{CallRecord, EventKind, EventRecord};
@@ -13,6 +13,10 @@ use vgpu_sched_core::Session;
 pub const KEPT: usize = 10_000;
 /// Bytes of an event's sentence at most.
 const MESSAGE_LEN_MAX: usize = 2000;
+/// What a VM does is told so often at once, and then once in this many microseconds: one that breaks its limits all the time
+/// must not drive out what happened to others.
+const BURST: u64 = 60;
+const INTERVAL_US: u64 = 5_000_000;
 
 /// Something that just happened.
 #[derive(Debug)]
@@ -69,12 +73,52 @@ impl Happened {
 #[derive(Debug, Default)]
 pub struct History {
     events: VecDeque<EventRecord>,
+    /// By VM.
+    allowances: BTreeMap<u32, Allowance>,
+}
+
+/// How often what a VM does is told.
+#[derive(Debug, Default)]
+struct Allowance {
+    /// When it may be told as often at once as ever.
+    full_at_us: u64,
+    /// Events that were left out since the last one that was not.
+    left_out: u64,
+}
+
+impl Allowance {
+    /// Whether something may be told at that time: how many events were left out before it.
+    fn take(&mut self, now_us: u64) -> Option<u64> {
+        let full_at_us = self.full_at_us.max(now_us) + INTERVAL_US;
+        if full_at_us > now_us + BURST * INTERVAL_US {
+            self.left_out += 1;
+            return None;
+        }
+        self.full_at_us = full_at_us;
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 impl History {
     /// Goes on from those of earlier runs.
     pub fn new(saved: Vec<EventRecord>) -> Self {
-        Self { events: saved.into() }
+        Self {
+            events: saved.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether to tell it: not if its VM does too much, which is then said by the next one that is told.
+    fn admits(&mut self, happened: &mut Happened, now_us: u64) -> bool {
+        use EventKind::{Deprioritised, Ended, Lost, Stopped, Warned};
+        let (Some(vm), Warned | Deprioritised | Stopped | Ended | Lost) = (happened.vm, happened.kind) else {
+            return true;
+        };
+        let left_out = self.allowances.entry(vm).or_default().take(now_us);
+        if let Some(left_out @ 1..) = left_out {
+            happened.message += &format!(" ({left_out} events of this VM were left out before)");
+        }
+        left_out.is_some()
     }
 
     fn add(&mut self, happened: Happened, at_s: u64) -> &EventRecord {
@@ -114,7 +158,10 @@ impl History {
 
 impl Daemon {
     /// Notes something that happened: in the log, in `vgpu.db`, and for who asks.
-    pub(crate) fn note_event(&mut self, happened: Happened) {
+    pub(crate) fn note_event(&mut self, mut happened: Happened) {
+        if !self.history.admits(&mut happened, self.now_us()) {
+            return;
+        }
         let event = self.history.add(happened, now_s());
         let level = match event.kind {
             EventKind::Released | EventKind::GpuChanged => log::Level::Info,
@@ -236,6 +283,28 @@ mod tests {
         let all = read_all(&history, None);
         assert_eq!((all.len(), all[0].number), (KEPT, 9));
         assert_eq!(all[KEPT - 1].number, KEPT as u64 + 8);
+    }
+
+    #[test]
+    fn a_vm_that_does_too_much_is_not_told_all_the_time() {
+        let mut history = History::default();
+        let mut told = |vm, at_us| {
+            let mut happened = Happened::new(EventKind::Stopped, "it is stopped").of_vm(vm);
+            history.admits(&mut happened, at_us).then_some(happened.message)
+        };
+        let at_once = (0..1000).filter(|_| told(1, 7).is_some()).count();
+        assert_eq!(at_once as u64, BURST);
+        assert_eq!(told(2, 7).as_deref(), Some("it is stopped"));
+        assert_eq!(told(1, 6 + INTERVAL_US), None);
+        let next = told(1, 7 + INTERVAL_US).unwrap();
+        assert_eq!(next, "it is stopped (941 events of this VM were left out before)");
+        // After a pause all is as before.
+        let later = 7 + 1000 * INTERVAL_US;
+        assert!((0..BURST).all(|_| told(1, later).is_some()));
+        assert_eq!(told(1, later), None);
+        // What is done to it is always told.
+        let mut quarantined = Happened::new(EventKind::Quarantined, "").of_vm(1);
+        assert!(history.admits(&mut quarantined, later));
     }
 
     #[test]

@@ -12,9 +12,10 @@ use vgpu_sched_core::{Event, Limit, Policy, Pool, PoolTerms, Rung, Session, Stan
 const END_US: u64 = 2_000_000;
 /// How long the backend may take before the executor is killed from here.
 const KILL_US: u64 = 1_000_000;
-/// The progress of what runs under a limit is looked at this often at least, in microseconds, and at least
-/// [`LOOKS`] times within the limit.
+/// The progress of what runs under a limit, and that nobody waits for, is looked at this often at least, in microseconds; so
+/// that there are [`LOOKS`] within the limit, but not more often than that.
 const PROGRESS_US: u64 = 20_000;
+const PROGRESS_US_MIN: u64 = 4_000;
 const LOOKS: u64 = 8;
 
 /// A session that is to end.
@@ -41,15 +42,9 @@ impl Daemon {
 
     /// Has the core, and the VM's executors, treat a VM as the map says.
     pub(crate) fn set_terms(&mut self, vm: u32) {
-        let settings = self.map.settings_of(vm);
-        let name = self.map.pool_of(vm).map(|pool| &pool.name);
-        let pool = name
-            .and_then(|name| self.pools.get(name))
-            .copied()
-            .unwrap_or_default();
-        let terms = terms(&settings, pool);
+        let terms = self.terms_of(vm);
         if let Some(page) = self.vm_pages.get(&vm) {
-            page.set(&settings.limits);
+            page.set(&self.map.settings_of(vm).limits);
         }
         let sessions = of_vm(&self.sessions, vm).map(|(session, _)| session);
         for session in sessions.collect::<Vec<_>>() {
@@ -61,17 +56,23 @@ impl Daemon {
         self.feed(Event::VmSet { vm, terms });
     }
 
-    /// When the progress of what runs under a limit is looked at next.
+    /// How the map says that a VM is to be treated.
+    pub(crate) fn terms_of(&self, vm: u32) -> Terms {
+        let pool = self.map.pool_of(vm).and_then(|pool| self.pools.get(&pool.name));
+        terms(&self.map.settings_of(vm), pool.copied().unwrap_or_default())
+    }
+
+    /// When the progress of what runs under a limit and is not watched is looked at next.
     pub(crate) fn next_progress_us(&self) -> Option<u64> {
         let limited = self
             .limited
             .iter()
             .filter_map(|session| self.sessions.get(session));
         let shortest = limited.filter_map(|live| live.kernel_max_us).min()?;
-        Some(self.progress_us + PROGRESS_US.min(shortest / LOOKS))
+        Some(self.progress_us + (shortest / LOOKS).clamp(PROGRESS_US_MIN, PROGRESS_US))
     }
 
-    /// Tells the core whose work gets on, of those that must.
+    /// Tells the core whose work gets on, of those.
     pub(crate) fn look_at_progress(&mut self) {
         self.progress_us = self.now_us();
         let mut progressed = Vec::new();
@@ -79,9 +80,8 @@ impl Daemon {
             let Some(live) = self.sessions.get_mut(session) else {
                 continue;
             };
-            let progress = live.page.progress();
-            // Where nothing is in flight nothing is late.
-            if std::mem::replace(&mut live.progress, progress) != progress || live.page.counts().1 == 0 {
+            // Nobody waits for it, so it does not say that it is idle; but where nothing is in flight nothing is late.
+            if live.has_progressed() || live.page.counts().1 == 0 {
                 progressed.push(*session);
             }
         }
@@ -93,24 +93,27 @@ impl Daemon {
     /// A session has reached a rung of the ladder.
     pub(crate) fn reached(&mut self, session: Session, limit: Limit, rung: Rung, climbed: bool) {
         let limits = self.map.settings_of(session.vm).limits;
-        let kind = match rung {
-            Rung::Warn => EventKind::Warned,
-            Rung::Deprioritise => EventKind::Deprioritised,
-            Rung::Stop => EventKind::Stopped,
-            Rung::End => EventKind::Ended,
+        let (kind, word) = match rung {
+            Rung::Warn => (EventKind::Warned, messages::Rung::Warn),
+            Rung::Deprioritise => (EventKind::Deprioritised, messages::Rung::Deprioritise),
+            Rung::Stop => (EventKind::Stopped, messages::Rung::Stop),
+            Rung::End => (EventKind::Ended, messages::Rung::End),
         };
-        let happened = Happened::new(kind, sentence(limit, &limits, rung, climbed)).of(session);
+        let pool = self.map.pool_of(session.vm);
+        let done = match pool.is_some_and(|pool| pool.ladder.contains(&word)) {
+            _ if climbed => Done::Yes,
+            true => Done::CannotBe,
+            false => Done::NotWanted,
+        };
+        let happened = Happened::new(kind, sentence(limit, &limits, rung, done)).of(session);
         let uuids = self.uuids_of(session);
         let calls = self.calls_of(session);
         self.note_event(happened.on(&uuids).after(calls));
-        if rung < Rung::Stop {
-            return;
-        }
         let Some(live) = self.sessions.get_mut(&session) else {
             return;
         };
-        // Once per turn, however far it goes.
-        if live.violated_in.replace(live.turn) != Some(live.turn) {
+        // A session that ends for a limit was reported for the stop before. One per turn, however many limits it broke.
+        if rung == Rung::Stop && live.violated_in.replace(live.turn) != Some(live.turn) {
             self.violation(session.vm);
         }
     }
@@ -186,7 +189,7 @@ impl Daemon {
         );
         let in_flight = live.page.counts().1;
         if !self.endings.contains_key(&session) && (waited || in_flight > 0) {
-            let message = format!("{why} while it had work: {in_flight} operations in flight");
+            let message = format!("{why} while it had work; operations in flight: {in_flight}");
             let uuids = self.uuids_of(session);
             let calls = self.calls_of(session);
             let happened = Happened::new(EventKind::Lost, message).of(session);
@@ -251,8 +254,18 @@ fn limit_text(limit: Limit, limits: &Limits) -> String {
     value.map_or_else(|| name.to_owned(), |value| format!("{name} = {value}"))
 }
 
+/// Whether what a rung asks for is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Yes,
+    /// The pool's ladder leaves it out.
+    NotWanted,
+    /// Nothing was proved to have that effect.
+    CannotBe,
+}
+
 /// What an event says about a limit that is reached, or nearly.
-fn sentence(limit: Limit, limits: &Limits, rung: Rung, climbed: bool) -> String {
+fn sentence(limit: Limit, limits: &Limits, rung: Rung, done: Done) -> String {
     let what = match limit {
         Limit::Kernel => "what it runs has shown no progress for",
         Limit::Turn => "it keeps its turn from others for",
@@ -272,10 +285,12 @@ fn sentence(limit: Limit, limits: &Limits, rung: Rung, climbed: bool) -> String 
         ),
     };
     let limit = limit_text(limit, limits);
-    if climbed {
-        format!("{what} {part} {limit}: {action}")
-    } else {
-        format!("{what} {part} {limit}; only logged: its pool's ladder has no \"{word}\"")
+    match done {
+        Done::Yes => format!("{what} {part} {limit}: {action}"),
+        Done::NotWanted => {
+            format!("{what} {part} {limit}; only logged: its pool's ladder has no \"{word}\"")
+        }
+        Done::CannotBe => format!("{what} {part} {limit}; only logged: it cannot be stopped"),
     }
 }
 
@@ -372,11 +387,11 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(
-            sentence(Limit::Kernel, &limits, Rung::Stop, true),
+            sentence(Limit::Kernel, &limits, Rung::Stop, Done::Yes),
             "what it runs has shown no progress for all of kernel_ms_max = 2000: it is stopped"
         );
         assert_eq!(
-            sentence(Limit::Turn, &limits, Rung::End, false),
+            sentence(Limit::Turn, &limits, Rung::End, Done::NotWanted),
             "it keeps its turn from others for five quarters of turn_ms_max; only logged: its pool's ladder has no \"end\""
         );
     }

@@ -7,7 +7,12 @@ const LIST_LEN: usize = PACKET_LEN_MAX - 1024;
 
 /// The first items whose JSON fits into an answer.
 pub fn that_fit<T: Serialize>(items: impl Iterator<Item = T>) -> Vec<T> {
-    let mut len = 0;
+    that_fit_beside(&(), items)
+}
+
+/// The first items whose JSON fits into an answer, beside what else it says.
+pub fn that_fit_beside<T: Serialize>(rest: &impl Serialize, items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut len = serde_json::to_vec(rest).map_or(LIST_LEN, |json| json.len());
     let fits = |item: &T| {
         // With a comma. What cannot be written would not fit anywhere.
         len += serde_json::to_vec(item).map_or(LIST_LEN, |json| json.len() + 1);
@@ -28,6 +33,8 @@ mod tests {
             assert!(len <= PACKET_LEN_MAX - 1000, "{len}");
             assert!(len > PACKET_LEN_MAX - 1100, "{len}");
         }
+        let beside = serde_json::to_vec(&that_fit_beside(&"x".repeat(1000), std::iter::repeat("y"))).unwrap();
+        assert!(beside.len() <= PACKET_LEN_MAX - 2000 && beside.len() > PACKET_LEN_MAX - 2100);
         let long = "x".repeat(PACKET_LEN_MAX);
         assert!(that_fit([&long].into_iter()).is_empty());
     }

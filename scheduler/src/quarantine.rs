@@ -6,7 +6,7 @@ use crate::store::Changes;
 use std::collections::{BTreeMap, VecDeque};
 use vgpu_pool_map::VmRange;
 use vgpu_protocol::result;
-use vgpu_sched_api::messages::{Answer, EventKind, QuarantineStatus, Refusal, Rung};
+use vgpu_sched_api::messages::{Answer, EventKind, EventRecord, QuarantineStatus, Refusal, Rung};
 use vgpu_sched_core::Session;
 
 /// VMs in one request at most.
@@ -27,9 +27,8 @@ impl Daemon {
             return;
         };
         let window_s = limits.violation_window_s.unwrap_or(0);
-        let now_us = self.now_us();
         let recent = self.violations.entry(vm).or_default();
-        if !too_many(recent, now_us, window_s.saturating_mul(1_000_000), max) {
+        if !too_many(recent, now_s(), window_s, max) {
             return;
         }
         let why = format!("{max} violations of its limits within {window_s} s");
@@ -160,15 +159,29 @@ fn range(vms: &str) -> Result<VmRange, (Refusal, String)> {
     Ok(range)
 }
 
+/// When VMs broke their limits since they were last quarantined, in seconds since 1970, as the events of earlier runs say.
+pub fn violations(events: &[EventRecord]) -> BTreeMap<u32, VecDeque<u64>> {
+    let mut violations: BTreeMap<u32, VecDeque<u64>> = BTreeMap::new();
+    for event in events {
+        let Some(vm) = event.vm else { continue };
+        match event.kind {
+            EventKind::Stopped => violations.entry(vm).or_default().push_back(event.at_s),
+            EventKind::Quarantined | EventKind::Released => drop(violations.remove(&vm)),
+            _ => {}
+        }
+    }
+    violations
+}
+
 /// Notes a violation; whether it is the last that was left within the window. Then counting begins anew.
-fn too_many(recent: &mut VecDeque<u64>, now_us: u64, window_us: u64, max: u32) -> bool {
+fn too_many(recent: &mut VecDeque<u64>, now_s: u64, window_s: u64, max: u32) -> bool {
     while recent
         .front()
-        .is_some_and(|at| at.saturating_add(window_us) < now_us)
+        .is_some_and(|at| at.saturating_add(window_s) < now_s)
     {
         recent.pop_front();
     }
-    recent.push_back(now_us);
+    recent.push_back(now_s);
     let reached = recent.len() >= max as usize;
     if reached {
         recent.clear();
@@ -188,6 +201,32 @@ mod tests {
         assert_eq!([131, 132, 133].map(&mut violate), [false, false, true]);
         assert_eq!([200, 400, 600, 800].map(&mut violate), [false; 4]);
         assert!(too_many(&mut recent, 0, 0, 1));
+    }
+
+    #[test]
+    fn violations_of_earlier_runs_count_unless_they_were_dealt_with() {
+        let event = |vm, kind, at_s| EventRecord {
+            number: at_s,
+            at_s,
+            kind,
+            vm: Some(vm),
+            session: None,
+            gpu: None,
+            message: String::new(),
+            calls: vec![],
+        };
+        let events = [
+            event(1, EventKind::Stopped, 1),
+            event(1, EventKind::Quarantined, 2),
+            event(1, EventKind::Stopped, 3),
+            event(1, EventKind::Released, 4),
+            event(2, EventKind::Stopped, 5),
+            event(1, EventKind::Stopped, 6),
+            event(2, EventKind::Ended, 7),
+            event(2, EventKind::Stopped, 8),
+        ];
+        let expected = BTreeMap::from([(1, VecDeque::from([6])), (2, VecDeque::from([5, 8]))]);
+        assert_eq!(violations(&events), expected);
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Daemon {
                 exec_pid,
             } => self.attach_session(client, session, (pid, program, exec_pid), fds),
             Request::CloseSession { session } => self.close(client, session),
-            Request::Status => Ok(Answer::Status(Box::new(self.status()))),
+            Request::Status { from_vm } => Ok(self.status(from_vm)),
             Request::Turns { from } => {
                 let (turns, next) = self.ledger.from(from);
                 Ok(Answer::Turns { turns, next })
@@ -76,7 +76,7 @@ impl Daemon {
                 let (events, next) = self.history.from(from, vm);
                 Ok(Answer::Events { events, next })
             }
-            Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
+            Request::Stats { from_vm } => Ok(self.stats(from_vm)),
             Request::Probe => Ok(Answer::Probe { gpus: self.probe() }),
             Request::Arrivals { from } => {
                 let (arrivals, next) = self.arrivals_from(from);

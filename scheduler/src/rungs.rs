@@ -9,6 +9,19 @@ use vgpu_sched_core::{Event, Session};
 impl Daemon {
     /// A session has tried what holds. It does not say on which of its GPUs: they are of one driver.
     pub(crate) fn proved(&mut self, session: Session, proved: &GpuRungs) {
+        if let Some(live) = self.sessions.get_mut(&session)
+            && !std::mem::replace(&mut live.has_proved, true)
+        {
+            self.note_proof(session, proved);
+        }
+        self.feed(Event::Proved {
+            session,
+            slices: proved.slices,
+            stop: proved.stop,
+        });
+    }
+
+    fn note_proof(&mut self, session: Session, proved: &GpuRungs) {
         let has = |proved| if proved { "works" } else { "does not work" };
         log::info!(
             "{}: slicing {}, stopping {}, suspending {}",
@@ -27,14 +40,9 @@ impl Daemon {
             };
             self.save_rungs(rungs);
         }
-        self.feed(Event::Proved {
-            session,
-            slices: proved.slices,
-            stop: proved.stop,
-        });
     }
 
-    /// `vgpud` was handed what it needs to stop sessions on these GPUs.
+    /// The driver did what `vgpud` asked it to do with a session's channels.
     pub(crate) fn can_stop(&mut self, session: Session) {
         for uuid in self.uuids_of(session) {
             let rungs = self.rungs_of(&uuid);
@@ -45,6 +53,12 @@ impl Daemon {
                 });
             }
         }
+    }
+
+    /// Whether the driver ever did so on all of a session's GPUs.
+    pub(crate) fn could_stop(&self, session: Session) -> bool {
+        let uuids = self.uuids_of(session);
+        uuids.iter().all(|uuid| self.rungs_of(uuid).stop_by_vgpud)
     }
 
     /// What is known of every GPU that is there.

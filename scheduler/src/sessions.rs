@@ -123,16 +123,14 @@ impl Daemon {
                 turn: 0,
                 violated_in: None,
                 asked_us: None,
-                kernel_max_us: None,
+                kernel_max_us: self.terms_of(session.vm).kernel_max_us,
                 progress: 0,
                 handed: BTreeMap::new(),
+                handed_nonsense: false,
+                has_proved: false,
             },
         );
         self.hand_page(session);
-        // Its limits are its VM's.
-        if self.map.pool_of(session.vm).is_some() {
-            self.set_terms(session.vm);
-        }
         self.feed(Event::Attached { session, gpus, found });
         Ok(())
     }
@@ -208,7 +206,7 @@ impl Daemon {
         self.poller.remove(&live.pidfd, live.pidfd_token);
         self.give_slot(session.vm, live.slot);
         self.feed(Event::Gone { session });
-        self.arrival_over(session);
+        self.settle_arrival(session, None);
         true
     }
 

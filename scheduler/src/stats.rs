@@ -1,10 +1,11 @@
 //! Exact statistics, by VM and by GPU, since this program started.
 use crate::daemon::Daemon;
+use crate::paging;
 use crate::sessions::of_vm;
 use hdrhistogram::Histogram;
 use std::collections::{BTreeMap, BTreeSet};
-use vgpu_sched_api::messages::{GpuStats, Percentiles, SCHEMA_VERSION, Sample, Stats, VmStats};
-use vgpu_sched_core::{Event, Gpu, Session, Standing};
+use vgpu_sched_api::messages::{Answer, GpuStats, Percentiles, SCHEMA_VERSION, Sample, Stats, VmStats};
+use vgpu_sched_core::{Gpu, Session, Standing};
 
 /// Longer times count as this long, in microseconds: an hour.
 const TIME_MAX_US: u64 = 3_600_000_000;
@@ -124,32 +125,27 @@ impl Statistics {
 }
 
 impl Daemon {
-    /// Everything that is counted.
-    pub(crate) fn stats(&mut self) -> Stats {
-        // Turns that are held are charged up to now.
-        self.feed(Event::Tick);
-        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
-            self.count(session);
-        }
+    /// Everything that is counted, of VMs from that number on as far as an answer holds them.
+    pub(crate) fn stats(&mut self, from_vm: u32) -> Answer {
+        self.look_at_all();
         let present: Vec<String> = self
             .inventory
             .present()
             .iter()
             .map(|gpu| gpu.uuid.clone())
             .collect();
-        let gpus = present.into_iter().map(|uuid| self.gpu_stats(uuid)).collect();
-        let vms: BTreeSet<u32> = self
-            .statistics
-            .vms
-            .keys()
-            .copied()
-            .chain(self.known_vms())
-            .collect();
-        Stats {
+        let mut stats = Stats {
             schema_version: SCHEMA_VERSION,
             uptime_s: self.now_us() / 1_000_000,
-            gpus,
-            vms: vms.into_iter().map(|vm| self.vm_stats(vm)).collect(),
+            gpus: present.into_iter().map(|uuid| self.gpu_stats(uuid)).collect(),
+            vms: Vec::new(),
+        };
+        let vms = self.statistics.vms.keys().copied().chain(self.known_vms());
+        let vms: BTreeSet<u32> = vms.filter(|vm| *vm >= from_vm).collect();
+        stats.vms = paging::that_fit_beside(&stats, vms.iter().map(|vm| self.vm_stats(*vm)));
+        Answer::Stats {
+            next_vm: vms.into_iter().nth(stats.vms.len()),
+            stats: Box::new(stats),
         }
     }
 

@@ -1,32 +1,53 @@
 //! What there is to see.
 use crate::daemon::Daemon;
 use crate::inventory::Gpu;
+use crate::paging;
 use crate::sessions::of_vm;
 use std::collections::{BTreeMap, BTreeSet};
 use vgpu_pool_map::Pool;
 use vgpu_sched_api::messages::{
-    GpuState, GpuStatus, PoolStatus, SCHEMA_VERSION, SessionStatus, Status, VmStatus,
+    Answer, GpuState, GpuStatus, PoolStatus, SCHEMA_VERSION, SessionStatus, Status, VmStatus,
 };
 use vgpu_sched_core::{Event, Standing};
 
 impl Daemon {
-    /// Everything.
-    pub(crate) fn status(&mut self) -> Status {
-        // Turns that are held are charged up to now.
-        self.feed(Event::Tick);
-        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
-            self.count(session);
-        }
-        let pools: Vec<_> = self.map.pools.iter().map(|pool| self.pool_status(pool)).collect();
-        let gpus = self.gpu_status();
-        Status {
+    /// Everything, of VMs from that number on as far as an answer holds them.
+    pub(crate) fn status(&mut self, from_vm: u32) -> Answer {
+        self.look_at_all();
+        let mut status = Status {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.now_us() / 1_000_000,
             config: self.config.display().to_string(),
             degraded: self.degraded(),
-            gpus,
-            pools,
+            gpus: self.gpu_status(),
+            pools: self.map.pools.iter().map(|pool| self.pool_status(pool)).collect(),
+        };
+        let vms: BTreeSet<u32> = self
+            .known_vms()
+            .chain(self.map.vms_with_settings())
+            .chain(self.quarantines.keys().copied())
+            .filter(|vm| *vm >= from_vm && self.map.pool_of(*vm).is_some())
+            .collect();
+        let fit = paging::that_fit_beside(&status, vms.iter().map(|vm| self.vm_status(*vm)));
+        let next_vm = vms.into_iter().nth(fit.len());
+        for vm in fit {
+            let mut pools = self.map.pools.iter().zip(&mut status.pools);
+            if let Some((_, pool)) = pools.find(|(pool, _)| pool.has(vm.vm)) {
+                pool.vms.push(vm);
+            }
+        }
+        Answer::Status {
+            status: Box::new(status),
+            next_vm,
+        }
+    }
+
+    /// Turns that are held are charged up to now, and calls counted.
+    pub(crate) fn look_at_all(&mut self) {
+        self.feed(Event::Tick);
+        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.count(session);
         }
     }
 
@@ -81,14 +102,9 @@ impl Daemon {
         present.chain(missing).collect()
     }
 
+    /// A pool, without its VMs.
     fn pool_status(&self, pool: &Pool) -> PoolStatus {
         let gpus = self.inventory.of_pool(&pool.gpus);
-        let vms: BTreeSet<u32> = self
-            .known_vms()
-            .chain(self.map.vms_with_settings())
-            .chain(self.quarantines.keys().copied())
-            .filter(|vm| pool.has(*vm))
-            .collect();
         PoolStatus {
             name: pool.name.clone(),
             complete: !gpus.is_empty() && gpus.iter().all(|uuid| self.inventory.is_present(uuid)),
@@ -100,7 +116,7 @@ impl Daemon {
             weight: pool.weight,
             gpus_per_vm: pool.gpus_per_vm.unwrap_or(0),
             ladder: pool.ladder.clone(),
-            vms: vms.into_iter().map(|vm| self.vm_status(vm)).collect(),
+            vms: Vec::new(),
         }
     }
 

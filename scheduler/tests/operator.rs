@@ -101,6 +101,34 @@ fn status_shows_what_there_is() {
     assert_eq!(daemon.status().gpus[1].sessions, 1);
 }
 
+/// Many VMs are shown in parts, each of which fits into a packet.
+#[test]
+fn many_vms_are_shown_in_parts() {
+    let vms: Vec<(u32, &str)> = (1..=1500).map(|vm| (vm, "low")).collect();
+    let daemon = Daemon::start(&map(&vms, ""));
+    let (mut from_vm, mut seen, mut parts) = (0, Vec::new(), 0);
+    loop {
+        let answer = daemon.ask(&Request::Status { from_vm });
+        let Answer::Status { status, next_vm } = answer else {
+            panic!("{answer:?}")
+        };
+        seen.extend(status.pools[0].vms.iter().map(|vm| vm.vm));
+        parts += 1;
+        match next_vm {
+            Some(next) => from_vm = next,
+            None => break,
+        }
+    }
+    assert!(parts > 1);
+    assert!(seen.into_iter().eq(1..=1500));
+    let backends: Vec<_> = [7, 9].map(|vm| daemon.backend(vm)).into();
+    let Answer::Stats { stats, next_vm: None } = daemon.ask(&Request::Stats { from_vm: 8 }) else {
+        panic!()
+    };
+    assert_eq!(stats.vms.iter().map(|vm| vm.vm).collect::<Vec<_>>(), [9]);
+    drop(backends);
+}
+
 #[test]
 fn the_sessions_of_a_vm_share_its_queue_depth() {
     let daemon = Daemon::start(&map(&[(1, "low")], "queue_depth = 9"));
@@ -468,5 +496,6 @@ fn only_administrators_change_anything() {
         let answer = as_user(4242, request);
         assert!(!matches!(answer, Answer::Refused { .. }), "{answer:?}");
     }
-    assert!(matches!(as_user(4241, &Request::Status), Answer::Status(_)));
+    let status = as_user(4241, &Request::Status { from_vm: 0 });
+    assert!(matches!(status, Answer::Status { .. }));
 }

@@ -257,7 +257,7 @@ fn a_session_that_is_lost_with_work_is_told_with_its_last_calls() {
         );
         assert_eq!(event.gpu.as_deref(), Some(&*daemon.gpus()[0]));
         assert!(
-            event.message.contains("1 operations in flight"),
+            event.message.contains("operations in flight: 1"),
             "{}",
             event.message
         );

@@ -26,7 +26,10 @@ int main(int argc, char **argv) {
     CUevent done[IN_FLIGHT_MAX];
     for (long i = 0; i < in_flight; i++)
         CHECK(cuEventCreate(&done[i], CU_EVENT_DISABLE_TIMING));
-    void *params[] = {&d, &iterations};
+    uint64_t none = 0;
+    void *params[] = {&d, &iterations}, *nothing[] = {&d, &none};
+    // What only a first kernel pays is paid before anybody measures.
+    CHECK(cuLaunchKernel(work_on, blocks, 1, 1, threads, 1, 1, 0, NULL, nothing, NULL));
     CHECK(cuCtxSynchronize());
     wait_to_begin("busy");
     double start = seconds();

@@ -25,8 +25,12 @@ use figures::{Busy, Figures, Latency};
 /// A part of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sub {
-    /// H beside kernels of every length of L, natively and under MPS as well.
+    /// H beside kernels of every length of L.
     Levels,
+    /// The same programs natively, under default time slices.
+    Native,
+    /// The same programs natively, under MPS.
+    Mps,
     /// H's calls come a hundred at once.
     Burst,
     /// H and L as programs of VMs that are booted.
@@ -41,18 +45,24 @@ pub enum Sub {
     Rationed,
     /// Three busy VMs, by weight.
     Weights,
-    /// A VM that floods: calls, and a queue.
-    Floods,
-    /// A VM that takes all memory, and one whose kernel never ends.
-    Limits,
+    /// A VM that makes more calls than it may.
+    Calls,
+    /// A VM that queues more than it may.
+    Queue,
+    /// A VM that takes all the memory that it may, again and again.
+    Memory,
+    /// A VM whose kernel never ends.
+    Endless,
     /// A stopped and resumed program's results.
     Exact,
 }
 
 impl Sub {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Levels,
+        Self::Native,
+        Self::Mps,
         Self::Burst,
         Self::InVms,
         Self::Many,
@@ -60,8 +70,10 @@ impl Sub {
         Self::Heavy,
         Self::Rationed,
         Self::Weights,
-        Self::Floods,
-        Self::Limits,
+        Self::Calls,
+        Self::Queue,
+        Self::Memory,
+        Self::Endless,
         Self::Exact,
     ];
 
@@ -69,6 +81,8 @@ impl Sub {
     pub fn name(self) -> &'static str {
         match self {
             Self::Levels => "levels",
+            Self::Native => "native",
+            Self::Mps => "mps",
             Self::Burst => "burst",
             Self::InVms => "invms",
             Self::Many => "many",
@@ -76,8 +90,10 @@ impl Sub {
             Self::Heavy => "heavy",
             Self::Rationed => "rationed",
             Self::Weights => "weights",
-            Self::Floods => "floods",
-            Self::Limits => "limits",
+            Self::Calls => "calls",
+            Self::Queue => "queue",
+            Self::Memory => "memory",
+            Self::Endless => "endless",
             Self::Exact => "exact",
         }
     }
@@ -112,9 +128,9 @@ struct Sizes {
     sessions_in_one: &'static [u32],
     /// H's calls.
     calls: u32,
-    /// Seconds after which H makes no more, and those natively.
+    /// Seconds after which H makes no more, and those where the figures are for comparison only.
     seconds: u32,
-    native_seconds: u32,
+    seconds_to_compare: u32,
     /// H's calls at once.
     burst: u32,
     /// How long L runs alone, to know what its kernels take.
@@ -131,10 +147,10 @@ const NVIDIA: Sizes = Sizes {
     lengths: &[1, 10, 1000, 20_000],
     many_ms: 3,
     sessions: &[2, 4, 8, 16],
-    sessions_in_one: &[2, 4, 8, 16],
+    sessions_in_one: &[4, 16],
     calls: 600,
     seconds: 8,
-    native_seconds: 4,
+    seconds_to_compare: 3,
     burst: 100,
     alone: Duration::from_millis(1500),
     shares: Duration::from_secs(10),
@@ -150,7 +166,7 @@ const SOFTWARE: Sizes = Sizes {
     sessions_in_one: &[2],
     calls: 10,
     seconds: 30,
-    native_seconds: 30,
+    seconds_to_compare: 30,
     burst: 5,
     alone: Duration::from_millis(200),
     shares: Duration::from_millis(500),
@@ -174,6 +190,8 @@ pub struct Bench<'a> {
     figures: Figures,
     /// Iterations of a kernel of [`Sizes::grid`] in a millisecond, once they are known.
     per_ms: Option<f64>,
+    /// What such kernels take, as far as it was measured.
+    lengths: Vec<levels::Length>,
 }
 
 impl<'a> Bench<'a> {
@@ -189,6 +207,7 @@ impl<'a> Bench<'a> {
             sizes,
             figures: Figures::new(folder),
             per_ms: None,
+            lengths: Vec::new(),
         }
     }
 
@@ -196,6 +215,8 @@ impl<'a> Bench<'a> {
     pub(crate) fn run(&mut self, sub: Sub, report: &mut Report) {
         match sub {
             Sub::Levels => levels::levels(self, report),
+            Sub::Native => levels::native(self, report),
+            Sub::Mps => levels::mps(self, report),
             Sub::Burst => levels::burst(self, report),
             Sub::InVms => levels::in_vms(self, report),
             Sub::Many => many::many(self, report),
@@ -203,8 +224,10 @@ impl<'a> Bench<'a> {
             Sub::Heavy => many::heavy(self, report, None),
             Sub::Rationed => many::heavy(self, report, Some(many::DRIVER_CALL_RATE)),
             Sub::Weights => weights::weights(self, report),
-            Sub::Floods => limits::floods(self, report),
-            Sub::Limits => limits::limits(self, report),
+            Sub::Calls => limits::calls(self, report),
+            Sub::Queue => limits::queue(self, report),
+            Sub::Memory => limits::memory(self, report),
+            Sub::Endless => limits::endless(self, report),
             Sub::Exact => exact::exact(self, report),
         }
     }
@@ -245,7 +268,7 @@ impl<'a> Bench<'a> {
                 *self.per_ms.insert(per_ms)
             }
         };
-        let in_flight = (40 / ms).clamp(2, 16);
+        let in_flight = (20 / ms).clamp(2, 8);
         let in_flight = if ms > ALONE_MS_MAX { 1 } else { in_flight };
         Ok(self.busy_with((per_ms * ms as f64) as u64, in_flight))
     }
@@ -266,8 +289,8 @@ impl<'a> Bench<'a> {
         format!("latency {} {HIGH_US} {HIGH_GAP_MS} 1 {seconds}", self.sizes.calls)
     }
 
-    /// H's calls while nobody else works.
-    fn high_alone<M: Machine>(&mut self, case: &str, high: &mut M, seconds: u32) -> Result<String> {
+    /// H's calls, whoever else works.
+    fn high<M: Machine>(&mut self, case: &str, high: &mut M, seconds: u32) -> Result<String> {
         let latency = Latency::of(&high.must(&self.latency(seconds))?)?;
         self.figures.add(case, &latency.figures());
         Ok(latency.to_string())

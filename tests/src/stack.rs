@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use vgpu_sched_api::messages::{Answer, Priority, Request, Status, TurnRecord};
+use vgpu_sched_api::messages::{Answer, EventRecord, Priority, Request, Status, TurnRecord, VmStats};
 use vgpu_sched_api::packet;
 use vgpu_vm::Artifacts;
 use vgpu_vm::process::Process;
@@ -204,7 +204,7 @@ impl Stack {
         }
         self.vgpud = Some(Process::spawn(command).context("cannot start vgpud")?);
         self.until("vgpud listens", |stack| {
-            stack.vgpud_pid().is_none_or(has_ended) || stack.ask(&Request::Status).is_ok()
+            stack.vgpud_pid().is_none_or(has_ended) || stack.ask(&Request::Status { from_vm: 0 }).is_ok()
         })?;
         self.alive("vgpud", self.vgpud_pid())
     }
@@ -297,8 +297,8 @@ impl Stack {
 
     /// `vgpud`'s view of everything.
     pub fn status(&self) -> Result<Status> {
-        match self.ask(&Request::Status)? {
-            Answer::Status(status) => Ok(*status),
+        match self.ask(&Request::Status { from_vm: 0 })? {
+            Answer::Status { status, .. } => Ok(*status),
             other => bail!("vgpud answered {other:?} to a request for its status"),
         }
     }
@@ -314,6 +314,33 @@ impl Stack {
                     from = next;
                 }
                 other => bail!("vgpud answered {other:?} to a request for turns"),
+            }
+        }
+    }
+
+    /// Every statistic of a VM.
+    pub fn stats(&self, vm: u32) -> Result<VmStats> {
+        match self.ask(&Request::Stats { from_vm: vm })? {
+            Answer::Stats { stats, .. } => stats
+                .vms
+                .into_iter()
+                .find(|one| one.vm == vm)
+                .with_context(|| format!("no statistics of VM {vm}")),
+            other => bail!("vgpud answered {other:?} to a request for statistics"),
+        }
+    }
+
+    /// What happened to a VM, the oldest first.
+    pub fn events(&self, vm: u32) -> Result<Vec<EventRecord>> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            match self.ask(&Request::Events { from, vm: Some(vm) })? {
+                Answer::Events { events, .. } if events.is_empty() => return Ok(all),
+                Answer::Events { events, next } => {
+                    all.extend(events);
+                    from = next;
+                }
+                other => bail!("vgpud answered {other:?} to a request for events"),
             }
         }
     }

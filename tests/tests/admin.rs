@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json as value};
+use vgpu_sched_api::messages::SCHEMA_VERSION;
 use vgpu_tests::{Gpu, Host, Machine, Stack};
 use vgpu_vm::Artifacts;
 
@@ -49,7 +50,7 @@ fn json(stack: &Stack, command: &str, code: i32) -> Value {
     let (out, err) = texts(&output);
     assert_eq!(output.status.code(), Some(code), "{command}\n{out}\n{err}");
     let value: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{command}: {error}\n{out}"));
-    assert_eq!(value["schema_version"], 2, "{command}\n{out}");
+    assert_eq!(value["schema_version"], SCHEMA_VERSION, "{command}\n{out}");
     value
 }
 
@@ -176,9 +177,22 @@ fn each_way_to_fail_has_its_exit_code_and_a_hint() {
         ("register-vm --vm-id 8 --pool A", USAGE),
         ("unassign-gpu --gpu-id 0 --pool A", USAGE),
         ("config check /no/such/file", USAGE),
+        ("set-pool --pool A", USAGE),
+        ("set-pool --pool A --policy fair", USAGE),
+        ("set-pool --pool A --gpus-per-vm 2", USAGE),
+        ("set-pool --pool A --sharing mps --exclusive true", USAGE),
+        ("set-limits --vm-id 1", USAGE),
+        ("set-limits --vm-id 1 --gpu-share-max 101", USAGE),
+        ("set-limits --vm-id 1 --call-burst 5", USAGE),
+        ("quarantine --vm-id 1", USAGE),
+        ("stats --prometheus --watch", USAGE),
         ("assign-gpu --gpu-id 7 --pool A", NOT_FOUND),
         ("register-vm --vm-id 30 --pool C", NOT_FOUND),
         ("set-weight --vm-id 30 --weight 2", NOT_FOUND),
+        ("set-limits --vm-id 30 --call-rate 2", NOT_FOUND),
+        ("set-pool --pool C --policy fifo", NOT_FOUND),
+        ("quarantine --vm-id 30 --reason why", NOT_FOUND),
+        ("release --vm-id 30", NOT_FOUND),
         ("unregister-vm --vm-id 30", NOT_FOUND),
     ];
     admin(&stack, "assign-gpu --gpu-id 0 --pool A", DONE);
@@ -220,6 +234,11 @@ fn each_way_to_fail_has_its_exit_code_and_a_hint() {
         "status --watch",
         "scan-gpus",
         "turns",
+        "stats --prometheus",
+        "events --follow",
+        "probe",
+        "record /nowhere",
+        "release --vm-id 1",
         "reload",
         "unregister-vm --vm-id 1",
     ] {
@@ -265,6 +284,26 @@ fn a_wrong_map_is_refused_and_the_old_one_stays() {
             6,
             "expected a number from 1",
         ),
+        (
+            format!("{good}policy = \"fair\"\n"),
+            5,
+            "expected one of `priority`, `weighted`, `fifo`",
+        ),
+        (
+            format!("{good}ladder = [\"stop\", \"stop\"]\n"),
+            5,
+            "listed twice",
+        ),
+        (
+            format!("{good}[vm.1]\ncall_burst = 3\n"),
+            6,
+            "expected call_rate, too",
+        ),
+        (
+            format!("{good}[[pool]]\nname = \"B\"\ngpus = [\"all\"]\nexclusive = true\n"),
+            8,
+            "expected exclusive = false",
+        ),
     ];
     let file = stack.pool_map().display().to_string();
     for (text, line, part) in cases {
@@ -291,6 +330,168 @@ fn a_wrong_map_is_refused_and_the_old_one_stays() {
     admin(&stack, &format!("config check {file} --offline"), DONE);
     fs::write(stack.pool_map(), good).unwrap();
     admin(&stack, "reload", DONE);
+}
+
+/// How pools and VMs are treated is said, written, told of, and counts.
+#[test]
+fn pools_and_limits_are_set_while_the_host_runs() {
+    let stack = host(
+        1,
+        "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [\"1-7\"] # ours\n\n[[pool]]\nname = \"B\"\ngpus = [\"all\"]\n",
+    );
+    let set = json(
+        &stack,
+        "set-pool --pool A --policy weighted --weight 2 --ladder stop,warn --gpu-memory-mib 512 --call-rate 1000",
+        DONE,
+    );
+    let changes = value!([
+        "pool A: policy weighted, was priority",
+        "pool A: weight 2, was 1",
+        "pool A: call_rate 1000, was no limit",
+        "pool A: gpu_memory_mib 512, was no limit",
+        "pool A: ladder warn, stop, was warn, deprioritise, stop, end, quarantine",
+    ]);
+    assert_eq!(set["changes"], changes);
+    // Pools that share a GPU are made exclusive together.
+    assert!(admin(&stack, "set-pool --pool A --exclusive true", USAGE).contains("shares every GPU"));
+    admin(&stack, "set-pool --pool A --pool B --exclusive true", DONE);
+    let tried = json(
+        &stack,
+        "set-limits --vm-id 3-5 --kernel-ms-max 2000 --dry-run",
+        DONE,
+    );
+    assert_eq!(
+        tried["changes"],
+        value!(["VMs 3-5: kernel_ms_max 2000, was no limit"])
+    );
+    admin(
+        &stack,
+        "set-limits --vm-id 3-5 --kernel-ms-max 2000 --gpu-memory-mib 0",
+        DONE,
+    );
+    admin(&stack, "register-vm --vm-id 8 --pool B --violations-max 3", DONE);
+    let pools = json(&stack, "status", DONE)["pools"].clone();
+    let a = &pools[0];
+    assert_eq!(
+        (&a["policy"], &a["exclusive"]),
+        (&"weighted".into(), &true.into())
+    );
+    assert_eq!(
+        (&a["weight"], &a["ladder"]),
+        (&2.into(), &value!(["warn", "stop"]))
+    );
+    let limits = &a["vms"][0]["limits"];
+    assert_eq!(
+        (&limits["call_rate"], &limits["call_burst"]),
+        (&1000.into(), &100.into())
+    );
+    assert_eq!(
+        (&limits["kernel_ms_max"], &limits["gpu_memory_mib"]),
+        (&2000.into(), &Value::Null)
+    );
+    let limits = &pools[1]["vms"][0]["limits"];
+    assert_eq!(
+        (&limits["violation_window_s"], &limits["quarantine_s"]),
+        (&60.into(), &300.into())
+    );
+    let shown = admin(&stack, "status", DONE);
+    for part in [
+        "policy weighted, exclusive, weight 2\n",
+        "only logged: deprioritise, end, quarantine\n",
+    ] {
+        assert!(shown.contains(part), "{part}\n{shown}");
+    }
+    let map = fs::read_to_string(stack.pool_map()).unwrap();
+    assert!(
+        map.contains("vms = [\"1-7\"] # ours\npolicy = \"weighted\"\n"),
+        "{map}"
+    );
+}
+
+/// Out of the way by hand, and back; both are remembered.
+#[test]
+fn a_quarantined_vm_works_again_when_it_is_released() {
+    let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1, 2]\n");
+    for vm in [1, 2] {
+        stack.start_backend(vm).unwrap();
+    }
+    assert!(admin(&stack, "events", DONE).contains("Nothing has happened"));
+    admin(&stack, "quarantine --vm-id 1 --reason loud --dry-run", DONE);
+    Host::new(&stack, 1).must("vadd").unwrap();
+    admin(&stack, "quarantine --vm-id 1 --reason loud", DONE);
+    assert!(Host::new(&stack, 1).must("vadd").is_err());
+    Host::new(&stack, 2).must("vadd").unwrap();
+    assert!(admin(&stack, "status", DONE).contains("VM 1: QUARANTINED until it is released: loud\n"));
+    let status = json(&stack, "status", DONE);
+    assert_eq!(status["pools"][0]["vms"][0]["quarantine"]["why"], "loud");
+    admin(&stack, "release --vm-id 1-2", DONE);
+    Host::new(&stack, 1).must("vadd").unwrap();
+    let events = json(&stack, "events --vm-id 1", DONE);
+    let kinds: Vec<&Value> = events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| &event["kind"])
+        .collect();
+    assert_eq!(kinds, ["quarantined", "released"], "{events}");
+    assert_eq!(json(&stack, "events --vm-id 2", DONE)["events"], value!([]));
+
+    // What they did is counted, for people and for machines.
+    let stats = json(&stack, "stats", DONE);
+    assert_eq!(
+        (&stats["vms"][0]["vm"], &stats["vms"][1]["vm"]),
+        (&1.into(), &2.into())
+    );
+    assert!(stats["vms"][0]["turns"].as_u64() > Some(0), "{stats}");
+    assert!(admin(&stack, "stats", DONE).contains("throttled"));
+    let text = admin(&stack, "stats --prometheus", DONE);
+    assert!(
+        text.contains("\nvgpu_vm_turns_total{vm=\"1\",pool=\"A\"} "),
+        "{text}"
+    );
+    assert_eq!(json(&stack, "probe", DONE)["gpus"].as_array().unwrap().len(), 1);
+}
+
+/// What comes while it is recorded is in the file, each line an arrival of its own.
+#[test]
+fn arrivals_are_recorded() {
+    let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
+    stack.start_backend(1).unwrap();
+    let file = stack.dir().join("arrivals");
+    let mut command = stack.admin();
+    command.args(["--json", "record"]).arg(&file);
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    stack.until("it records", |_| file.exists()).unwrap();
+    Host::new(&stack, 1).must("vadd").unwrap();
+    stack
+        .until("the session is over", |stack| {
+            stack
+                .status()
+                .is_ok_and(|status| status.pools[0].vms[0].sessions.is_empty())
+        })
+        .unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(DONE), "{}", texts(&output).1);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["vgpu_record"], 1);
+    assert!(lines.len() > 1, "{text}");
+    assert_eq!(told["arrivals"], lines.len() - 1);
+    assert!(
+        lines[1..]
+            .iter()
+            .all(|line| line["vm"] == 1 && line["pool"] == "A"),
+        "{text}"
+    );
 }
 
 /// Both write through `vgpud`, one after the other.
@@ -395,7 +596,7 @@ fn readers_come_and_go() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     for _ in 0..2 {
         let status: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        assert_eq!(status["schema_version"], 2);
+        assert_eq!(status["schema_version"], SCHEMA_VERSION);
     }
     drop(lines);
     // It ends when it finds that nobody reads.

@@ -16,6 +16,11 @@ fn a_high_vm_beside_kernels_of_every_length() {
 }
 
 #[test]
+fn the_same_programs_without_services() {
+    measure(Sub::Native);
+}
+
+#[test]
 fn a_high_vm_calls_many_times_at_once() {
     measure(Sub::Burst);
 }
@@ -38,6 +43,36 @@ fn a_high_vm_beside_many_programs_of_one() {
 #[test]
 fn a_high_vm_beside_tenants_that_keep_the_driver_busy() {
     measure(Sub::Heavy);
+}
+
+#[test]
+fn the_same_with_their_driver_calls_rationed() {
+    measure(Sub::Rationed);
+}
+
+#[test]
+fn three_busy_vms_in_a_weighted_pool() {
+    measure(Sub::Weights);
+}
+
+#[test]
+fn a_vm_that_calls_without_end_has_its_rate() {
+    measure(Sub::Calls);
+}
+
+#[test]
+fn a_vm_that_allocates_without_end_has_its_quota() {
+    measure(Sub::Memory);
+}
+
+#[test]
+fn a_kernel_without_end_is_ended_and_the_vm_goes_on() {
+    measure(Sub::Endless);
+}
+
+#[test]
+fn a_vm_that_queues_without_end_has_its_depth_in_flight() {
+    measure(Sub::Queue);
 }
 
 #[test]

@@ -39,17 +39,36 @@ impl Client {
     }
 
     pub fn status(&self) -> Result<Status, Failure> {
-        match self.ask(&Request::Status)? {
-            Answer::Status(status) => Ok(*status),
+        let part = |from_vm| match self.ask(&Request::Status { from_vm })? {
+            Answer::Status { status, next_vm } => Ok((*status, next_vm)),
             other => Err(unexpected(&other)),
+        };
+        let (mut all, mut next) = part(0)?;
+        while let Some(from_vm) = next {
+            let (more, after) = part(from_vm)?;
+            for pool in more.pools {
+                // One that came or went meanwhile is in the next status.
+                if let Some(known) = all.pools.iter_mut().find(|known| known.name == pool.name) {
+                    known.vms.extend(pool.vms);
+                }
+            }
+            next = after.filter(|after| *after > from_vm);
         }
+        Ok(all)
     }
 
     pub fn stats(&self) -> Result<Stats, Failure> {
-        match self.ask(&Request::Stats)? {
-            Answer::Stats(stats) => Ok(*stats),
+        let part = |from_vm| match self.ask(&Request::Stats { from_vm })? {
+            Answer::Stats { stats, next_vm } => Ok((*stats, next_vm)),
             other => Err(unexpected(&other)),
+        };
+        let (mut all, mut next) = part(0)?;
+        while let Some(from_vm) = next {
+            let (more, after) = part(from_vm)?;
+            all.vms.extend(more.vms);
+            next = after.filter(|after| *after > from_vm);
         }
+        Ok(all)
     }
 
     /// A page of the turns that were given, from that number on, and where the next one begins.

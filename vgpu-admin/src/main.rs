@@ -9,23 +9,21 @@ mod record;
 mod replay;
 mod show;
 mod statistics;
+mod told;
 
 use arguments::{Arguments, Command, Config, Events, Planned};
 use clap::Parser;
 use client::{Client, last, pages, unexpected};
 use failure::{DEGRADED, Failure, Kind};
-use record::{Recorded, record};
-use replay::Replayed;
-use serde::Serialize;
+use record::record;
 use show::Screen;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+use told::{Error, Told};
 use vgpu_pool_map::PoolMap;
-use vgpu_sched_api::messages::{
-    Answer, EventRecord, GpuRungs, GpuStatus, Request, SCHEMA_VERSION, Stats, Status, TurnRecord,
-};
+use vgpu_sched_api::messages::{Answer, EventRecord, Request, Stats, Status};
 
 /// How often it is looked whether something happened.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,82 +54,6 @@ fn main() -> ExitCode {
             }
             failure.kind.code().into()
         }
-    }
-}
-
-/// What programs are told, `schema_version` in front.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Told<'a> {
-    /// With a version of its own, as the next one.
-    Status(&'a Status),
-    Stats(&'a Stats),
-    Changed {
-        dry_run: bool,
-        changes: &'a [String],
-    },
-    Scanned {
-        gpus: &'a [GpuStatus],
-        appeared: &'a [String],
-        vanished: &'a [String],
-    },
-    Turns {
-        turns: &'a [TurnRecord],
-    },
-    Events {
-        events: &'a [EventRecord],
-    },
-    Event(&'a EventRecord),
-    Probed {
-        gpus: &'a [GpuRungs],
-    },
-    Replayed(&'a Replayed),
-    Recorded {
-        file: String,
-        #[serde(flatten)]
-        recorded: Recorded,
-    },
-    Reloaded {
-        config: &'a str,
-        pools: usize,
-    },
-    Checked {
-        file: String,
-        pools: usize,
-        gpus_compared: bool,
-    },
-    Error {
-        error: Error<'a>,
-    },
-}
-
-#[derive(Serialize)]
-struct Error<'a> {
-    exit_code: u8,
-    #[serde(flatten)]
-    failure: &'a Failure,
-}
-
-impl Told<'_> {
-    /// As JSON, over many lines or in one.
-    fn json(&self, lines: bool) -> String {
-        #[derive(Serialize)]
-        struct Versioned<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            schema_version: Option<u32>,
-            #[serde(flatten)]
-            told: &'a Told<'a>,
-        }
-        let versioned = Versioned {
-            schema_version: (!matches!(self, Self::Status(_) | Self::Stats(_))).then_some(SCHEMA_VERSION),
-            told: self,
-        };
-        let json = match lines {
-            true => serde_json::to_string_pretty(&versioned),
-            false => serde_json::to_string(&versioned),
-        };
-        // All keys are strings, so there is nothing that JSON cannot say.
-        json.expect("JSON") + "\n"
     }
 }
 
@@ -309,8 +231,10 @@ fn order(
 /// Shows what happened, and goes on with it if that is wanted. Once `vgpud` was there, it may go away for a while.
 fn events(arguments: &Arguments, wanted: &Events) -> Result<(), Failure> {
     let read = |client: &Client, from| client.events(from, wanted.vm_id);
-    let client = Client::connect(&arguments.socket)?;
-    let (events, mut from) = last(wanted.last, |from| read(&client, from))?;
+    let (events, mut from) = {
+        let client = Client::connect(&arguments.socket)?;
+        last(wanted.last, |from| read(&client, from))?
+    };
     let tell = |events: &[EventRecord]| {
         if arguments.json {
             let lines = events.iter().map(|event| Told::Event(event).json(false));
@@ -461,105 +385,5 @@ fn pools(count: usize) -> String {
     match count {
         1 => "1 pool".to_owned(),
         count => format!("{count} pools"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::Value;
-    use std::collections::BTreeSet;
-    use vgpu_sched_api::messages::Priority;
-
-    fn keys(value: &Value, found: &mut BTreeSet<String>) {
-        match value {
-            Value::Object(map) => {
-                for (key, value) in map {
-                    found.insert(key.clone());
-                    keys(value, found);
-                }
-            }
-            Value::Array(all) => all.iter().for_each(|value| keys(value, found)),
-            _ => {}
-        }
-    }
-
-    /// The operator's page tells of every key of JSON that is printed, and of the version.
-    #[test]
-    fn the_operators_page_tells_of_every_key() {
-        let status = fixture::host();
-        let stats = statistics::tests::host();
-        let replayed = replay::tests::replayed();
-        let failure = Failure::new(Kind::Failed, "it failed");
-        let turn = TurnRecord {
-            number: 1,
-            vm: 3,
-            session: 1,
-            gpu: "GPU-0".to_owned(),
-            priority: Priority::Low,
-            granted_us: 0,
-            waited_us: 0,
-            held_us: None,
-            end: None,
-        };
-        let all = [
-            Told::Status(&status),
-            Told::Stats(&stats),
-            Told::Replayed(&replayed),
-            Told::Changed {
-                dry_run: true,
-                changes: &[],
-            },
-            Told::Scanned {
-                gpus: &[],
-                appeared: &[],
-                vanished: &[],
-            },
-            Told::Turns { turns: &[turn] },
-            Told::Events {
-                events: &[fixture::event(1)],
-            },
-            Told::Probed {
-                gpus: &[GpuRungs::default()],
-            },
-            Told::Recorded {
-                file: String::new(),
-                recorded: Recorded::default(),
-            },
-            Told::Reloaded { config: "", pools: 1 },
-            Told::Checked {
-                file: String::new(),
-                pools: 1,
-                gpus_compared: true,
-            },
-            Told::Error {
-                error: Error {
-                    exit_code: 1,
-                    failure: &failure,
-                },
-            },
-        ];
-        let mut found = BTreeSet::new();
-        for told in &all {
-            let value: Value = serde_json::from_str(&told.json(true)).unwrap();
-            assert_eq!(value["schema_version"], SCHEMA_VERSION, "{value}");
-            keys(&value, &mut found);
-            let line = told.json(false);
-            assert_eq!(
-                (
-                    line.lines().count(),
-                    serde_json::from_str::<Value>(&line).unwrap()
-                ),
-                (1, value)
-            );
-        }
-        keys(&serde_json::to_value(fixture::arrival(1)).unwrap(), &mut found);
-        let page = include_str!("../../docs/operator.md");
-        let untold: Vec<&String> = found
-            .iter()
-            .filter(|key| !page.contains(&format!("`{key}`")))
-            .collect();
-        assert!(untold.is_empty(), "{untold:?}");
-        assert!(page.contains(&format!("`schema_version`, now {SCHEMA_VERSION}")));
     }
 }

@@ -344,10 +344,10 @@ pub mod tests {
 
     #[test]
     fn changes_are_told_in_percent() {
-        assert_eq!(change(100, 250), "100 us -> 250 us (+150%)");
-        assert_eq!(change(2_000, 500), "2.0 ms -> 500 us (-75%)");
-        assert_eq!(change(0, 0), "0 us -> 0 us (0%)");
-        assert_eq!(change(0, 5), "0 us -> 5 us (new)");
+        assert_eq!(change(100, 250), "100us -> 250us (+150%)");
+        assert_eq!(change(2_000, 500), "2.0ms -> 500us (-75%)");
+        assert_eq!(change(0, 0), "0us -> 0us (0%)");
+        assert_eq!(change(0, 5), "0us -> 5us (new)");
     }
 
     #[test]

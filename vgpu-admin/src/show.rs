@@ -59,21 +59,36 @@ impl Screen {
 
     /// A table; a column whose name begins with '>' is aligned to the right.
     pub fn table(self, columns: &[&str]) -> Table {
-        let mut table = Table::new();
+        let mut table = self.bare();
         let line = if self.unicode { '─' } else { '-' };
-        table.load_preset(presets::NOTHING);
         table.set_style(TableComponent::HeaderLines, line);
         table.set_style(TableComponent::MiddleHeaderIntersections, line);
-        if let Some((columns, _)) = self.size {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_width(columns);
-        }
         table.set_header(columns.iter().map(|name| name.trim_start_matches('>')));
         for (column, name) in table.column_iter_mut().zip(columns) {
             column.set_padding((0, 1));
             if name.starts_with('>') {
                 column.set_cell_alignment(CellAlignment::Right);
             }
+        }
+        table
+    }
+
+    /// Cells beside each other, without a header; what is too long goes on below.
+    fn row(self, cells: &[String]) -> String {
+        let mut table = self.bare();
+        table.add_row(cells);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        written(&table)
+    }
+
+    fn bare(self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        if let Some((columns, _)) = self.size {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_width(columns);
         }
         table
     }
@@ -125,15 +140,15 @@ fn moment(seconds: u64) -> String {
     moment.map_or("-".to_owned(), |moment| moment.to_string())
 }
 
-/// A short time, in at most seven characters.
+/// A short time, in at most six characters: nine of them fit on a line.
 pub fn latency(microseconds: u64) -> String {
     let us = microseconds as f64;
     match microseconds {
-        0..1000 => format!("{microseconds} us"),
-        1000..99_950 => format!("{:.1} ms", us / 1e3),
-        99_950..999_500 => format!("{:.0} ms", us / 1e3),
-        999_500..99_950_000 => format!("{:.1} s", us / 1e6),
-        _ => format!("{:.0} s", us / 1e6),
+        0..1000 => format!("{microseconds}us"),
+        1000..99_950 => format!("{:.1}ms", us / 1e3),
+        99_950..999_500 => format!("{:.0}ms", us / 1e3),
+        999_500..99_950_000 => format!("{:.1}s", us / 1e6),
+        _ => format!("{:.0}s", us / 1e6),
     }
 }
 
@@ -202,7 +217,7 @@ mod tests {
         assert_eq!(
             latencies,
             [
-                "0 us", "999 us", "99.9 ms", "100 ms", "999 ms", "1.0 s", "99.9 s", "3600 s"
+                "0us", "999us", "99.9ms", "100ms", "999ms", "1.0s", "99.9s", "3600s"
             ]
         );
         assert_eq!(

@@ -6,10 +6,11 @@ mod common;
 use common::*;
 use softgpu_cuda::driver::abi::*;
 use softgpu_cuda::driver::{
-    context::*, device::*, error::*, event::*, memory::*, module::*, runtime::*, stream::*, transfer::*,
+    checkpoint::*, context::*, device::*, error::*, event::*, memory::*, module::*, runtime::*, stream::*,
+    transfer::*,
 };
 use softgpu_cuda::vgpu_softgpu_control as control;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use tempfile::TempDir;
 
@@ -509,5 +510,92 @@ fn a_forked_child_has_no_driver() {
             status
         };
         assert_eq!(libc::WEXITSTATUS(status), NOT_INITIALIZED.0);
+    });
+}
+
+/// Free memory of device 0.
+fn free_memory() -> usize {
+    let (mut free, mut total) = (0, 0);
+    ok(cuMemGetInfo_v2(Out(&mut free), Out(&mut total)));
+    free
+}
+
+/// Takes the memory of device 0 in two parts, so that what another process has decides whether there is room.
+#[test]
+fn a_process_that_is_checkpointed_has_its_memory_on_the_host() {
+    const TEST: &str = "a_process_that_is_checkpointed_has_its_memory_on_the_host";
+    const WORDS: usize = 100_000;
+    let none = || In(std::ptr::null());
+    if role().as_deref() == Some("neighbour") {
+        // Has as much as it is told, until it is told something else.
+        let _ctx = Ctx::new();
+        let mut told = std::io::stdin().lines();
+        let bytes = told.next().unwrap().unwrap();
+        let taken = alloc(bytes.parse().unwrap());
+        println!("taken");
+        told.next().unwrap().unwrap();
+        ok(cuMemFree_v2(taken));
+        println!("freed");
+        return;
+    }
+    in_child(TEST, || {
+        let pid = std::process::id() as i32;
+        let state = || {
+            let mut state = -1;
+            ok(cuCheckpointProcessGetState(pid, Out(&mut state)));
+            state
+        };
+        let _ctx = Ctx::new();
+        let data: Vec<u64> = (0..WORDS as u64).map(|i| i * i).collect();
+        let all = free_memory();
+        let (address, small) = (upload(&data), upload(&[7u32]));
+        let used = all - free_memory();
+        let s = stream(NON_BLOCKING);
+
+        assert_eq!(cuCheckpointProcessCheckpoint(pid, none()), ILLEGAL_STATE.0);
+        assert_eq!(cuCheckpointProcessUnlock(pid, none()), ILLEGAL_STATE.0);
+        assert_eq!(cuCheckpointProcessLock(pid + 1, none()), NOT_SUPPORTED.0);
+        ok(cuCheckpointProcessLock(pid, none()));
+        assert_eq!((state(), cuCtxSynchronize()), (1, ILLEGAL_STATE.0));
+        ok(cuCheckpointProcessUnlock(pid, none()));
+        ok(cuCtxSynchronize());
+        ok(cuCheckpointProcessLock(pid, none()));
+        ok(cuCheckpointProcessCheckpoint(pid, none()));
+        assert_eq!(state(), 2);
+        let mut out = 0;
+        assert_eq!(cuMemAlloc_v2(Out(&mut out), 8), ILLEGAL_STATE.0);
+        assert_eq!(cuStreamQuery(s), ILLEGAL_STATE.0);
+        assert_eq!(softgpu_device::usage(0).used, 0);
+
+        // Its memory is another's now, and it cannot have it back before that one frees some.
+        let mut neighbour = child(TEST, "neighbour");
+        let neighbour = neighbour
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut neighbour = Killed(neighbour);
+        let mut says = BufReader::new(neighbour.0.stdout.take().unwrap()).lines();
+        let mut tell = neighbour.0.stdin.take().unwrap();
+        let mut ask = |what: String, answer: &str| {
+            writeln!(tell, "{what}").unwrap();
+            assert!(says.any(|line| line.unwrap().contains(answer)));
+        };
+        ask((all - used + 512).to_string(), "taken");
+        assert_eq!(cuCheckpointProcessRestore(pid, none()), OUT_OF_MEMORY.0);
+        assert_eq!(state(), 2);
+        ask("free".into(), "freed");
+        ok(cuCheckpointProcessRestore(pid, none()));
+        assert_eq!((state(), cuCtxSynchronize()), (1, ILLEGAL_STATE.0));
+        ok(cuCheckpointProcessUnlock(pid, none()));
+
+        // As it was, at the same addresses.
+        assert_eq!(all - free_memory(), used);
+        assert_eq!(download::<u64>(address, WORDS), data);
+        assert_eq!(download::<u32>(small, 1), [7]);
+        ok(cuStreamQuery(s));
+        ok(cuMemFree_v2(small));
+        ok(cuMemFree_v2(address));
+        assert_eq!(free_memory(), all);
     });
 }

@@ -66,8 +66,9 @@ impl Handle for cuCtxDestroy::Call {
         let allocations = session.memory.remove_context(id);
         // The context goes with its last user, and what it holds with it; as home it stays, so its memory is freed here.
         context.make_current()?;
-        for pointer in allocations {
+        for (pointer, charge) in allocations {
             session.cuda.mem_free(pointer)?;
+            session.limits.give(charge);
         }
         Ok(cuCtxDestroy::Out {})
     }

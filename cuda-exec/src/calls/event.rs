@@ -3,6 +3,7 @@ use super::{BAD_HANDLE, unknown};
 use crate::dispatch::Handle;
 use crate::handles::Event;
 use crate::ring::{Consumer, Failure};
+use crate::window::Work;
 use vgpu_protocol::calls::{
     cuEventCreate, cuEventDestroy, cuEventElapsedTime, cuEventQuery, cuEventRecord, cuEventSynchronize,
 };
@@ -81,7 +82,7 @@ impl Handle for cuEventRecord::Call {
         let event = ring.event(cuEventRecord::OP, event)?;
         let stream = ring.stream(cuEventRecord::OP, stream)?;
         let event = event.raw?;
-        ring.submit(&stream, false, |raw| session.cuda.event_record(event, raw))?;
+        ring.submit(&stream, Work::Other, |raw| session.cuda.event_record(event, raw))?;
         // A sequence number of 0 asks for no fence; in a capture one would become a node, and come again and again.
         let capturing = session.captures() && session.cuda.stream_is_capturing(stream.raw()?)?;
         if sequence != 0 && !capturing {

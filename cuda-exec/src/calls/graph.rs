@@ -3,6 +3,7 @@ use super::{BAD_HANDLE, unknown};
 use crate::dispatch::Handle;
 use crate::handles::GraphExec;
 use crate::ring::{Consumer, Failure};
+use crate::window::Work;
 use vgpu_protocol::calls::{
     Wire, cuGraphDestroy, cuGraphExecDestroy, cuGraphInstantiateWithFlags, cuGraphLaunch,
 };
@@ -56,7 +57,7 @@ impl Handle for cuGraphLaunch::Call {
             .get(exec)
             .ok_or_else(|| unknown(cuGraphLaunch::OP, exec))?;
         let stream = ring.stream(cuGraphLaunch::OP, stream)?;
-        ring.submit(&stream, cuGraphLaunch::Call::CALL.turn, |raw| {
+        ring.submit(&stream, Work::data(cuGraphLaunch::Call::CALL.turn), |raw| {
             session.cuda.graph_launch(exec.raw, raw)
         })?;
         Ok(cuGraphLaunch::Out {})

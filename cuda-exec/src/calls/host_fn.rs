@@ -4,6 +4,7 @@ use crate::dispatch::Handle;
 use crate::handles::Stream;
 use crate::ring::{Consumer, Failure};
 use crate::session::{self, Session};
+use crate::window::Work;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -71,7 +72,7 @@ impl Handle for cuLaunchHostFunc::Call {
             }?;
             return Ok(cuLaunchHostFunc::Out {});
         }
-        ring.submit(&stream, false, |raw| {
+        ring.submit(&stream, Work::Other, |raw| {
             let once = Box::into_raw(Box::new(Once {
                 stream: stream.clone(),
                 cookie,

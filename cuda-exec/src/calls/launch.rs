@@ -3,6 +3,7 @@ use super::unknown;
 use crate::cuda::Grid;
 use crate::dispatch::Handle;
 use crate::ring::{Consumer, Failure};
+use crate::window::Work;
 use std::borrow::Cow;
 use vgpu_protocol::calls::{Wire, cuLaunchKernel};
 
@@ -29,7 +30,7 @@ impl Handle for cuLaunchKernel::Call {
             threads: [a.block_x, a.block_y, a.block_z],
             shared: a.shared,
         };
-        ring.submit(&stream, cuLaunchKernel::Call::CALL.turn, |raw| {
+        ring.submit(&stream, Work::data(cuLaunchKernel::Call::CALL.turn), |raw| {
             session
                 .cuda
                 .launch_kernel(function.raw, grid, raw, &params, blob.len())

@@ -1,6 +1,7 @@
 //! Device memory, copies and fills.
 use crate::dispatch::Handle;
 use crate::ring::{Consumer, Failure};
+use crate::window::Work;
 use vgpu_protocol::calls::{
     Wire, cuMemAlloc, cuMemFree, cuMemGetInfo, cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync,
     cuMemsetD8Async, cuMemsetD16Async, cuMemsetD32Async,
@@ -16,10 +17,13 @@ impl Handle for cuMemAlloc::Call {
     ) -> Result<cuMemAlloc::Out, Failure> {
         let context = ring.context()?;
         let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
-        let pointer = ring.session.cuda.mem_alloc(bytes)?;
-        ring.session
+        let session = ring.session;
+        let charge = session.limits.allocate(context.gpu, arguments.bytes)?;
+        let allocated = session.cuda.mem_alloc(bytes);
+        let pointer = allocated.inspect_err(|_| session.limits.give(charge))?;
+        session
             .memory
-            .add_device(pointer, arguments.bytes, context.id, None);
+            .add_allocation(pointer, arguments.bytes, context.id, charge);
         Ok(cuMemAlloc::Out { pointer })
     }
 }
@@ -32,10 +36,11 @@ impl Handle for cuMemFree::Call {
         _: &mut Vec<u8>,
     ) -> Result<cuMemFree::Out, Failure> {
         let _context = ring.context()?;
-        if !ring.session.memory.remove_device(arguments.pointer) {
-            return Err(result::INVALID_VALUE.into());
-        }
-        ring.session.cuda.mem_free(arguments.pointer)?;
+        let session = ring.session;
+        let charge = session.memory.remove_allocation(arguments.pointer);
+        let charge = charge.ok_or(result::INVALID_VALUE)?;
+        session.cuda.mem_free(arguments.pointer)?;
+        session.limits.give(charge);
         Ok(cuMemFree::Out {})
     }
 }
@@ -47,8 +52,9 @@ impl Handle for cuMemGetInfo::Call {
         _: &[u8],
         _: &mut Vec<u8>,
     ) -> Result<cuMemGetInfo::Out, Failure> {
-        let _context = ring.context()?;
+        let context = ring.context()?;
         let (free, total) = ring.session.cuda.mem_get_info()?;
+        let (free, total) = ring.session.limits.memory(context.gpu, free, total);
         Ok(cuMemGetInfo::Out { free, total })
     }
 }
@@ -74,7 +80,7 @@ macro_rules! copy {
                     return Ok($call::Out {});
                 }
                 let stream = ring.stream($call::OP, stream)?;
-                ring.submit(&stream, $call::Call::CALL.turn, |raw| {
+                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw| {
                     let $view = session.memory.view();
                     if !$known {
                         return Err(result::INVALID_VALUE);
@@ -116,7 +122,7 @@ macro_rules! fill {
                     return Ok($call::Out {});
                 }
                 let stream = ring.stream($call::OP, stream)?;
-                ring.submit(&stream, $call::Call::CALL.turn, |raw| {
+                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw| {
                     let view = session.memory.view();
                     if !view.is_device(to, bytes) {
                         return Err(result::INVALID_VALUE);

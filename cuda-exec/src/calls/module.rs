@@ -33,7 +33,7 @@ fn load(
     image: u64,
     bytes: u64,
     module: u32,
-    load: impl FnOnce(&Cuda, &Image) -> Result<Raw, Code>,
+    mut load: impl FnMut(&Cuda, &Image) -> Result<Raw, Code>,
 ) -> Result<(), Failure> {
     let session = ring.session;
     session
@@ -56,11 +56,17 @@ fn load(
         })?
     };
     let context = ring.context()?;
-    let raw = load(&session.cuda, &image)?;
+    let (raw, charge) = session.limits.make(
+        context.gpu,
+        || session.free_memory(),
+        || load(&session.cuda, &image),
+        |raw| session.survive(session.cuda.module_unload(raw)),
+    )?;
     let loaded = Module {
         context,
         id: module,
         raw,
+        charge,
         _image: image,
     };
     session
@@ -99,13 +105,14 @@ impl Handle for cuModuleLoadDataEx::Call {
         if !numbers || options.len() > JIT_OPTIONS_MAX || a.info_len.max(a.error_len) > JIT_LOG_LEN_MAX {
             return Err(result::INVALID_VALUE.into());
         }
-        let mut said = JitSaid {
-            info: vec![0; a.info_len as usize],
-            error: vec![0; a.error_len as usize],
-            timed: true,
-            ..JitSaid::default()
-        };
+        let mut said = JitSaid::default();
         let loaded = load(ring, a.image, a.bytes, a.module, |cuda, image| {
+            said = JitSaid {
+                info: vec![0; a.info_len as usize],
+                error: vec![0; a.error_len as usize],
+                timed: true,
+                ..JitSaid::default()
+            };
             cuda.module_load_with(image, options, &mut said)
         });
         let result = match loaded {
@@ -213,7 +220,7 @@ impl Handle for cuModuleGetGlobal::Call {
         let (pointer, bytes) = session.cuda.module_get_global(module.raw, &name(blob)?)?;
         session
             .memory
-            .add_device(pointer, bytes, module.context.id, Some(module.id));
+            .add_variable(pointer, bytes, module.context.id, module.id);
         Ok(cuModuleGetGlobal::Out { pointer, bytes })
     }
 }

@@ -4,6 +4,7 @@ use crate::cuda;
 use crate::dispatch::Handle;
 use crate::handles::Stream;
 use crate::ring::{Consumer, Failure};
+use crate::window::Work;
 use std::sync::PoisonError;
 use vgpu_protocol::calls::{
     cuStreamBeginCapture, cuStreamCreate, cuStreamDestroy, cuStreamEndCapture, cuStreamIsCapturing,
@@ -76,7 +77,7 @@ impl Handle for cuStreamWaitEvent::Call {
         let stream = ring.stream(cuStreamWaitEvent::OP, stream)?;
         let event = event.raw?;
         if !session.captures() {
-            ring.submit(&stream, false, |raw| {
+            ring.submit(&stream, Work::Other, |raw| {
                 session.cuda.stream_wait_event(raw, event, flags)
             })?;
             return Ok(cuStreamWaitEvent::Out {});

@@ -9,12 +9,13 @@ mod proof;
 mod softgpu;
 
 use crate::cuda::Cuda;
-use crate::session::{Session, spawn};
-use std::os::fd::OwnedFd;
+use crate::session::Session;
+use proof::Stop;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use vgpu_sched_api::messages::{FromExec, ToExec};
-use vgpu_sched_api::packet::{self, PacketError};
+use vgpu_sched_api::messages::FromExec;
 
 /// A control failed, with the driver's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +34,14 @@ pub trait Controls: Send {
     fn refresh(&mut self) -> Result<(), ControlError>;
     /// Tries whether a slice that is set is then in force, and leaves the one that was.
     fn try_slice(&mut self) -> Result<(), ControlError>;
+    /// libcuda has given the GPU up, and makes everything anew when it has it back.
+    fn suspended(&mut self) {}
+    /// What `vgpud` needs to stop this process' work by itself, as far as it has changed since the last time.
+    fn news(&mut self) -> Vec<(FromExec, OwnedFd)> {
+        Vec::new()
+    }
+    /// `vgpud` has not heard the news, or is another one: all of it is news again.
+    fn tell_again(&mut self) {}
 }
 
 /// The session's controls.
@@ -42,23 +51,31 @@ pub struct Preempt {
     deadman: Mutex<Option<Instant>>,
     proof: Once,
     proved: OnceLock<FromExec>,
+    /// Connections to `vgpud` so far.
+    connections: AtomicU64,
+    /// When the news was last told.
+    told: Mutex<Option<Instant>>,
 }
 
 /// A stop that nobody ends is ended after this time, whatever was asked for.
 const DEADMAN_MAX: Duration = Duration::from_secs(60);
+/// Channels come in groups; between two messages about them.
+const NEWS: Duration = Duration::from_millis(100);
 
 impl Preempt {
     /// For the libcuda that is loaded.
     pub fn new(cuda: &Cuda) -> Self {
         let controls: Box<dyn Controls> = match softgpu::SoftGpu::find(cuda) {
             Some(controls) => Box::new(controls),
-            None => Box::new(nvidia::Nvidia),
+            None => Box::new(nvidia::Nvidia::default()),
         };
         Self {
             controls: Mutex::new(controls),
             deadman: Mutex::new(None),
             proof: Once::new(),
             proved: OnceLock::new(),
+            connections: AtomicU64::new(0),
+            told: Mutex::new(None),
         }
     }
 
@@ -66,7 +83,7 @@ impl Preempt {
         self.controls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// libcuda has made a context.
+    /// libcuda has made a context, or all of them anew.
     pub fn refresh(&self) {
         if let Err(error) = self.controls().refresh() {
             log::warn!("the time slice of a new context: {error}");
@@ -80,36 +97,76 @@ impl Preempt {
             let stop = session.relaxed(|| proof::stop(session, &mut **self.controls()));
             let stop = stop.unwrap_or_else(|error| {
                 log::warn!("stop and resume cannot be tried: {error:#}");
-                false
+                Stop::default()
             });
             let slices = self.controls().try_slice();
             let slices = slices
                 .inspect_err(|error| log::warn!("a time slice cannot be set: {error}"))
                 .is_ok();
-            log::info!("slices {}, stop {}", works(slices), works(stop));
+            let suspend = session.cuda.can_suspend();
+            log::info!(
+                "slices {}, stop {}, suspend {}",
+                works(slices),
+                works(stop.works),
+                works(suspend)
+            );
             session.turn.tell(self.proved.get_or_init(|| FromExec::Proved {
                 slices,
-                stop,
-                stop_us: 0,
-                resume_us: 0,
-                suspend: false,
+                stop: stop.works,
+                stop_us: stop.stop_us,
+                resume_us: stop.resume_us,
+                suspend,
             }));
         });
     }
 
-    /// Carries out what `vgpud` orders over one connection, in a thread of its own.
-    pub fn serve(&'static self, session: &'static Session, socket: OwnedFd) {
+    /// There is a new connection to `vgpud`; its number. A `vgpud` that is gone may have stopped this process by itself.
+    pub fn connected(&self, session: &Session) -> u64 {
+        let connection = self.connections.fetch_add(1, SeqCst) + 1;
+        if connection > 1 {
+            self.resume_anyway();
+        }
         if let Some(proved) = self.proved.get() {
             session.turn.tell(proved);
         }
-        spawn("orders", move || {
-            crate::completion::wake_precisely();
-            while self.order(session, &socket) {}
-            // Without the connection, what was stopped goes on when its time is over.
-            while let Some(left) = self.time_stopped() {
-                std::thread::sleep(left);
+        self.controls().tell_again();
+        connection
+    }
+
+    /// The connection with that number is over. What was stopped goes on, unless there is a newer one.
+    pub fn disconnected(&self, connection: u64) {
+        if self.connections.load(SeqCst) == connection {
+            self.resume_anyway();
+        }
+    }
+
+    fn resume_anyway(&self) {
+        if let Err(error) = self.resume() {
+            log::error!("what may be stopped cannot be resumed: {error}");
+        }
+    }
+
+    /// Tells `vgpud` what it needs to stop this process' work by itself, once the stop is proved.
+    pub fn tell_news(&self, session: &Session) {
+        let Ok(mut told) = self.told.try_lock() else {
+            return;
+        };
+        let proved = self.proved.get();
+        let can_stop = matches!(proved, Some(FromExec::Proved { stop: true, .. }));
+        if !can_stop || told.is_some_and(|told| told.elapsed() < NEWS) {
+            return;
+        }
+        *told = Some(Instant::now());
+        // Who has them now may take long; there is a next time.
+        let Ok(mut controls) = self.controls.try_lock() else {
+            return;
+        };
+        for (message, fd) in controls.news() {
+            if !session.turn.tell_with(&message, &[fd.as_fd()]) {
+                controls.tell_again();
+                break;
             }
-        });
+        }
     }
 
     fn deadman(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -117,7 +174,7 @@ impl Preempt {
     }
 
     /// How long what is stopped stays so without an order; resumes it when that time is over.
-    fn time_stopped(&self) -> Option<Duration> {
+    pub fn time_stopped(&self) -> Option<Duration> {
         let mut deadman = self.deadman();
         let left = deadman.as_ref()?.saturating_duration_since(Instant::now());
         if !left.is_zero() {
@@ -131,62 +188,33 @@ impl Preempt {
         None
     }
 
-    /// Waits for one order, or for the end of a stop; whether there may be more.
-    fn order(&self, session: &Session, socket: &OwnedFd) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let timeout = self.time_stopped().map(|left| Timespec {
-            tv_sec: left.as_secs() as _,
-            tv_nsec: left.subsec_nanos() as _,
-        });
-        let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], timeout.as_ref());
-        if !matches!(ready, Ok(n) if n > 0) {
-            return true;
-        }
-        let order = match packet::receive::<ToExec>(socket) {
-            Ok((order, _)) => order,
-            Err(PacketError::Io(rustix::io::Errno::AGAIN)) => return true,
-            Err(error) => {
-                log::info!("vgpud is gone: {error}");
-                return false;
-            }
-        };
-        let start = Instant::now();
-        let (sequence, done) = match order {
-            ToExec::Window { operations, depth } => {
-                session.set_window(operations);
-                session.load.set_depth(depth);
-                return true;
-            }
-            ToExec::Slice {
-                sequence,
-                microseconds,
-            } => {
-                session.set_slice(microseconds);
-                (sequence, self.controls().set_slice(microseconds))
-            }
-            ToExec::Stop { sequence, deadman_ms } => {
-                let time = Duration::from_millis(deadman_ms).min(DEADMAN_MAX);
-                let mut deadman = self.deadman();
-                *deadman = Some(start + time);
-                (sequence, self.controls().stop())
-            }
-            ToExec::VmPage { .. } | ToExec::End { .. } | ToExec::Suspend => return true,
-            ToExec::Resume { sequence } => {
-                let mut deadman = self.deadman();
-                *deadman = None;
-                (sequence, self.controls().resume())
-            }
-        };
-        let microseconds = start.elapsed().as_micros() as u64;
-        if let Err(error) = done {
-            log::warn!("order {sequence} failed: {error}");
-        }
-        session.turn.tell(&FromExec::Done {
-            sequence,
-            ok: done.is_ok(),
-            microseconds,
-        });
-        true
+    /// Sets the hardware time slice, in microseconds.
+    pub fn set_slice(&self, microseconds: u64) -> Result<(), ControlError> {
+        self.controls().set_slice(microseconds)
+    }
+
+    /// Stops what runs, for that long at most.
+    pub fn stop(&self, at_most: Duration) -> Result<(), ControlError> {
+        let mut deadman = self.deadman();
+        *deadman = Some(Instant::now() + at_most.min(DEADMAN_MAX));
+        self.controls().stop()
+    }
+
+    /// Resumes what was stopped.
+    pub fn resume(&self) -> Result<(), ControlError> {
+        let mut deadman = self.deadman();
+        *deadman = None;
+        self.controls().resume()
+    }
+
+    /// Whether what runs is stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.deadman().is_some()
+    }
+
+    /// libcuda has given the GPU up.
+    pub fn suspended(&self) {
+        self.controls().suspended();
     }
 }
 

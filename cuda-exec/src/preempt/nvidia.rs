@@ -4,12 +4,18 @@
 //!
 //! Numbers and layouts are those of the open kernel modules' interface (`nvos.h`, `ctrl2080fifo.h`, `ctrla06c.h`).
 use super::{ControlError, Controls};
+use std::collections::BTreeMap;
 use std::ffi::{c_int, c_ulong, c_void};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use vgpu_sched_api::messages::FromExec;
 use vgpu_sched_api::rm::{
     CHANNELS_MAX, Control, DISABLE_CHANNELS, DisableChannels, NVIDIA, RM_CONTROL, request,
 };
 
+/// Device number of the driver's nodes, and the minor one of its control node.
+const MAJOR: u32 = 195;
+const CONTROL_NODE: u32 = 255;
 const RM_FREE: u32 = 0x29;
 const RM_ALLOC: u32 = 0x2b;
 
@@ -54,12 +60,15 @@ impl Object {
 #[derive(Debug)]
 struct Objects {
     all: Vec<Object>,
+    /// Grows whenever `all` changes.
+    changes: u64,
     slice: Option<u64>,
     stopped: bool,
 }
 
 static OBJECTS: Mutex<Objects> = Mutex::new(Objects {
     all: Vec::new(),
+    changes: 0,
     slice: None,
     stopped: false,
 });
@@ -137,6 +146,7 @@ unsafe fn note_alloc(fd: c_int, arg: *const u32, len: usize) {
     }
     let mut objects = objects();
     objects.all.push(object);
+    objects.changes += 1;
     if objects.stopped && object.is_channel() && objects.is_compute_channel(&object) {
         // It must not run while the process is stopped. Should that fail, the stop is found not to hold.
         let _ = objects.disable(&[object], true);
@@ -227,6 +237,7 @@ fn set_and_see(group: &Object, microseconds: u64) -> Result<(), ControlError> {
 impl Objects {
     /// Forgets an object and what was made below it.
     fn forget(&mut self, client: u32, handle: u32) {
+        self.changes += 1;
         let mut gone = vec![handle];
         while let Some(parent) = gone.pop() {
             self.all.retain(|object| {
@@ -238,6 +249,22 @@ impl Objects {
                 !with_it
             });
         }
+    }
+
+    /// What it takes to stop the compute channels, by client.
+    fn stoppable(&self) -> BTreeMap<u32, Stoppable> {
+        let mut clients: BTreeMap<u32, Stoppable> = BTreeMap::new();
+        for channel in self.compute_channels() {
+            let client = clients.entry(channel.client).or_default();
+            client.fd = channel.fd;
+            client.channels.push(channel.handle);
+        }
+        for subdevice in self.all.iter().filter(|object| object.class == SUBDEVICE) {
+            if let Some(client) = clients.get_mut(&subdevice.client) {
+                client.subdevices.push(subdevice.handle);
+            }
+        }
+        clients
     }
 
     fn groups(&self) -> impl Iterator<Item = Object> + '_ {
@@ -333,8 +360,50 @@ impl Objects {
     }
 }
 
+/// A client's compute channels, and what it takes to stop them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Stoppable {
+    fd: c_int,
+    subdevices: Vec<u32>,
+    channels: Vec<u32>,
+}
+
+/// The driver's node behind a descriptor, by its minor number; `None` if it is none.
+fn node(fd: BorrowedFd<'_>) -> Option<u32> {
+    let device = rustix::fs::fstat(fd).ok()?.st_rdev;
+    (rustix::fs::major(device) == MAJOR).then(|| rustix::fs::minor(device))
+}
+
+/// Lends a descriptor of libcuda's.
+fn borrow<R>(fd: c_int, f: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+    // SAFETY: a number that libcuda had open when it used it. Should it have closed it meanwhile, the number names nothing
+    // or another file, which is looked at and not changed.
+    (fd >= 0).then(|| f(unsafe { BorrowedFd::borrow_raw(fd) }))
+}
+
+/// A duplicate of a descriptor of the driver's control node. Of no other: with those of a GPU's node and of `nvidia-uvm`,
+/// the DMA of a process that was killed would go on for as long as somebody has them.
+fn control_node(fd: c_int) -> Option<OwnedFd> {
+    let duplicate = borrow(fd, |fd| rustix::io::fcntl_dupfd_cloexec(fd, 3))?.ok()?;
+    (node(std::os::fd::AsFd::as_fd(&duplicate))? == CONTROL_NODE).then_some(duplicate)
+}
+
 /// See the module.
-pub struct Nvidia;
+#[derive(Default)]
+pub struct Nvidia {
+    /// The state of the objects that was told last.
+    told_changes: Option<u64>,
+    /// What was told, by client, and the descriptor it was told with.
+    told: BTreeMap<u32, (Stoppable, OwnedFd)>,
+}
+
+fn message(client: u32, what: &Stoppable) -> FromExec {
+    FromExec::Channels {
+        client,
+        subdevices: what.subdevices.clone(),
+        channels: what.channels.clone(),
+    }
+}
 
 impl Controls for Nvidia {
     fn set_slice(&mut self, microseconds: u64) -> Result<(), ControlError> {
@@ -357,6 +426,49 @@ impl Controls for Nvidia {
 
     fn refresh(&mut self) -> Result<(), ControlError> {
         objects().apply_slice()
+    }
+
+    fn suspended(&mut self) {
+        let mut objects = objects();
+        // Where libcuda closed a descriptor, the kernel freed what was made through it.
+        objects
+            .all
+            .retain(|object| borrow(object.fd, node).flatten().is_some());
+        objects.changes += 1;
+    }
+
+    fn news(&mut self) -> Vec<(FromExec, OwnedFd)> {
+        let (changes, now) = {
+            let objects = objects();
+            if self.told_changes == Some(objects.changes) {
+                return Vec::new();
+            }
+            (objects.changes, objects.stoppable())
+        };
+        self.told_changes = Some(changes);
+        let mut news = Vec::new();
+        for (&client, what) in &now {
+            if self.told.get(&client).is_some_and(|(told, _)| told == what) {
+                continue;
+            }
+            let Some(fd) = control_node(what.fd) else {
+                log::warn!("what it takes to stop client {client:#x} cannot be handed over");
+                continue;
+            };
+            let Ok(kept) = fd.try_clone() else { continue };
+            self.told.insert(client, (what.clone(), kept));
+            news.push((message(client, what), fd));
+        }
+        // A client that is gone has nothing: its number may become another process'.
+        let gone = self.told.extract_if(.., |client, _| !now.contains_key(client));
+        let nothing = Stoppable::default();
+        news.extend(gone.map(|(client, (_, fd))| (message(client, &nothing), fd)));
+        news
+    }
+
+    fn tell_again(&mut self) {
+        self.told_changes = None;
+        self.told.clear();
     }
 
     fn try_slice(&mut self) -> Result<(), ControlError> {
@@ -397,6 +509,7 @@ mod tests {
                 object(1, 20, TSG, 11),
                 object(20, 21, 0xc86f, 0),
             ],
+            changes: 0,
             slice: None,
             stopped: false,
         }
@@ -407,6 +520,32 @@ mod tests {
         let objects = some();
         let handles: Vec<_> = objects.compute_channels().map(|channel| channel.handle).collect();
         assert_eq!(handles, [11, 12]);
+    }
+
+    #[test]
+    fn what_it_takes_to_stop_a_client_are_its_subdevices_and_compute_channels() {
+        let mut objects = some();
+        objects.all.push(Object {
+            client: 8,
+            ..object(1, 2, SUBDEVICE, 0)
+        });
+        let stoppable = objects.stoppable();
+        let expected = Stoppable {
+            fd: -1,
+            subdevices: vec![2],
+            channels: vec![11, 12],
+        };
+        assert_eq!(stoppable, BTreeMap::from([(7, expected)]));
+        objects.forget(7, 10);
+        assert!(objects.stoppable().is_empty());
+    }
+
+    #[test]
+    fn nothing_but_the_control_node_is_handed_over() {
+        use std::os::fd::AsRawFd;
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(control_node(null.as_raw_fd()).is_none());
+        assert!(control_node(-1).is_none());
     }
 
     #[test]

@@ -48,8 +48,18 @@ fn cuda_error(what: &'static str) -> impl Fn(Code) -> anyhow::Error {
     move |code| anyhow!("{what}: CUDA error {code}")
 }
 
-/// Whether stop and resume work. A context is current.
-pub fn stop(session: &Session, controls: &mut dyn Controls) -> anyhow::Result<bool> {
+/// What was seen of stop and resume.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stop {
+    /// They have their effect.
+    pub works: bool,
+    /// How long each took, in microseconds.
+    pub stop_us: u64,
+    pub resume_us: u64,
+}
+
+/// Tries stop and resume. A context is current.
+pub fn stop(session: &Session, controls: &mut dyn Controls) -> anyhow::Result<Stop> {
     let cuda = &session.cuda;
     let page = Page::new(cuda)?;
     let image = Image::new(KERNEL.as_bytes()).context("its image")?;
@@ -62,7 +72,7 @@ pub fn stop(session: &Session, controls: &mut dyn Controls) -> anyhow::Result<bo
     outcome
 }
 
-fn run(cuda: &Cuda, controls: &mut dyn Controls, page: &Page<'_>, module: Raw) -> anyhow::Result<bool> {
+fn run(cuda: &Cuda, controls: &mut dyn Controls, page: &Page<'_>, module: Raw) -> anyhow::Result<Stop> {
     let function = cuda
         .module_get_function(module, c"vgpu_count")
         .map_err(cuda_error("its kernel"))?;
@@ -89,22 +99,33 @@ fn run(cuda: &Cuda, controls: &mut dyn Controls, page: &Page<'_>, module: Raw) -
     outcome
 }
 
-fn watch(controls: &mut dyn Controls, page: &Page<'_>) -> anyhow::Result<bool> {
+fn watch(controls: &mut dyn Controls, page: &Page<'_>) -> anyhow::Result<Stop> {
     page.moves_from(0)?;
-    let stopped = controls.stop();
+    let (stopped, stop_us) = timed(|| controls.stop());
     // A write that was on its way when the kernel stopped may still arrive.
     std::thread::sleep(STILL);
     let before = page.count();
     std::thread::sleep(STILL);
     let stood = page.count() == before;
-    let resumed = controls.resume();
+    let (resumed, resume_us) = timed(|| controls.resume());
     stopped.context("stop")?;
     resumed.context("resume")?;
     if before >= ROUNDS {
         bail!("its kernel ended before it was stopped");
     }
     page.moves_from(before)?;
-    Ok(stood)
+    Ok(Stop {
+        works: stood,
+        stop_us,
+        resume_us,
+    })
+}
+
+/// What came of it, and the microseconds it took.
+fn timed<R>(f: impl FnOnce() -> R) -> (R, u64) {
+    let start = Instant::now();
+    let r = f();
+    (r, start.elapsed().as_micros() as u64)
 }
 
 /// A page that the GPU can write.

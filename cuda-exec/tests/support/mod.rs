@@ -10,8 +10,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use vgpu_protocol::calls::{Wire, cuCtxCreate};
@@ -24,6 +25,7 @@ use vgpu_protocol::words::Words;
 use vgpu_sched_api::messages::{FromExec, ToExec};
 use vgpu_sched_api::packet;
 use vgpu_sched_api::turn::{PAGE_LEN, Page, State, Word};
+use vgpu_sched_api::vm_page::{self, VmPage};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The window that is proposed.
@@ -92,6 +94,22 @@ impl Memory {
     }
 }
 
+/// The page that the executors of a VM share.
+pub struct SharedPage(Memory);
+
+impl SharedPage {
+    pub fn new() -> Self {
+        let page = Self(Memory::new(vm_page::PAGE_LEN as u64));
+        page.get().set_quota(None);
+        page
+    }
+
+    pub fn get(&self) -> &VmPage {
+        // SAFETY: the mapping is a page, zeroed at first, of atomics.
+        unsafe { &*self.0.at::<VmPage>(0) }
+    }
+}
+
 /// One executor, and all its neighbours in one.
 pub struct Exec {
     pub child: Child,
@@ -104,7 +122,8 @@ pub struct Exec {
     page: Memory,
     pub scheduler: OwnedFd,
     window: u64,
-    _dir: tempfile::TempDir,
+    /// Where the processes on its software GPU meet.
+    dir: Arc<tempfile::TempDir>,
 }
 
 impl Drop for Exec {
@@ -126,17 +145,19 @@ fn pair() -> (OwnedFd, OwnedFd) {
 
 /// A folder with the libcuda to use: the software GPU, which Cargo builds beside this test, or the one in
 /// `VGPU_TEST_LIBCUDA_DIR`.
-fn library() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
+fn library(dir: &Path) -> PathBuf {
     if let Some(given) = std::env::var_os("VGPU_TEST_LIBCUDA_DIR") {
-        return (dir, given.into());
+        return given.into();
+    }
+    let link = dir.join("libcuda.so.1");
+    if link.exists() {
+        return dir.into();
     }
     let built = std::env::current_exe()
         .unwrap()
         .with_file_name("libsoftgpu_cuda.so");
-    std::os::unix::fs::symlink(built, dir.path().join("libcuda.so.1")).unwrap();
-    let path = dir.path().into();
-    (dir, path)
+    std::os::unix::fs::symlink(built, link).unwrap();
+    dir.into()
 }
 
 /// The program: Cargo's, or `VGPU_TEST_EXEC`.
@@ -147,7 +168,16 @@ fn program() -> std::ffi::OsString {
 impl Exec {
     /// Starts one; its session area is mapped, ring 0 runs, and it has the turn page.
     pub fn start() -> Self {
-        let mut exec = Self::spawn();
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    /// Starts another one on the same GPU.
+    pub fn start_beside(other: &Self) -> Self {
+        Self::start_in(other.dir.clone())
+    }
+
+    fn start_in(dir: Arc<tempfile::TempDir>) -> Self {
+        let mut exec = Self::spawn(dir);
         let mut start = Start {
             vm: 1,
             session: 2,
@@ -172,9 +202,9 @@ impl Exec {
         exec
     }
 
-    fn spawn() -> Self {
+    fn spawn(dir: Arc<tempfile::TempDir>) -> Self {
         let (backend, theirs) = pair();
-        let (dir, library) = library();
+        let library = library(dir.path());
         let mut command = Command::new(program());
         command
             .env_clear()
@@ -207,7 +237,7 @@ impl Exec {
             page: Memory::new(PAGE_LEN as u64),
             scheduler,
             window: WINDOW,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -282,8 +312,17 @@ impl Exec {
 
     /// Hands over the turn page and a socket, as when vgpud has started.
     pub fn connect(&mut self) {
+        self.connect_with(None);
+    }
+
+    /// As [`Self::connect`], with a VM page and a slot in it that were sent before.
+    pub fn connect_with(&mut self, vm: Option<(&SharedPage, u32)>) {
         let (ours, theirs) = pair();
         self.scheduler = ours;
+        if let Some((page, slot)) = vm {
+            let order = ToExec::VmPage { slot };
+            packet::send(&self.scheduler, &order, &[page.0.file.as_fd()]).unwrap();
+        }
         let page = self.page.file.try_clone().unwrap();
         self.ask(ExecKind::Scheduler, &[], &[theirs.as_fd(), page.as_fd()])
             .unwrap();
@@ -307,10 +346,31 @@ impl Exec {
         held
     }
 
-    /// The next message to vgpud.
+    /// The next message to vgpud, but for those about latencies, which come when a second is over.
     pub fn hear(&self) -> FromExec {
+        loop {
+            match self.hear_any() {
+                FromExec::Latencies { .. } => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The next message to vgpud.
+    pub fn hear_any(&self) -> FromExec {
         readable(&self.scheduler);
         packet::receive::<FromExec>(&self.scheduler).unwrap().0
+    }
+
+    /// Waits until it has carried out every order so far; what it said meanwhile is lost.
+    pub fn orders_are_done(&self) {
+        self.order(&ToExec::Slice {
+            sequence: 99,
+            microseconds: 2_000,
+        });
+        wait_until("the order", || {
+            matches!(self.hear(), FromExec::Done { sequence: 99, .. })
+        });
     }
 
     pub fn order(&self, order: &ToExec) {

@@ -65,11 +65,56 @@ pub fn bump(exec: &mut Exec, ring: u32, stream: u64, word: u64) {
 /// Starts a session with a context, the kernels and the turn.
 pub fn ready() -> Exec {
     let mut exec = Exec::start();
-    exec.connect();
-    exec.context();
-    load(&mut exec);
-    exec.grant();
+    make_ready(&mut exec, None);
     exec
+}
+
+/// The same for a session that was started, with a place in a VM page.
+pub fn make_ready(exec: &mut Exec, vm: Option<(&SharedPage, u32)>) {
+    exec.connect_with(vm);
+    exec.context();
+    load(exec);
+    exec.grant();
+}
+
+/// A kernel that runs until word 64 of the pinned memory is set, as function 3; it counts in the word behind.
+pub fn endless(exec: &mut Exec, stream: u64) {
+    exec.memory.u32(PINNED.start + 64).store(0, SeqCst);
+    exec.memory.u32(PINNED.start + 68).store(0, SeqCst);
+    function(exec, "wait", 3);
+    let mut spin = launch(3, 1, stream);
+    spin.block_x = 1;
+    let flag = WINDOW + PINNED.start + 64;
+    exec.call::<cuLaunchKernel::Call>(spin, &flag.to_le_bytes());
+    wait_until("the kernel", || {
+        exec.memory.u32(PINNED.start + 68).load(SeqCst) > 0
+    });
+}
+
+/// Ends it.
+pub fn end_endless(exec: &Exec) {
+    exec.memory.u32(PINNED.start + 64).store(1, SeqCst);
+}
+
+/// Free memory and memory of the GPU, as the program sees it.
+pub fn memory_info(exec: &mut Exec) -> (u64, u64) {
+    let (info, _) = exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
+    (info.free, info.total)
+}
+
+/// Every rung is proved on the software GPU.
+pub fn assert_proved(message: &FromExec) {
+    let FromExec::Proved {
+        slices: true,
+        stop: true,
+        stop_us,
+        resume_us,
+        suspend: true,
+    } = message
+    else {
+        panic!("{message:?}");
+    };
+    assert!(*stop_us < 60_000_000 && *resume_us < 60_000_000);
 }
 
 pub fn proved(exec: &Exec) -> FromExec {

@@ -55,8 +55,11 @@ pub enum Request {
     },
     /// It is over; its executor is gone.
     CloseSession { session: u32 },
-    /// A tool asks for everything there is to see.
-    Status,
+    /// A tool asks for everything there is to see, of VMs from that number on.
+    Status {
+        #[serde(default)]
+        from_vm: u32,
+    },
     /// A tool asks for the turns that were given, the oldest first, from that number on.
     Turns { from: u64 },
     /// A tool asks to read the pool map again. For administrators.
@@ -77,8 +80,11 @@ pub enum Request {
     Release { vms: String },
     /// A tool asks what happened, the oldest first, from that number on; of one VM, or of all.
     Events { from: u64, vm: Option<u32> },
-    /// A tool asks for every statistic, exactly.
-    Stats,
+    /// A tool asks for every statistic, exactly, of VMs from that number on.
+    Stats {
+        #[serde(default)]
+        from_vm: u32,
+    },
     /// A tool asks which means of preemption hold on each GPU.
     Probe,
     /// A tool asks when sessions wanted a turn, and how much GPU time they then needed, from that number on.
@@ -260,8 +266,11 @@ pub enum Answer {
     Welcome { pool: String, priority: Priority },
     /// To [`Request::OpenSession`]: the GPUs to show to it, by UUID ("GPU-…").
     Gpus { uuids: Vec<String> },
-    /// To [`Request::Status`].
-    Status(Box<Status>),
+    /// To [`Request::Status`]. VMs from `next_vm` on did not fit.
+    Status {
+        status: Box<Status>,
+        next_vm: Option<u32>,
+    },
     /// To [`Request::Turns`].
     Turns { turns: Vec<TurnRecord>, next: u64 },
     /// To [`Request::Scan`]: the GPUs that are there now, and the UUIDs of those that came and went since the last look.
@@ -274,8 +283,8 @@ pub enum Answer {
     Edited { changes: Vec<String> },
     /// To [`Request::Events`].
     Events { events: Vec<EventRecord>, next: u64 },
-    /// To [`Request::Stats`].
-    Stats(Box<Stats>),
+    /// To [`Request::Stats`]. VMs from `next_vm` on did not fit.
+    Stats { stats: Box<Stats>, next_vm: Option<u32> },
     /// To [`Request::Probe`].
     Probe { gpus: Vec<GpuRungs> },
     /// To [`Request::Arrivals`].
@@ -376,6 +385,9 @@ pub enum ToExec {
     Resume { sequence: u64 },
     /// The VM's page, and which slot of it is the session's. Descriptor: the page.
     VmPage { slot: u32 },
+    /// What the driver accounts to the executor's process on each of its GPUs, in bytes: every memory there is, its contexts'
+    /// own included. Looked up after the last such message was sent; sent now and then while the session is there.
+    MemoryInUse { bytes: Vec<u64> },
     /// The session ends, and its program gets this CUDA error from every later call.
     End { code: i32, why: String },
     /// Move the GPU memory to the host, until there is work again. Answered by [`FromExec::Suspended`].

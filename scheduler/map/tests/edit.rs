@@ -348,6 +348,38 @@ gpu_memory_mib = 2048 # a big one
     );
 }
 
+/// What an edit of something else makes wrong is told as well, and nothing is changed.
+#[test]
+fn what_would_make_the_map_wrong_is_refused() {
+    let text = format!(
+        "[[pool]]\nname = \"A\"\ngpus = [\"{}\", \"{}\"]\ngpus_per_vm = 2\nvms = [1]\ncall_rate = 5\n\
+        [[pool]]\nname = \"B\"\ngpus = [\"{}\"]\nexclusive = true\n[vm.1]\ncall_burst = 2\n",
+        GPUS[0], GPUS[1], GPUS[2]
+    );
+    let moved = Edit::RegisterVms {
+        vms: "1".to_owned(),
+        pool: "B".to_owned(),
+        settings: VmSettings::default(),
+        move_from_other: true,
+    };
+    let cases = [
+        (
+            unassign("0", "A"),
+            "gpus_per_vm = 2: expected no more than the pool has, 1",
+        ),
+        (
+            assign("2", "A"),
+            "pool \"B\" shares GPU-00000000-0000-0000-0000-00000000000c with pool \"A\": expected exclusive = false",
+        ),
+        (moved, "call_burst without a rate"),
+    ];
+    for (edit, part) in cases {
+        let error = apply(&text, &[edit], &resolve).unwrap_err();
+        assert!(matches!(error, EditError::Refused(_)), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
 /// Pools that share a GPU are changed together: one after the other they would not agree.
 #[test]
 fn pools_that_share_a_gpu_are_set_at_once() {

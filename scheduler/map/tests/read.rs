@@ -1,4 +1,5 @@
 //! Maps are read, and wrong ones refused.
+use proptest::prelude::*;
 use vgpu_pool_map::{LIMITS, PoolGpus, PoolMap, Settings};
 use vgpu_sched_api::messages::{Limits, Policy, Priority, Rung, Sharing};
 
@@ -433,6 +434,44 @@ fn a_wrong_map_is_refused_with_its_line_and_what_was_expected() {
         assert!(error.contains(part), "{error}\n{text}");
     }
 }
+
+proptest! {
+    /// However a map is spoilt, it is read, or the error says where it is wrong.
+    #[test]
+    fn a_spoilt_map_is_read_or_refused_with_its_line(
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0..6usize, 0..PARTS.len()), 1..5),
+    ) {
+        let mut text = GOOD.to_owned();
+        for (at, length, part) in cuts {
+            let start = at.index(text.len() + 1);
+            let end = text.len().min(start + length);
+            text.replace_range(start..end, PARTS[part]);
+        }
+        if let Err(error) = PoolMap::parse(&text, None) {
+            let line = error.line();
+            prop_assert!(line.is_some_and(|line| (1..=text.lines().count() + 1).contains(&line)), "{error}\n{text}");
+            prop_assert!(!error.message().is_empty());
+        }
+    }
+}
+
+/// What a map is spoilt with.
+const PARTS: [&str; 14] = [
+    "",
+    "\n",
+    "[",
+    "]",
+    "\"",
+    "=",
+    "-1",
+    "99999999999999999999",
+    "[vm.3]\n",
+    "[[pool]]\n",
+    "call_burst = 3\n",
+    "ladder = [\"warn\"]\n",
+    "sharing = \"mps\"\n",
+    "gpus_per_vm = 2\n",
+];
 
 /// A UUID that nobody knows is refused only where it can be told.
 #[test]

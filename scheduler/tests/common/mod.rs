@@ -190,8 +190,8 @@ impl Daemon {
     }
 
     pub fn status(&self) -> Status {
-        match self.ask(&Request::Status) {
-            Answer::Status(status) => *status,
+        match self.ask(&Request::Status { from_vm: 0 }) {
+            Answer::Status { status, .. } => *status,
             other => panic!("{other:?}"),
         }
     }
@@ -218,8 +218,8 @@ impl Daemon {
     }
 
     pub fn stats(&self) -> Stats {
-        match self.ask(&Request::Stats) {
-            Answer::Stats(stats) => *stats,
+        match self.ask(&Request::Stats { from_vm: 0 }) {
+            Answer::Stats { stats, .. } => *stats,
             other => panic!("{other:?}"),
         }
     }
@@ -435,6 +435,11 @@ impl Exec {
                 return code;
             }
         }
+    }
+
+    /// Some of its work for the compute engine is done.
+    pub fn progressed(&self) {
+        self.page.progressed();
     }
 
     /// Notes a call in its page, as one that has not returned.

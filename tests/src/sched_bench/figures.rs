@@ -103,13 +103,19 @@ impl Busy {
     }
 }
 
-/// How much of the GPU time that H left the low ones used, in percent, when a kernel takes `alone_ms` of it. What they lost,
-/// they lost while H was there, which may be less than they ran.
-pub fn kept(low: &[Busy], alone_ms: f64, high: &Latency) -> f64 {
+/// How much of the GPU time that H left a low one used, in percent, when a kernel takes `alone_ms` of it. What it lost, it
+/// lost while H was there, which may be less than it ran.
+pub fn kept(low: &Busy, alone_ms: f64, high: &Latency) -> f64 {
+    let lost = low.seconds - low.kernels * alone_ms / 1e3 - high.used();
+    100.0 * (1.0 - lost / (high.seconds - high.used()))
+}
+
+/// How much several low ones did together of what one alone does in the time that H left, in percent. They may lose to each
+/// other as long as they run.
+pub fn together(low: &[Busy], alone_ms: f64, high: &Latency) -> f64 {
     let useful: f64 = low.iter().map(|one| one.kernels * alone_ms / 1e3).sum();
     let ran = low.iter().map(|one| one.seconds).fold(0.0, f64::max);
-    let lost = ran - useful - high.used();
-    100.0 * (1.0 - lost / (high.seconds - high.used()))
+    100.0 * useful / (ran - high.used())
 }
 
 /// The figures that most cases have, and their columns.
@@ -119,7 +125,7 @@ const COLUMNS: [(&str, &str); 4] = [
     ("max_us", "max us"),
     (KEPT, "kept %"),
 ];
-/// What [`kept`] gives.
+/// What [`kept`] and [`together`] give.
 pub const KEPT: &str = "low_kept_percent";
 
 /// Everything that was measured.
@@ -226,9 +232,11 @@ mod tests {
         };
         let ran = |kernels, seconds| Busy { kernels, seconds };
         // H used 0.1 s of the 1.1 s: all that it left was used, then half of it, and the same in a run of twice that time.
-        assert!((kept(&[ran(100.0, 1.1)], 10.0, &high) - 100.0).abs() < 1e-9);
-        assert!((kept(&[ran(25.0, 1.1), ran(25.0, 1.1)], 10.0, &high) - 50.0).abs() < 1e-9);
-        assert!((kept(&[ran(150.0, 2.1)], 10.0, &high) - 50.0).abs() < 1e-9);
+        assert!((kept(&ran(100.0, 1.1), 10.0, &high) - 100.0).abs() < 1e-9);
+        assert!((kept(&ran(50.0, 1.1), 10.0, &high) - 50.0).abs() < 1e-9);
+        assert!((kept(&ran(150.0, 2.1), 10.0, &high) - 50.0).abs() < 1e-9);
+        // Two that do 1.5 s of work in the 2 s that are theirs.
+        assert!((together(&[ran(70.0, 2.1), ran(80.0, 2.0)], 10.0, &high) - 75.0).abs() < 1e-9);
     }
 
     #[test]

@@ -17,7 +17,7 @@ const BURST_TIMES: f64 = 2.0;
 /// Memory of a VM that is booted.
 const MEMORY_MIB: u32 = 1024;
 
-/// Kernels of every length, through the services, and natively under default time slices and under MPS.
+/// Kernels of every length, through the services.
 pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
     let vms = [VmSpec::LOW, HIGH];
     let Some(stack) = bench.services(Sub::Levels, report, &vms, "", |_| String::new()) else {
@@ -26,15 +26,13 @@ pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
     let (mut low, mut high) = (Host::new(&stack, VmSpec::LOW.id), Host::new(&stack, HIGH.id));
     let seconds = bench.sizes.seconds;
     report.step("sched:levels: a high VM alone", || {
-        with_logs(&stack, bench.high_alone("levels: alone", &mut high, seconds))
+        with_logs(&stack, bench.high("levels: alone", &mut high, seconds))
     });
-    let mut lengths: Vec<Length> = Vec::new();
     for &ms in bench.sizes.lengths {
         report.step(
             &format!("sched:levels: a high VM beside a low VM's kernels of {ms} ms"),
             || {
-                let result = Length::of(bench, &mut low, ms, lengths.last()).and_then(|length| {
-                    lengths.push(length);
+                let result = Length::known(bench, &mut low, ms).and_then(|length| {
                     let case = format!("levels: {ms} ms");
                     let measured = beside(bench, &case, length, &mut low, &mut high, seconds)?;
                     bench.judge(
@@ -49,45 +47,60 @@ pub fn levels(bench: &mut Bench<'_>, report: &mut Report) {
             },
         );
     }
-    natively(bench, report, "natively, default time slices", &lengths, || {
-        Host::beside(&stack)
-    });
-    if bench.gpu == Gpu::Nvidia {
-        match Mps::start() {
-            Ok(mps) => natively(bench, report, "natively, under MPS", &lengths, || {
-                mps.host(bench.artifacts)
-            }),
-            Err(error) => report.step("sched:levels: MPS starts", || Err(error)),
+}
+
+/// The same two programs on the library that the services use, which shares the GPU by its default time slices.
+pub fn native(bench: &mut Bench<'_>, report: &mut Report) {
+    let Some(stack) = bench.services(Sub::Native, report, &[VmSpec::LOW], "", |_| String::new()) else {
+        return;
+    };
+    without_services(bench, report, Sub::Native, || Host::beside(&stack), String::new);
+}
+
+/// The same two programs as clients of NVIDIA's Multi-Process Service.
+pub fn mps(bench: &mut Bench<'_>, report: &mut Report) {
+    if bench.gpu == Gpu::Software {
+        return println!("sched:mps: left out, the software GPU has no such service");
+    }
+    match Mps::start() {
+        Ok(mps) => {
+            let artifacts = bench.artifacts;
+            without_services(bench, report, Sub::Mps, || mps.host(artifacts), || mps.logs());
         }
+        Err(error) => report.step("sched:mps: it starts", || Err(error)),
     }
 }
 
-/// The same two programs on the library that the services use. L's last kernel is not waited for if it is long.
-fn natively(
+/// Kernels of every length on a library that no service stands before. L's last kernel is not waited for if it is long.
+/// `logs` is added to an error.
+fn without_services(
     bench: &mut Bench<'_>,
     report: &mut Report,
-    how: &str,
-    lengths: &[Length],
+    sub: Sub,
     host: impl Fn() -> Host,
+    logs: impl Fn() -> String,
 ) {
+    let with_logs = |result: Result<String>| result.map_err(|error| anyhow::anyhow!("{error:?}\n{}", logs()));
     let (mut low, mut high) = (host(), host());
-    let seconds = bench.sizes.native_seconds;
-    report.step(&format!("sched:levels: {how}: alone"), || {
-        bench.high_alone(&format!("levels: {how}: alone"), &mut high, seconds)
+    let (name, seconds) = (sub.name(), bench.sizes.seconds_to_compare);
+    report.step(&format!("sched:{name}: H alone"), || {
+        with_logs(bench.high(&format!("{name}: alone"), &mut high, seconds))
     });
-    for &length in lengths {
-        let ms = length.ms;
-        let case = format!("levels: {how}: {ms} ms");
-        report.step(&format!("sched:levels: {how}: beside kernels of {ms} ms"), || {
-            if ms <= ALONE_MS_MAX {
-                return Ok(beside(bench, &case, length, &mut low, &mut high, seconds)?.text);
-            }
-            let command = bench.busy(&mut low, ms)?;
-            let mut crowd = Crowd::ready(std::slice::from_mut(&mut low), &[command], 1)?;
-            crowd.begin()?;
-            let text = bench.high_alone(&case, &mut high, seconds);
-            crowd.kill()?;
-            text
+    for &ms in bench.sizes.lengths {
+        let case = format!("{name}: {ms} ms");
+        report.step(&format!("sched:{name}: H beside L's kernels of {ms} ms"), || {
+            let result = Length::known(bench, &mut low, ms).and_then(|length| {
+                if ms <= ALONE_MS_MAX {
+                    return Ok(beside(bench, &case, length, &mut low, &mut high, seconds)?.text);
+                }
+                let command = bench.busy(&mut low, ms)?;
+                let mut crowd = Crowd::ready(std::slice::from_mut(&mut low), &[command], 1)?;
+                crowd.begin()?;
+                let text = bench.high(&case, &mut high, seconds);
+                crowd.kill()?;
+                text
+            });
+            with_logs(result)
         });
     }
 }
@@ -102,15 +115,15 @@ pub fn in_vms(bench: &mut Bench<'_>, report: &mut Report) {
         Ok(both) => both,
         Err(error) => return report.step("sched:invms: two VMs boot", || Err(error)),
     };
-    let seconds = bench.sizes.seconds;
+    let seconds = bench.sizes.seconds_to_compare;
     report.step("sched:invms: a program of a high VM alone", || {
-        with_logs(&stack, bench.high_alone("invms: alone", &mut high, seconds))
+        with_logs(&stack, bench.high("invms: alone", &mut high, seconds))
     });
     for &ms in bench.sizes.lengths.iter().filter(|ms| **ms <= ALONE_MS_MAX) {
         report.step(
             &format!("sched:invms: a program of a high VM beside a low VM's kernels of {ms} ms"),
             || {
-                let result = Length::of(bench, &mut low, ms, None).and_then(|length| {
+                let result = Length::of(bench, &mut low, ms).and_then(|length| {
                     let case = format!("invms: {ms} ms");
                     Ok(beside(bench, &case, length, &mut low, &mut high, seconds)?.text)
                 });
@@ -130,19 +143,32 @@ fn boot_both(stack: &Stack, vms: [VmSpec; 2]) -> Result<(Vm, Vm)> {
 
 /// Kernels of L.
 #[derive(Clone, Copy)]
-struct Length {
+pub struct Length {
     ms: u64,
     /// What one takes while L is alone, in milliseconds.
     alone: f64,
 }
 
 impl Length {
-    /// Measures it; that of a very long kernel follows from a shorter one's.
-    fn of<M: Machine>(bench: &mut Bench<'_>, low: &mut M, ms: u64, shorter: Option<&Self>) -> Result<Self> {
-        let alone = match shorter {
-            Some(shorter) if ms > ALONE_MS_MAX => shorter.alone * ms as f64 / shorter.ms as f64,
-            _ => bench.alone_ms(low, ms)?,
+    /// Measures it.
+    fn of<M: Machine>(bench: &mut Bench<'_>, low: &mut M, ms: u64) -> Result<Self> {
+        let alone = bench.alone_ms(low, ms)?;
+        Ok(Self { ms, alone })
+    }
+
+    /// That which was measured before, if it was: so all ways of sharing are compared with one figure. That of a very long
+    /// kernel follows from a shorter one's.
+    fn known(bench: &mut Bench<'_>, low: &mut Host, ms: u64) -> Result<Self> {
+        let measured = ms.min(ALONE_MS_MAX / 2);
+        let length = match bench.lengths.iter().find(|known| known.ms == measured) {
+            Some(known) => *known,
+            None => {
+                let length = Self::of(bench, low, measured)?;
+                bench.lengths.push(length);
+                length
+            }
         };
+        let alone = length.alone * ms as f64 / measured as f64;
         Ok(Self { ms, alone })
     }
 }
@@ -167,8 +193,9 @@ fn beside<L: Machine, H: Machine>(
     let command = bench.busy(low, length.ms)?;
     let crowd = Crowd::ready(std::slice::from_mut(low), &[command], 1)?;
     let (latency, done) = bench.beside(crowd, high, seconds)?;
-    let kept = kept(&done, length.alone, &latency);
-    let Busy { kernels, seconds } = *done.first().context("no low program")?;
+    let done = done.first().context("no low program")?;
+    let kept = kept(done, length.alone, &latency);
+    let Busy { kernels, seconds } = *done;
     let mut figures = latency.figures().to_vec();
     figures.extend([
         (KEPT, kept),

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use vgpu_sched_api::messages::Priority;
+use vgpu_sched_api::messages::{EventKind, Priority, VmStats};
 
 use super::figures::{Latency, number};
 use super::{Bench, Goal, HIGH, HIGH_GAP_MS, HIGH_US, Sub};
@@ -26,6 +26,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const CALL_RATE: u32 = 1000;
 const CALL_BURST: u32 = 100;
 const QUEUE_DEPTH: u32 = 64;
+const KERNEL_MS: u32 = 2000;
 
 /// One kind of flood.
 struct Case {
@@ -38,6 +39,8 @@ struct Case {
     calls: u32,
     /// The flooder ends by itself.
     ends: bool,
+    /// What its VM's statistics tell before it is told to end.
+    counted: fn(&VmStats) -> bool,
 }
 
 /// What a flooder printed last, and the most operations of its VM that were seen in flight.
@@ -87,7 +90,6 @@ impl Case {
     ) -> Result<String> {
         let (honest, _) = self.measure(bench, stack, bystander, HONEST, &self.honest)?;
         let (flooded, seen) = self.measure(bench, stack, bystander, FLOODER, &self.flood)?;
-        let found = check(bench, stack, &seen)?;
         let times = flooded.p99 / honest.p99;
         let mut figures = flooded.figures().to_vec();
         figures.extend([
@@ -97,6 +99,7 @@ impl Case {
             ("queued_max", seen.queued as f64),
         ]);
         bench.figures.add(&format!("{}: {level}", self.name), &figures);
+        let found = check(bench, stack, &seen)?;
         bench.judge(
             format!("beside it {flooded}; beside an honest one {honest}: x{times:.2}; {found}"),
             &[Goal::at_most("p99, of that beside an honest VM", times, TIMES)],
@@ -123,8 +126,17 @@ impl Case {
         let (latency, queued) = watched(stack, neighbour, || {
             Latency::of(&Host::new(stack, bystander.id).must(&latency)?)
         })?;
-        let ends = self.ends && neighbour.id == FLOODER.id;
-        let said = if ends { crowd.wait()? } else { crowd.end()? };
+        let floods = neighbour.id == FLOODER.id;
+        if floods && !self.ends {
+            stack.until("the flood is counted", |stack| {
+                stack.stats(FLOODER.id).is_ok_and(|stats| (self.counted)(&stats))
+            })?;
+        }
+        let said = if floods && self.ends {
+            crowd.wait()?
+        } else {
+            crowd.end()?
+        };
         let said = said.first().and_then(|text| text.lines().last());
         let said = said.context("the neighbour printed nothing")?.to_owned();
         Ok((latency, Seen { said, queued }))
@@ -156,17 +168,18 @@ fn watched<T>(stack: &Stack, vm: VmSpec, work: impl FnOnce() -> Result<T>) -> Re
     })
 }
 
-/// Calls without end, and a queue without end.
-pub fn floods(bench: &mut Bench<'_>, report: &mut Report) {
-    let calls = Case {
+/// Calls without end.
+pub fn calls(bench: &mut Bench<'_>, report: &mut Report) {
+    let case = Case {
         name: "100,000 calls a second where 1,000 may come",
         limit: format!("call_rate = {CALL_RATE}\ncall_burst = {CALL_BURST}"),
         flood: "flood calls 100000".to_owned(),
         honest: format!("flood calls {}", CALL_RATE * 9 / 10),
-        calls: 300,
+        calls: 200,
         ends: false,
+        counted: |stats| stats.throttled_us > 0,
     };
-    calls.run(bench, report, Sub::Floods, |_, _, seen| {
+    case.run(bench, report, Sub::Calls, |_, _, seen| {
         let (made, seconds) = (number(&seen.said, "flood:")?, number(&seen.said, "in")?);
         let allowed = f64::from(CALL_RATE) * seconds + f64::from(CALL_BURST);
         ensure!(
@@ -175,15 +188,24 @@ pub fn floods(bench: &mut Bench<'_>, report: &mut Report) {
         );
         Ok(format!("it made {:.0} calls a second", made / seconds))
     });
-    let queue = Case {
-        name: "10,000 queued where 64 may be",
-        limit: format!("queue_depth = {QUEUE_DEPTH}"),
-        flood: "flood queue 10000 100".to_owned(),
-        honest: format!("flood queue {} 100", QUEUE_DEPTH - 4),
-        calls: 300,
-        ends: false,
+}
+
+/// A queue without end.
+pub fn queue(bench: &mut Bench<'_>, report: &mut Report) {
+    let queued = match bench.gpu {
+        Gpu::Nvidia => 10_000,
+        Gpu::Software => 1000,
     };
-    queue.run(bench, report, Sub::Floods, |_, _, seen| {
+    let case = Case {
+        name: "thousands queued where 64 may be",
+        limit: format!("queue_depth = {QUEUE_DEPTH}"),
+        flood: format!("flood queue {queued} 100"),
+        honest: format!("flood queue {} 100", QUEUE_DEPTH - 4),
+        calls: 200,
+        ends: false,
+        counted: |_| true,
+    };
+    case.run(bench, report, Sub::Queue, |_, _, seen| {
         ensure!(
             seen.queued <= u64::from(QUEUE_DEPTH),
             "{} were queued where {QUEUE_DEPTH} may be",
@@ -193,22 +215,22 @@ pub fn floods(bench: &mut Bench<'_>, report: &mut Report) {
     });
 }
 
-/// Memory without end, and a kernel without end.
-pub fn limits(bench: &mut Bench<'_>, report: &mut Report) {
-    // An honest VM's kernels take a second on an H100.
-    let (mib, kernel_ms, iterations) = match bench.gpu {
-        Gpu::Nvidia => (4096, 2000, 11_000_000),
-        Gpu::Software => (512, 300, 100_000),
+/// Memory without end.
+pub fn memory(bench: &mut Bench<'_>, report: &mut Report) {
+    let mib = match bench.gpu {
+        Gpu::Nvidia => 4096,
+        Gpu::Software => 512,
     };
-    let memory = Case {
+    let case = Case {
         name: "allocating to the limit in a loop",
         limit: format!("gpu_memory_mib = {mib}"),
         flood: "flood memory 64".to_owned(),
         honest: "churn memory 64".to_owned(),
-        calls: 300,
+        calls: 200,
         ends: false,
+        counted: |stats| stats.refused > 0,
     };
-    memory.run(bench, report, Sub::Limits, move |_, _, seen| {
+    case.run(bench, report, Sub::Memory, |_, _, seen| {
         let (from, to) = (number(&seen.said, "from")?, number(&seen.said, "to")?);
         let total = number(&seen.said, "total")?;
         ensure!(total == f64::from(mib), "cuMemGetInfo says {total} MiB in all");
@@ -219,20 +241,37 @@ pub fn limits(bench: &mut Bench<'_>, report: &mut Report) {
         ensure!(from >= total / 2.0, "refused at {from} MiB already");
         Ok(format!("refused at {from} to {to} of {mib} MiB"))
     });
-    let endless = Case {
+}
+
+/// A kernel without end.
+pub fn endless(bench: &mut Bench<'_>, report: &mut Report) {
+    // An honest VM's kernels take a second on an H100.
+    let iterations = match bench.gpu {
+        Gpu::Nvidia => 11_000_000,
+        Gpu::Software => 100_000,
+    };
+    let case = Case {
         name: "an endless kernel",
-        limit: format!("kernel_ms_max = {kernel_ms}"),
+        limit: format!("kernel_ms_max = {KERNEL_MS}"),
         flood: "flood endless".to_owned(),
         honest: bench.busy_with(iterations, 2),
         calls: 180,
         ends: true,
+        counted: |_| true,
     };
-    endless.run(bench, report, Sub::Limits, move |bench, stack, seen| {
+    case.run(bench, report, Sub::Endless, |bench, stack, seen| {
         let seconds = number(&seen.said, "after")?;
-        let limit = f64::from(kernel_ms) / 1e3;
+        let limit = f64::from(KERNEL_MS) / 1e3;
         ensure!(
             seconds >= limit,
             "the kernel was ended after {seconds} s, before its {limit} s"
+        );
+        let events = stack.events(FLOODER.id)?;
+        let ended = events.iter().find(|event| event.kind == EventKind::Ended);
+        let calls = &ended.context("no event tells of the end")?.calls;
+        ensure!(
+            calls.iter().any(|call| call.name.contains("LaunchKernel")),
+            "the last calls have no launch: {calls:?}"
         );
         Host::new(stack, FLOODER.id).must("vadd")?;
         bench.judge(

@@ -1,7 +1,7 @@
 //! One high VM beside many low sessions.
 use anyhow::{Result, ensure};
 
-use super::figures::{Busy, KEPT, Latency, kept, number};
+use super::figures::{Busy, KEPT, Latency, number, together};
 use super::{Bench, Goal, HIGH, Sub, low_vms};
 use crate::crowd::Crowd;
 use crate::gpu_tests::{Report, with_logs};
@@ -77,7 +77,7 @@ fn sessions_beside<M: Machine>(
     let command = bench.busy(&mut machines[0], ms)?;
     let crowd = Crowd::ready(machines, &[command], each)?;
     let (latency, low) = bench.beside(crowd, &mut Host::new(stack, HIGH.id), bench.sizes.seconds)?;
-    let kept = kept(&low, alone, &latency);
+    let together = together(&low, alone, &latency);
     let kernels = |pick: fn(f64, f64) -> f64, from: f64| low.iter().map(|one| one.kernels).fold(from, pick);
     let (least, most) = (kernels(f64::min, f64::INFINITY), kernels(f64::max, 0.0));
     let even = 100.0 * least / most;
@@ -85,18 +85,18 @@ fn sessions_beside<M: Machine>(
     let mut figures = latency.figures().to_vec();
     figures.extend([
         ("low_alone_ms", alone),
-        (KEPT, kept),
+        (KEPT, together),
         ("fewest_kernels", least),
         ("most_kernels", most),
     ]);
     bench.figures.add(case, &figures);
     bench.judge(
         format!(
-            "{latency}; together {kept:.1}% of one alone, {least:.0} to {most:.0} kernels of {alone:.2} ms each"
+            "{latency}; together {together:.1}% of one alone, {least:.0} to {most:.0} kernels of {alone:.2} ms each"
         ),
         &[
             Goal::at_most("H's p99 in us", latency.p99, P99_US),
-            Goal::at_least("together, in % of one alone", kept, KEPT_PERCENT),
+            Goal::at_least("together, in % of one alone", together, KEPT_PERCENT),
             Goal::at_least("fewest kernels, in % of the most", even, EVEN),
         ],
     )

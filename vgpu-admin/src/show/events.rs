@@ -32,17 +32,18 @@ pub fn events(events: &[EventRecord], calls: bool, screen: Screen) -> String {
 }
 
 fn one(event: &EventRecord, calls: bool, screen: Screen) -> String {
-    let mut text = format!("{}  {}  ", event.number, moment(event.at_s));
-    if let Some(vm) = event.vm {
-        text += &format!("VM {vm} ");
-    }
-    text += &format!("{}: {}\n", event.kind, printable(&event.message));
+    let vm = event.vm.map_or(String::new(), |vm| format!("VM {vm} "));
+    let mut said = format!("{vm}{}: {}", event.kind, printable(&event.message));
     let session = event.session.map(|session| format!("session {session}"));
-    let gpu = event.gpu.as_deref().map(printable);
-    let where_it_was: Vec<String> = session.into_iter().chain(gpu).collect();
-    if !where_it_was.is_empty() {
-        text += &format!("    {}\n", where_it_was.join(", "));
+    let gpus = event
+        .gpu
+        .as_deref()
+        .map(|gpus| printable(gpus).replace(',', ", "));
+    let place: Vec<String> = session.into_iter().chain(gpus).collect();
+    if !place.is_empty() {
+        said += &format!("\n{}", place.join(", "));
     }
+    let mut text = screen.row(&[event.number.to_string(), moment(event.at_s), said]);
     if calls && !event.calls.is_empty() {
         text += &indented(&call_table(&event.calls, screen));
     }
@@ -75,15 +76,25 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line_and_its_calls_a_table() {
-        let line = "1  2023-11-14T22:13:20Z  VM 3 ended: a kernel of \\u{1b}[2J ran too long\n    session 7, GPU-0\n";
+        let line = [
+            "1  2023-11-14T22:13:20Z  VM 3 ended: a kernel of \\u{1b}[2J ran too long\n",
+            "                         session 7, GPU-0\n",
+        ]
+        .concat();
         assert_eq!(events(&[event(1)], false, SCREEN), line);
+        let long = EventRecord {
+            message: "it ran ".repeat(20),
+            gpu: Some(["GPU-76677075-736f-6674-8000-0000ba646770"; 2].join(",")),
+            ..event(1)
+        };
+        fits(&events(&[long], false, SCREEN));
         let with_calls = events(&[event(1), event(2)], true, SCREEN);
         fits(&with_calls);
         let table = [
             "    call                 before    took  thread\n",
             "    ────────────────────────────────────────────\n",
-            "    cuLaunchKernel        2.5 s   12 us       3\n",
-            "    cuStreamSynchronize   2.5 s  so far       3\n",
+            "    cuLaunchKernel         2.5s    12us       3\n",
+            "    cuStreamSynchronize    2.5s  so far       3\n",
         ]
         .concat();
         assert!(

@@ -57,12 +57,12 @@ mod tests {
         let text = probe(&[proved, new], SCREEN);
         fits(&text);
         let expected = "\
-GPU                                       slices    stop,  by vgpud  suspend
-                                                   resume
-─────────────────────────────────────────────────────────────────────────────
-GPU-76677075-736f-6674-8000-0000ba646770  yes      600 us  yes       no
-driver 580.159.04, 2023-11-14T22:13:20Z           99.9 ms
-GPU-76677075-736f-6674-8000-0001ba646770  -             -  -         -
+GPU                                       slices   stop,  by vgpud  suspend
+                                                  resume
+────────────────────────────────────────────────────────────────────────────
+GPU-76677075-736f-6674-8000-0000ba646770  yes      600us  yes       no
+driver 580.159.04, 2023-11-14T22:13:20Z           99.9ms
+GPU-76677075-736f-6674-8000-0001ba646770  -            -  -         -
 not tried yet: no session ran on it
 ";
         assert_eq!(text, expected);

@@ -129,8 +129,16 @@ pub struct Symbol {
 // SAFETY: the address is that of a function, and nobody writes through it.
 unsafe impl Sync for Symbol {}
 
-/// Runs the body of an exported function; no panic leaves it.
+/// Runs the body of an exported function; no panic leaves it. Refused while the process is checkpointed.
 pub fn guarded(body: impl FnOnce() -> Result) -> CUresult {
+    match super::checkpoint::allows_calls() {
+        Ok(()) => caught(body),
+        Err(CuError(code)) => code,
+    }
+}
+
+/// Runs the body of an exported function, whatever state the process is in; no panic leaves it.
+pub fn caught(body: impl FnOnce() -> Result) -> CUresult {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
         Ok(Ok(())) => 0,
         Ok(Err(CuError(code))) => code,

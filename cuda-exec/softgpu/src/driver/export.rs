@@ -2,7 +2,9 @@
 
 use super::abi::{Out, Symbol, Text, api};
 use super::error::{self, Result};
-use super::{capture, context, device, event, graph, launch, memory, module, runtime, stream, transfer};
+use super::{
+    capture, checkpoint, context, device, event, graph, launch, memory, module, runtime, stream, transfer,
+};
 use std::ffi::c_void;
 
 const TABLES: &[&[Symbol]] = &[
@@ -19,6 +21,7 @@ const TABLES: &[&[Symbol]] = &[
     event::SYMBOLS,
     event::STREAM_SYMBOLS,
     capture::SYMBOLS,
+    checkpoint::SYMBOLS,
     capture::STREAM_SYMBOLS,
     graph::SYMBOLS,
     graph::STREAM_SYMBOLS,

@@ -199,6 +199,22 @@ impl Memory {
         before.is_some_and(|(_, r)| r.end() > address)
     }
 
+    /// All live allocations on devices.
+    pub fn on_devices(&self) -> Vec<Range> {
+        let ranges = self.ranges.read().unwrap_or_else(|e| e.into_inner());
+        let on_device = |range: &&Range| range.kind == Kind::Device;
+        ranges.values().filter(on_device).copied().collect()
+    }
+
+    /// Gives all pages of the devices' windows back; the addresses stay, and read as zeros.
+    pub fn drop_pages(&self) {
+        for window in self.windows().values() {
+            let at = window.start as *mut c_void;
+            // SAFETY: the whole of a mapping of ours. Its content was saved, and nobody looks at it meanwhile.
+            unsafe { libc::madvise(at, window.len as usize, libc::MADV_DONTNEED) };
+        }
+    }
+
     fn insert(&self, range: Range) {
         self.ranges
             .write()

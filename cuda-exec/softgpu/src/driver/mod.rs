@@ -2,6 +2,7 @@
 
 pub mod abi;
 pub mod capture;
+pub mod checkpoint;
 pub mod context;
 pub mod device;
 pub mod error;

@@ -39,6 +39,12 @@ impl<T> Registry<T> {
         objects.get(&handle).cloned().ok_or(error::INVALID_HANDLE)
     }
 
+    /// All objects now.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        let objects = self.objects.read().unwrap_or_else(|e| e.into_inner());
+        objects.values().cloned().collect()
+    }
+
     /// Takes an object out.
     pub fn remove(&self, handle: u64) -> Result<Arc<T>> {
         let mut objects = self.objects.write().unwrap_or_else(|e| e.into_inner());

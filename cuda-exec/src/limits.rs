@@ -1,0 +1,526 @@
+//! The VM's limits as they hold here: rates of calls and the quota of GPU memory, kept in the page that the VM's executors
+//! share ([`vgpu_sched_api::vm_page`]).
+//!
+//! Memory is counted in two parts. Allocations are counted exactly, before libcuda makes them. What contexts and modules
+//! take, only the driver knows: it is estimated by the change of free memory where that can be asked, and corrected by what
+//! the driver accounts to this process ([`Limits::told`]).
+use crate::clock::now_ns;
+use crate::turn::Stopped;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::*};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use vgpu_protocol::calls::Call;
+use vgpu_protocol::result::{self, Code};
+use vgpu_sched_api::vm_page::{Bucket, GPUS, PAGE_LEN, SLOTS, UNLIMITED, VmPage};
+
+/// A thread that is held back looks again after this time at the latest.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// From this size on libcuda takes memory from the driver in [`GRANULE`]s; smaller allocations share blocks of that size.
+const LARGE: u64 = 1 << 20;
+/// Bytes.
+const GRANULE: u64 = 2 << 20;
+/// Smaller allocations are multiples of this, in bytes.
+const SMALL: u64 = 512;
+
+/// What an allocation of that many bytes takes of the quota; `None` if there is no such memory. (The block that the first
+/// small allocation takes, and what of it is not in use, are not counted here but with what the driver accounts.)
+fn taken_by(bytes: u64) -> Option<u64> {
+    bytes.checked_next_multiple_of(if bytes < LARGE { SMALL } else { GRANULE })
+}
+
+/// Memory that is counted, to be given back once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    gpu: usize,
+    bytes: u64,
+    part: Part,
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Allocated,
+    Estimated,
+}
+
+/// What the session has on one GPU, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    allocated: u64,
+    estimated: u64,
+    /// Bounds of `allocated` since the driver's account was last told.
+    least: u64,
+    most: u64,
+}
+
+impl Counted {
+    fn allocated(&mut self, bytes: u64) {
+        self.allocated = bytes;
+        self.least = self.least.min(bytes);
+        self.most = self.most.max(bytes);
+    }
+
+    fn total(&self) -> u64 {
+        self.allocated + self.estimated
+    }
+
+    /// The driver accounts that many bytes to this process. It looked at some time since it was last told, and what was
+    /// allocated then lay within the bounds: the estimate is moved as far as that says for sure.
+    fn told(&mut self, bytes: u64) {
+        let (low, high) = (bytes.saturating_sub(self.most), bytes.saturating_sub(self.least));
+        self.estimated = self.estimated.clamp(low, high);
+        (self.least, self.most) = (self.allocated, self.allocated);
+    }
+}
+
+/// The page is there, and what this session has in it.
+#[derive(Default)]
+struct Account {
+    slot: usize,
+    gpus: [Counted; GPUS],
+    /// The memory is on the host, and not counted meanwhile.
+    suspended: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Limits {
+    /// The VM page; null before there is one. Pages are never unmapped.
+    page: AtomicPtr<VmPage>,
+    account: Mutex<Account>,
+    throttled_us: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Limits {
+    /// Takes the VM page, and which slot of it is this session's; again whenever `vgpud` was restarted.
+    pub fn connect(&self, page: OwnedFd, slot: u32) -> std::io::Result<()> {
+        let stat = rustix::fs::fstat(&page)?;
+        let seals = rustix::fs::fcntl_get_seals(&page)?;
+        let slot = usize::try_from(slot).ok().filter(|slot| *slot < SLOTS);
+        let (Some(slot), true) = (slot, seals.contains(rustix::fs::SealFlags::SHRINK)) else {
+            return Err(std::io::Error::other("no such slot, or the page is not sealed"));
+        };
+        if stat.st_size < PAGE_LEN as _ {
+            return Err(std::io::Error::other("the page is too short"));
+        }
+        // SAFETY: a new mapping of a file that cannot shrink, which stays until the process ends.
+        let at = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                PAGE_LEN,
+                rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
+                rustix::mm::MapFlags::SHARED,
+                page.as_fd(),
+                0,
+            )
+        }?;
+        let mut account = self.account();
+        account.slot = slot;
+        self.page.store(at.cast(), SeqCst);
+        if let Some(page) = self.page() {
+            // What it has already counts, whatever the quota is.
+            page.clear(slot);
+            for (gpu, counted) in account.gpus.iter().enumerate() {
+                if !account.suspended {
+                    page.add_memory(slot, gpu, counted.total());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn page(&self) -> Option<&VmPage> {
+        // SAFETY: null, or a page that stays mapped; its words are atomics.
+        unsafe { self.page.load(Acquire).as_ref() }
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a call may be made; it is `now_ns` now. `held_back` is told when the wait begins and when it ends.
+    pub fn admit(
+        &self,
+        call: &Call,
+        now_ns: u64,
+        held_back: impl Fn(bool),
+        stop: impl Fn() -> bool,
+    ) -> Result<(), Stopped> {
+        let now_ns = self.wait_for(VmPage::calls, now_ns, &held_back, &stop)?;
+        if call.driver {
+            self.wait_for(VmPage::driver_calls, now_ns, &held_back, &stop)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a driver-heavy call that is none of the guest's program's may be made, at most that long; whether it may.
+    pub fn admit_driver_call(&self, at_most: Duration) -> bool {
+        let start = now_ns();
+        let late = || Duration::from_nanos(now_ns() - start) >= at_most;
+        self.wait_for(VmPage::driver_calls, start, |_| {}, late).is_ok()
+    }
+
+    /// Takes a token; the time then.
+    fn wait_for(
+        &self,
+        bucket: fn(&VmPage) -> &Bucket,
+        mut now: u64,
+        held_back: impl Fn(bool),
+        stop: impl Fn() -> bool,
+    ) -> Result<u64, Stopped> {
+        let mut waits = false;
+        let outcome = loop {
+            // Looked up anew each time: `vgpud` may lift the limit, or bring another page.
+            let taken = self.page().map_or(Ok(()), |page| bucket(page).take(now));
+            let Err(wait) = taken else { break Ok(now) };
+            if stop() {
+                break Err(Stopped);
+            }
+            if !std::mem::replace(&mut waits, true) {
+                held_back(true);
+            }
+            std::thread::sleep(wait.min(LOOK_AGAIN));
+            let before = std::mem::replace(&mut now, now_ns());
+            self.throttled_us
+                .fetch_add(now.saturating_sub(before) / 1000, Relaxed);
+        };
+        if waits {
+            held_back(false);
+        }
+        outcome
+    }
+
+    /// Takes memory for an allocation of that many bytes.
+    pub fn allocate(&self, gpu: u32, bytes: u64) -> Result<Charge, Code> {
+        let gpu = gpu as usize;
+        let taken = taken_by(bytes).ok_or(result::OUT_OF_MEMORY)?;
+        let mut account = self.account();
+        let slot = account.slot;
+        let counted = account.gpus.get_mut(gpu).ok_or(result::OUT_OF_MEMORY)?;
+        let total = counted
+            .allocated
+            .checked_add(taken)
+            .ok_or(result::OUT_OF_MEMORY)?;
+        if self
+            .page()
+            .is_some_and(|page| !page.take_memory(slot, gpu, taken))
+        {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(result::OUT_OF_MEMORY);
+        }
+        counted.allocated(total);
+        Ok(Charge {
+            gpu,
+            bytes: taken,
+            part: Part::Allocated,
+        })
+    }
+
+    /// Makes something that takes memory which only the driver knows: `free` tells the GPU's free memory, if it can be asked.
+    /// It is undone, and there is no memory, if it does not fit under the quota.
+    pub fn make<T>(
+        &self,
+        gpu: u32,
+        free: impl Fn() -> Option<u64>,
+        mut make: impl FnMut() -> Result<T, Code>,
+        undo: impl Fn(T),
+    ) -> Result<(T, Charge), Code> {
+        let less = |more: Option<u64>, less: Option<u64>| Some(more?.saturating_sub(less?));
+        let mut again = true;
+        loop {
+            let before = free();
+            let made = make()?;
+            let after = free();
+            let took = less(before, after).unwrap_or(0);
+            if self.fits(gpu, took) {
+                return Ok((made, self.estimate(gpu, took)));
+            }
+            undo(made);
+            // Others allocate on this GPU, too: what comes back tells whether it was that much.
+            let back = less(free(), after).unwrap_or(took);
+            if !std::mem::take(&mut again) || !self.fits(gpu, took.min(back)) {
+                self.refused.fetch_add(1, Relaxed);
+                return Err(result::OUT_OF_MEMORY);
+            }
+        }
+    }
+
+    fn fits(&self, gpu: u32, bytes: u64) -> bool {
+        self.page().is_none_or(|page| {
+            let used = if (gpu as usize) < GPUS {
+                page.used(gpu as usize)
+            } else {
+                0
+            };
+            bytes == 0 || used.saturating_add(bytes) <= page.quota()
+        })
+    }
+
+    fn estimate(&self, gpu: u32, bytes: u64) -> Charge {
+        let gpu = gpu as usize;
+        let mut account = self.account();
+        let slot = account.slot;
+        if let Some(counted) = account.gpus.get_mut(gpu) {
+            counted.estimated += bytes;
+            if let Some(page) = self.page() {
+                page.add_memory(slot, gpu, bytes);
+            }
+        }
+        Charge {
+            gpu,
+            bytes,
+            part: Part::Estimated,
+        }
+    }
+
+    /// What was counted is free again.
+    pub fn give(&self, charge: Charge) {
+        let mut account = self.account();
+        let slot = account.slot;
+        let Some(counted) = account.gpus.get_mut(charge.gpu) else {
+            return;
+        };
+        let before = counted.total();
+        match charge.part {
+            Part::Allocated => counted.allocated(counted.allocated.saturating_sub(charge.bytes)),
+            // The driver's account may have shown that it was less.
+            Part::Estimated => counted.estimated = counted.estimated.saturating_sub(charge.bytes),
+        }
+        let given = before - counted.total();
+        if let Some(page) = self.page() {
+            page.give_memory(slot, charge.gpu, given);
+        }
+    }
+
+    /// What the driver accounts to this process, by GPU, in bytes.
+    pub fn told(&self, bytes: &[u64]) {
+        let mut account = self.account();
+        let (slot, suspended) = (account.slot, account.suspended);
+        if suspended {
+            return;
+        }
+        for (gpu, (counted, &bytes)) in account.gpus.iter_mut().zip(bytes).enumerate() {
+            let before = counted.total();
+            counted.told(bytes);
+            let now = counted.total();
+            if let Some(page) = self.page() {
+                page.add_memory(slot, gpu, now.saturating_sub(before));
+                page.give_memory(slot, gpu, before.saturating_sub(now));
+            }
+        }
+    }
+
+    /// Free memory and memory of a GPU as the guest's program sees it.
+    pub fn memory(&self, gpu: u32, free: u64, total: u64) -> (u64, u64) {
+        let (Some(page), gpu) = (self.page(), gpu as usize) else {
+            return (free, total);
+        };
+        let quota = page.quota();
+        if quota == UNLIMITED || gpu >= GPUS {
+            return (free, total);
+        }
+        (free.min(quota.saturating_sub(page.used(gpu))), total.min(quota))
+    }
+
+    /// The session's memory goes to the host: it does not count.
+    pub fn suspend(&self) {
+        let mut account = self.account();
+        account.suspended = true;
+        if let Some(page) = self.page() {
+            page.clear(account.slot);
+        }
+    }
+
+    /// It is to come back; whether the quota has room for it, and then it counts.
+    pub fn resume(&self) -> bool {
+        let mut account = self.account();
+        let Some(page) = self.page() else {
+            account.suspended = false;
+            return true;
+        };
+        let slot = account.slot;
+        for (gpu, counted) in account.gpus.iter().enumerate() {
+            if !page.take_memory(slot, gpu, counted.total()) {
+                page.clear(slot);
+                return false;
+            }
+        }
+        account.suspended = false;
+        true
+    }
+
+    /// Microseconds for which calls were held back, and calls refused for want of memory, since the last time.
+    pub fn take_counts(&self) -> (u64, u64) {
+        (self.throttled_us.swap(0, Relaxed), self.refused.swap(0, Relaxed))
+    }
+
+    /// They were not told.
+    pub fn add_counts(&self, throttled_us: u64, refused: u64) {
+        self.throttled_us.fetch_add(throttled_us, Relaxed);
+        self.refused.fetch_add(refused, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rustix::fs::{MemfdFlags, SealFlags};
+    use vgpu_protocol::calls::{Wire, cuMemAlloc, cuMemGetInfo};
+
+    fn page_file(len: usize, seals: SealFlags) -> OwnedFd {
+        let file = rustix::fs::memfd_create("vm", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&file, len as u64).unwrap();
+        rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+        file
+    }
+
+    fn limits(file: &OwnedFd, slot: u32) -> Limits {
+        let limits = Limits::default();
+        limits.connect(file.try_clone().unwrap(), slot).unwrap();
+        limits
+    }
+
+    #[test]
+    fn a_page_that_could_vanish_and_a_slot_that_is_none_are_refused() {
+        let limits = Limits::default();
+        assert!(limits.connect(page_file(PAGE_LEN, SealFlags::GROW), 0).is_err());
+        assert!(limits.connect(page_file(8, SealFlags::SHRINK), 0).is_err());
+        let file = page_file(PAGE_LEN, SealFlags::SHRINK);
+        assert!(limits.connect(file.try_clone().unwrap(), SLOTS as u32).is_err());
+        assert!(limits.page().is_none());
+        assert!(limits.connect(file, SLOTS as u32 - 1).is_ok());
+    }
+
+    #[test]
+    fn allocations_count_as_the_driver_takes_them_and_move_to_a_new_page() {
+        let file = page_file(PAGE_LEN, SealFlags::SHRINK);
+        let limits = limits(&file, 3);
+        let page = limits.page().unwrap();
+        page.set_quota(Some(6 * GRANULE));
+        let small = limits.allocate(0, 1).unwrap();
+        assert_eq!(page.used_by(3, 0), SMALL);
+        let large = limits.allocate(0, LARGE).unwrap();
+        assert_eq!(page.used_by(3, 0), SMALL + GRANULE);
+        assert_eq!(limits.allocate(0, 5 * GRANULE), Err(result::OUT_OF_MEMORY));
+        assert_eq!(limits.allocate(0, u64::MAX), Err(result::OUT_OF_MEMORY));
+        limits.give(small);
+        assert!(limits.allocate(0, 5 * GRANULE).is_ok());
+        assert_eq!(limits.memory(0, u64::MAX, u64::MAX), (0, 6 * GRANULE));
+        let other = page_file(PAGE_LEN, SealFlags::SHRINK);
+        limits.connect(other, 5).unwrap();
+        assert_eq!(limits.page().unwrap().used_by(5, 0), 6 * GRANULE);
+        limits.give(large);
+        assert_eq!(limits.page().unwrap().used_by(5, 0), 5 * GRANULE);
+        // What was asked for beyond all numbers is no matter of the quota.
+        assert_eq!(limits.take_counts(), (0, 1));
+    }
+
+    #[test]
+    fn what_the_driver_takes_is_undone_if_it_does_not_fit_and_tried_again_if_that_was_a_neighbours() {
+        let file = page_file(PAGE_LEN, SealFlags::SHRINK);
+        let limits = limits(&file, 0);
+        limits.page().unwrap().set_quota(Some(1000));
+        let free = std::cell::Cell::new(10_000u64);
+        let (made, undone) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+        let attempt = |takes: u64, neighbour: u64| {
+            limits.make(
+                0,
+                || Some(free.get()),
+                || {
+                    made.set(made.get() + 1);
+                    let disturbed = if made.get() == 1 { neighbour } else { 0 };
+                    free.set(free.get() - takes - disturbed);
+                    Ok(())
+                },
+                |()| {
+                    undone.set(undone.get() + 1);
+                    free.set(free.get() + takes);
+                },
+            )
+        };
+        assert_eq!(attempt(1001, 0), Err(result::OUT_OF_MEMORY));
+        assert_eq!((made.take(), undone.take(), free.get()), (1, 1, 10_000));
+        let ((), charge) = attempt(600, 500).unwrap();
+        assert_eq!((made.take(), undone.take()), (2, 1));
+        assert_eq!(limits.page().unwrap().used(0), 600);
+        assert_eq!(limits.allocate(0, 512), Err(result::OUT_OF_MEMORY));
+        limits.give(charge);
+        assert_eq!(limits.page().unwrap().used(0), 0);
+        assert!(limits.allocate(0, 512).is_ok());
+    }
+
+    #[test]
+    fn what_is_suspended_does_not_count_and_comes_back_when_there_is_room() {
+        let file = page_file(PAGE_LEN, SealFlags::SHRINK);
+        let (one, two) = (limits(&file, 0), limits(&file, 1));
+        let page = one.page().unwrap();
+        page.set_quota(Some(2 * GRANULE));
+        one.allocate(0, 2 * GRANULE).unwrap();
+        assert!(two.allocate(0, LARGE).is_err());
+        one.suspend();
+        one.told(&[u64::MAX]);
+        assert_eq!(page.used(0), 0);
+        let theirs = two.allocate(0, LARGE).unwrap();
+        assert!(!one.resume());
+        assert_eq!(page.used_by(0, 0), 0);
+        two.give(theirs);
+        assert!(one.resume());
+        assert_eq!(page.used_by(0, 0), 2 * GRANULE);
+    }
+
+    #[test]
+    fn a_call_waits_for_its_buckets_until_the_limit_is_lifted_or_it_is_stopped() {
+        let file = page_file(PAGE_LEN, SealFlags::SHRINK);
+        let limits = limits(&file, 0);
+        let page = limits.page().unwrap();
+        let (light, heavy) = (cuMemGetInfo::Call::CALL, cuMemAlloc::Call::CALL);
+        let held = std::cell::Cell::new(0);
+        let admit = |call, stop: bool| {
+            let count = |begins: bool| held.set(held.get() + if begins { 1 } else { 10 });
+            limits.admit(call, now_ns(), count, || stop)
+        };
+        page.driver_calls().set(Some((1, 1)));
+        assert_eq!(admit(heavy, true), Ok(()));
+        assert_eq!(admit(heavy, true), Err(Stopped));
+        assert_eq!(admit(light, true), Ok(()));
+        assert!(!limits.admit_driver_call(Duration::ZERO));
+        assert_eq!(held.get(), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while limits.throttled_us.load(Relaxed) == 0 {
+                    std::thread::yield_now();
+                }
+                page.driver_calls().set(None);
+            });
+            assert_eq!(admit(heavy, false), Ok(()));
+        });
+        assert_eq!(held.get(), 11);
+        assert!(limits.take_counts().0 > 0);
+    }
+
+    proptest! {
+        /// Whatever is allocated and freed between two looks of the driver's, the estimate never exceeds what contexts and
+        /// modules really take; and once the session is quiet for one look, it is exact.
+        #[test]
+        fn the_drivers_account_corrects_the_estimate(real in 0u64..1000, looks in proptest::collection::vec(
+            (proptest::collection::vec(0u64..1000, 1..5), any::<proptest::sample::Index>()), 1..20)) {
+            let mut counted = Counted::default();
+            for (amounts, when) in &looks {
+                let mut seen = 0;
+                for (i, &amount) in amounts.iter().enumerate() {
+                    counted.allocated(amount);
+                    if i == when.index(amounts.len()) {
+                        seen = amount + real;
+                    }
+                }
+                counted.told(seen);
+                prop_assert!(counted.estimated <= real);
+            }
+            counted.told(counted.allocated + real);
+            prop_assert_eq!(counted.total(), counted.allocated + real);
+        }
+    }
+}

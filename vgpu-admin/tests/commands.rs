@@ -1,0 +1,489 @@
+//! The program against a `vgpud` that only answers: what it asks, what it prints, and how it ends.
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
+use vgpu_sched_api::messages::*;
+use vgpu_sched_api::packet;
+
+/// What is answered.
+type Answers = Arc<Mutex<dyn FnMut(&Request) -> Answer + Send>>;
+
+/// Something that answers requests on a socket, and tells of each before.
+struct Vgpud {
+    dir: TempDir,
+    asked: Receiver<Request>,
+}
+
+impl Vgpud {
+    fn start(answer: impl FnMut(&Request) -> Answer + Send + 'static) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let address = SocketAddrUnix::new(dir.path().join("socket")).unwrap();
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 8).unwrap();
+        let (sender, asked) = channel();
+        let answer: Answers = Arc::new(Mutex::new(answer));
+        std::thread::spawn(move || {
+            while let Ok(client) = rustix::net::accept(&listener) {
+                let (answer, sender) = (answer.clone(), sender.clone());
+                std::thread::spawn(move || serve(&client, &answer, &sender));
+            }
+        });
+        Self { dir, asked }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"));
+        command
+            .arg("--socket")
+            .arg(self.path("socket"))
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    /// Runs it to its end, which must be a good one; what it printed.
+    #[track_caller]
+    fn run(&self, arguments: &[&str]) -> String {
+        done(self.spawn(arguments).wait_with_output().unwrap())
+    }
+
+    fn all_asked(&self) -> Vec<Request> {
+        self.asked.try_iter().collect()
+    }
+}
+
+fn serve(client: &OwnedFd, answer: &Answers, asked: &Sender<Request>) {
+    while let Ok((request, _)) = packet::receive::<Request>(client) {
+        let answer = (answer.lock().unwrap())(&request);
+        // The test may be over.
+        let _ = asked.send(request);
+        if packet::send(client, &answer, &[]).is_err() {
+            return;
+        }
+    }
+}
+
+#[track_caller]
+fn done(output: Output) -> String {
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert_eq!(err, "", "{out}");
+    out
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_owned()).unwrap()
+}
+
+fn event(number: u64, vm: u32) -> EventRecord {
+    EventRecord {
+        number,
+        at_s: 1_700_000_000,
+        kind: EventKind::Stopped,
+        vm: Some(vm),
+        session: None,
+        gpu: None,
+        message: format!("event {number}"),
+        calls: vec![CallRecord {
+            name: "cuLaunchKernel".to_owned(),
+            before_us: 5,
+            took_us: None,
+            ring: 0,
+        }],
+    }
+}
+
+/// Pages of two, of the numbers from 1 to `last`.
+fn page(from: u64, last: u64) -> (Vec<u64>, u64) {
+    let numbers: Vec<u64> = (from.max(1)..=last).take(2).collect();
+    let next = numbers.last().map_or(from.max(1), |number| number + 1);
+    (numbers, next)
+}
+
+#[test]
+fn the_last_events_are_read_page_by_page() {
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Events { from, vm } => {
+            let (numbers, next) = page(*from, 5);
+            let events = numbers.into_iter().map(|number| event(number, vm.unwrap_or(9)));
+            Answer::Events {
+                events: events.collect(),
+                next,
+            }
+        }
+        other => panic!("{other:?}"),
+    });
+    let shown = vgpud.run(&["events", "--last", "2", "--vm-id", "3"]);
+    let line = |number: u64| format!("{number}  2023-11-14T22:13:20Z  VM 3 stopped: event {number}\n");
+    assert_eq!(shown, line(4) + &line(5));
+    let vm = Some(3);
+    let asked = [0, 3, 5, 6].map(|from| Request::Events { from, vm });
+    assert_eq!(vgpud.all_asked(), asked);
+    assert!(vgpud.run(&["events", "--calls"]).contains("cuLaunchKernel"));
+    let json: Value = serde_json::from_str(&vgpud.run(&["events", "--json"])).unwrap();
+    assert_eq!(json["schema_version"], SCHEMA_VERSION);
+    assert_eq!(json["events"].as_array().unwrap().len(), 5);
+    assert_eq!(json["events"][4]["calls"][0]["took_us"], Value::Null);
+    assert_eq!(vgpud.run(&["events", "--last", "0"]), "Nothing has happened.\n");
+}
+
+/// One event per line, each once, over many connections.
+#[test]
+fn events_are_followed() {
+    let last = Arc::new(AtomicU64::new(1));
+    let there = last.clone();
+    let vgpud = Vgpud::start(move |request| match request {
+        Request::Events { from, .. } => {
+            let (numbers, next) = page(*from, there.load(SeqCst));
+            Answer::Events {
+                events: numbers.into_iter().map(|number| event(number, 3)).collect(),
+                next,
+            }
+        }
+        other => panic!("{other:?}"),
+    });
+    let mut child = vgpud.spawn(&["events", "--follow", "--json"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut number = || {
+        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(event["schema_version"], SCHEMA_VERSION);
+        event["number"].as_u64()
+    };
+    assert_eq!(number(), Some(1));
+    last.store(4, SeqCst);
+    assert_eq!([number(), number(), number()], [Some(2), Some(3), Some(4)]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn arrival(number: u64) -> Arrival {
+    Arrival {
+        number,
+        vm: 3,
+        session: 1,
+        pool: "A".to_owned(),
+        gpus: vec!["GPU-0".to_owned()],
+        priority: Priority::High,
+        weight: 2,
+        at_us: 10 * number,
+        waited_us: 20,
+        used_us: 30,
+    }
+}
+
+/// Two arrivals are there already; three come whenever it was asked about those before, up to the eighth.
+fn arriving() -> Vgpud {
+    let mut last = 2;
+    Vgpud::start(move |request| match request {
+        Request::Arrivals { from } => {
+            let (numbers, next) = page(*from, last);
+            if numbers.is_empty() {
+                last = 8.min(last + 3);
+            }
+            Answer::Arrivals {
+                arrivals: numbers.into_iter().map(arrival).collect(),
+                next,
+            }
+        }
+        other => panic!("{other:?}"),
+    })
+}
+
+/// What comes after it began is recorded, to its end, when it is interrupted.
+#[test]
+fn a_record_has_what_came_until_it_was_interrupted() {
+    let vgpud = arriving();
+    let child = vgpud.spawn(&["record", "arrivals"]);
+    let until = Request::Arrivals { from: 9 };
+    while vgpud.asked.recv().unwrap() != until {}
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(done(child.wait_with_output().unwrap()), "arrivals: 6 arrivals\n");
+    let text = fs::read_to_string(vgpud.path("arrivals")).unwrap();
+    let (header, rest) = text.split_once('\n').unwrap();
+    assert_eq!(
+        serde_json::from_str::<Value>(header).unwrap(),
+        json!({"vgpu_record": 1, "schema_version": SCHEMA_VERSION})
+    );
+    let read: Vec<Arrival> = rest
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(read, (3..=8).map(arrival).collect::<Vec<_>>());
+
+    // Another one does not write over it.
+    let output = vgpud.spawn(&["record", "arrivals"]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(self::text(&output.stderr).contains("hint: "), "{output:?}");
+    assert_eq!(fs::read_to_string(vgpud.path("arrivals")).unwrap(), text);
+}
+
+#[test]
+fn a_record_ends_with_its_time() {
+    let vgpud = arriving();
+    let told: Value =
+        serde_json::from_str(&vgpud.run(&["record", "arrivals", "--seconds", "1", "--json"])).unwrap();
+    assert_eq!((&told["file"], &told["missed"]), (&json!("arrivals"), &json!(0)));
+    let text = fs::read_to_string(vgpud.path("arrivals")).unwrap();
+    assert_eq!(told["arrivals"], text.lines().count() - 1, "{text}");
+}
+
+fn stats() -> Stats {
+    let vm = |vm| VmStats {
+        vm,
+        pool: "A".to_owned(),
+        calls: 42,
+        ..VmStats::default()
+    };
+    Stats {
+        schema_version: SCHEMA_VERSION,
+        uptime_s: 5,
+        gpus: Vec::new(),
+        vms: vec![vm(3), vm(70), vm(71)],
+    }
+}
+
+/// The statistics of one VM, from that number on.
+fn part(from_vm: u32) -> Answer {
+    let mut stats = stats();
+    stats.vms.retain(|vm| vm.vm >= from_vm);
+    let next_vm = stats.vms.get(1).map(|vm| vm.vm);
+    stats.vms.truncate(1);
+    Answer::Stats {
+        stats: Box::new(stats),
+        next_vm,
+    }
+}
+
+#[test]
+fn statistics_are_told_in_three_ways() {
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Stats { from_vm } => part(*from_vm),
+        other => panic!("{other:?}"),
+    });
+    assert!(vgpud.run(&["stats"]).contains("throttled"));
+    let json: Stats = serde_json::from_str(&vgpud.run(&["--json", "stats"])).unwrap();
+    assert_eq!(json, stats());
+    let text = vgpud.run(&["stats", "--prometheus"]);
+    assert!(
+        text.contains("\nvgpu_vm_calls_total{vm=\"3\",pool=\"A\"} 42\n"),
+        "{text}"
+    );
+    let mut child = vgpud.spawn(&["stats", "--json", "--watch"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let json: Stats = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(json, stats());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let both = vgpud
+        .spawn(&["stats", "--json", "--prometheus"])
+        .wait_with_output()
+        .unwrap();
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
+}
+
+#[test]
+fn what_was_proved_is_told() {
+    let gpu = GpuRungs {
+        uuid: "GPU-0".to_owned(),
+        driver: "580".to_owned(),
+        proved_s: Some(1),
+        slices: true,
+        ..GpuRungs::default()
+    };
+    let gpus = vec![gpu];
+    let answer = gpus.clone();
+    let vgpud = Vgpud::start(move |request| match request {
+        Request::Probe => Answer::Probe { gpus: answer.clone() },
+        other => panic!("{other:?}"),
+    });
+    assert!(vgpud.run(&["probe"]).contains("GPU-0"));
+    let json: Value = serde_json::from_str(&vgpud.run(&["probe", "--json"])).unwrap();
+    assert_eq!(json["gpus"], serde_json::to_value(gpus).unwrap());
+}
+
+fn status() -> Status {
+    let vm = VmStatus {
+        vm: 3,
+        connected: true,
+        priority: Priority::Low,
+        weight: 1,
+        aging_ms: 1000,
+        queue_depth: None,
+        queued: 0,
+        calls: 0,
+        turns: 0,
+        gpu_microseconds: 0,
+        estimated: false,
+        limits: Limits::default(),
+        violations: 0,
+        quarantine: Some(QuarantineStatus {
+            why: "it ran wild".to_owned(),
+            since_s: 1_700_000_000,
+            until_s: None,
+        }),
+        sessions: Vec::new(),
+    };
+    Status {
+        schema_version: SCHEMA_VERSION,
+        version: "0.1.0".to_owned(),
+        uptime_s: 1,
+        config: "/etc/vgpu/pools.toml".to_owned(),
+        degraded: Vec::new(),
+        gpus: Vec::new(),
+        pools: vec![PoolStatus {
+            name: "A".to_owned(),
+            gpus: Vec::new(),
+            complete: true,
+            ranges: vec!["1-7".to_owned()],
+            policy: Policy::Fifo,
+            exclusive: false,
+            sharing: Sharing::Turns,
+            weight: 1,
+            gpus_per_vm: 0,
+            ladder: Rung::ALL.to_vec(),
+            vms: vec![vm],
+        }],
+    }
+}
+
+const LOOK: Request = Request::Status { from_vm: 0 };
+
+/// A dry run only looks.
+#[test]
+fn quarantines_are_ordered_and_tried() {
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(status()),
+            next_vm: None,
+        },
+        Request::Quarantine { .. } | Request::Release { .. } => Answer::Ok,
+        other => panic!("{other:?}"),
+    });
+    let quarantine = [
+        "quarantine",
+        "--vm-id",
+        "2",
+        "--reason",
+        "too loud",
+        "--seconds",
+        "60",
+    ];
+    let tried = vgpud.run(&[&quarantine[..], &["--dry-run"]].concat());
+    assert_eq!(
+        tried,
+        "would change (dry run):\n  VM 2: quarantined for 60 seconds\n"
+    );
+    assert_eq!(vgpud.all_asked(), [LOOK]);
+    assert_eq!(vgpud.run(&quarantine), "VM 2: quarantined for 60 seconds\n");
+    let ordered = Request::Quarantine {
+        vms: "2".to_owned(),
+        why: "too loud".to_owned(),
+        seconds: Some(60),
+    };
+    assert_eq!(vgpud.all_asked(), [LOOK, ordered]);
+    let tried: Value =
+        serde_json::from_str(&vgpud.run(&["release", "--vm-id", "1-7", "--dry-run", "--json"])).unwrap();
+    assert_eq!(tried["changes"], json!(["VM 3: released"]));
+    assert_eq!(vgpud.all_asked(), [LOOK]);
+    assert_eq!(vgpud.run(&["release", "--vm-id", "1-7"]), "VM 3: released\n");
+    let ordered = Request::Release {
+        vms: "1-7".to_owned(),
+    };
+    assert_eq!(vgpud.all_asked(), [LOOK, ordered]);
+    // Nobody to release, nothing to ask for.
+    assert!(
+        vgpud
+            .run(&["release", "--vm-id", "1"])
+            .starts_with("nothing to change")
+    );
+    assert_eq!(vgpud.all_asked(), [LOOK]);
+    assert!(
+        vgpud
+            .run(&["status"])
+            .contains("VM 3: QUARANTINED until it is released: it ran wild\n")
+    );
+    let nobody = vgpud
+        .spawn(&["release", "--vm-id", "8"])
+        .wait_with_output()
+        .unwrap();
+    assert_eq!(nobody.status.code(), Some(3), "{nobody:?}");
+}
+
+/// The options become one request.
+#[test]
+fn pools_and_limits_are_set() {
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Edit { edits, .. } => Answer::Edited {
+            changes: edits.iter().map(|edit| format!("{edit:?}")).collect(),
+        },
+        other => panic!("{other:?}"),
+    });
+    vgpud.run(&[
+        "set-pool",
+        "--pool",
+        "A",
+        "--pool",
+        "B",
+        "--exclusive",
+        "true",
+        "--ladder",
+        "none",
+    ]);
+    let set = |pool: &str| Edit::SetPool {
+        pool: pool.to_owned(),
+        settings: PoolSettings {
+            exclusive: Some(true),
+            ladder: Some(Vec::new()),
+            ..PoolSettings::default()
+        },
+    };
+    let asked = |edits: Vec<Edit>, dry_run: bool| [Request::Edit { edits, dry_run }];
+    assert_eq!(vgpud.all_asked(), asked(vec![set("A"), set("B")], false));
+    vgpud.run(&[
+        "set-limits",
+        "--vm-id",
+        "3-5",
+        "--gpu-memory-mib",
+        "2048",
+        "--call-rate",
+        "0",
+        "--dry-run",
+    ]);
+    let settings = VmSettings {
+        limits: Limits {
+            gpu_memory_mib: Some(2048),
+            call_rate: Some(0),
+            ..Limits::default()
+        },
+        ..VmSettings::default()
+    };
+    let edit = Edit::SetVms {
+        vms: "3-5".to_owned(),
+        settings,
+    };
+    assert_eq!(vgpud.all_asked(), asked(vec![edit], true));
+}
