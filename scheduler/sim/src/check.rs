@@ -81,6 +81,8 @@ pub(crate) struct Checker {
     turns: u64,
     steps: u64,
     touched: BTreeSet<Session>,
+    /// By GPU: when a session there was last seen to get on. It may have a burst, for which others wait.
+    progress_on: [Option<u64>; GpuSet::MAX as usize],
     /// When sessions last waited for GPUs that did nothing for a good reason.
     excused_at: BTreeMap<Session, u64>,
     /// When terms or tuning changed last: what was decided before need not follow them.
@@ -115,6 +117,7 @@ impl Checker {
             turns: 0,
             steps: 0,
             touched: BTreeSet::new(),
+            progress_on: [None; GpuSet::MAX as usize],
             excused_at: BTreeMap::new(),
             changed_at: 0,
             at: 0,
@@ -218,6 +221,14 @@ impl Checker {
                 }
                 self.touched.insert(*session);
             }
+            Event::Progress { session } => {
+                if let Some(model) = self.models.get_mut(session) {
+                    model.progress_at = now;
+                    for gpu in model.gpus.iter() {
+                        self.progress_on[gpu as usize] = Some(now);
+                    }
+                }
+            }
             Event::Suspended { session, suspended } => {
                 if let Some(model) = self.models.get_mut(session) {
                     model.suspended = *suspended;
@@ -233,11 +244,7 @@ impl Checker {
                 self.shares.clear();
                 self.fair_from.clear();
             }
-            Event::VmRemoved { .. }
-            | Event::Proved { .. }
-            | Event::Progress { .. }
-            | Event::OrderDone { .. }
-            | Event::Tick => {}
+            Event::VmRemoved { .. } | Event::Proved { .. } | Event::OrderDone { .. } | Event::Tick => {}
         }
     }
 
@@ -675,7 +682,11 @@ impl Checker {
                 .seats
                 .keys()
                 .any(|other| other.vm != session.vm && self.gang(other.vm).meets(gang));
-            if !others && !model.gpus.meets(seated) {
+            let burst = gang.iter().any(|gpu| {
+                let last = self.progress_on[gpu as usize];
+                last.is_some_and(|at| host.now < at + host.config.burst_gap_us)
+            });
+            if !others && !burst && !model.gpus.meets(seated) {
                 let earlier = self.queue.iter().any(|(vm, queued)| {
                     *vm != session.vm
                         && (mine.is_none_or(|place| queued.place < place)
