@@ -751,7 +751,11 @@ impl Checker {
         // Of a VM that waits or is seated, all GPUs count, as its turn is one on all of them.
         let gang = self.gang(session.vm);
         let other = |vm: Vm| self.gang(vm) != gang && self.gang(vm).meets(gang);
-        let apart = self.queue.keys().any(|vm| other(*vm)) || self.seats.keys().any(|id| other(id.vm));
+        let split =
+            |(id, seat): (&Session, &Seat)| seat.gpus != self.gang(id.vm) && self.gang(id.vm).meets(gang);
+        let apart = self.queue.keys().any(|vm| other(*vm))
+            || self.seats.keys().any(|id| other(id.vm))
+            || self.seats.iter().any(split);
         // Without policies, the core keeps the seat of an idle guest for it below a level that was active lately.
         let guest = !self.rules.policies
             && self
