@@ -117,24 +117,18 @@ impl Core {
     pub(crate) fn new_budget(&self, vm: &VmState) -> Option<Budget> {
         let share = vm.terms.share_max?;
         Some(Budget {
-            left_ns: self.budget_ns(share),
+            left_ns: self.budget_ns(vm, share),
             at: self.now,
             spent: false,
         })
     }
 
-    /// A full budget: a cap's part of its window. A thousandth of a microsecond is a nanosecond.
-    fn budget_ns(&self, share: u32) -> i64 {
-        let ns = self.config.share_window_us.saturating_mul(share.into());
-        i64::try_from(ns).unwrap_or(i64::MAX)
-    }
-
-    /// What must be in a budget before its VM may have a turn again.
-    fn needed_ns(&self, vm: &VmState, share: u32) -> i64 {
+    /// A full budget, which is also what must be there before its VM may have a turn again: a quantum, or less if the cap's
+    /// part of its window is less. A thousandth of a microsecond is a nanosecond.
+    fn budget_ns(&self, vm: &VmState, share: u32) -> i64 {
+        let part_ns = self.config.share_window_us.saturating_mul(share.into());
         let quantum_ns = self.config.quantum_us.of(vm.level).saturating_mul(1000);
-        i64::try_from(quantum_ns)
-            .unwrap_or(i64::MAX)
-            .min(self.budget_ns(share))
+        i64::try_from(part_ns.min(quantum_ns)).unwrap_or(i64::MAX)
     }
 
     /// Adds to a VM's budget what has come since, and sees whether it may have a turn.
@@ -150,13 +144,13 @@ impl Core {
         let (Some(share), Some(mut budget)) = (vm.terms.share_max, vm.budget) else {
             return;
         };
-        let (full, needed) = (self.budget_ns(share), self.needed_ns(vm, share));
+        let full = self.budget_ns(vm, share);
         let more = (now - budget.at).saturating_mul(share.into());
         let more = i64::try_from(more).unwrap_or(i64::MAX);
         budget.left_ns = budget.left_ns.saturating_add(more).min(full);
         budget.at = now;
         budget.spent = match budget.spent {
-            true => budget.left_ns < needed,
+            true => budget.left_ns < full,
             false => budget.left_ns <= 0,
         };
         if let Some(vm) = self.vm_mut(slot) {
@@ -169,7 +163,7 @@ impl Core {
     pub(crate) fn budget_time(&self, vm: &VmState) -> Option<u64> {
         let (share, budget) = (vm.terms.share_max?, vm.budget?);
         if budget.spent {
-            let missing = (self.needed_ns(vm, share) - budget.left_ns).max(0) as u64;
+            let missing = (self.budget_ns(vm, share) - budget.left_ns).max(0) as u64;
             let at = budget.at + missing.div_ceil(u64::from(share.max(1)));
             // Less may be needed than when it was last looked at.
             return Some(at.max(self.now + 1));

@@ -27,7 +27,8 @@
 //! * [`Policy::Priority`]: first come, first served; a turn is the quantum times the VM's weight.
 //! * [`Policy::Weighted`]: all VMs are of the medium level. Each has a *virtual time*, its GPU time by its weight; the
 //!   one that waits and is furthest behind is next, and a holder stays, quantum after quantum, while it is further
-//!   behind than all who wait. Whoever comes begins where the holder is, so what one did not use is nobody's debt.
+//!   behind than all who wait. Whoever comes begins where the holder is, so what one did not use is nobody's debt; but for
+//!   `active_hold_us` it keeps its place: it may have given its turn back to ask for the next.
 //!   *Error:* VMs that are always busy are never further from their part of the time than one turn with its drain of each
 //!   of them, however long that lasts.
 //! * [`Policy::Fifo`]: all are of the medium level; first come, first served, and a turn ends when its holder is idle.
@@ -327,6 +328,7 @@ impl Core {
                 first_since: None,
                 turn_since: None,
                 vtime: 0,
+                left_at: None,
                 budget: None,
                 charge: Charge::default(),
                 turns: 0,

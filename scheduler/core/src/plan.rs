@@ -202,7 +202,7 @@ impl Core {
             .turn_since
             .is_some_and(|since| self.now >= since.saturating_add(self.turn_us(vm)));
         let idle = vm.wanting == 0 && !vm.sessions.iter().any(|session| session.works());
-        if !over && !idle {
+        if !over && !idle && !self.is_far_ahead(vm) {
             return None;
         }
         let counts = vm.pool.policy == Policy::Weighted && !self.turn_is_too_long(vm);
@@ -213,6 +213,21 @@ impl Core {
             again: true,
             ticket: vm.ticket,
         })
+    }
+
+    /// Whether somebody of its pool waits who is further behind than a turn can leave him: the VM got its turn while he was
+    /// away for a moment.
+    fn is_far_ahead(&self, vm: &VmState) -> bool {
+        if vm.pool.policy != Policy::Weighted {
+            return false;
+        }
+        let turn_ns = self.config.quantum_us.of(vm.level).saturating_mul(1000);
+        let turn = turn_ns / u64::from(vm.terms.weight.max(1)) / u64::from(vm.gang.len().max(1));
+        let classes = self.classes_on(vm.gang);
+        let rivals = classes.filter(|class| class.pool == vm.terms.pool);
+        let heads = rivals.filter_map(|class| class.waiting.get(vm.level).first());
+        let least = heads.map(|(vtime, ..)| *vtime).min();
+        least.is_some_and(|least| vm.vtime > least.saturating_add(turn))
     }
 
     /// How long a VM's turn lasts while another one of its level waits.

@@ -1,6 +1,6 @@
 //! Who waits, in which order, and who of them has waited so long that it counts for more.
 use crate::plan::Few;
-use crate::state::{Class, Slot};
+use crate::state::{Class, Slot, was_away};
 use crate::{Action, Core, Gpu, GpuSet, Level, Policy, Pool, base_level};
 
 /// How often a turn that goes on because its holder is behind its share is reconsidered, in microseconds.
@@ -175,15 +175,16 @@ impl Core {
             return;
         }
         let (gang, pool, weighted) = (vm.gang, vm.terms.pool, vm.pool.policy == Policy::Weighted);
+        let (now, hold_us) = (self.now, self.config.active_hold_us);
         self.account(gang);
         let mut served = u64::MAX;
         for gpu in gang.iter() {
-            self.gpus[gpu as usize].pool_begins(pool);
+            self.gpus[gpu as usize].pool_begins(pool, now, hold_us);
             served = served.min(self.served(gpu, pool));
         }
         if let Some(vm) = self.vm_mut(slot) {
             vm.contends = true;
-            if weighted && served != u64::MAX {
+            if weighted && served != u64::MAX && was_away(vm.left_at, now, hold_us) {
                 // What it did not use while it had nothing to do is nobody's debt.
                 vm.vtime = vm.vtime.max(served);
             }
@@ -201,15 +202,17 @@ impl Core {
     }
 
     fn end_contending(&mut self, slot: Slot) {
+        let now = self.now;
         let Some(vm) = self.vm_mut(slot) else { return };
         if !std::mem::take(&mut vm.contends) {
             return;
         }
+        vm.left_at = Some(now);
         let (gang, class) = (vm.gang, vm.class);
         // The class has the pool under which it began.
         let pool = self.classes[class].pool;
         for gpu in gang.iter() {
-            self.gpus[gpu as usize].pool_ends(pool);
+            self.gpus[gpu as usize].pool_ends(pool, now);
         }
     }
 

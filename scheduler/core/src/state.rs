@@ -40,6 +40,8 @@ pub(crate) struct VmState {
     pub(crate) turn_since: Option<u64>,
     /// GPU time by weight, in nanoseconds: see [`crate::Policy::Weighted`].
     pub(crate) vtime: u64,
+    /// When it last ceased to wait or hold a turn.
+    pub(crate) left_at: Option<u64>,
     pub(crate) budget: Option<Budget>,
     /// Of turns that ended.
     pub(crate) charge: Charge,
@@ -145,8 +147,16 @@ pub(crate) struct PoolShare {
     pub(crate) vtime: u64,
     /// VMs of it that wait or hold a turn.
     pub(crate) contenders: u32,
+    /// When the last of them ceased to.
+    pub(crate) left_at: Option<u64>,
     /// The virtual time of the VM that was seated last: whoever comes begins there.
     pub(crate) served: u64,
+}
+
+/// Whether one that comes back has been away so long that what it did not use is lost. One that gives its turn back
+/// and wants the next a moment later has not: it keeps its place in virtual time.
+pub(crate) fn was_away(left_at: Option<u64>, now: u64, hold_us: u64) -> bool {
+    left_at.is_none_or(|left_at| now >= left_at + hold_us)
 }
 
 /// The VMs of one pool that use the same GPUs.
@@ -227,7 +237,7 @@ impl GpuState {
         self.pools.iter().filter(|share| share.contenders > 0).count() > 1
     }
 
-    pub(crate) fn pool_begins(&mut self, pool: Pool) {
+    pub(crate) fn pool_begins(&mut self, pool: Pool, now: u64, hold_us: u64) {
         let others = self
             .pools
             .iter()
@@ -240,22 +250,24 @@ impl GpuState {
                     pool,
                     vtime: 0,
                     contenders: 0,
+                    left_at: None,
                     served: 0,
                 });
                 self.pools.len() - 1
             }
         };
         let share = &mut self.pools[at];
-        if share.contenders == 0 {
+        if share.contenders == 0 && was_away(share.left_at, now, hold_us) {
             // What it did not use while it had nothing to do is nobody's debt.
             share.vtime = share.vtime.max(least.unwrap_or(0));
         }
         share.contenders += 1;
     }
 
-    pub(crate) fn pool_ends(&mut self, pool: Pool) {
+    pub(crate) fn pool_ends(&mut self, pool: Pool, now: u64) {
         if let Some(share) = self.pools.iter_mut().find(|share| share.pool == pool) {
             share.contenders = share.contenders.saturating_sub(1);
+            share.left_at = Some(now);
         }
     }
 }

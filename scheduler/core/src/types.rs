@@ -416,7 +416,7 @@ pub enum Action {
     /// Move its GPU memory to the host: it has had no work for long.
     Suspend { session: Session },
     /// A rung of the ladder is reached. `climbed`: the pool wants it, and it is done, or ordered by another action; else it is only to be noted.
-    /// From [`Rung::Stop`] on this is a violation, once per turn.
+    /// From [`Rung::Stop`] on this is a violation, once per kernel or turn.
     Reached {
         session: Session,
         limit: Limit,

@@ -222,6 +222,7 @@ impl Checker {
                 self.touched.insert(*session);
             }
             Event::Progress { session } => {
+                self.kernel_done(*session);
                 if let Some(model) = self.models.get_mut(session) {
                     model.progress_at = now;
                     for gpu in model.gpus.iter() {
@@ -449,7 +450,15 @@ impl Checker {
         if let Some(seat) = self.seats.get_mut(&session) {
             seat.idle = idle;
         }
+        self.kernel_done(session);
         self.touched.insert(session);
+    }
+
+    /// What it ran is done: the next kernel has its time anew.
+    fn kernel_done(&mut self, session: Session) {
+        if let Some(seat) = self.seats.get_mut(&session) {
+            seat.reached.retain(|(limit, _)| *limit != Limit::Kernel);
+        }
     }
 
     fn sessions_of(&self, vm: Vm) -> impl Iterator<Item = (Session, &Model)> {
@@ -790,8 +799,9 @@ impl Checker {
         let all = most(&[0, 1, 2]);
         let high = most(&[2]);
         Some(if by_weight {
-            // Everybody else as often as its weight is that of the least, and the turn that was begun.
-            (all + 2) * u64::from(self.rules.weight) * turn
+            // Everybody else as often as its weight is that of the least, and the turn that was begun; and whoever was
+            // away for a moment keeps its claim.
+            (all + 2) * u64::from(self.rules.weight) * (turn + host.config.active_hold_us)
         } else if pool.exclusive {
             (before + 1) * (2 * self.rules.aging_us + (all + 2) * turn)
         } else {
@@ -880,7 +890,7 @@ impl Checker {
                 _ => used,
             };
             let turn_ns = (self.rules.turn_us + self.rules.drain_us) * 1000;
-            let most = *gpus * (2 * u64::from(share) * window + turn_ns);
+            let most = *gpus * (u64::from(share) * window + turn_ns);
             let had = used - before;
             self.ensure(had <= most, || {
                 format!(
@@ -890,18 +900,17 @@ impl Checker {
         }
     }
 
-    /// A rung is reached once per turn, and not before its part of the limit has passed.
+    /// A rung is reached once per kernel, or turn, and not before its part of the limit has passed.
     fn reached(&mut self, host: &Host, session: Session, limit: Limit, rung: Rung, climbed: bool) {
         let rungs = self.pool(host, session.vm).rungs;
         self.ensure(!climbed || rungs.has(rung), || {
             format!("{session:?}: {rung:?} is climbed, and the pool has {rungs:?}")
         });
         if let Some(seat) = self.seats.get_mut(&session) {
-            // Of another kernel, one may be warned again.
-            let again = rung >= Rung::Stop && seat.reached.contains(&(limit, rung));
+            let again = seat.reached.contains(&(limit, rung));
             seat.reached.push((limit, rung));
             self.ensure(!again, || {
-                format!("{session:?} reached {rung:?} of {limit:?} twice in a turn")
+                format!("{session:?} reached {rung:?} of {limit:?} twice")
             });
         }
         let quarters = match rung {
