@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -23,6 +24,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const GROUP: u32 = 61_000;
 const VGPUD_USER: u32 = 61_001;
 const VM_USER: u32 = 61_100;
+
+/// The folder, named by the environment, in which what the services said is kept.
+const KEPT_LOGS: &str = "VGPU_TEST_LOGS";
 
 /// Which GPU the services use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -429,8 +433,18 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         // Backends first: with vgpud alive they end their sessions in order.
+        let logs = || self.logs();
+        let kept = std::env::var_os(KEPT_LOGS).map(|folder| (folder, logs()));
         self.backends.clear();
         self.vgpud = None;
+        if let Some((folder, logs)) = kept {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let name = format!("stack-{:02}.log", COUNT.fetch_add(1, Ordering::Relaxed));
+            // Only for whoever looks for the cause of something.
+            if let Err(error) = fs::write(PathBuf::from(folder).join(&name), logs) {
+                eprintln!("{name} is not kept: {error}");
+            }
+        }
     }
 }
 
