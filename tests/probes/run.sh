@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cuda=${CUDA_HOME:-/usr/local/cuda}
 out=${OUT:-$(mktemp -d /tmp/probes.XXXXXX)}
 rust=${IOCTL_EXPORT:-$here/../../target/release/probe-ioctl-export}
-all="ioctl-export costs confine scattered checkpoint stopped pinned"
+all="ioctl-export costs confine scattered checkpoint stopped repeated pinned"
 end=$(($(date +%s) + ${SECONDS_IN_ALL:-175}))
 build=$(mktemp -d /tmp/probes-build.XXXXXX)
 trap 'rm -rf "$build"' EXIT
@@ -23,7 +23,7 @@ for probe in ${*:-$all}; do
 	program=$build/$probe
 	case $probe in
 	ioctl-export) program=$rust more= ;;
-	stopped) more="$here/rm.c -rdynamic" ;;
+	stopped | repeated) more="$here/rm.c -rdynamic" ;;
 	*) more= ;;
 	esac
 	if [ "$probe" != ioctl-export ]; then

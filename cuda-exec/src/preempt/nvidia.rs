@@ -418,7 +418,10 @@ impl Controls for Nvidia {
 
     fn stop(&mut self) -> Result<(), ControlError> {
         let mut objects = objects();
-        objects.stopped = true;
+        // The driver counts: what was stopped twice would have to be resumed twice. What was made meanwhile is stopped.
+        if std::mem::replace(&mut objects.stopped, true) {
+            return Ok(());
+        }
         objects.disable_all(true)
     }
 

@@ -208,11 +208,11 @@ impl Core {
             return;
         }
         vm.left_at = Some(now);
-        let (gang, class) = (vm.gang, vm.class);
+        let (gang, class, vtime) = (vm.gang, vm.class, vm.vtime);
         // The class has the pool under which it began.
         let pool = self.classes[class].pool;
         for gpu in gang.iter() {
-            self.gpus[gpu as usize].pool_ends(pool, now);
+            self.gpus[gpu as usize].pool_ends(pool, now, vtime);
         }
     }
 

@@ -264,9 +264,13 @@ impl GpuState {
         share.contenders += 1;
     }
 
-    pub(crate) fn pool_ends(&mut self, pool: Pool, now: u64) {
+    pub(crate) fn pool_ends(&mut self, pool: Pool, now: u64, vtime: u64) {
         if let Some(share) = self.pools.iter_mut().find(|share| share.pool == pool) {
             share.contenders = share.contenders.saturating_sub(1);
+            if share.contenders == 0 {
+                // What the last one had while nobody else was there is no debt of it.
+                share.served = share.served.max(vtime);
+            }
             share.left_at = Some(now);
         }
     }

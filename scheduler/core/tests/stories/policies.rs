@@ -265,6 +265,22 @@ fn a_vm_that_comes_late_has_no_claim_to_what_it_did_not_use() {
     assert!((980 * MS..=1_040 * MS).contains(&late), "{late}");
 }
 
+#[test]
+fn what_one_had_while_nobody_else_was_there_is_no_debt() {
+    let mut busy = Busy::new(Config::default(), 0);
+    busy.pool(0, pool(Policy::Weighted));
+    busy.vm(1, Terms::at(Level::Low), &[0]);
+    busy.until(10 * S);
+    busy.event(Event::Released { session: A });
+    busy.until(11 * S);
+    busy.vm(2, Terms::at(Level::Low), &[0]);
+    busy.event(Event::Want { session: A });
+    let before = busy.used_us(1);
+    busy.until(13 * S);
+    let then = busy.used_us(1) - before;
+    assert!((960 * MS..=1_040 * MS).contains(&then), "{then}");
+}
+
 /// One that gives its turn back now and then, and wants the next a moment later, as programs do whose kernels have all
 /// run: it loses nothing of its share.
 #[test]
