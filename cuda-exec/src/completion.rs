@@ -3,6 +3,7 @@
 //! somebody waits, and not at all while nothing is in flight.
 use crate::handles::Stream;
 use crate::session::Session;
+use crate::window::Progress;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -149,6 +150,17 @@ impl Completion {
         computing
     }
 
+    /// Has `vgpud` see whether the session got on since the last look.
+    fn show_progress(&self, session: &Session, progress: &mut Progress) {
+        let streams = self.streams();
+        let oldest = streams.iter().filter_map(|stream| stream.on_engine()).min();
+        if progress.look(oldest, session.load.take_computed())
+            && let Some(page) = session.turn.page()
+        {
+            page.progressed();
+        }
+    }
+
     /// Waits until what is in flight now is done. Work of streams that capture is not in flight.
     pub fn drain(&self, session: &Session) {
         for stream in self.streams() {
@@ -190,6 +202,7 @@ impl Completion {
         session.relax_this_thread();
         let mut checked = Instant::now();
         let mut busy = checked;
+        let mut progress = Progress::default();
         loop {
             session.latencies.tell(session);
             session.preempt.tell_news(session);
@@ -205,12 +218,14 @@ impl Completion {
                 for stream in self.streams() {
                     session.survive(stream.settle());
                 }
+                self.show_progress(session, &mut progress);
             }
             let now = Instant::now();
             let urgent = session.turn.contended() && session.turn.is_held();
             if urgent || now - checked >= CHECK {
                 checked = now;
                 self.check(session);
+                self.show_progress(session, &mut progress);
                 session.show_load();
                 if session.rings_are_dry() {
                     session.turn.idle(|| self.computing(session));

@@ -311,17 +311,17 @@ impl Stream {
         if wants_mark { self.mark() } else { Ok(()) }
     }
 
-    /// As [`Self::submitted`] for an operation that needs no compute engine, while a capture may not begin or end: a mark
-    /// behind it has to wait.
-    pub fn submitted_unmarked(self: &Arc<Self>, room: Started<'_>) {
+    /// As [`Self::submitted`] for a wait, while a capture may not begin or end, of a stream that is not capturing.
+    pub fn submitted_wait(self: &Arc<Self>, room: Started<'_>) -> Result<(), Code> {
         let now = now_ns();
         let times = Times {
             taken: now,
             submitted: now,
         };
-        self.track().submit(Work::Other, times);
+        self.track().submit(Work::Wait, times);
         room.taken();
         self.list();
+        self.mark_before_capture()
     }
 
     /// Has the completion thread look at it.
@@ -384,7 +384,7 @@ impl Stream {
     pub fn settle(&self) -> Result<(), Code> {
         let session = self.context.session;
         let mut track = self.track();
-        let (mut operations, mut computed) = (0, false);
+        let mut operations = 0;
         while let Some(&event) = track.oldest() {
             if !session.cuda.event_query(event)? {
                 break;
@@ -396,14 +396,13 @@ impl Stream {
                     session.latencies.record(times);
                 }
                 operations += reached.operations;
-                computed |= reached.computed;
+                if let Some(submitted) = reached.computed {
+                    session.load.computed(submitted);
+                }
             }
         }
         if operations > 0 {
             track.looked(operations, now_ns());
-        }
-        if computed && let Some(page) = session.turn.page() {
-            page.progressed();
         }
         Ok(())
     }
@@ -421,7 +420,14 @@ impl Stream {
 
     /// Whether work of it may be on the compute engine.
     pub fn computing(&self) -> bool {
-        !self.parked.load(SeqCst) && self.track().computing()
+        !self.is_parked() && self.track().computing()
+    }
+
+    /// When the oldest of its work that may be on the compute engine now was submitted, if there is any.
+    pub fn on_engine(&self) -> Option<u64> {
+        // Looked at under the lock: work that is done is no longer there, or not yet counted as done.
+        let track = self.track();
+        if self.is_parked() { None } else { track.on_engine() }
     }
 
     /// Whether work for the compute engine may be queued; `true` if that cannot be told without waiting.

@@ -1,4 +1,4 @@
-//! How long operations take, told to `vgpud` once a second.
+//! How long operations take, told to `vgpud` once a second and at the session's end.
 //!
 //! Kernels, graphs' launches, fills and copies are measured. Of those that lie between two marks of a stream
 //! ([`crate::window`]) the last one is, so of a stream of short ones every fourth. That one is done is seen, not
@@ -16,6 +16,10 @@ use vgpu_sched_api::messages::{FromExec, Sample};
 const LONGEST_US: u64 = 3_600_000_000;
 /// Between two messages.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often, and how long apart, it is tried to tell the last of it: other threads keep the locks for moments only, but may
+/// be kept from running meanwhile.
+const TRIES: u32 = 100;
+const BETWEEN: Duration = Duration::from_micros(50);
 /// Different times in one message at most, of each kind; more are put together with their neighbours.
 const SAMPLES_MAX: usize = 2000;
 
@@ -117,22 +121,55 @@ impl Latencies {
         std::mem::swap(&mut *self.measured(), &mut telling.spare);
         let (throttled_us, refused) = session.limits.take_counts();
         let measured = &mut telling.spare;
-        if measured.total.is_empty() && throttled_us == 0 && refused == 0 {
-            return;
-        }
-        let message = FromExec::Latencies {
-            wait: samples(&measured.wait),
-            service: samples(&measured.service),
-            total: samples(&measured.total),
-            throttled_us,
-            refused,
-        };
-        if !session.turn.tell(&message) {
+        if let Some(message) = message(measured, throttled_us, refused)
+            && !session.turn.tell(&message)
+        {
             self.measured().add(measured);
             session.limits.add_counts(throttled_us, refused);
         }
         measured.clear();
     }
+
+    /// Tells `vgpud` what there is since the last time: the process is about to end. Waits for nobody.
+    pub fn tell_last(&self, session: &Session) {
+        // Not while another thread is telling: its message comes first.
+        let Some(_telling) = soon(|| self.telling.try_lock().ok()) else {
+            return;
+        };
+        let Some(mut measured) = soon(|| self.measured.try_lock().ok()) else {
+            return;
+        };
+        let (throttled_us, refused) = session.limits.take_counts();
+        if let Some(message) = message(&measured, throttled_us, refused) {
+            soon(|| session.turn.try_tell(&message));
+        }
+        measured.clear();
+    }
+}
+
+/// What `vgpud` is told, if there is anything.
+fn message(measured: &Measured, throttled_us: u64, refused: u64) -> Option<FromExec> {
+    if measured.total.is_empty() && throttled_us == 0 && refused == 0 {
+        return None;
+    }
+    Some(FromExec::Latencies {
+        wait: samples(&measured.wait),
+        service: samples(&measured.service),
+        total: samples(&measured.total),
+        throttled_us,
+        refused,
+    })
+}
+
+/// What `attempt` brings within a few milliseconds.
+fn soon<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    (0..TRIES).find_map(|_| {
+        let got = attempt();
+        if got.is_none() {
+            std::thread::sleep(BETWEEN);
+        }
+        got
+    })
 }
 
 #[cfg(test)]

@@ -505,6 +505,9 @@ impl Consumer {
             return Ok(());
         }
         let room = self.make_room(stream)?;
+        if stream.track().wants_mark_before(work) {
+            self.session.relaxed(|| stream.mark())?;
+        }
         let turn = if work == Work::Compute {
             Some(self.session.turn.enter(|| {
                 self.session.show_load();

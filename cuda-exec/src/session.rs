@@ -16,7 +16,7 @@ use crate::turn::Turn;
 use crate::window::{Load, WINDOW_DEFAULT};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use vgpu_protocol::limits::RINGS_MAX;
 use vgpu_protocol::result::{self, Code};
@@ -45,8 +45,14 @@ pub enum Exit {
     Ordered = 5,
 }
 
-/// Ends the process at once: no destructor of libcuda's, no exit handler.
+/// Ends the process at once: no destructor of libcuda's, no exit handler. If it ends as it should, `vgpud` is told first what
+/// it has not heard yet.
 pub fn exit(how: Exit) -> ! {
+    // Several threads may find that it is over: none ends the process while another one is telling.
+    static LAST: Once = Once::new();
+    if let (Exit::Closed | Exit::Ordered, Some(session)) = (how, current()) {
+        LAST.call_once(|| session.latencies.tell_last(session));
+    }
     // SAFETY: ends the process.
     unsafe { libc::_exit(how as i32) }
 }

@@ -167,6 +167,11 @@ impl Turn {
             .send(message, fds)
     }
 
+    /// As [`Self::tell`] without waiting for whoever is telling something; `None` if somebody is.
+    pub fn try_tell(&self, message: &FromExec) -> Option<bool> {
+        Some(self.link.try_lock().ok()?.send(message, &[]))
+    }
+
     /// Gives the turn back whenever it is asked back. `computing` looks whether work may be on the compute engine, and
     /// makes sure that a later look can tell. Never returns.
     pub fn give_back(&self, computing: impl Fn() -> bool) -> ! {

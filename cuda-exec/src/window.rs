@@ -4,6 +4,12 @@
 //! Where the marks lie decides how soon it is seen that work goes on, and so whether a kernel is found to run too long: a
 //! mark lies behind every kernel and copy, but for those of a stream whose work is done so quickly that a mark behind each
 //! would slow it down. Should long ones follow all at once, the first few of them ([`SPARSE`]) look like one.
+//!
+//! A session gets on when the oldest of its work that may be on the compute engine is done ([`Progress`]), whatever else is:
+//! nothing may run for ever beside others that are short. Work can only wait for what was submitted before it, so the oldest
+//! can always run, unless something else than the compute engine holds its stream up: a copy, a host function, or an event
+//! that itself waits for such a one. So a mark lies before and behind every wait for an event, and a stream whose next mark
+//! has no compute work before it has none on the engine.
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -21,7 +27,9 @@ pub enum Work {
     Compute,
     /// A copy engine.
     Copy,
-    /// Neither: events, waits, fences, host functions.
+    /// Neither: it waits for an event, which may be another stream's.
+    Wait,
+    /// Neither: events, fences, host functions.
     Other,
 }
 
@@ -47,6 +55,8 @@ pub struct Load {
     calls: AtomicU64,
     in_flight: AtomicU32,
     depth: AtomicU32,
+    /// When the oldest of the compute work that was seen to be done lately was submitted; [`u64::MAX`] if there is none.
+    computed: AtomicU64,
 }
 
 impl Default for Load {
@@ -56,6 +66,7 @@ impl Default for Load {
             in_flight: AtomicU32::new(0),
             // Until the scheduler says more: its orders come when the turn may be had already.
             depth: AtomicU32::new(1),
+            computed: AtomicU64::new(u64::MAX),
         }
     }
 }
@@ -104,6 +115,16 @@ impl Load {
     pub fn done(&self, operations: u64) {
         self.in_flight.fetch_sub(operations as u32, Relaxed);
     }
+
+    /// Work for the compute engine that was submitted at that time was seen to be done.
+    pub fn computed(&self, submitted: u64) {
+        self.computed.fetch_min(submitted, Relaxed);
+    }
+
+    /// When the oldest of such work since this was last asked was submitted, if there was any.
+    pub fn take_computed(&self) -> Option<u64> {
+        Some(self.computed.swap(u64::MAX, Relaxed)).filter(|&submitted| submitted != u64::MAX)
+    }
 }
 
 /// Room for one operation. Given back when this is dropped, unless libcuda took the operation.
@@ -129,6 +150,10 @@ pub struct Track<M> {
     submitted: u64,
     done: u64,
     compute: u64,
+    /// When the first operation for the compute engine behind the last mark was submitted.
+    first: Option<u64>,
+    /// A wait lies behind the last mark.
+    waits: bool,
     /// Kernels and copies behind the last mark.
     unmarked_data: u32,
     /// The last of them, if it is behind the last mark.
@@ -144,8 +169,8 @@ pub struct Track<M> {
 struct Mark<M> {
     /// Operations before it.
     operations: u64,
-    /// The last of them that needs the compute engine.
-    compute: u64,
+    /// When the first operation for the compute engine between the mark before and this one was submitted.
+    first: Option<u64>,
     /// The last kernel or copy before it, if no other mark lies between.
     sample: Option<Times>,
     mark: M,
@@ -157,8 +182,8 @@ pub struct Reached<M> {
     pub mark: M,
     /// Operations that are known to be done by it.
     pub operations: u64,
-    /// Whether any of them needed the compute engine.
-    pub computed: bool,
+    /// When the first of them that needed the compute engine was submitted.
+    pub computed: Option<u64>,
     /// The times of the last kernel or copy among them.
     pub sample: Option<Times>,
 }
@@ -169,6 +194,8 @@ impl<M> Default for Track<M> {
             submitted: 0,
             done: 0,
             compute: 0,
+            first: None,
+            waits: false,
             unmarked_data: 0,
             last: None,
             short: false,
@@ -187,8 +214,10 @@ impl<M> Track<M> {
         self.submitted += 1;
         if work == Work::Compute {
             self.compute = self.submitted;
+            self.first.get_or_insert(times.submitted);
         }
-        if work != Work::Other {
+        self.waits |= work == Work::Wait;
+        if matches!(work, Work::Compute | Work::Copy) {
             self.unmarked_data = self.unmarked_data.saturating_add(1);
             self.last = Some(times);
         }
@@ -219,6 +248,12 @@ impl<M> Track<M> {
         self.done < self.compute
     }
 
+    /// When the oldest work that may be on the compute engine now was submitted; `None` if there is none: what the stream is
+    /// at is something else, or nothing.
+    pub fn on_engine(&self) -> Option<u64> {
+        self.marks.front().map_or(self.first, |mark| mark.first)
+    }
+
     fn marked(&self) -> u64 {
         self.marks.back().map_or(self.done, |mark| mark.operations)
     }
@@ -228,11 +263,18 @@ impl<M> Track<M> {
         self.marked() < self.submitted
     }
 
-    /// Whether a mark is wanted now: there is one every half window, and one behind each kernel and copy or, while they are
-    /// short, behind every [`SPARSE`] of them.
+    /// Whether a mark is wanted now: there is one every half window, one behind each wait, and one behind each kernel and copy
+    /// or, while they are short, behind every [`SPARSE`] of them.
     pub fn wants_mark(&self, window: u32) -> bool {
         let few = if self.short { SPARSE } else { 1 };
-        self.unmarked_data >= few || self.submitted - self.marked() >= u64::from(window / 2).max(1)
+        self.waits
+            || self.unmarked_data >= few
+            || self.submitted - self.marked() >= u64::from(window / 2).max(1)
+    }
+
+    /// Whether a mark is wanted before that work: what is before a wait may be done long before the wait is.
+    pub fn wants_mark_before(&self, work: Work) -> bool {
+        work == Work::Wait && self.first.is_some()
     }
 
     /// Whether as much is in flight as a window allows.
@@ -243,9 +285,10 @@ impl<M> Track<M> {
     /// A mark lies behind all operations so far.
     pub fn mark(&mut self, mark: M) {
         self.unmarked_data = 0;
+        self.waits = false;
         self.marks.push_back(Mark {
             operations: self.submitted,
-            compute: self.compute,
+            first: self.first.take(),
             sample: self.last.take(),
             mark,
         });
@@ -260,17 +303,16 @@ impl<M> Track<M> {
     pub fn reached(&mut self) -> Option<Reached<M>> {
         let Mark {
             operations,
-            compute,
+            first,
             sample,
             mark,
         } = self.marks.pop_front()?;
-        let computed = compute > self.done;
         let news = operations.saturating_sub(self.done);
         self.done += news;
         Some(Reached {
             mark,
             operations: news,
-            computed,
+            computed: first,
             sample,
         })
     }
@@ -290,6 +332,23 @@ impl<M> Track<M> {
     }
 }
 
+/// Whether a session gets on.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// When the oldest work on the compute engine was submitted, when it was last looked; `None` if nothing was on it.
+    oldest: Option<u64>,
+}
+
+impl Progress {
+    /// Whether it got on since the last look: of all streams' work on the compute engine the oldest is now `oldest`, and
+    /// `computed` the oldest that was seen to be done on it meanwhile.
+    pub fn look(&mut self, oldest: Option<u64>, computed: Option<u64>) -> bool {
+        let before = std::mem::replace(&mut self.oldest, oldest);
+        let before = before.into_iter().chain(computed).min();
+        before.is_some_and(|before| oldest.is_none_or(|now| now > before))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,7 +360,12 @@ mod tests {
     };
 
     fn work() -> impl Strategy<Value = Work> {
-        prop_oneof![Just(Work::Compute), Just(Work::Copy), Just(Work::Other)]
+        prop_oneof![
+            Just(Work::Compute),
+            Just(Work::Copy),
+            Just(Work::Wait),
+            Just(Work::Other)
+        ]
     }
 
     proptest! {
@@ -379,6 +443,188 @@ mod tests {
         }
     }
 
+    /// One operation of a model GPU's stream.
+    #[derive(Clone, Copy, Debug)]
+    struct Operation {
+        work: Work,
+        at: u64,
+        /// What it waits for: that many operations of that stream.
+        until: Option<(usize, u64)>,
+    }
+
+    /// A stream of the model, with what is known of it.
+    #[derive(Default)]
+    struct Modelled {
+        track: Track<u64>,
+        operations: Vec<Operation>,
+        done: u64,
+    }
+
+    impl Modelled {
+        fn submit(&mut self, operation: Operation) {
+            let track = &mut self.track;
+            if track.wants_mark_before(operation.work) {
+                track.mark(track.submitted());
+            }
+            let times = Times {
+                taken: operation.at,
+                submitted: operation.at,
+            };
+            track.submit(operation.work, times);
+            self.operations.push(operation);
+            if track.wants_mark(WINDOW_DEFAULT) {
+                track.mark(track.submitted());
+            }
+        }
+
+        /// Its next operation, unless that waits for another stream.
+        fn next(&self, done: &[u64]) -> Option<Operation> {
+            let next = self.operations.get(self.done as usize).copied();
+            next.filter(|next| next.until.is_none_or(|(stream, count)| done[stream] >= count))
+        }
+
+        /// Looks which marks have come, once everything has one.
+        fn settle(&mut self, load: &Load) {
+            if self.track.unmarked() {
+                self.track.mark(self.track.submitted());
+            }
+            while self.track.oldest().is_some_and(|&mark| mark <= self.done) {
+                let computed = self.track.reached().unwrap().computed;
+                computed.into_iter().for_each(|at| load.computed(at));
+            }
+        }
+    }
+
+    /// Four streams, of which every other one is known to have short work.
+    fn streams() -> Vec<Modelled> {
+        let stream = |on| {
+            let mut stream = Modelled::default();
+            stream.track.short = on % 2 == 1;
+            stream
+        };
+        (0..4).map(stream).collect()
+    }
+
+    /// Submits an operation, or has a stream run its next one. Waits are for all that another stream has so far.
+    fn step(streams: &mut [Modelled], (what, on, work): (u8, usize, Work), at: u64, endless: Option<u64>) {
+        if what < 2 {
+            let of = (on + usize::from(what) + 1) % streams.len();
+            let until = (work == Work::Wait).then(|| (of, streams[of].operations.len() as u64));
+            streams[on].submit(Operation { work, at, until });
+        } else {
+            let done: Vec<u64> = streams.iter().map(|stream| stream.done).collect();
+            if streams[on]
+                .next(&done)
+                .is_some_and(|next| Some(next.at) != endless)
+            {
+                streams[on].done += 1;
+            }
+        }
+    }
+
+    fn look(progress: &mut Progress, streams: &mut [Modelled]) -> bool {
+        let load = Load::default();
+        streams.iter_mut().for_each(|stream| stream.settle(&load));
+        let oldest = streams.iter().filter_map(|stream| stream.track.on_engine()).min();
+        progress.look(oldest, load.take_computed())
+    }
+
+    type Steps = Vec<(u8, usize, Work)>;
+
+    fn steps() -> impl Strategy<Value = Steps> {
+        proptest::collection::vec((0u8..4, 0usize..4, work()), 0..120)
+    }
+
+    proptest! {
+        /// However many others come and go beside and before it: once a kernel that never ends is the oldest on the engine,
+        /// nothing is progress but what is older and could not run before.
+        #[test]
+        fn beside_an_endless_kernel_progress_stops(before in steps(), after in steps()) {
+            let mut streams = streams();
+            let mut progress = Progress::default();
+            let mut at = 0;
+            for step_of in before {
+                at += 1;
+                step(&mut streams, step_of, at, None);
+                look(&mut progress, &mut streams);
+            }
+            at += 1;
+            let endless = at;
+            streams[0].submit(Operation { work: Work::Compute, at, until: None });
+            // What was submitted before is at most so many times progress.
+            let older = streams.iter().map(|stream| stream.track.in_flight()).sum::<u64>();
+            let mut seen = 0;
+            for step_of in after {
+                at += 1;
+                step(&mut streams, step_of, at, Some(endless));
+                seen += u64::from(look(&mut progress, &mut streams));
+            }
+            prop_assert!(seen <= older, "{seen} > {older}");
+        }
+
+        /// Whatever waits for whatever: what is submitted is done in the end, in the order of submission at the latest, and
+        /// every kernel that is alone before its mark is progress then.
+        #[test]
+        fn work_that_can_run_gets_on(all in steps()) {
+            let mut streams = streams();
+            let mut progress = Progress::default();
+            for (at, step_of) in all.into_iter().enumerate() {
+                step(&mut streams, step_of, at as u64, None);
+                look(&mut progress, &mut streams);
+            }
+            loop {
+                let done: Vec<u64> = streams.iter().map(|stream| stream.done).collect();
+                let next = (0..4).filter_map(|on| Some((streams[on].operations.get(done[on] as usize)?.at, on)));
+                let Some((at, on)) = next.min() else { break };
+                prop_assert!(streams[on].next(&done).is_some(), "the oldest operation waits");
+                let track = &streams[on].track;
+                let alone = track.on_engine() == Some(at) && track.oldest() == Some(&(done[on] + 1));
+                streams[on].done += 1;
+                let got_on = look(&mut progress, &mut streams);
+                prop_assert!(got_on || !alone);
+            }
+            prop_assert!(streams.iter().all(|stream| stream.track.on_engine().is_none()));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_waits_has_nothing_on_the_engine() {
+        let mut track = Track::default();
+        let at = |submitted| Times { taken: 0, submitted };
+        track.short = true;
+        track.submit(Work::Compute, at(1));
+        assert_eq!(track.on_engine(), Some(1));
+        assert!(!track.wants_mark(WINDOW_DEFAULT) && track.wants_mark_before(Work::Wait));
+        track.mark("the kernel");
+        track.submit(Work::Wait, at(2));
+        assert!(track.wants_mark(WINDOW_DEFAULT));
+        track.mark("the wait");
+        track.submit(Work::Compute, at(3));
+        assert_eq!(track.on_engine(), Some(1));
+        track.reached();
+        assert!(track.computing());
+        assert_eq!(track.on_engine(), None);
+        track.reached();
+        assert_eq!(track.on_engine(), Some(3));
+    }
+
+    #[test]
+    fn progress_is_that_the_oldest_is_done() {
+        let mut progress = Progress::default();
+        assert!(!progress.look(None, None));
+        assert!(progress.look(None, Some(1)));
+        // Done between two looks, but not the oldest.
+        assert!(!progress.look(Some(5), Some(6)));
+        assert!(!progress.look(Some(5), None));
+        assert!(!progress.look(Some(5), Some(7)));
+        // One that waited is older; then the one that was the oldest before is done as well.
+        assert!(!progress.look(Some(3), Some(8)));
+        assert!(progress.look(Some(5), Some(3)));
+        assert!(progress.look(Some(6), Some(5)));
+        assert!(progress.look(None, Some(6)));
+        assert!(!progress.look(None, None));
+    }
+
     #[test]
     fn threads_that_start_at_once_stay_below_the_depth() {
         let load = Load::default();
@@ -407,10 +653,10 @@ mod tests {
         track.mark(());
         track.submit(Work::Copy, NEVER);
         assert!(track.computing() && track.unmarked());
-        assert!(track.reached().unwrap().computed);
+        assert_eq!(track.reached().unwrap().computed, Some(0));
         assert!(track.dirty() && !track.computing());
         track.mark(());
-        assert!(!track.reached().unwrap().computed);
+        assert_eq!(track.reached().unwrap().computed, None);
     }
 
     #[test]

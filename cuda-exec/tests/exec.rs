@@ -6,7 +6,6 @@ use support::program::*;
 use support::*;
 use vgpu_protocol::area;
 use vgpu_protocol::calls::*;
-use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
 use vgpu_protocol::result;
 use vgpu_protocol::ring::{self, GpuInfo, op};
 use vgpu_protocol::virtio::Status;
@@ -342,11 +341,7 @@ fn a_host_function_runs_in_the_guest_in_stream_order_and_holds_no_turn() {
     );
     bump(&mut exec, 0, STREAM_LEGACY, word);
     exec.put(0, op::FENCE, false, &[STREAM_LEGACY, 1, 1], &[]);
-    let posted = wait_for("the host function", || {
-        (0..HOST_FUNCTIONS_MAX)
-            .map(area::host_function)
-            .find(|slot| exec.memory.u32(slot + 8).load(SeqCst) == area::HOST_FN_POSTED)
-    });
+    let posted = posted(&exec);
     assert_eq!(exec.memory.u64(posted).load(SeqCst), 0xc00c1e);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 128);
     proved(&exec);
@@ -673,26 +668,6 @@ fn more_launches_than_the_window_all_run() {
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 2000 * 128);
 }
 
-/// Limits the operations in flight over all streams, and waits until that is so.
-fn set_depth(exec: &Exec, depth: u32) {
-    exec.order(&ToExec::Window {
-        operations: 64,
-        depth: Some(depth),
-    });
-    exec.orders_are_done();
-}
-
-fn streams(exec: &mut Exec, streams: std::ops::Range<u32>) {
-    for stream in streams {
-        let create = cuStreamCreate::In {
-            stream,
-            flags: 1,
-            priority: 0,
-        };
-        exec.call::<cuStreamCreate::Call>(create, &[]);
-    }
-}
-
 #[test]
 fn never_more_than_the_depth_is_in_flight_over_all_streams() {
     for depth in [1, 3] {
@@ -761,12 +736,8 @@ fn a_host_function_that_waits_does_not_use_the_depth_up() {
     bump(&mut exec, 0, 2, word);
     exec.fence(0, 2, 2, 2);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 2 * 128);
-    let posted = (0..HOST_FUNCTIONS_MAX)
-        .map(area::host_function)
-        .find(|slot| exec.memory.u32(slot + 8).load(SeqCst) == area::HOST_FN_POSTED);
-    exec.memory
-        .u32(posted.unwrap() + 8)
-        .store(area::HOST_FN_DONE, SeqCst);
+    let posted = posted(&exec);
+    exec.memory.u32(posted + 8).store(area::HOST_FN_DONE, SeqCst);
     exec.fence(0, 1, 1, 1);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 22 * 128);
 }

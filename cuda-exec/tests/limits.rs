@@ -1,6 +1,7 @@
 //! The limits of a VM, and what an executor tells about its work, as its backend, its guest and vgpud see them.
 mod support;
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 use support::program::*;
@@ -10,6 +11,7 @@ use vgpu_protocol::result;
 use vgpu_protocol::ring::{GpuInfo, op};
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use vgpu_sched_api::messages::{FromExec, ToExec};
+use vgpu_sched_api::packet;
 use zerocopy::FromBytes;
 
 /// What cuMemAlloc takes at a time.
@@ -25,37 +27,52 @@ fn free(exec: &mut Exec, pointer: u64) {
         .unwrap();
 }
 
-/// Adds up what an executor tells about its latencies until `enough` says so: how often each kind was measured, the
-/// microseconds held back, the calls refused.
+/// Adds up what an executor tells about its latencies until `enough` says so.
 fn latencies(exec: &Exec, enough: impl Fn(&Told) -> bool) -> Told {
     let mut told = Told::default();
     while !enough(&told) {
+        told.add(exec.hear_any());
+    }
+    told
+}
+
+/// How often each kind of latency was measured, the microseconds held back, the calls refused.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    measured: [u64; 3],
+    throttled_us: u64,
+    refused: u64,
+}
+
+impl Told {
+    fn add(&mut self, message: FromExec) {
         if let FromExec::Latencies {
             wait,
             service,
             total,
             throttled_us,
             refused,
-        } = exec.hear_any()
+        } = message
         {
             let count = |samples: &[(u64, u64)]| samples.iter().map(|sample| sample.1).sum::<u64>();
             let longest = |samples: &[(u64, u64)]| samples.last().map_or(0, |sample| sample.0);
             assert!(longest(&total) >= longest(&wait).max(longest(&service)));
-            told.measured[0] += count(&wait);
-            told.measured[1] += count(&service);
-            told.measured[2] += count(&total);
-            told.throttled_us += throttled_us;
-            told.refused += refused;
+            self.measured[0] += count(&wait);
+            self.measured[1] += count(&service);
+            self.measured[2] += count(&total);
+            self.throttled_us += throttled_us;
+            self.refused += refused;
         }
     }
-    told
 }
 
-#[derive(Debug, Default, PartialEq)]
-struct Told {
-    measured: [u64; 3],
-    throttled_us: u64,
-    refused: u64,
+/// Adds up all that an executor has told when it has ended.
+fn told_in_the_end(scheduler: &OwnedFd) -> Told {
+    let mut told = Told::default();
+    while let Ok((message, _)) = packet::receive(scheduler) {
+        told.add(message);
+    }
+    told
 }
 
 #[test]
@@ -369,6 +386,31 @@ fn latencies_are_told_and_add_up() {
             refused: 0
         }
     );
+}
+
+/// However it ends in good order, nothing is lost that was measured in its last second.
+#[test]
+fn what_was_not_told_yet_is_told_at_the_end() {
+    const KERNELS: u64 = 30;
+    for ordered in [false, true] {
+        let mut exec = ready();
+        let word = counter(&mut exec);
+        for kernel in 1..=KERNELS {
+            bump(&mut exec, 0, STREAM_LEGACY, word);
+            exec.fence(0, STREAM_LEGACY, 1, kernel);
+            wait_until("progress", || exec.page().progress() == kernel);
+        }
+        let scheduler = exec.scheduler.try_clone().unwrap();
+        if ordered {
+            let why = "a test".into();
+            let code = result::LAUNCH_TIMEOUT;
+            exec.order(&ToExec::End { code, why });
+            assert_eq!(exec.end(), (Some(5), result::LAUNCH_TIMEOUT));
+        } else {
+            assert_eq!(exec.close(), Some(0));
+        }
+        assert_eq!(told_in_the_end(&scheduler).measured, [KERNELS; 3]);
+    }
 }
 
 #[test]

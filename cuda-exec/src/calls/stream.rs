@@ -77,7 +77,7 @@ impl Handle for cuStreamWaitEvent::Call {
         let stream = ring.stream(cuStreamWaitEvent::OP, stream)?;
         let event = event.raw?;
         if !session.captures() {
-            ring.submit(&stream, Work::Other, |raw| {
+            ring.submit(&stream, Work::Wait, |raw| {
                 session.cuda.stream_wait_event(raw, event, flags)
             })?;
             return Ok(cuStreamWaitEvent::Out {});
@@ -94,7 +94,7 @@ impl Handle for cuStreamWaitEvent::Call {
         }
         session.cuda.stream_wait_event(raw, event, flags)?;
         if !session.cuda.stream_is_capturing(raw)? {
-            stream.submitted_unmarked(session.load.start());
+            session.relaxed(|| stream.submitted_wait(session.load.start()))?;
         }
         Ok(cuStreamWaitEvent::Out {})
     }

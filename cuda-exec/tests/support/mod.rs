@@ -119,6 +119,8 @@ pub struct Exec {
     pub event: OwnedFd,
     doorbells: Vec<OwnedFd>,
     heads: [u64; 8],
+    /// Calls made so far.
+    calls: u64,
     page: Memory,
     pub scheduler: OwnedFd,
     window: u64,
@@ -234,6 +236,7 @@ impl Exec {
                 .map(|_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap())
                 .collect(),
             heads: [0; 8],
+            calls: 0,
             page: Memory::new(PAGE_LEN as u64),
             scheduler,
             window: WINDOW,
@@ -377,6 +380,13 @@ impl Exec {
         packet::send(&self.scheduler, order, &[]).unwrap();
     }
 
+    /// Waits until it shows that it has made all calls, and that so many operations are in flight.
+    pub fn await_in_flight(&self, operations: u64) {
+        wait_until("operations in flight", || {
+            self.page().counts() == (self.calls, operations)
+        });
+    }
+
     /// Writes a record and rings the doorbell if the consumer sleeps; the position behind it.
     pub fn put(&mut self, ring: u32, op: u16, reply: bool, words: &[u64], blob: &[u8]) -> u64 {
         let len = ring::record_len(words.len(), blob.len()) as u32;
@@ -459,6 +469,7 @@ impl Exec {
 
     /// Makes a call that nobody waits for.
     pub fn call_on<C: Wire>(&mut self, ring: u32, arguments: C::In, blob: &[u8]) -> u64 {
+        self.calls += 1;
         let mut words = [0; WORDS_MAX];
         arguments.put(&mut words);
         self.put(ring, C::OP, C::CALL.reply, &words[..C::In::LEN], blob)

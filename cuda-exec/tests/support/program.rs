@@ -1,6 +1,8 @@
 //! What a guest's program does in these tests: its kernels, and calls that several tests make.
 use super::*;
+use vgpu_protocol::area;
 use vgpu_protocol::calls::*;
+use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
 use vgpu_protocol::words::KernelParam;
 
 pub const KERNELS: &str = include_str!("../kernels.ptx");
@@ -94,6 +96,36 @@ pub fn endless(exec: &mut Exec, stream: u64) {
 /// Ends it.
 pub fn end_endless(exec: &Exec) {
     exec.memory.u32(PINNED.start + 64).store(1, SeqCst);
+}
+
+/// Limits the operations in flight over all streams, and waits until that is so.
+pub fn set_depth(exec: &Exec, depth: u32) {
+    exec.order(&ToExec::Window {
+        operations: 64,
+        depth: Some(depth),
+    });
+    exec.orders_are_done();
+}
+
+/// Creates streams that nothing but their own work holds up.
+pub fn streams(exec: &mut Exec, streams: std::ops::Range<u32>) {
+    for stream in streams {
+        let create = cuStreamCreate::In {
+            stream,
+            flags: 1,
+            priority: 0,
+        };
+        exec.call::<cuStreamCreate::Call>(create, &[]);
+    }
+}
+
+/// Waits until a host function is posted; where its slot lies.
+pub fn posted(exec: &Exec) -> u64 {
+    wait_for("a host function", || {
+        (0..HOST_FUNCTIONS_MAX)
+            .map(area::host_function)
+            .find(|slot| exec.memory.u32(slot + 8).load(SeqCst) == area::HOST_FN_POSTED)
+    })
 }
 
 /// Free memory and memory of the GPU, as the program sees it.

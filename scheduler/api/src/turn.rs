@@ -7,7 +7,7 @@
 //! | 128 | u32 contended: 1 while somebody waits for this GPU | vgpud |
 //! | 192 | u64 calls done so far | executor |
 //! | 200 | u64 operations in flight: taken from the rings for a stream, and not known to be done | executor |
-//! | 208 | u64 progress: grows whenever work for the compute engine is seen to be done | executor |
+//! | 208 | u64 progress: grows whenever the oldest work on the compute engine is seen to be done | executor |
 //! | 216 | u64 calls recorded so far: the next one goes to entry `n mod` [`RECORDED`] | executor |
 //! | 1024 | [`RECORDED`] × {u64 when, in microseconds of the host's monotonic clock; u64 operation in the low 16 bits, ring in the 16 above, microseconds it took, at most `u32::MAX`, in the upper 32}: the last calls | executor |
 //!
@@ -176,13 +176,13 @@ impl Page {
         self.queued.store(queued, Ordering::Relaxed);
     }
 
-    /// A number that grows whenever work for the compute engine is seen to be done. What an executor says of itself: one
-    /// that lies is not found to run a kernel too long, and is still charged for, and loses its turn, by the clock.
+    /// A number that grows whenever the oldest work on the compute engine is seen to be done. What an executor says of
+    /// itself: one that lies is not found to run a kernel too long, and is still charged for, and loses its turn, by the clock.
     pub fn progress(&self) -> u64 {
         self.progress.load(Ordering::SeqCst)
     }
 
-    /// Work for the compute engine was seen to be done; the executor alone.
+    /// The oldest work on the compute engine was seen to be done; the executor alone.
     pub fn progressed(&self) {
         self.progress.fetch_add(1, Ordering::SeqCst);
     }
