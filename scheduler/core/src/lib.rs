@@ -39,7 +39,9 @@
 //!
 //! **Gangs.** A session has all its GPUs or none. Waiting VMs are considered in their order; one that
 //! cannot get all its GPUs keeps later ones from taking any of them, so a gang is not starved by single-GPU VMs.
-//! A holder whose quantum is over stays until a waiting VM can get everything it needs.
+//! A holder whose quantum is over stays until a waiting VM can get everything it needs. A VM's turn is one on all GPUs of its
+//! sessions: whoever is to follow it waits until the last of them gave its seat back; and if a new session brings it to a GPU
+//! that another one of its level holds, the one that came first keeps its turn and the other goes, whatever the policy.
 //!
 //! **Aging** (under [`Policy::Priority`]). The first waiting VM of a level (per GPU) rises by one level for each of its
 //! `aging_us` that it waits, and with its level rises its slice; once its turn ends it falls back. Only the first rises, and
@@ -573,6 +575,10 @@ impl Core {
         }
         if let Some(seat) = self.seat_mut(slot, number) {
             seat.idle = idle;
+            if !idle && !seat.asked {
+                // It was to go only because it was idle.
+                seat.unwanted_since = None;
+            }
         }
         self.was_busy(slot);
         if !idle {

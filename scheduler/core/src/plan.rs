@@ -388,11 +388,12 @@ impl Core {
             };
             let common = session.gpus.and(other.gpus);
             let alone = vm.pool.exclusive || other_vm.pool.exclusive || vm.pool.turns != other_vm.pool.turns;
-            let same_turn = slot != other_slot && vm.level == other_vm.level;
+            // A VM's turn is one on all its GPUs.
+            let same_turn = slot != other_slot && vm.level == other_vm.level && vm.gang.meets(other_vm.gang);
             let both_guests = common
                 .and(*plan.below_active.get(vm.level))
                 .meets(*plan.below_active.get(other_vm.level));
-            (alone || same_turn) && !common.is_empty() || both_guests
+            alone && !common.is_empty() || same_turn || both_guests
         })
     }
 

@@ -44,6 +44,10 @@ struct Model {
     suspended: bool,
     /// When it last said that its work gets on, or was attached.
     progress_at: u64,
+    /// For how long its kernel had run when it was attached: a scheduler knows nothing of what was before it.
+    ran_before_us: u64,
+    /// Somebody who never says that he is idle was seated beside it since: he has his part of the time in the books.
+    beside_hoarder: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +67,8 @@ struct Queued {
     since: u64,
     /// VMs that were before it.
     before: u64,
+    /// It has had a cap since: while its share is used up it has no place.
+    capped: bool,
 }
 
 /// The model and what was found.
@@ -71,8 +77,8 @@ pub(crate) struct Checker {
     rules: Rules,
     violation: Option<(u64, String)>,
     models: BTreeMap<Session, Model>,
-    /// By VM: all GPUs of its sessions.
-    gangs: BTreeMap<Vm, GpuSet>,
+    /// By VM: all GPUs of its sessions, and when the last of them were added.
+    gangs: BTreeMap<Vm, (GpuSet, u64)>,
     seats: BTreeMap<Session, Seat>,
     /// Sessions that wait for a seat.
     waiting: BTreeSet<Session>,
@@ -83,8 +89,9 @@ pub(crate) struct Checker {
     touched: BTreeSet<Session>,
     /// By GPU: when a session there was last seen to get on. It may have a burst, for which others wait.
     progress_on: [Option<u64>; GpuSet::MAX as usize],
-    /// When sessions last waited for GPUs that did nothing for a good reason.
+    /// When sessions last waited for GPUs that did nothing for a good reason, and those that do since the last step.
     excused_at: BTreeMap<Session, u64>,
+    excused: Vec<Session>,
     /// When terms or tuning changed last: what was decided before need not follow them.
     changed_at: u64,
     /// Up to when time was added up.
@@ -119,6 +126,7 @@ impl Checker {
             touched: BTreeSet::new(),
             progress_on: [None; GpuSet::MAX as usize],
             excused_at: BTreeMap::new(),
+            excused: Vec::new(),
             changed_at: 0,
             at: 0,
             used_us: 0,
@@ -176,6 +184,10 @@ impl Checker {
             Event::Attached { session, gpus, found } => {
                 self.rivals_known = false;
                 self.fair_from.clear();
+                let ran_ns = host
+                    .sessions
+                    .get(session)
+                    .map_or(0, |real| real.kernel_ran_ns(host.hardware.left_ns(*session, now)));
                 let model = Model {
                     gpus: *gpus,
                     wish: None,
@@ -184,6 +196,8 @@ impl Checker {
                     adopted: *found != Found::Nothing,
                     suspended: false,
                     progress_at: now,
+                    ran_before_us: ran_ns / 1000,
+                    beside_hoarder: false,
                 };
                 self.models.insert(*session, model);
                 self.regang(session.vm);
@@ -240,6 +254,11 @@ impl Checker {
                 self.touched.insert(*session);
             }
             Event::VmSet { .. } | Event::PoolSet { .. } | Event::Configured(_) => {
+                if let Event::VmSet { vm, terms } = event
+                    && let Some(queued) = self.queue.get_mut(vm)
+                {
+                    queued.capped |= terms.share_max.is_some();
+                }
                 self.rivals_known = false;
                 self.changed_at = now;
                 self.shares.clear();
@@ -314,10 +333,14 @@ impl Checker {
                 let terms = host.vms.get(&session.vm);
                 let unlimited = terms
                     .is_none_or(|t| t.turn_max_us.or(t.kernel_max_us).is_none() && t.share_max.is_none());
-                // Whoever was seated by other rules, or found, goes when these want it.
+                // Whoever was seated by other rules, or found, goes when these want it. And of two VMs the later one goes
+                // if a new session of either has GPUs of both.
+                let gang = self.gang(session.vm);
                 let settled = self.seats.iter().all(|(id, seat)| {
                     let adopted = self.models.get(id).is_some_and(|model| model.adopted);
-                    seat.since > self.changed_at && !adopted
+                    let grew = |(other, at): &(GpuSet, u64)| other.meets(gang) && *at >= seat.since;
+                    let grew = self.gangs.get(&id.vm).is_some_and(grew);
+                    seat.since > self.changed_at && !adopted && !grew
                 });
                 if let Some(seat) = self.seats.get_mut(session) {
                     seat.asked |= ask;
@@ -447,10 +470,12 @@ impl Checker {
     }
 
     fn set_idle(&mut self, session: Session, idle: bool) {
-        if let Some(seat) = self.seats.get_mut(&session) {
+        if let Some(seat) = self.seats.get_mut(&session)
+            && seat.idle != idle
+        {
             seat.idle = idle;
+            self.kernel_done(session);
         }
-        self.kernel_done(session);
         self.touched.insert(session);
     }
 
@@ -458,6 +483,25 @@ impl Checker {
     fn kernel_done(&mut self, session: Session) {
         if let Some(seat) = self.seats.get_mut(&session) {
             seat.reached.retain(|(limit, _)| *limit != Limit::Kernel);
+        }
+        if let Some(model) = self.models.get_mut(&session) {
+            model.ran_before_us = 0;
+            model.beside_hoarder = false;
+        }
+    }
+
+    /// Takes note of who is seated beside one that never says that it is idle.
+    fn note_hoarders(&mut self, host: &Host, gpus: GpuSet) {
+        let real = |id: &Session| host.sessions.get(id);
+        let there = self.seats.iter().filter(|(_, seat)| seat.gpus.meets(gpus));
+        let there: Vec<Session> = there.map(|(id, _)| *id).collect();
+        let hoards = |id: &Session| real(id).is_some_and(|real| real.member.fault == Fault::Hoards);
+        if there.iter().any(hoards) {
+            for id in there {
+                if let Some(model) = self.models.get_mut(&id) {
+                    model.beside_hoarder = true;
+                }
+            }
         }
     }
 
@@ -467,14 +511,16 @@ impl Checker {
     }
 
     fn gang(&self, vm: Vm) -> GpuSet {
-        self.gangs.get(&vm).copied().unwrap_or_default()
+        self.gangs.get(&vm).map_or(GpuSet::EMPTY, |(gang, _)| *gang)
     }
 
     fn regang(&mut self, vm: Vm) {
         let gang = self
             .sessions_of(vm)
             .fold(GpuSet::EMPTY, |all, (_, model)| all.or(model.gpus));
-        self.gangs.insert(vm, gang);
+        let (had, grew_at) = self.gangs.get(&vm).copied().unwrap_or_default();
+        let grew_at = if had.has_all(gang) { grew_at } else { self.at };
+        self.gangs.insert(vm, (gang, grew_at));
     }
 
     /// How the VM's pool is treated, as far as the core treats pools.
@@ -532,6 +578,7 @@ impl Checker {
         }
         let had = self.seats.insert(session, seat);
         self.ensure(had.is_none(), || format!("{session:?} has two turns"));
+        self.note_hoarders(host, gpus);
         if self.queue.contains_key(&session.vm) {
             self.check_wait(host, session.vm);
             self.queue.remove(&session.vm);
@@ -595,9 +642,7 @@ impl Checker {
                     .any(|(id, _)| self.waiting.contains(&id))
                 && self.gang(**other).meets(gpus)
                 && self.level(host, **other) == level
-                && self
-                    .terms(host, **other)
-                    .is_some_and(|terms| terms.share_max.is_none())
+                && !queued.capped
         });
         let overtaken = overtaken.map(|(other, _)| *other);
         self.ensure(overtaken.is_none(), || {
@@ -655,10 +700,12 @@ impl Checker {
                 .keys()
                 .filter(|other| same(other) && meets(other))
                 .count();
+            let terms = self.terms(host, vm);
             let queued = Queued {
                 place: self.queued,
                 since: host.now,
                 before: before as u64,
+                capped: terms.is_none_or(|terms| terms.share_max.is_some()),
             };
             self.queue.insert(vm, queued);
         }
@@ -672,6 +719,10 @@ impl Checker {
             .values()
             .fold(GpuSet::EMPTY, |all, seat| all.or(seat.gpus));
         let (mut found, mut excused) = (None, Vec::new());
+        // What was a good reason has been one until now.
+        let until_now = std::mem::take(&mut self.excused).into_iter();
+        self.excused_at
+            .extend(until_now.map(|session| (session, host.now)));
         for session in &self.waiting {
             let Some(model) = self.models.get(session) else {
                 continue;
@@ -683,7 +734,7 @@ impl Checker {
                 continue;
             }
             let level = self.level(host, session.vm);
-            let mine = self.queue.get(&session.vm).map(|queued| queued.place);
+            let mine = self.queue.get(&session.vm).filter(|queued| !queued.capped);
             let pool = self.pool(host, session.vm);
             // A VM's turn is one on all its GPUs.
             let gang = self.gang(session.vm);
@@ -698,7 +749,7 @@ impl Checker {
             if !others && !burst && !model.gpus.meets(seated) {
                 let earlier = self.queue.iter().any(|(vm, queued)| {
                     *vm != session.vm
-                        && (mine.is_none_or(|place| queued.place < place)
+                        && (mine.is_none_or(|mine| queued.capped || queued.place < mine.place)
                             || self.level(host, *vm) > level
                             || pool.policy == Policy::Weighted)
                         && self.gang(*vm).meets(gang)
@@ -716,21 +767,22 @@ impl Checker {
                 break;
             }
             let long_idle = |since: u64| host.now > since + HAND_OVER_US + host.config.active_hold_us;
-            let all_idle = model
-                .gpus
-                .iter()
-                .all(|gpu| host.hardware.idle_since(gpu).is_some_and(long_idle));
+            let idle = |long: &dyn Fn(u64) -> bool| {
+                let mut gpus = model.gpus.iter();
+                gpus.all(|gpu| host.hardware.idle_since(gpu).is_some_and(long))
+            };
             let really = host
                 .sessions
                 .get(session)
                 .is_some_and(|real| real.wants && real.member.fault == Fault::None);
             let somebody = model.gpus.meets(seated);
-            if !(somebody && all_idle && really && model.wish.is_some_and(long_idle)) {
+            if !(somebody && idle(&|_| true) && really && model.wish.is_some()) {
                 continue;
             }
+            let long = idle(&long_idle) && model.wish.is_some_and(long_idle);
             if self.excused(host, *session, model) {
                 excused.push(*session);
-            } else if self.excused_at.get(session).is_none_or(|at| long_idle(*at)) {
+            } else if long && self.excused_at.get(session).is_none_or(|at| long_idle(*at)) {
                 let seats: Vec<_> = self
                     .seats
                     .iter()
@@ -743,8 +795,7 @@ impl Checker {
                 break;
             }
         }
-        self.excused_at
-            .extend(excused.into_iter().map(|session| (session, host.now)));
+        self.excused = excused;
         self.ensure(found.is_none(), || found.unwrap_or_default());
     }
 
@@ -928,13 +979,21 @@ impl Checker {
         }
     }
 
-    /// No kernel runs for much longer than its limit where such sessions are ended.
+    /// No kernel runs for much longer than its limit where such sessions are ended, as far as can be told: a liar's pages say
+    /// that nothing runs, and whoever hoards his turn beside has a part of the time that he does not use.
     fn check_kernels(&mut self, host: &Host) {
         for (session, real) in &host.sessions {
             let limit = self.terms(host, session.vm).and_then(|terms| terms.kernel_max_us);
             let ends = self.pool(host, session.vm).rungs.has(Rung::End);
+            let Some(model) = self.models.get(session).copied() else {
+                continue;
+            };
+            if real.member.fault == Fault::Lies || model.beside_hoarder {
+                continue;
+            }
             if let (Some(limit), true, false) = (limit, ends, real.ending) {
                 let ran_us = real.kernel_ran_ns(host.hardware.left_ns(*session, host.now)) / 1000;
+                let ran_us = ran_us.saturating_sub(model.ran_before_us);
                 self.ensure(ran_us <= 2 * limit + 1_000_000, || {
                     format!("a kernel of {session:?} ran for {ran_us} us; the limit is {limit} us")
                 });

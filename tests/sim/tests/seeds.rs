@@ -38,6 +38,28 @@ fn pools_of_all_policies_hold_through_faults_restarts_and_reloads() {
     }
 }
 
+/// Seeds that once broke a rule: turns on several GPUs, a holder that works again when it is to be taken, neighbours that hoard
+/// or lie, caps that are lifted, restarts in the midst of a kernel.
+#[test]
+fn what_was_found_once_holds() {
+    for seed in [25, 28, 32, 47, 65, 88, 169] {
+        holds(&Scenario::new(seed));
+    }
+    for seed in [17, 38, 68, 153] {
+        holds(&Scenario {
+            policy: Some(Policy::Fifo),
+            ..Scenario::new(seed)
+        });
+    }
+    for seed in [98, 141] {
+        holds(&Scenario {
+            policy: Some(Policy::Weighted),
+            gangs: false,
+            ..Scenario::new(seed)
+        });
+    }
+}
+
 #[test]
 fn first_come_is_first_served() {
     for seed in 1..=3 {

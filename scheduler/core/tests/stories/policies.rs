@@ -348,6 +348,75 @@ fn first_in_first_out_lasts_until_the_work_is_done() {
 }
 
 #[test]
+fn one_that_works_again_when_it_is_to_be_taken_keeps_its_turn() {
+    let exclusive = PoolTerms {
+        exclusive: true,
+        ..pool(Policy::Fifo)
+    };
+    let mut story = story(Config::default(), &[exclusive], &[Terms::at(Level::Low)]);
+    let other = session(1, 2);
+    story.attach(other, &[0]);
+    story.want(A);
+    story.want(other);
+    story.done();
+    story.event(Event::IdleSeen { session: A });
+    assert_eq!(story.done(), [Action::TakeIfIdle { session: A }]);
+    story.refuse_taking(A);
+    story.until(S);
+    assert_eq!(story.done(), [], "its work is not done");
+    assert_eq!(story.standing(A), Standing::Running);
+}
+
+#[test]
+fn a_turn_on_several_gpus_is_followed_when_the_last_seat_is_given_back() {
+    let low = Terms::at(Level::Low);
+    let mut story = story(Config::default(), &[pool(Policy::Fifo)], &[low, low]);
+    // Both VMs have a session on each of two GPUs; those that work are on different ones.
+    story.attach(session(1, 2), &[1]);
+    let elsewhere = session(2, 2);
+    story.attach(elsewhere, &[1]);
+    story.want(A);
+    story.want(elsewhere);
+    story.done();
+    story.event(Event::IdleSeen { session: A });
+    assert_eq!(story.done(), [Action::TakeIfIdle { session: A }]);
+    story.refuse_taking(A);
+    assert_eq!(story.done(), [], "the turn goes on");
+    story.event(Event::IdleSeen { session: A });
+    story.event(Event::TakeResult {
+        session: A,
+        taken: true,
+    });
+    assert_eq!(
+        story.done(),
+        [
+            Action::TakeIfIdle { session: A },
+            Action::Grant { session: elsewhere }
+        ]
+    );
+}
+
+#[test]
+fn of_two_that_come_to_have_a_gpu_in_common_the_first_keeps_its_turn() {
+    let low = Terms::at(Level::Low);
+    let mut story = story(Config::default(), &[pool(Policy::Fifo)], &[low]);
+    story.set(2, low);
+    story.attach(B, &[1]);
+    story.want(A);
+    story.want(B);
+    story.done();
+    story.attach(session(2, 2), &[0]);
+    let asked = |action: &Action| matches!(action, Action::AskBack { session: B });
+    assert!(story.done().iter().any(asked));
+    story.release(B);
+    story.want(B);
+    story.until(S);
+    assert_eq!(story.standing(B), Standing::Waiting);
+    story.release(A);
+    assert_eq!(story.standing(B), Standing::Running);
+}
+
+#[test]
 fn an_exclusive_gpu_has_one_session_at_a_time_and_the_higher_level_first() {
     let exclusive = PoolTerms {
         exclusive: true,
