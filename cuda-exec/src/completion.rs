@@ -16,6 +16,8 @@ pub const FAST: Duration = Duration::from_micros(30);
 const SLOW: Duration = Duration::from_micros(200);
 /// Between two questions to the driver while nobody waits for the answer.
 const CHECK: Duration = Duration::from_millis(1);
+/// Looks at what is done, one after the other, when a fence was written: marks may lie a little behind it.
+const LOOKS: u32 = 5;
 /// How long to go on looking after the last work, before work must wake this thread.
 const LINGER: Duration = Duration::from_millis(20);
 /// How long it sleeps then, unless work wakes it: `vgpud` may have to be told something.
@@ -203,6 +205,7 @@ impl Completion {
         let mut checked = Instant::now();
         let mut busy = checked;
         let mut progress = Progress::default();
+        let mut looks = 0;
         loop {
             session.latencies.tell(session);
             session.preempt.tell_news(session);
@@ -214,11 +217,17 @@ impl Completion {
             drop(buried);
             if self.fences_moved(session) {
                 session.area.wake();
+                looks = LOOKS;
+            }
+            if looks > 0 {
                 // What lies before the fence is done: when it was seen is what `latency` measures.
+                let mut left = false;
                 for stream in self.streams() {
                     session.survive(stream.settle());
+                    left |= stream.track().dirty();
                 }
                 self.show_progress(session, &mut progress);
+                looks = if left { looks - 1 } else { 0 };
             }
             let now = Instant::now();
             let urgent = session.turn.contended() && session.turn.is_held();
@@ -251,7 +260,11 @@ impl Completion {
             }
             let awaited = !watched.fences.0.is_empty() && session.area.waiters();
             drop(watched);
-            std::thread::sleep(if awaited || urgent { FAST } else { SLOW });
+            std::thread::sleep(if awaited || urgent || looks > 0 {
+                FAST
+            } else {
+                SLOW
+            });
         }
     }
 }

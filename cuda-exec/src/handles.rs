@@ -298,8 +298,8 @@ impl Stream {
         self.track.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// libcuda has taken one operation, for which there was room.
-    pub fn submitted(self: &Arc<Self>, work: Work, times: Times, room: Started<'_>) -> Result<(), Code> {
+    /// libcuda has taken one operation, for which there was room. Whether a mark is wanted behind it.
+    pub fn submitted(self: &Arc<Self>, work: Work, times: Times, room: Started<'_>) -> bool {
         let session = self.context.session;
         let wants_mark = {
             let mut track = self.track();
@@ -308,7 +308,7 @@ impl Stream {
             track.wants_mark(session.window().min(session.load.depth()))
         };
         self.list();
-        if wants_mark { self.mark() } else { Ok(()) }
+        wants_mark
     }
 
     /// As [`Self::submitted`] for a wait, while a capture may not begin or end, of a stream that is not capturing.

@@ -7,6 +7,7 @@ use crate::session::Session;
 use crate::shared::Shared;
 use crate::spin::Spin;
 use crate::window::{Started, Times, Work};
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -155,6 +156,11 @@ impl Reply {
     }
 }
 
+/// Whether a guest thread may be waiting for what a record has the GPU do behind the work before it.
+fn is_waited_for(operation: u16) -> bool {
+    operation == op::FENCE || operation == calls::cuEventRecord::OP
+}
+
 /// Where a consumer stands in its ring.
 struct Cursor {
     memory: Shared,
@@ -194,6 +200,8 @@ pub struct Consumer {
     context: Option<(u32, Weak<Context>)>,
     /// When the record that is being carried out was taken from the ring, in nanoseconds.
     taken_ns: u64,
+    /// The stream that wants a mark behind the last work that this ring submitted.
+    unmarked: Cell<Option<Arc<Stream>>>,
 }
 
 impl Consumer {
@@ -206,6 +214,7 @@ impl Consumer {
             cursor: Cursor { memory, tail: 0 },
             context: None,
             taken_ns: 0,
+            unmarked: Cell::new(None),
         }
     }
 
@@ -227,13 +236,21 @@ impl Consumer {
                             // A guest thread may sleep until there is.
                             self.session.area.wake();
                         }
+                        let waited_for = is_waited_for(shape.op);
+                        if !waited_for {
+                            self.mark();
+                        }
                         self.execute(shape, &copy, &mut reply);
+                        if waited_for {
+                            self.mark();
+                        }
                     }
                     Err(error) => self.session.broken(self.index, error),
                 }
                 self.state.publish(self.cursor.tail);
             }
         }
+        self.mark();
         for context in self.session.objects.contexts.all() {
             if let Some(stream) = context.take_per_thread(self.index) {
                 // Not destroyed here: the session may be suspended.
@@ -257,6 +274,7 @@ impl Consumer {
         if let Some(head) = look(Acquire) {
             return Some(head);
         }
+        self.mark();
         self.state.dry.store(true, SeqCst);
         let found = loop {
             spin.urgency(self.session.slice());
@@ -291,6 +309,23 @@ impl Consumer {
         };
         self.state.dry.store(false, SeqCst);
         found
+    }
+
+    /// Puts the mark that is wanted behind the last work. Not done with the work itself: what the guest waits for next goes to
+    /// the GPU first.
+    fn mark(&self) {
+        let Some(stream) = self.unmarked.take() else {
+            return;
+        };
+        let session = self.session;
+        match session.suspension.try_awake() {
+            Some(_awake) => {
+                session.survive(session.relaxed(|| stream.mark()));
+                drop(stream);
+            }
+            // Nothing is in flight, and a last user may not destroy the stream now.
+            None => session.completion.bury(stream),
+        }
     }
 
     fn execute(&mut self, shape: RecordShape, copy: &[u64], reply: &mut Reply) {
@@ -504,6 +539,12 @@ impl Consumer {
             submit(raw)?;
             return Ok(());
         }
+        if work != Work::Other {
+            // One record may submit several.
+            self.mark();
+        }
+        // Marks may be on streams of other contexts.
+        stream.context.make_current()?;
         let room = self.make_room(stream)?;
         if stream.track().wants_mark_before(work) {
             self.session.relaxed(|| stream.mark())?;
@@ -524,9 +565,18 @@ impl Consumer {
             taken: self.taken_ns,
             submitted: now_ns(),
         };
-        let counted = self.session.relaxed(|| stream.submitted(work, times, room));
+        if stream.submitted(work, times, room) {
+            match self.unmarked.take() {
+                Some(same) if Arc::ptr_eq(&same, stream) => {}
+                other => {
+                    self.unmarked.set(other);
+                    self.mark();
+                }
+            }
+            self.unmarked.set(Some(stream.clone()));
+        }
         drop((kept, turn));
-        Ok(counted?)
+        Ok(())
     }
 
     /// Waits until less than a window of operations is in flight on a stream, and less than the session's depth over all of

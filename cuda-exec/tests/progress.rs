@@ -15,8 +15,8 @@ fn ready_with_streams() -> (Exec, u64) {
     set_depth(&exec, 64);
     streams(&mut exec, 1..4);
     // The first kernel proves the controls, and that waits for everything.
-    bump(&mut exec, 0, 1, word);
-    exec.fence(0, 1, 1, 1);
+    bump(&mut exec, 0, STREAM_LEGACY, word);
+    exec.fence(0, STREAM_LEGACY, 0, 1);
     wait_until("progress", || exec.page().progress() == 1);
     exec.await_in_flight(0);
     (exec, word)

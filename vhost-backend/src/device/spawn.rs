@@ -18,6 +18,9 @@ use zerocopy::{FromBytes, IntoBytes};
 /// much memory registered, whose pages are released one by one.
 pub const REAP_WAIT: Duration = Duration::from_secs(20);
 
+/// How long an executor may take to end by itself before it is killed: it tells vgpud what it has measured last.
+const END_WAIT: Duration = Duration::from_millis(100);
+
 /// A running executor. Dropping it kills it.
 #[derive(Debug)]
 pub struct Executor {
@@ -121,14 +124,16 @@ impl Executor {
         Ok(ExecReply::read_from_bytes(&bytes).ok())
     }
 
-    /// Kills it and waits until it is gone.
+    /// Has it end, kills it if it does not, and waits until it is gone.
     pub fn end(mut self) -> Result<ExitStatus, Stuck> {
         self.reap().ok_or(Stuck)
     }
 
     fn reap(&mut self) -> Option<ExitStatus> {
         self.reaped = true;
-        // It may have ended already.
+        // Either may find that it has ended already.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        wait_readable(self.pidfd.as_fd(), END_WAIT);
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         if !wait_readable(self.pidfd.as_fd(), REAP_WAIT) {
             return None;
