@@ -947,7 +947,10 @@ impl Checker {
         let touched = self.touched.iter().map(|session| session.vm);
         let vms: BTreeSet<Vm> = self.seats.keys().map(|id| id.vm).chain(touched).collect();
         for vm in vms {
-            let Some(share) = host.vms.get(&vm).and_then(|terms| terms.share_max) else {
+            // Where there are no turns nobody can lose one.
+            let pool = self.pool(host, vm);
+            let share = host.vms.get(&vm).and_then(|terms| terms.share_max);
+            let Some(share) = share.filter(|_| pool.turns) else {
                 continue;
             };
             let used = host.core.usage(vm).map_or(0, |(_, charge)| charge.ns);
