@@ -1,6 +1,6 @@
 //! GPU time: who is charged for it, and what that means for shares.
 use crate::state::{Budget, SessionState, Slot, VmState};
-use crate::{Charge, Core, Gpu, GpuSet};
+use crate::{Charge, Core, Gpu, GpuSet, Level};
 
 /// The time slice of contexts for which none was set, in microseconds.
 const DEFAULT_SLICE_US: u64 = 2_000;
@@ -103,14 +103,21 @@ impl Core {
 
     /// A VM's level counts as active on its GPUs for a while, since it was busy just now.
     pub(crate) fn was_busy(&mut self, slot: Slot) {
-        let until = self.now + self.config.active_hold_us;
+        let now = self.now;
         let Some(vm) = self.vm(slot).filter(|vm| vm.pool.turns) else {
             return;
         };
         let (gang, level) = (vm.gang, vm.level);
         for gpu in gang.iter() {
-            *self.gpus[gpu as usize].active_until.get_mut(level) = until;
+            *self.gpus[gpu as usize].busy_at.get_mut(level) = Some(now);
         }
+    }
+
+    /// Until when a level counts as active on a GPU because it was busy lately, if it does.
+    pub(crate) fn active_until(&self, gpu: Gpu, level: Level) -> Option<u64> {
+        let busy_at = *self.gpus[gpu as usize].busy_at.get(level);
+        let until = busy_at.map(|at| at.saturating_add(self.config.active_hold_us));
+        until.filter(|until| *until > self.now)
     }
 
     /// A full budget for a VM that has a cap.

@@ -68,7 +68,8 @@
 //! loses its turn, and waits until there is enough for a quantum. What a session runs without any of it being done is
 //! its *kernel*, in time on the GPU, over turns and stops; at half its limit the session is reported, at three quarters it counts
 //! as low, at the limit it is stopped, a quarter later it is ended ([`Rung`]). A turn beyond its limit that is not given back in its
-//! grace is stopped, or ended if it cannot be stopped. Rungs that the pool leaves out are reported only.
+//! grace is stopped, or ended if it cannot be stopped. Rungs that the pool leaves out are reported only. When limits or rungs
+//! change, what runs climbs anew.
 //!
 //! **Charge** is host time while seated, less idle and stopped time, times the GPUs of the gang. Time in which
 //! several are seated on one GPU is split by their slices, as the hardware would, and marked as estimated.
@@ -369,7 +370,18 @@ impl Core {
             return GpuSet::EMPTY;
         };
         let before = (base_level(vm), vm.terms.share_max, vm.pool.turns);
+        let ladder = |vm: &VmState| (vm.terms.kernel_max_us, vm.terms.turn_max_us, vm.pool.rungs);
+        let ladder_before = ladder(vm);
         change(vm);
+        if ladder(vm) != ladder_before {
+            // What is beyond a limit already climbs by the new rule.
+            for session in &mut vm.sessions {
+                session.reached = None;
+                if let Some(seat) = session.seat_mut() {
+                    seat.over = None;
+                }
+            }
+        }
         let base = base_level(vm);
         if base != before.0 {
             vm.level = base;

@@ -285,9 +285,7 @@ impl Core {
                 as_guest: gpus.and(taken.active),
                 alone: vm.pool.exclusive,
             };
-            let lately = gpus
-                .iter()
-                .any(|gpu| *self.gpus[gpu as usize].active_until.get(vm.level) > self.now);
+            let lately = gpus.iter().any(|gpu| self.active_until(gpu, vm.level).is_some());
             if idle && (choice.alone || !choice.as_guest.is_empty() && !lately) {
                 taken.idle.push(choice);
             } else if taken.take(choice) {
@@ -300,7 +298,7 @@ impl Core {
     fn active_gpus(&self, level: Level, island: GpuSet, holders: &[Slot], chosen: &[Holder]) -> GpuSet {
         let lately = island
             .iter()
-            .filter(|gpu| *self.gpus[*gpu as usize].active_until.get(level) > self.now);
+            .filter(|gpu| self.active_until(*gpu, level).is_some());
         let mut active: GpuSet = lately.collect();
         for vm in holders.iter().filter_map(|slot| self.vm(*slot)) {
             if vm.level == level {

@@ -127,8 +127,8 @@ pub(crate) struct GpuState {
     pub(crate) accounted: u64,
     /// Nanoseconds in which somebody who was not idle had a turn on it.
     pub(crate) busy_ns: u64,
-    /// Until when a level counts as active because it was busy lately.
-    pub(crate) active_until: PerLevel<u64>,
+    /// When somebody of a level was last seen busy.
+    pub(crate) busy_at: PerLevel<Option<u64>>,
     /// Below that level nobody may be seated until then: it is having a burst of short calls.
     pub(crate) burst: Option<(Level, u64)>,
     /// No burst counts until then: the last one was long enough.

@@ -149,12 +149,11 @@ impl Core {
 
     fn reschedule_gpu(&mut self, gpu: Gpu, waited: GpuSet) {
         let now = self.now;
+        let is_waited_for = waited.meets(GpuSet::from_iter([gpu]));
+        let active = Level::DESCENDING.map(|level| self.active_until(gpu, level).filter(|_| is_waited_for));
         let state = &mut self.gpus[gpu as usize];
-        let until = state.active_until;
-        let active = [until.low, until.medium, until.high].into_iter();
-        let active = active.filter(|at| *at > now && waited.meets(GpuSet::from_iter([gpu])));
         let burst = state.burst.map(|(_, until)| until).filter(|at| *at > now);
-        let at = active.chain(burst).min();
+        let at = active.into_iter().flatten().chain(burst).min();
         self.timers.set(Who::Gpu(gpu), state.due, at);
         state.due = at;
     }

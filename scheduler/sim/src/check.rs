@@ -239,9 +239,8 @@ impl Checker {
                 self.kernel_done(*session);
                 if let Some(model) = self.models.get_mut(session) {
                     model.progress_at = now;
-                    for gpu in model.gpus.iter() {
-                        self.progress_on[gpu as usize] = Some(now);
-                    }
+                    let gpus = model.gpus;
+                    self.got_on(gpus);
                 }
             }
             Event::Suspended { session, suspended } => {
@@ -258,6 +257,17 @@ impl Checker {
                     && let Some(queued) = self.queue.get_mut(vm)
                 {
                     queued.capped |= terms.share_max.is_some();
+                }
+                let changed = |id: &Session| match event {
+                    Event::VmSet { vm, .. } => id.vm == *vm,
+                    Event::PoolSet { pool, .. } => {
+                        host.vms.get(&id.vm).is_some_and(|terms| terms.pool == *pool)
+                    }
+                    _ => false,
+                };
+                // What is beyond a limit already may climb anew.
+                for (_, seat) in self.seats.iter_mut().filter(|(id, _)| changed(id)) {
+                    seat.reached.clear();
                 }
                 self.rivals_known = false;
                 self.changed_at = now;
@@ -474,9 +484,20 @@ impl Checker {
             && seat.idle != idle
         {
             seat.idle = idle;
+            let gpus = seat.gpus;
             self.kernel_done(session);
+            if !idle {
+                self.got_on(gpus);
+            }
         }
         self.touched.insert(session);
+    }
+
+    /// A session there is seen to have new work, or to get on with what it has.
+    fn got_on(&mut self, gpus: GpuSet) {
+        for gpu in gpus.iter() {
+            self.progress_on[gpu as usize] = Some(self.at);
+        }
     }
 
     /// What it ran is done: the next kernel has its time anew.
@@ -746,7 +767,12 @@ impl Checker {
                 let last = self.progress_on[gpu as usize];
                 last.is_some_and(|at| host.now < at + host.config.burst_gap_us)
             });
-            if !others && !burst && !model.gpus.meets(seated) {
+            // One of its VM that has several GPUs keeps it from those that it has to wait for.
+            let sibling = self.sessions_of(session.vm).any(|(id, other)| {
+                let kept = other.gpus.meets(model.gpus) && other.gpus.meets(seated);
+                kept && id != *session && self.waiting.contains(&id)
+            });
+            if !others && !burst && !sibling && !model.gpus.meets(seated) {
                 let earlier = self.queue.iter().any(|(vm, queued)| {
                     *vm != session.vm
                         && (mine.is_none_or(|mine| queued.capped || queued.place < mine.place)
@@ -921,7 +947,10 @@ impl Checker {
         let touched = self.touched.iter().map(|session| session.vm);
         let vms: BTreeSet<Vm> = self.seats.keys().map(|id| id.vm).chain(touched).collect();
         for vm in vms {
-            let Some(share) = host.vms.get(&vm).and_then(|terms| terms.share_max) else {
+            // Where there are no turns nobody can lose one.
+            let pool = self.pool(host, vm);
+            let share = host.vms.get(&vm).and_then(|terms| terms.share_max);
+            let Some(share) = share.filter(|_| pool.turns) else {
                 continue;
             };
             let used = host.core.usage(vm).map_or(0, |(_, charge)| charge.ns);

@@ -552,6 +552,31 @@ fn what_a_pool_leaves_out_of_its_ladder_is_only_reported() {
 }
 
 #[test]
+fn a_rung_that_a_pool_gets_is_climbed_by_what_is_beyond_it_already() {
+    let limited = Terms {
+        kernel_max_us: Some(S),
+        ..Terms::at(Level::Low)
+    };
+    let quiet = PoolTerms {
+        rungs: Rungs::default(),
+        ..PoolTerms::default()
+    };
+    let mut story = story(Config::default(), &[quiet], &[limited]);
+    story.want(A);
+    story.until(2 * S);
+    story.done();
+    let terms = PoolTerms {
+        rungs: Rungs::from_iter([Rung::End]),
+        ..quiet
+    };
+    story.event(Event::PoolSet { pool: 0, terms });
+    let limit = Limit::Kernel;
+    assert!(story.done().contains(&Action::EndSession { session: A, limit }));
+    story.event(Event::PoolSet { pool: 0, terms });
+    assert_eq!(reached(&story.done()), [], "nothing changed");
+}
+
+#[test]
 fn time_in_which_it_is_stopped_is_not_a_kernels() {
     let limited = Terms {
         kernel_max_us: Some(S),

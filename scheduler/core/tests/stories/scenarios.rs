@@ -537,3 +537,25 @@ fn a_gang_is_not_overtaken_and_its_gpus_do_not_lie_idle_for_it() {
     assert_eq!(story.done(), [Action::Grant { session: late }]);
     assert_eq!(GpuSet::from_iter([0, 1]).iter().collect::<Vec<_>>(), [0, 1]);
 }
+
+#[test]
+fn a_shorter_hold_counts_for_what_was_active_before_it_was_set() {
+    let config = Config::default();
+    let vms = [(1, Level::High), (2, Level::Medium), (3, Level::Low)];
+    let mut story = Story::new(config, &vms);
+    for session in [A, B, C] {
+        story.want(session);
+    }
+    story.release(A);
+    story.until(config.active_hold_us / 2);
+    assert_eq!(
+        story.standing(C),
+        Standing::Waiting,
+        "a second guest below the high one"
+    );
+    story.event(Event::Configured(Config {
+        active_hold_us: config.active_hold_us / 4,
+        ..config
+    }));
+    assert_eq!(story.standing(C), Standing::Running);
+}
