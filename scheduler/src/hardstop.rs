@@ -156,8 +156,10 @@ impl HardStops {
         let failed = finish.clone();
         let run = move || {
             let start = Instant::now();
-            let failed = handed.iter().filter(|handed| !disable_all(handed, stop)).count();
-            finish(failed == 0, start.elapsed());
+            // The driver counts stops: there may be one from here and one of the executor's. More resumes than stops do no harm.
+            let times = if stop { 1 } else { 2 };
+            let done = |handed: &Arc<Handed>| (0..times).all(|_| disable_all(handed, stop));
+            finish(handed.iter().filter(|handed| !done(handed)).count() == 0, start.elapsed());
         };
         if let Err(error) = std::thread::Builder::new().name("stop".to_owned()).spawn(run) {
             log::error!("no thread to stop or resume a session: {error}");
@@ -201,9 +203,9 @@ impl Daemon {
     pub(crate) fn order_done(&mut self, session: Session, sequence: u64, ok: bool) -> Option<Order> {
         let live = self.sessions.get_mut(&session)?;
         let order = live.orders.remove(&sequence)?;
-        if ok && !order.stop {
-            // All its channels go on, whoever has stopped them.
-            self.hard.stopped.remove(&session);
+        if ok && !order.stop && self.hard.stopped.contains_key(&session) {
+            // The driver counts stops: that from here ends only from here. It is known as stopped until that is done.
+            self.hard_job(session, Task::Resume, None);
         }
         Some(order)
     }
@@ -263,6 +265,15 @@ impl Daemon {
             else {
                 continue;
             };
+            if order.stop && self.hard.stopped.contains_key(&session) {
+                // It is stopped from here already, and for longer since the order was given.
+                self.feed(Event::OrderDone {
+                    session,
+                    sequence,
+                    ok: true,
+                });
+                continue;
+            }
             let what = if order.stop { "stop" } else { "resume" };
             let task = match order.stop {
                 true => Task::Stop {

@@ -10,6 +10,8 @@ use vgpu_sched_core::{Event, Limit, Policy, Pool, PoolTerms, Rung, Session, Stan
 
 /// How long an executor that was told to end may take, in microseconds, before its backend is told to kill it.
 const END_US: u64 = 2_000_000;
+/// The number of an order whose outcome does not matter.
+const UNCOUNTED: u64 = u64::MAX;
 /// How long the backend may take before the executor is killed from here.
 const KILL_US: u64 = 1_000_000;
 /// The progress of what runs under a limit, and that nobody waits for, is looked at this often at least, in microseconds; so
@@ -139,6 +141,12 @@ impl Daemon {
         };
         self.endings.insert(session, ending);
         let why = why.to_owned();
+        // A process that runs something without end takes seconds to be gone, one that is stopped a tenth of one.
+        let stop = ToExec::Stop {
+            sequence: UNCOUNTED,
+            deadman_ms: END_US / 1000,
+        };
+        self.order(session, &stop, None);
         self.order(session, &ToExec::End { code, why }, None);
     }
 

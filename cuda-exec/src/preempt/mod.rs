@@ -154,8 +154,9 @@ impl Preempt {
         }
     }
 
+    /// Twice: the driver counts stops, and there may be one of our own and one of `vgpud`'s. More resumes than stops do no harm.
     fn resume_anyway(&self) {
-        if let Err(error) = self.resume() {
+        if let Err(error) = self.resume().and_then(|()| self.resume()) {
             log::error!("what may be stopped cannot be resumed: {error}");
         }
     }

@@ -179,6 +179,9 @@ fn note_control(control: &Control) {
             .compute_channels()
             .filter(|channel| channel.parent == group.handle)
             .collect();
+        // It may be stopped since it was made, and the driver counts: what is not stopped may be resumed, but not stopped
+        // twice.
+        let _ = objects.disable(&channels, false);
         let _ = objects.disable(&channels, true);
     }
 }
@@ -303,9 +306,12 @@ impl Objects {
                         outcome = Err(error);
                     }
                 }
-                // One of them has gone, perhaps: the others one by one.
+                // One of them has gone, perhaps: the others one by one. Some may have been stopped, and the driver counts.
                 Err(_) => {
                     for one in some {
+                        if disable {
+                            let _ = self.disable_some(std::slice::from_ref(one), false);
+                        }
                         outcome = self.disable(std::slice::from_ref(one), disable).and(outcome);
                     }
                 }
@@ -418,7 +424,7 @@ impl Controls for Nvidia {
 
     fn stop(&mut self) -> Result<(), ControlError> {
         let mut objects = objects();
-        // The driver counts: what was stopped twice would have to be resumed twice. What was made meanwhile is stopped.
+        // The driver counts stops: what was stopped twice would have to be resumed twice. What was made meanwhile is stopped.
         if std::mem::replace(&mut objects.stopped, true) {
             return Ok(());
         }
