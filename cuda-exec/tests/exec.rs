@@ -424,6 +424,14 @@ fn a_running_kernel_is_stopped_and_resumed_by_order_and_by_the_dead_man() {
     }
     let settled = count(&exec);
     assert!((0..100_000).all(|_| count(&exec) == settled));
+    // The order that is to keep it stopped is no second stop: drivers count them.
+    for _ in 0..3 {
+        exec.order(&ToExec::Stop {
+            sequence: 2,
+            deadman_ms: 60_000,
+        });
+        assert_eq!(done(&exec), (2, true));
+    }
     exec.order(&ToExec::Resume { sequence: 3 });
     assert_eq!(done(&exec), (3, true));
     moves(&exec);

@@ -159,7 +159,10 @@ impl HardStops {
             // The driver counts stops: there may be one from here and one of the executor's. More resumes than stops do no harm.
             let times = if stop { 1 } else { 2 };
             let done = |handed: &Arc<Handed>| (0..times).all(|_| disable_all(handed, stop));
-            finish(handed.iter().filter(|handed| !done(handed)).count() == 0, start.elapsed());
+            finish(
+                handed.iter().filter(|handed| !done(handed)).count() == 0,
+                start.elapsed(),
+            );
         };
         if let Err(error) = std::thread::Builder::new().name("stop".to_owned()).spawn(run) {
             log::error!("no thread to stop or resume a session: {error}");

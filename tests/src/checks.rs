@@ -1,7 +1,9 @@
 //! What must hold wherever programs run: each check is one statement about the product, written for any
 //! [`Machine`] and any GPU. The tests of this crate make them on the software GPU, `gpu-tests` on the
 //! machine's own.
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal};
+use vgpu_sched_api::messages::{Answer, EventKind, Request};
 
 use crate::{Gpu, Machine, Stack};
 
@@ -137,4 +139,60 @@ pub fn a_running_kernel_is_stopped_and_resumed<M: Machine, N: Machine>(
         waited.as_secs_f64(),
         ended.text.lines().last().unwrap_or_default()
     ))
+}
+
+/// An executor that does not answer is stopped by `vgpud` itself, through the driver, for another VM of its level; once it
+/// answers again its kernels go on, and their results are exact.
+pub fn a_silent_executor_is_stopped_by_vgpud<M: Machine, N: Machine>(
+    stack: &Stack,
+    vm: u32,
+    one: &mut M,
+    other: &mut N,
+) -> Result<String> {
+    let busy = one.start("work 11000000 4 1056 256")?;
+    one.wait_for_output(&busy, "running")?;
+    let executors = stack.executors(vm);
+    let [executor] = executors[..] else {
+        bail!("VM {vm} has the executors {executors:?}, expected one");
+    };
+    let signal = |signal| {
+        let pid = i32::try_from(executor).ok().and_then(Pid::from_raw);
+        let pid = pid.context("an executor's process id")?;
+        Ok::<_, anyhow::Error>(rustix::process::kill_process(pid, signal)?)
+    };
+    signal(Signal::STOP)?;
+    let start = std::time::Instant::now();
+    let served = other.must("vadd");
+    let waited = start.elapsed();
+    let said = one.said(&busy);
+    signal(Signal::CONT)?;
+    served?;
+    ensure!(!said.contains("right"), "the work ended too early: {said}");
+    let ended = one.wait(busy)?;
+    ensure!(ended.success(), "the stopped kernels' results: {}", ended.text);
+    let Answer::Probe { gpus } = stack.ask(&Request::Probe)? else {
+        bail!("no answer to a request for what is proved");
+    };
+    ensure!(
+        gpus.iter().any(|gpu| gpu.stop_by_vgpud),
+        "vgpud did not stop it: {gpus:?}"
+    );
+    let proved = gpus.iter().find(|gpu| gpu.proved_s.is_some());
+    let proved = proved.map_or(String::new(), |gpu| {
+        format!("stop {} us, resume {} us", gpu.stop_us, gpu.resume_us)
+    });
+    Ok(format!(
+        "the other VM's program took {:.2} s; {}; proofs: {proved}",
+        waited.as_secs_f64(),
+        ended.text.lines().last().unwrap_or_default()
+    ))
+}
+
+/// What `vgpud` noted of a VM whose program faulted: the driver's error, if it said whose it was.
+pub fn a_faults_error_is_told(stack: &Stack, vm: u32) -> Result<String> {
+    let events = stack.events(vm)?;
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    let error = events.iter().find(|event| event.kind == EventKind::GpuError);
+    let error = error.with_context(|| format!("no error of the GPU is told to be VM {vm}'s: {kinds:?}"))?;
+    Ok(error.message.clone())
 }

@@ -166,6 +166,18 @@ fn socket(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
             )
         },
     );
+    if gpu == Gpu::Nvidia {
+        report.step("socket: a fault's Xid is told to be its VM's", || {
+            with_logs(&stack, checks::a_faults_error_is_told(&stack, 1))
+        });
+        report.step(
+            "socket: an executor that does not answer is stopped by vgpud, its results right",
+            || {
+                let result = checks::a_silent_executor_is_stopped_by_vgpud(&stack, 1, &mut one, &mut other);
+                with_logs(&stack, result)
+            },
+        );
+    }
 }
 
 /// Runs a program on the machine's own library.

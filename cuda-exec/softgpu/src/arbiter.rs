@@ -21,7 +21,8 @@ static SLICE: AtomicU64 = AtomicU64::new(DEFAULT_SLICE * 1000);
 /// Kernels of the whole process.
 struct Process {
     /// Stopped by [`control`].
-    stopped: bool,
+    /// Stops that were not resumed: the driver of real GPUs counts them, too.
+    stops: u32,
     /// How many wait for kernels to be parked, or do what needs that.
     parkers: u32,
     /// Kernels running now.
@@ -34,7 +35,7 @@ struct Process {
 
 impl Process {
     fn may_run(&self) -> bool {
-        !self.stopped && self.parkers == 0
+        self.stops == 0 && self.parkers == 0
     }
 
     fn busy(&self) -> u64 {
@@ -48,7 +49,7 @@ impl Process {
 }
 
 static PROCESS: Mutex<Process> = Mutex::new(Process {
-    stopped: false,
+    stops: 0,
     parkers: 0,
     running: 0,
     since: 0,
@@ -252,12 +253,13 @@ const BUSY: u32 = 4;
 /// | 3 | time slice of the process' contexts, present and future, := `arg` microseconds (at least 1). Returns 0 |
 /// | 4 | time during which kernels of the process ran, in microseconds. With `arg` 0 it is returned, at most `i32::MAX`; otherwise it is stored in the `u64` at address `arg`, and 0 is returned |
 ///
-/// Stopping what is stopped and resuming what runs change nothing. Anything else returns -1.
+/// Stops are counted: what was stopped twice is resumed by the second resume. Resuming what runs changes nothing. Anything
+/// else returns -1.
 #[unsafe(no_mangle)]
 pub extern "C" fn vgpu_softgpu_control(op: u32, arg: u64) -> i32 {
     match op {
-        STOP => update(process(), |p| p.stopped = true),
-        RESUME => update(process(), |p| p.stopped = false),
+        STOP => update(process(), |p| p.stops += 1),
+        RESUME => update(process(), |p| p.stops = p.stops.saturating_sub(1)),
         SET_SLICE if (1..=u64::MAX / 1000).contains(&arg) => SLICE.store(arg * 1000, Ordering::Relaxed),
         BUSY => {
             let micros = process().busy() / 1000;

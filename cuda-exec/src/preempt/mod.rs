@@ -211,7 +211,13 @@ impl Preempt {
     /// Stops what runs, for that long at most.
     pub fn stop(&self, at_most: Duration) -> Result<(), ControlError> {
         let mut deadman = self.deadman();
-        *deadman = Some(Instant::now() + at_most.min(DEADMAN_MAX));
+        // The driver counts stops: what was stopped twice would have to be resumed twice. What was made meanwhile is stopped.
+        if deadman
+            .replace(Instant::now() + at_most.min(DEADMAN_MAX))
+            .is_some()
+        {
+            return Ok(());
+        }
         self.controls().stop()
     }
 

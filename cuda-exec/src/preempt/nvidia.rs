@@ -424,10 +424,7 @@ impl Controls for Nvidia {
 
     fn stop(&mut self) -> Result<(), ControlError> {
         let mut objects = objects();
-        // The driver counts stops: what was stopped twice would have to be resumed twice. What was made meanwhile is stopped.
-        if std::mem::replace(&mut objects.stopped, true) {
-            return Ok(());
-        }
+        objects.stopped = true;
         objects.disable_all(true)
     }
 
