@@ -629,7 +629,6 @@ impl Core {
         (sequence, ok): (u64, bool),
         actions: &mut Vec<Action>,
     ) {
-        let repeat_at = self.now + (self.config.deadman_us / 2).max(1);
         let since = self.now;
         let gpus = self
             .session_at(slot, number)
@@ -646,9 +645,9 @@ impl Core {
         let Place::Seated(seat) = &mut session.place else {
             return;
         };
-        if seat.stopping != Some(sequence) {
+        let Some((_, repeat_at)) = seat.stopping.filter(|(order, _)| *order == sequence) else {
             return;
-        }
+        };
         if ok {
             let after = Place::Stopped { since, repeat_at };
             self.stand_up(slot, number, End::Stopped, after, actions);

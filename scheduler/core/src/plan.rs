@@ -352,7 +352,7 @@ impl Core {
             }
             // Not at once: it may be seen to be idle when it is asked.
             if can_stop && seat.stopping.is_none() && !seat.taking && now >= since + grace {
-                seat.stopping = Some(sequence);
+                seat.stopping = Some((sequence, now + (deadman_us / 2).max(1)));
                 self.sequence = sequence;
                 actions.push(Action::Stop {
                     session: id,

@@ -107,8 +107,8 @@ pub(crate) struct Seat {
     pub(crate) asked: bool,
     /// A [`crate::Action::TakeIfIdle`] or [`crate::Action::AskBack`] is not answered yet.
     pub(crate) taking: bool,
-    /// Sequence number of the order to stop that is under way.
-    pub(crate) stopping: Option<u64>,
+    /// Sequence number of the order to stop that is under way, and when it is to be repeated.
+    pub(crate) stopping: Option<(u64, u64)>,
     /// Since when it is to lose the seat.
     pub(crate) unwanted_since: Option<u64>,
     /// The limit for which it is to lose it, and whether that was reported.
