@@ -81,7 +81,7 @@ impl Core {
 
     /// Stops a session that is seated, whoever waits.
     fn stop_now(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
-        let (sequence, deadman_us) = (self.sequence + 1, self.config.deadman_us);
+        let (now, sequence, deadman_us) = (self.now, self.sequence + 1, self.config.deadman_us);
         let Some(vm) = self.vm_mut(slot) else { return };
         let id = vm.id(number);
         let Some(seat) = vm.session_mut(number).and_then(SessionState::seat_mut) else {
@@ -94,7 +94,7 @@ impl Core {
             actions.push(Action::AskBack { session: id });
         }
         if seat.stopping.is_none() {
-            seat.stopping = Some(sequence);
+            seat.stopping = Some((sequence, now + (deadman_us / 2).max(1)));
             self.sequence = sequence;
             actions.push(Action::Stop {
                 session: id,

@@ -28,7 +28,8 @@
 //! * [`Policy::Weighted`]: all VMs are of the medium level. Each has a *virtual time*, its GPU time by its weight; the
 //!   one that waits and is furthest behind is next, and a holder stays, quantum after quantum, while it is further
 //!   behind than all who wait. Whoever comes begins where the holder is, so what one did not use is nobody's debt; but for
-//!   `active_hold_us` it keeps its place: it may have given its turn back to ask for the next.
+//!   `active_hold_us` it keeps its place, as far as that is no further behind than `active_hold_us` and a quantum: it may have
+//!   given its turn back to ask for the next, but one that works a little all the time must not save up a claim.
 //!   *Error:* VMs that are always busy are never further from their part of the time than one turn with its drain of each
 //!   of them, however long that lasts.
 //! * [`Policy::Fifo`]: all are of the medium level; first come, first served, and a turn ends when its holder is idle.
@@ -628,7 +629,6 @@ impl Core {
         (sequence, ok): (u64, bool),
         actions: &mut Vec<Action>,
     ) {
-        let repeat_at = self.now + (self.config.deadman_us / 2).max(1);
         let since = self.now;
         let gpus = self
             .session_at(slot, number)
@@ -645,9 +645,9 @@ impl Core {
         let Place::Seated(seat) = &mut session.place else {
             return;
         };
-        if seat.stopping != Some(sequence) {
+        let Some((_, repeat_at)) = seat.stopping.filter(|(order, _)| *order == sequence) else {
             return;
-        }
+        };
         if ok {
             let after = Place::Stopped { since, repeat_at };
             self.stand_up(slot, number, End::Stopped, after, actions);

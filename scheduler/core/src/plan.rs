@@ -205,11 +205,15 @@ impl Core {
         if !over && !idle && !self.is_far_ahead(vm) {
             return None;
         }
-        let counts = vm.pool.policy == Policy::Weighted && !self.turn_is_too_long(vm);
         Some(Rank {
             idle,
             pool: self.pool_vtime(vm),
-            vtime: if counts { vm.vtime } else { 0 },
+            vtime: match vm.pool.policy {
+                // However far behind it is, a turn ends at its limit.
+                Policy::Weighted if self.turn_is_too_long(vm) => u64::MAX,
+                Policy::Weighted => vm.vtime,
+                Policy::Priority | Policy::Fifo => 0,
+            },
             again: true,
             ticket: vm.ticket,
         })
@@ -348,7 +352,7 @@ impl Core {
             }
             // Not at once: it may be seen to be idle when it is asked.
             if can_stop && seat.stopping.is_none() && !seat.taking && now >= since + grace {
-                seat.stopping = Some(sequence);
+                seat.stopping = Some((sequence, now + (deadman_us / 2).max(1)));
                 self.sequence = sequence;
                 actions.push(Action::Stop {
                     session: id,

@@ -1,6 +1,6 @@
 //! Who waits, in which order, and who of them has waited so long that it counts for more.
 use crate::plan::Few;
-use crate::state::{Class, Slot, was_away};
+use crate::state::{Class, Slot};
 use crate::{Action, Core, Gpu, GpuSet, Level, Policy, Pool, base_level};
 
 /// How often a turn that goes on because its holder is behind its share is reconsidered, in microseconds.
@@ -175,18 +175,29 @@ impl Core {
             return;
         }
         let (gang, pool, weighted) = (vm.gang, vm.terms.pool, vm.pool.policy == Policy::Weighted);
+        // What was not used while there was nothing to do is nobody's debt. But one that gives its turn back and wants the
+        // next a moment later keeps its place, unless that is further behind than turns alone can leave it.
         let (now, hold_us) = (self.now, self.config.active_hold_us);
+        let most_ns = self
+            .config
+            .quantum_us
+            .of(vm.level)
+            .saturating_add(hold_us)
+            .saturating_mul(1000);
+        let claim = |left_at: Option<u64>| match left_at {
+            Some(at) if now < at.saturating_add(hold_us) => most_ns,
+            _ => 0,
+        };
         self.account(gang);
         let mut served = u64::MAX;
         for gpu in gang.iter() {
-            self.gpus[gpu as usize].pool_begins(pool, now, hold_us);
+            self.gpus[gpu as usize].pool_begins(pool, claim);
             served = served.min(self.served(gpu, pool));
         }
         if let Some(vm) = self.vm_mut(slot) {
             vm.contends = true;
-            if weighted && served != u64::MAX && was_away(vm.left_at, now, hold_us) {
-                // What it did not use while it had nothing to do is nobody's debt.
-                vm.vtime = vm.vtime.max(served);
+            if weighted && served != u64::MAX {
+                vm.vtime = vm.vtime.max(served.saturating_sub(claim(vm.left_at)));
             }
         }
     }

@@ -107,8 +107,8 @@ pub(crate) struct Seat {
     pub(crate) asked: bool,
     /// A [`crate::Action::TakeIfIdle`] or [`crate::Action::AskBack`] is not answered yet.
     pub(crate) taking: bool,
-    /// Sequence number of the order to stop that is under way.
-    pub(crate) stopping: Option<u64>,
+    /// Sequence number of the order to stop that is under way, and when it is to be repeated.
+    pub(crate) stopping: Option<(u64, u64)>,
     /// Since when it is to lose the seat.
     pub(crate) unwanted_since: Option<u64>,
     /// The limit for which it is to lose it, and whether that was reported.
@@ -151,12 +151,6 @@ pub(crate) struct PoolShare {
     pub(crate) left_at: Option<u64>,
     /// The virtual time of the VM that was seated last: whoever comes begins there.
     pub(crate) served: u64,
-}
-
-/// Whether one that comes back has been away so long that what it did not use is lost. One that gives its turn back
-/// and wants the next a moment later has not: it keeps its place in virtual time.
-pub(crate) fn was_away(left_at: Option<u64>, now: u64, hold_us: u64) -> bool {
-    left_at.is_none_or(|left_at| now >= left_at + hold_us)
 }
 
 /// The VMs of one pool that use the same GPUs.
@@ -237,7 +231,8 @@ impl GpuState {
         self.pools.iter().filter(|share| share.contenders > 0).count() > 1
     }
 
-    pub(crate) fn pool_begins(&mut self, pool: Pool, now: u64, hold_us: u64) {
+    /// `claim` says how far behind the others it may still be, by when it left.
+    pub(crate) fn pool_begins(&mut self, pool: Pool, claim: impl Fn(Option<u64>) -> u64) {
         let others = self
             .pools
             .iter()
@@ -257,9 +252,9 @@ impl GpuState {
             }
         };
         let share = &mut self.pools[at];
-        if share.contenders == 0 && was_away(share.left_at, now, hold_us) {
-            // What it did not use while it had nothing to do is nobody's debt.
-            share.vtime = share.vtime.max(least.unwrap_or(0));
+        if share.contenders == 0 {
+            let least = least.unwrap_or(0);
+            share.vtime = share.vtime.max(least.saturating_sub(claim(share.left_at)));
         }
         share.contenders += 1;
     }

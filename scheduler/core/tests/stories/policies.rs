@@ -552,6 +552,46 @@ fn what_a_pool_leaves_out_of_its_ladder_is_only_reported() {
 }
 
 #[test]
+fn a_turn_by_weight_ends_at_its_limit_however_far_behind_others_it_is() {
+    let limited = Terms {
+        turn_max_us: Some(100 * MS),
+        ..Terms::at(Level::Medium)
+    };
+    let vms = [limited, Terms::at(Level::Medium)];
+    let mut story = story(Config::default(), &[pool(Policy::Weighted)], &vms);
+    story.want(A);
+    story.until(S);
+    story.done();
+    story.want(B);
+    assert_eq!(story.done(), [Action::AskBack { session: A }]);
+    story.release(A);
+    assert_eq!(story.done(), [Action::Grant { session: B }]);
+}
+
+#[test]
+fn one_that_works_a_little_all_the_time_saves_up_no_claim() {
+    let vms = [Terms::at(Level::Medium); 2];
+    let mut story = story(Config::default(), &[pool(Policy::Weighted)], &vms);
+    story.want(B);
+    for round in 1..=100 {
+        story.until(round * 50 * MS);
+        story.want(A);
+        story.release(B);
+        story.want(B);
+        story.until(round * 50 * MS + 100);
+        story.release(A);
+        assert_eq!(story.standing(B), Standing::Running);
+    }
+    story.until(5_050 * MS);
+    story.want(A);
+    story.release(B);
+    story.want(B);
+    story.done();
+    story.until(5_250 * MS);
+    assert_eq!(story.done().first(), Some(&Action::AskBack { session: A }));
+}
+
+#[test]
 fn a_rung_that_a_pool_gets_is_climbed_by_what_is_beyond_it_already() {
     let limited = Terms {
         kernel_max_us: Some(S),

@@ -361,9 +361,9 @@ fn one_that_does_not_give_back_is_stopped_kept_stopped_and_resumed() {
             }
         )
     );
-    story.until(80_999);
+    story.until(79_999);
     story.done();
-    story.until(81_000);
+    story.until(80_000);
     assert!(
         matches!(story.done()[..], [Action::Stop { session: A, .. }]),
         "before the dead-man ends"
@@ -558,4 +558,37 @@ fn a_shorter_hold_counts_for_what_was_active_before_it_was_set() {
         ..config
     }));
     assert_eq!(story.standing(C), Standing::Running);
+}
+
+#[test]
+fn a_stop_is_repeated_by_the_time_with_which_it_was_ordered() {
+    let config = Config::default();
+    let mut story = Story::new(config, &[(1, Level::Low), (2, Level::Low)]);
+    story.event(Event::Proved {
+        session: A,
+        slices: true,
+        stop: true,
+    });
+    story.want(A);
+    story.want(B);
+    story.until(20_000);
+    story.refuse_taking(A);
+    story.until(30_000);
+    let actions = story.done();
+    let Some(Action::Stop { sequence, .. }) = actions.last() else {
+        panic!("{actions:?}")
+    };
+    story.event(Event::Configured(Config {
+        deadman_us: 10 * config.deadman_us,
+        ..config
+    }));
+    story.event(Event::OrderDone {
+        session: A,
+        sequence: *sequence,
+        ok: true,
+    });
+    story.done();
+    story.until(30_000 + config.deadman_us / 2);
+    let again = |action: &Action| matches!(action, Action::Stop { session: A, .. });
+    assert!(story.done().iter().any(again));
 }
