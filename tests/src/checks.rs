@@ -149,8 +149,15 @@ pub fn a_silent_executor_is_stopped_by_vgpud<M: Machine, N: Machine>(
     one: &mut M,
     other: &mut N,
 ) -> Result<String> {
-    let busy = one.start("work 11000000 4 1056 256")?;
+    let began_ms = stack.stats(vm)?.gpu_microseconds / 1000;
+    let busy = one.start("work 11000000 6 1056 256")?;
     one.wait_for_output(&busy, "running")?;
+    // Its channels are handed over once they are proved, a tenth of a second later at most.
+    let runs = |stack: &Stack| {
+        let gpu_ms = stack.stats(vm).map_or(0, |stats| stats.gpu_microseconds / 1000);
+        gpu_ms > began_ms + 500
+    };
+    stack.until("the program works", runs)?;
     let executors = stack.executors(vm);
     let [executor] = executors[..] else {
         bail!("VM {vm} has the executors {executors:?}, expected one");

@@ -432,9 +432,8 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
+        let kept = std::env::var_os(KEPT_LOGS).map(|folder| (folder, self.logs()));
         // Backends first: with vgpud alive they end their sessions in order.
-        let logs = || self.logs();
-        let kept = std::env::var_os(KEPT_LOGS).map(|folder| (folder, logs()));
         self.backends.clear();
         self.vgpud = None;
         if let Some((folder, logs)) = kept {
