@@ -130,8 +130,9 @@ impl Latencies {
         measured.clear();
     }
 
-    /// Tells `vgpud` what there is since the last time: the process is about to end. Waits for nobody.
+    /// Tells `vgpud` that the process is about to end in order, and what there is since the last time. Waits for nobody.
     pub fn tell_last(&self, session: &Session) {
+        soon(|| session.turn.try_tell(&FromExec::Leaving));
         // Not while another thread is telling: its message comes first.
         let Some(_telling) = soon(|| self.telling.try_lock().ok()) else {
             return;

@@ -36,6 +36,9 @@ use vgpu_sched_core::{Action, Core, End, Event, GpuSet, Level, Pool, Session, St
 /// How often usage is written, in microseconds.
 const WRITE_US: u64 = 1_000_000;
 
+/// Messages of an executor that has ended which are read at most.
+const LAST_WORDS: usize = 64;
+
 /// Clients at the control socket at most: a backend per VM, and tools.
 const CLIENTS_MAX: usize = 1024;
 
@@ -166,6 +169,8 @@ pub(crate) struct Live {
     pub(crate) handed: AllHanded,
     /// What it handed over was refused.
     pub(crate) handed_nonsense: bool,
+    /// It said that it ends in order.
+    pub(crate) leaving: bool,
     /// It has said what holds on its GPU.
     pub(crate) has_proved: bool,
 }
@@ -261,6 +266,10 @@ impl Daemon {
                     Source::Client(id) => self.serve_client(id),
                     Source::Executor(session, attachment) => self.serve_executor(session, attachment),
                     Source::Death(session, attachment) => {
+                        // What it said last counts; behind that its socket is closed.
+                        for _ in 0..LAST_WORDS {
+                            self.serve_executor(session, attachment);
+                        }
                         if self.is_attached(session, attachment) {
                             self.lost(session, "its executor ended");
                         }
@@ -754,6 +763,11 @@ impl Daemon {
                     refused,
                 };
                 self.statistics.take(session.vm, &said);
+            }
+            FromExec::Leaving => {
+                if let Some(live) = self.sessions.get_mut(&session) {
+                    live.leaving = true;
+                }
             }
             FromExec::Suspended {
                 suspended,

@@ -196,7 +196,8 @@ impl Daemon {
             Some(Standing::Waiting | Standing::Stopped)
         );
         let in_flight = live.page.counts().1;
-        if !self.endings.contains_key(&session) && (waited || in_flight > 0) {
+        let in_order = live.leaving || self.endings.contains_key(&session);
+        if !in_order && (waited || in_flight > 0) {
             let message = format!("{why} while it had work; operations in flight: {in_flight}");
             let uuids = self.uuids_of(session);
             let calls = self.calls_of(session);

@@ -134,6 +134,7 @@ impl Daemon {
                 progress: 0,
                 handed: BTreeMap::new(),
                 handed_nonsense: false,
+                leaving: false,
                 has_proved: false,
             },
         );

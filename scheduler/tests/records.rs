@@ -239,6 +239,11 @@ fn a_session_that_is_lost_with_work_is_told_with_its_last_calls() {
     let mut daemon = Daemon::start(&map(&[(1, "low")], ""));
     let backend = daemon.backend(1);
     let (mut quiet, mut lost) = (backend.session(1), backend.session(2));
+    let mut leaving = backend.session(3);
+    leaving.take_turn();
+    leaving.show(2, 1);
+    leaving.say(&FromExec::Leaving);
+    leaving.kill();
     quiet.take_turn();
     quiet.record("cuMemAlloc");
     quiet.kill();

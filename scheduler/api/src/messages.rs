@@ -364,6 +364,8 @@ pub enum FromExec {
         /// Calls that were refused for want of memory under the quota.
         refused: u64,
     },
+    /// It ends, since its backend has let it go: what it still had in flight is nobody's loss.
+    Leaving,
     /// It suspended itself, or is back: on an order, or since it has work again.
     Suspended { suspended: bool, microseconds: u64 },
 }
