@@ -3,7 +3,9 @@ use crate::history::KEPT;
 use crate::inventory::Gpu;
 use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, Transaction, params};
+use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -120,6 +122,8 @@ impl Changes {
 /// The open database.
 #[derive(Debug)]
 pub struct Store {
+    /// The state folder, locked for as long as this lives.
+    _folder: File,
     sender: Option<Sender<Changes>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -129,6 +133,11 @@ impl Store {
     pub fn open(state_dir: &Path) -> Result<(Self, Saved)> {
         std::fs::create_dir_all(state_dir)
             .with_context(|| format!("cannot create {}", state_dir.display()))?;
+        // Two schedulers would give the same GPUs away twice, each by its own book.
+        let folder = File::open(state_dir).with_context(|| format!("cannot open {}", state_dir.display()))?;
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+            bail!("{} is in use by another vgpud", state_dir.display());
+        }
         let path = state_dir.join("vgpu.db");
         let open = || {
             let mut connection = Connection::open(&path)?;
@@ -143,7 +152,8 @@ impl Store {
             .spawn(move || write_all(connection, &receiver))?;
         Ok((
             Self {
-                sender: Some(sender),
+                _folder: folder,
+            sender: Some(sender),
                 writer: Some(writer),
             },
             saved,
@@ -441,6 +451,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, saved) = Store::open(dir.path()).unwrap();
         assert_eq!(saved, Saved::default());
+        let second = Store::open(dir.path()).unwrap_err();
+        assert!(format!("{second:#}").contains("another vgpud"), "{second:#}");
         let gpus = vec![gpu(0, "GPU-a"), gpu(1, "GPU-b")];
         let placed = Placed {
             gpus: vec!["GPU-a".to_owned(), "GPU-b".to_owned()],

@@ -110,7 +110,15 @@ fn written(table: &Table) -> String {
 
 /// A text from a guest, which may be meant to do something to a terminal.
 fn printable(text: &str) -> String {
-    text.chars().flat_map(char::escape_debug).collect()
+    let mut shown = String::new();
+    for char in text.chars() {
+        match char {
+            // They do nothing to a terminal.
+            '"' | '\'' => shown.push(char),
+            _ => shown.extend(char.escape_debug()),
+        }
+    }
+    shown
 }
 
 /// A number with as many digits as say something.
