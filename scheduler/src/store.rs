@@ -153,7 +153,7 @@ impl Store {
         Ok((
             Self {
                 _folder: folder,
-            sender: Some(sender),
+                sender: Some(sender),
                 writer: Some(writer),
             },
             saved,
