@@ -5,8 +5,9 @@
 //! take, only the driver knows: it is estimated by the change of free memory where that can be asked, and corrected by what
 //! the driver accounts to this process ([`Limits::told`]).
 use crate::clock::now_ns;
+use crate::sealed::{check_sealed, map_for_good};
 use crate::turn::Stopped;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::*};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -104,29 +105,12 @@ pub struct Limits {
 impl Limits {
     /// Takes the VM page, and which slot of it is this session's; again whenever `vgpud` was restarted.
     pub fn connect(&self, page: OwnedFd, slot: u32) -> std::io::Result<()> {
-        let stat = rustix::fs::fstat(&page)?;
-        let seals = rustix::fs::fcntl_get_seals(&page)?;
+        let stat = check_sealed(&page, PAGE_LEN)?;
         let slot = usize::try_from(slot).ok().filter(|slot| *slot < SLOTS);
-        let (Some(slot), true) = (slot, seals.contains(rustix::fs::SealFlags::SHRINK)) else {
-            return Err(std::io::Error::other("no such slot, or the page is not sealed"));
-        };
-        if stat.st_size < PAGE_LEN as _ {
-            return Err(std::io::Error::other("the page is too short"));
-        }
+        let slot = slot.ok_or_else(|| std::io::Error::other("no such slot"))?;
         let mut account = self.account();
         if account.page != Some((stat.st_dev, stat.st_ino)) {
-            // SAFETY: a new mapping of a file that cannot shrink, which stays until the process ends.
-            let at = unsafe {
-                rustix::mm::mmap(
-                    std::ptr::null_mut(),
-                    PAGE_LEN,
-                    rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
-                    rustix::mm::MapFlags::SHARED,
-                    page.as_fd(),
-                    0,
-                )
-            }?;
-            self.page.store(at.cast(), SeqCst);
+            self.page.store(map_for_good(&page, PAGE_LEN)?.cast(), SeqCst);
             account.page = Some((stat.st_dev, stat.st_ino));
         }
         account.slot = slot;

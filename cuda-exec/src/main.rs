@@ -22,6 +22,7 @@ mod mps;
 mod orders;
 mod preempt;
 mod ring;
+mod sealed;
 mod session;
 mod shared;
 mod spin;

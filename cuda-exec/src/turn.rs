@@ -6,7 +6,8 @@
 //!
 //! A drain that does not end (a kernel that runs long, or work that waits for an event which only a thread that waits for
 //! the turn would record) is not cut short here: `vgpud` sees that the turn does not come back and stops the session.
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::sealed::{check_sealed, map_for_good};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
@@ -48,26 +49,11 @@ pub struct Entered<'a>(#[allow(dead_code)] RwLockReadGuard<'a, ()>);
 impl Turn {
     /// Takes the turn page and the socket to `vgpud`; again whenever it was restarted.
     pub fn connect(&self, socket: OwnedFd, page: OwnedFd) -> std::io::Result<()> {
-        let stat = rustix::fs::fstat(&page)?;
-        let seals = rustix::fs::fcntl_get_seals(&page)?;
-        if stat.st_size < PAGE_LEN as _ || !seals.contains(rustix::fs::SealFlags::SHRINK) {
-            return Err(std::io::Error::other("the turn page is too short or not sealed"));
-        }
+        let stat = check_sealed(&page, PAGE_LEN)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         if link.page != Some((stat.st_dev, stat.st_ino)) {
-            // SAFETY: a new mapping of a file that cannot shrink, which stays until the process ends.
-            let at = unsafe {
-                rustix::mm::mmap(
-                    std::ptr::null_mut(),
-                    PAGE_LEN,
-                    rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
-                    rustix::mm::MapFlags::SHARED,
-                    page.as_fd(),
-                    0,
-                )
-            }?;
-            self.page.store(at.cast(), SeqCst);
+            self.page.store(map_for_good(&page, PAGE_LEN)?.cast(), SeqCst);
             link.page = Some((stat.st_dev, stat.st_ino));
         }
         link.socket = Some(socket);
