@@ -234,6 +234,9 @@ impl Completion {
             if urgent || now - checked >= CHECK {
                 checked = now;
                 self.check(session);
+                if self.streams().is_empty() {
+                    crate::calls::settle_pools(session);
+                }
                 self.show_progress(session, &mut progress);
                 session.show_load();
                 if session.rings_are_dry() {

@@ -97,7 +97,7 @@ impl Control {
 
     fn start(&mut self, body: &[u8], fds: Vec<OwnedFd>) -> Result<u64, Status> {
         let start: Start = whole(body)?;
-        let [event]: [OwnedFd; 1] = fds.try_into().map_err(|_| Status::Invalid)?;
+        let [event, shares]: [OwnedFd; 2] = fds.try_into().map_err(|_| Status::Invalid)?;
         let candidates = start
             .windows
             .get(..start.windows_len as usize)
@@ -127,7 +127,12 @@ impl Control {
             "started with {} GPU(s), window at {window:#x}; jail: {jail}",
             cuda.gpus().len()
         );
-        self.session = Some(Session::start(cuda, window, event));
+        let session = Session::start(cuda, window, event);
+        session.shares.connect(shares).map_err(|error| {
+            log::error!("the socket to the backend's table of what is shared: {error}");
+            Status::HostError
+        })?;
+        self.session = Some(session);
         Ok(window)
     }
 

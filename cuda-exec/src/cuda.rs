@@ -4,13 +4,28 @@
 //! A handle that is passed in came out of this module and has not been destroyed: the object tables
 //! ([`crate::handles`]) own every one and destroy it when its last user is gone. That is what makes the calls
 //! below sound.
+mod array;
+mod context;
+pub mod graph;
+mod group;
+mod jit;
+#[cfg(test)]
+mod layout;
+mod link;
+mod memory;
+pub mod node;
+mod stream_memory;
+mod tensor_map;
+
+pub use context::LaunchConfig;
 use cudarc::driver::sys;
+pub use jit::{Jit, JitSaid};
 use libloading::Library;
+pub use memory::IpcHandle;
 use std::ffi::{CStr, c_char, c_void};
 use vgpu_protocol::limits::GPUS_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{GPU_ATTRIBUTES, GpuInfo};
-use vgpu_protocol::words::JitOption;
 use vgpu_sched_api::vm_page::GPUS;
 
 /// A handle that libcuda gave out.
@@ -24,6 +39,8 @@ pub const STREAM_LEGACY: Raw = 1;
 pub const CAPTURE_RELAXED: i32 = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED as i32;
 const CAPTURE_NONE: i32 = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE as i32;
 const EVENT_DISABLE_TIMING: u32 = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+/// A kernel's assertion failed.
+pub const ASSERT: Code = sys::cudaError_enum::CUDA_ERROR_ASSERT as Code;
 /// 1 where the GPU reads and writes any memory of the process.
 pub const PAGEABLE_MEMORY_ACCESS: i32 =
     sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS as i32;
@@ -112,10 +129,6 @@ functions! {
     event_record = b"cuEventRecord\0" (Raw, Raw);
     event_query = b"cuEventQuery\0" (Raw);
     event_elapsed_time = b"cuEventElapsedTime\0" (*mut f32, Raw, Raw);
-    graph_instantiate = b"cuGraphInstantiateWithFlags\0" (*mut Raw, Raw, u64);
-    graph_launch = b"cuGraphLaunch\0" (Raw, Raw);
-    graph_destroy = b"cuGraphDestroy\0" (Raw);
-    graph_exec_destroy = b"cuGraphExecDestroy\0" (Raw);
 }
 
 /// What moves a process' GPU state to the host and back. CUDA 12.8 brought it.
@@ -151,6 +164,20 @@ const LOCK_MS: u32 = 5000;
 pub struct Cuda {
     f: Functions,
     checkpoint: Option<Checkpoint>,
+    /// Contexts' settings, kernels' attributes, launches with attributes, occupancy.
+    pub contexts: context::Contexts,
+    /// Pools, virtual memory, copies of rows.
+    pub memories: memory::Memories,
+    /// Graphs and captures.
+    pub graphs: graph::Graphs,
+    /// Operations of streams on words of memory.
+    pub stream_memory: stream_memory::StreamMemory,
+    /// Tensor maps.
+    pub tensor_maps: tensor_map::TensorMaps,
+    /// Linking at run time.
+    pub linker: link::Linker,
+    /// Arrays, textures, surfaces.
+    pub arrays: array::Arrays,
     library: Library,
     gpus: Vec<Gpu>,
 }
@@ -186,6 +213,27 @@ fn get<T: Default>(f: impl FnOnce(*mut T) -> Code) -> Result<T, Code> {
     Ok(value)
 }
 
+/// Calls `launch` with what names the first `len` bytes of packed parameters; null if the kernel has none.
+fn with_packed(
+    params: &[u8],
+    mut len: usize,
+    launch: impl FnOnce(*mut *mut c_void) -> Code,
+) -> Result<(), Code> {
+    // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE and _END.
+    let mut extra: [*mut c_void; 5] = [
+        std::ptr::without_provenance_mut(1),
+        params.as_ptr().cast_mut().cast(),
+        std::ptr::without_provenance_mut(2),
+        (&raw mut len).cast(),
+        std::ptr::null_mut(),
+    ];
+    check(launch(if params.is_empty() {
+        std::ptr::null_mut()
+    } else {
+        extra.as_mut_ptr()
+    }))
+}
+
 // A method that is named as a driver function is that function.
 //
 // Every unsafe block below calls a driver function with live handles (see the module's comment), with places for its
@@ -199,6 +247,13 @@ impl Cuda {
         let mut cuda = Self {
             f,
             checkpoint: Checkpoint::load(&library),
+            contexts: context::Contexts::load(&library),
+            memories: memory::Memories::load(&library),
+            graphs: graph::Graphs::load(&library),
+            stream_memory: stream_memory::StreamMemory::load(&library),
+            tensor_maps: tensor_map::TensorMaps::load(&library),
+            linker: link::Linker::load(&library),
+            arrays: array::Arrays::load(&library),
             library,
             gpus: Vec::new(),
         };
@@ -272,6 +327,12 @@ impl Cuda {
         self.gpus.iter().map(|gpu| &gpu.info)
     }
 
+    /// libcuda's name of a GPU.
+    pub fn device(&self, gpu: u32) -> Result<i32, Code> {
+        let gpu = self.gpus.get(gpu as usize);
+        Ok(gpu.ok_or(result::INVALID_DEVICE)?.device)
+    }
+
     /// The function of that name, if this libcuda exports it.
     ///
     /// # Safety
@@ -317,7 +378,7 @@ impl Cuda {
     }
 
     pub fn ctx_create(&self, flags: u32, gpu: u32) -> Result<Raw, Code> {
-        let device = self.gpus.get(gpu as usize).ok_or(result::INVALID_DEVICE)?.device;
+        let device = self.device(gpu)?;
         // SAFETY: see the comment above this block.
         get(|p| unsafe { (self.f.ctx_create)(p, flags, device) })
     }
@@ -409,71 +470,12 @@ impl Cuda {
         // inside it that lies ends this process and reads nothing else.
         get(|p| unsafe { (self.f.module_load_data)(p, image.as_ptr().cast()) })
     }
-    /// Loads a module into the current context with options of the compiler, whose numbers are those of
-    /// [`JitOption::is_number`]. What the compiler said goes to `said`, also if it fails.
-    pub fn module_load_with(
-        &self,
-        image: &crate::image::Image,
-        numbers: &[JitOption],
-        said: &mut JitSaid,
-    ) -> Result<Raw, Code> {
-        use sys::CUjit_option_enum as jit;
-        let (mut options, mut values): (Vec<i32>, Vec<usize>) = numbers
-            .iter()
-            .map(|number| (number.option as i32, number.value as usize))
-            .unzip();
-        let threads = options
-            .iter()
-            .position(|&option| option == JitOption::THREADS_PER_BLOCK);
-        let outputs = values.len();
-        let logs = [
-            (
-                jit::CU_JIT_INFO_LOG_BUFFER,
-                jit::CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES,
-                &mut said.info,
-            ),
-            (
-                jit::CU_JIT_ERROR_LOG_BUFFER,
-                jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-                &mut said.error,
-            ),
-        ];
-        for (buffer, size, log) in logs {
-            if !log.is_empty() {
-                options.extend([buffer as i32, size as i32]);
-                values.extend([log.as_mut_ptr() as usize, log.len()]);
-            }
-        }
-        if said.timed {
-            options.push(jit::CU_JIT_WALL_TIME as i32);
-            values.push(0);
-        }
+    /// Loads a module into the current context with options of the compiler.
+    pub fn module_load_with(&self, image: &crate::image::Image, jit: &mut Jit) -> Result<Raw, Code> {
+        let (len, options, values) = jit.arrays();
         // SAFETY: as in `module_load`; the arrays have as many entries as is passed, and the logs are as long as the options
         // beside them say.
-        let loaded = get(|p| unsafe {
-            (self.f.module_load_data_ex)(
-                p,
-                image.as_ptr().cast(),
-                options.len() as u32,
-                options.as_mut_ptr(),
-                values.as_mut_ptr(),
-            )
-        });
-        let mut at = outputs;
-        for log in [&mut said.info, &mut said.error] {
-            if !log.is_empty() {
-                // What libcuda says it filled, at most what there was.
-                let filled = values[at + 1].min(log.len());
-                log.truncate(filled);
-                at += 2;
-            }
-        }
-        if said.timed {
-            // The result, a float, replaces the value.
-            said.wall_time_bits = values[at] as u32;
-        }
-        said.threads = threads.map_or(0, |i| values[i] as u32);
-        loaded
+        get(|p| unsafe { (self.f.module_load_data_ex)(p, image.as_ptr().cast(), len, options, values) })
     }
     pub fn module_unload(&self, module: Raw) -> Result<(), Code> {
         // SAFETY: see above.
@@ -509,40 +511,36 @@ impl Cuda {
         grid: Grid,
         stream: Raw,
         params: &[u8],
-        mut len: usize,
+        len: usize,
     ) -> Result<(), Code> {
-        // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE and _END.
-        let mut extra: [*mut c_void; 5] = [
-            std::ptr::without_provenance_mut(1),
-            params.as_ptr().cast_mut().cast(),
-            std::ptr::without_provenance_mut(2),
-            (&raw mut len).cast(),
-            std::ptr::null_mut(),
-        ];
         let Grid {
             blocks: [gx, gy, gz],
             threads: [bx, by, bz],
             shared,
         } = grid;
-        // SAFETY: the parameters are read before the call returns; the caller checked their length.
-        check(unsafe {
-            (self.f.launch_kernel)(
-                function,
-                gx,
-                gy,
-                gz,
-                bx,
-                by,
-                bz,
-                shared,
-                stream,
-                std::ptr::null_mut(),
-                if params.is_empty() {
-                    std::ptr::null_mut()
-                } else {
-                    extra.as_mut_ptr()
-                },
-            )
+        let none = std::ptr::null_mut();
+        with_packed(params, len, |extra| {
+            // SAFETY: the parameters are read before the call returns; the caller checked their length.
+            unsafe { (self.f.launch_kernel)(function, gx, gy, gz, bx, by, bz, shared, stream, none, extra) }
+        })
+    }
+    /// The same with attributes.
+    pub fn launch_kernel_ex(
+        &self,
+        function: Raw,
+        config: &LaunchConfig<'_>,
+        params: &[u8],
+        len: usize,
+    ) -> Result<(), Code> {
+        with_packed(params, len, |extra| {
+            // SAFETY: as in `launch_kernel`; the configuration outlives the call.
+            match unsafe {
+                self.contexts
+                    .launch_ex(config, function, std::ptr::null_mut(), extra)
+            } {
+                Ok(()) => result::SUCCESS,
+                Err(code) => code,
+            }
         })
     }
     /// # Safety
@@ -637,37 +635,6 @@ impl Cuda {
         // SAFETY: see above.
         get(|p| unsafe { (self.f.event_elapsed_time)(p, start, end) })
     }
-    pub fn graph_instantiate(&self, graph: Raw, flags: u64) -> Result<Raw, Code> {
-        // SAFETY: see above.
-        get(|p| unsafe { (self.f.graph_instantiate)(p, graph, flags) })
-    }
-    pub fn graph_launch(&self, exec: Raw, stream: Raw) -> Result<(), Code> {
-        // SAFETY: see above.
-        check(unsafe { (self.f.graph_launch)(exec, stream) })
-    }
-    pub fn graph_destroy(&self, graph: Raw) -> Result<(), Code> {
-        // SAFETY: see above.
-        check(unsafe { (self.f.graph_destroy)(graph) })
-    }
-    pub fn graph_exec_destroy(&self, exec: Raw) -> Result<(), Code> {
-        // SAFETY: see above.
-        check(unsafe { (self.f.graph_exec_destroy)(exec) })
-    }
-}
-
-/// What the compiler is asked to say when it loads a module, and what it said.
-#[derive(Debug, Default)]
-pub struct JitSaid {
-    /// Room for the information log, none if it is empty; then what was filled.
-    pub info: Vec<u8>,
-    /// The same for the error log.
-    pub error: Vec<u8>,
-    /// Whether the time is wanted.
-    pub timed: bool,
-    /// The bits of an f32: milliseconds.
-    pub wall_time_bits: u32,
-    /// Threads per block that it compiled for, if the options name them.
-    pub threads: u32,
 }
 
 /// Whether a failure with this code means that the context, and with it this process, is lost.

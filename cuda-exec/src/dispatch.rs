@@ -34,27 +34,53 @@ fn run<C: Handle>(ring: &mut Consumer, record: &Record<'_>, reply: &mut Reply) -
 macro_rules! handlers {
     ($($mode:ident $op:literal $name:ident { $($s:ident : $v:literal),* } { $($p:ident : $w:literal),* }
        ($($a:ident : $at:ty),*) -> ($($r:ident : $rt:ty),*) [$($flag:ident)*];)*) => {
-        fn handler(op: u16) -> Option<Handler> {
-            $(handler! { $mode op $op $name })*
-            None
-        }
+        static HANDLERS: [Option<Handler>; calls::OP_END as usize] = {
+            let mut handlers: [Option<Handler>; calls::OP_END as usize] = [None; calls::OP_END as usize];
+            $(handler! { $mode handlers $op $name })*
+            handlers
+        };
     };
 }
 macro_rules! handler {
-    (call $asked:ident $op:literal $name:ident) => {
-        if $asked == $op {
-            return Some(run::<calls::$name::Call>);
-        }
+    (call $handlers:ident $op:literal $name:ident) => {
+        $handlers[$op] = Some(run::<calls::$name::Call>);
     };
-    ($mode:ident $asked:ident $op:literal $name:ident) => {};
+    ($mode:ident $handlers:ident $op:literal $name:ident) => {};
 }
 vgpu_protocol::for_each_call!(handlers);
+
+fn handler(op: u16) -> Option<Handler> {
+    HANDLERS.get(usize::from(op)).copied().flatten()
+}
 
 /// Carries a call out.
 pub fn call(ring: &mut Consumer, record: &Record<'_>, reply: &mut Reply) -> Result<(), Failure> {
     let handler = handler(record.op).ok_or(RingError::Op(record.op))?;
     handler(ring, record, reply)
 }
+
+/// Writes handlers without their boilerplate: `NAME(ring, arguments) { ... }` for a call without blobs, `NAME(ring, arguments,
+/// blob, reply) { ... }` for one with. A body ends with the results.
+macro_rules! handlers_of {
+    ($($(#[$doc:meta])* $name:ident($ring:ident, $arguments:pat $(, $blob:ident, $reply:ident)?) $body:block)*) => {$(
+        $(#[$doc])*
+        impl $crate::dispatch::Handle for vgpu_protocol::calls::$name::Call {
+            fn handle(
+                $ring: &mut $crate::ring::Consumer,
+                $arguments: vgpu_protocol::calls::$name::In,
+                $crate::dispatch::handlers_of!(@name blob $($blob)?): &[u8],
+                $crate::dispatch::handlers_of!(@name reply $($reply)?): &mut Vec<u8>,
+            ) -> Result<vgpu_protocol::calls::$name::Out, $crate::ring::Failure> {
+                #[allow(unused_imports, reason = "most results have no words")]
+                use vgpu_protocol::calls::$name::Out;
+                $body
+            }
+        }
+    )*};
+    (@name $default:ident $name:ident) => { $name };
+    (@name $default:ident) => { _ };
+}
+pub(crate) use handlers_of;
 
 /// What an operation is called, for the log.
 pub fn name(op: u16) -> &'static str {

@@ -1,7 +1,9 @@
 //! The session's objects, by the ids that the guest chose. An object is destroyed when nobody uses it any more: the call
 //! that destroys it takes it out of its table, and a ring that is using it at that moment keeps it alive until it is through.
+use crate::calls::{Allocation, Array, Link, Mipmapped, Pool, TextureObjects};
 use crate::clock::now_ns;
 use crate::cuda::{self, Raw};
+use crate::graphs::{Graph, GraphExec};
 use crate::image::Image;
 use crate::limits::Charge;
 use crate::session::Session;
@@ -10,7 +12,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use vgpu_protocol::limits::{CONTEXTS_MAX, EVENTS_MAX, OBJECTS_MAX, STREAMS_MAX};
+use vgpu_protocol::limits::{CONTEXTS_MAX, EVENTS_MAX, LINKS_MAX, OBJECTS_MAX, POOLS_MAX, STREAMS_MAX};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::words::KernelParam;
 
@@ -72,6 +74,15 @@ impl<T> Table<T> {
             .remove(&id)
     }
 
+    /// The first object that `which` picks, with its id.
+    pub fn find(&self, which: impl Fn(&T) -> bool) -> Option<(u32, Arc<T>)> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots
+            .iter()
+            .find(|(_, object)| which(object))
+            .map(|(&id, object)| (id, object.clone()))
+    }
+
     /// All objects now.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.slots
@@ -101,6 +112,12 @@ pub struct Objects {
     pub functions: Table<Function>,
     pub graphs: Table<Graph>,
     pub graph_execs: Table<GraphExec>,
+    pub pools: Table<Pool>,
+    pub allocations: Table<Allocation>,
+    pub links: Table<Link>,
+    pub arrays: Table<Array>,
+    pub mipmapped: Table<Mipmapped>,
+    pub textures: TextureObjects,
 }
 
 impl Default for Objects {
@@ -113,6 +130,12 @@ impl Default for Objects {
             functions: Table::new(0..OBJECTS_MAX),
             graphs: Table::new(0..OBJECTS_MAX),
             graph_execs: Table::new(0..OBJECTS_MAX),
+            pools: Table::new(0..POOLS_MAX),
+            allocations: Table::new(0..OBJECTS_MAX),
+            links: Table::new(0..LINKS_MAX),
+            arrays: Table::new(0..OBJECTS_MAX),
+            mipmapped: Table::new(0..OBJECTS_MAX),
+            textures: TextureObjects::default(),
         }
     }
 }
@@ -254,7 +277,7 @@ impl Drop for Context {
 }
 
 /// Destroying something fails only if the context is lost, which other calls report as well.
-fn report(outcome: Result<(), Code>, call: &str) {
+pub fn report(outcome: Result<(), Code>, call: &str) {
     if let Err(code) = outcome {
         log::debug!("{call}: CUDA error {code}");
     }
@@ -418,6 +441,12 @@ impl Stream {
         self.parked.load(SeqCst)
     }
 
+    /// Whether what holds it up may be ended by the guest, or by what the guest has yet to submit: a host function, or a
+    /// wait for a value in memory.
+    pub fn waits_for_guest(&self) -> bool {
+        self.is_parked() || self.track().waits_for_value()
+    }
+
     /// Whether work of it may be on the compute engine.
     pub fn computing(&self) -> bool {
         !self.is_parked() && self.track().computing()
@@ -517,36 +546,6 @@ impl Function {
             .map(|p| p.offset as usize + p.size as usize)
             .max()
             .unwrap_or(0)
-    }
-}
-
-/// A graph.
-pub struct Graph {
-    pub context: Arc<Context>,
-    pub raw: Raw,
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        report(
-            self.context.session.cuda.graph_destroy(self.raw),
-            "cuGraphDestroy",
-        );
-    }
-}
-
-/// An executable graph.
-pub struct GraphExec {
-    pub context: Arc<Context>,
-    pub raw: Raw,
-}
-
-impl Drop for GraphExec {
-    fn drop(&mut self) {
-        report(
-            self.context.session.cuda.graph_exec_destroy(self.raw),
-            "cuGraphExecDestroy",
-        );
     }
 }
 

@@ -93,7 +93,8 @@ impl Image {
         self.base
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
         // SAFETY: mapped, sealed against change, and alive as long as this value.
         unsafe { std::slice::from_raw_parts(self.base, self.len) }
     }

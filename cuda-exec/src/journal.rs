@@ -1,6 +1,8 @@
 //! This process' log, on standard error. What a guest can have it write is limited in rate, so that it cannot fill the host's
 //! disks; why a session ends, which is said once, is always written.
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,10 +53,15 @@ impl Limit {
     }
 }
 
-/// Starts the log. What `RUST_LOG` asks for below INFO is not limited.
-pub fn start() {
+/// Starts the log, in what was this process' standard error. What `RUST_LOG` asks for below INFO is not limited.
+pub fn start(to: Option<OwnedFd>) {
     let limit = Mutex::new(Limit::new(Instant::now()));
+    let target = match to {
+        Some(file) => env_logger::Target::Pipe(Box::new(File::from(file))),
+        None => env_logger::Target::Stderr,
+    };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .target(target)
         .format(move |line, record| {
             let limited = record.target() != END && record.level() <= log::Level::Info;
             let mut left_out = 0;

@@ -187,30 +187,78 @@ impl Limits {
         outcome
     }
 
-    /// Takes memory for an allocation of that many bytes.
-    pub fn allocate(&self, gpu: u32, bytes: u64) -> Result<Charge, Code> {
-        let gpu = gpu as usize;
-        let taken = taken_by(bytes).ok_or(result::OUT_OF_MEMORY)?;
+    /// Takes memory for an allocation of that many bytes; `make_room` gives back what nobody needs, if there is too little.
+    pub fn allocate(&self, gpu: u32, bytes: u64, make_room: impl FnOnce()) -> Result<Charge, Code> {
+        let bytes = taken_by(bytes).ok_or(result::OUT_OF_MEMORY)?;
+        let charge = self.take(gpu as usize, bytes).or_else(|| {
+            make_room();
+            self.take(gpu as usize, bytes)
+        });
+        charge.ok_or_else(|| self.refuse())
+    }
+
+    fn take(&self, gpu: usize, bytes: u64) -> Option<Charge> {
         let mut account = self.account();
         let slot = account.slot;
-        let counted = account.gpus.get_mut(gpu).ok_or(result::OUT_OF_MEMORY)?;
-        let total = counted
-            .allocated
-            .checked_add(taken)
-            .ok_or(result::OUT_OF_MEMORY)?;
+        let counted = account.gpus.get_mut(gpu)?;
+        let total = counted.allocated.checked_add(bytes)?;
         if self
             .page()
-            .is_some_and(|page| !page.take_memory(slot, gpu, taken))
+            .is_some_and(|page| !page.take_memory(slot, gpu, bytes))
         {
-            self.refused.fetch_add(1, Relaxed);
-            return Err(result::OUT_OF_MEMORY);
+            return None;
         }
         counted.allocated(total);
-        Ok(Charge {
+        Some(Charge {
             gpu,
-            bytes: taken,
+            bytes,
             part: Part::Allocated,
         })
+    }
+
+    /// What a call is answered that gets no memory, which is counted: once for each such call, however often it tried.
+    pub fn refuse(&self) -> Code {
+        self.refused.fetch_add(1, Relaxed);
+        result::OUT_OF_MEMORY
+    }
+
+    /// Nothing yet of something that grows by [`Self::grow`] and [`Self::recount`].
+    pub fn nothing(gpu: u32) -> Charge {
+        Charge {
+            gpu: gpu as usize,
+            bytes: 0,
+            part: Part::Allocated,
+        }
+    }
+
+    /// Takes that much more memory for something that is counted, if the quota has room for it.
+    pub fn grow(&self, charge: &mut Charge, bytes: u64) -> bool {
+        let more = taken_by(bytes).and_then(|bytes| self.take(charge.gpu, bytes));
+        charge.bytes += more.map_or(0, |more| more.bytes);
+        more.is_some()
+    }
+
+    /// Something that is counted has been found to take that many bytes: they are counted, whatever the quota is.
+    pub fn recount(&self, charge: &mut Charge, bytes: u64) {
+        if bytes < charge.bytes {
+            let less = Charge {
+                bytes: charge.bytes - bytes,
+                ..*charge
+            };
+            self.give(less);
+        } else if bytes > charge.bytes {
+            let mut account = self.account();
+            let slot = account.slot;
+            let Some(counted) = account.gpus.get_mut(charge.gpu) else {
+                return;
+            };
+            let more = bytes - charge.bytes;
+            counted.allocated(counted.allocated.saturating_add(more));
+            if let Some(page) = self.page() {
+                page.add_memory(slot, charge.gpu, more);
+            }
+        }
+        charge.bytes = bytes;
     }
 
     /// Makes something that takes memory which only the driver knows: `free` tells the GPU's free memory, if it can be asked,
@@ -248,8 +296,7 @@ impl Limits {
                 break;
             }
         }
-        self.refused.fetch_add(1, Relaxed);
-        Err(result::OUT_OF_MEMORY)
+        Err(self.refuse())
     }
 
     fn estimated(account: &Account, gpu: u32) -> u64 {
@@ -273,7 +320,8 @@ impl Limits {
         }
     }
 
-    fn fits(&self, gpu: u32, bytes: u64) -> bool {
+    /// Whether the VM may take that much more.
+    pub fn fits(&self, gpu: u32, bytes: u64) -> bool {
         self.page().is_none_or(|page| {
             let used = if (gpu as usize) < GPUS {
                 page.used(gpu as usize)
@@ -429,14 +477,14 @@ mod tests {
         let limits = limits(&file, 3);
         let page = limits.page().unwrap();
         page.set_quota(Some(6 * GRANULE));
-        let small = limits.allocate(0, 1).unwrap();
+        let small = limits.allocate(0, 1, || ()).unwrap();
         assert_eq!(page.used_by(3, 0), SMALL);
-        let large = limits.allocate(0, LARGE).unwrap();
+        let large = limits.allocate(0, LARGE, || ()).unwrap();
         assert_eq!(page.used_by(3, 0), SMALL + GRANULE);
-        assert_eq!(limits.allocate(0, 5 * GRANULE), Err(result::OUT_OF_MEMORY));
-        assert_eq!(limits.allocate(0, u64::MAX), Err(result::OUT_OF_MEMORY));
-        limits.give(small);
-        assert!(limits.allocate(0, 5 * GRANULE).is_ok());
+        assert_eq!(limits.allocate(0, 5 * GRANULE, || ()), Err(result::OUT_OF_MEMORY));
+        assert_eq!(limits.allocate(0, u64::MAX, || ()), Err(result::OUT_OF_MEMORY));
+        // What is made room for is not refused.
+        assert!(limits.allocate(0, 5 * GRANULE, || limits.give(small)).is_ok());
         assert_eq!(limits.memory(0, u64::MAX, u64::MAX), (0, 6 * GRANULE));
         let other = page_file(PAGE_LEN, SealFlags::SHRINK);
         limits.connect(other, 5).unwrap();
@@ -475,10 +523,10 @@ mod tests {
         let ((), charge) = attempt(600, 500).unwrap();
         assert_eq!((made.take(), undone.take()), (2, 1));
         assert_eq!(limits.page().unwrap().used(0), 600);
-        assert_eq!(limits.allocate(0, 512), Err(result::OUT_OF_MEMORY));
+        assert_eq!(limits.allocate(0, 512, || ()), Err(result::OUT_OF_MEMORY));
         limits.give(charge);
         assert_eq!(limits.page().unwrap().used(0), 0);
-        assert!(limits.allocate(0, 512).is_ok());
+        assert!(limits.allocate(0, 512, || ()).is_ok());
     }
 
     #[test]
@@ -525,17 +573,37 @@ mod tests {
     }
 
     #[test]
+    fn what_grows_is_counted_as_it_is_found_and_never_twice() {
+        let file = page_file(PAGE_LEN, SealFlags::SHRINK);
+        let limits = limits(&file, 0);
+        let page = limits.page().unwrap();
+        page.set_quota(Some(3 * GRANULE));
+        let mut charge = Limits::nothing(0);
+        assert!(limits.grow(&mut charge, GRANULE));
+        assert!(!limits.grow(&mut charge, 3 * GRANULE));
+        limits.recount(&mut charge, 2 * GRANULE);
+        assert_eq!(page.used(0), 2 * GRANULE);
+        limits.recount(&mut charge, 5 * GRANULE);
+        assert_eq!(page.used(0), 5 * GRANULE);
+        assert!(!limits.fits(0, 0), "it is counted all the same");
+        limits.recount(&mut charge, 512);
+        assert_eq!(page.used(0), 512);
+        limits.give(charge);
+        assert_eq!(page.used(0), 0);
+    }
+
+    #[test]
     fn what_is_suspended_does_not_count_and_comes_back_when_there_is_room() {
         let file = page_file(PAGE_LEN, SealFlags::SHRINK);
         let (one, two) = (limits(&file, 0), limits(&file, 1));
         let page = one.page().unwrap();
         page.set_quota(Some(2 * GRANULE));
-        one.allocate(0, 2 * GRANULE).unwrap();
-        assert!(two.allocate(0, LARGE).is_err());
+        one.allocate(0, 2 * GRANULE, || ()).unwrap();
+        assert!(two.allocate(0, LARGE, || ()).is_err());
         one.suspend();
         one.told(&[u64::MAX]);
         assert_eq!(page.used(0), 0);
-        let theirs = two.allocate(0, LARGE).unwrap();
+        let theirs = two.allocate(0, LARGE, || ()).unwrap();
         assert!(!one.resume());
         assert_eq!(page.used_by(0, 0), 0);
         two.give(theirs);

@@ -5,12 +5,15 @@
 //! debugging `--no-jail`, which leaves out the restrictions of [`jail`].
 mod area;
 mod calls;
+mod captured;
 mod clock;
 mod completion;
 mod confine;
 mod control;
 mod cuda;
+mod device_memory;
 mod dispatch;
+mod graphs;
 mod handles;
 mod image;
 mod jail;
@@ -20,6 +23,7 @@ mod limits;
 mod memory;
 mod mps;
 mod orders;
+mod output;
 mod preempt;
 mod ring;
 mod sealed;
@@ -38,7 +42,14 @@ use vgpu_protocol::host::EXEC_SOCKET_FD;
 const NO_JAIL: &str = "--no-jail";
 
 fn main() {
-    journal::start();
+    // Before anything else: who opens a file later must not get the numbers of the standard ones.
+    let captured = output::capture();
+    let failed = captured.as_ref().err().copied();
+    journal::start(captured.ok());
+    if let Some(error) = failed {
+        log::error!("capturing standard output: {error}");
+        session::exit(Exit::Start);
+    }
     std::panic::set_hook(Box::new(|panic| {
         log::error!(target: journal::END, "{panic}");
         match session::current() {
@@ -76,9 +87,13 @@ fn main() {
 }
 
 /// The part of the jail that is this process' own: no privileges by exec, no look at its memory by others of its user, no
-/// core file, no life without its backend.
+/// core file, no life without its backend, the first to go where memory is short.
 fn harden() -> rustix::io::Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
+    // What a guest makes this process hold must cost itself first, when the host runs out of memory.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "1000") {
+        log::warn!("/proc/self/oom_score_adj: {error}");
+    }
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -3,6 +3,7 @@
 //!
 //! Whoever submits work on a range holds a [`View`] until libcuda has taken the work; whoever takes a range away removes
 //! it here first, then waits for the work, then gives it back. So no work starts on a range that is going.
+use crate::device_memory::{Device, DeviceTable, Owner};
 use crate::limits::Charge;
 use crate::shared::Shared;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -57,30 +58,13 @@ struct Pending {
     flags: u32,
 }
 
-/// Device memory that the guest allocated, or a module's variable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Device {
-    len: u64,
-    context: u32,
-    owner: Owner,
-}
-
-/// What device memory goes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
-    /// An allocation: itself.
-    Allocated(Charge),
-    /// A variable: its module.
-    Module(u32),
-}
-
 /// What is mapped and allocated; pure.
 #[derive(Debug, Default)]
 struct Tables {
     window: u64,
     maps: BTreeMap<u64, Mapping>,
     pending: BTreeMap<u64, Pending>,
-    device: BTreeMap<u64, Device>,
+    device: DeviceTable,
     mapped: u64,
     runs: u32,
 }
@@ -173,9 +157,7 @@ impl Tables {
     }
 
     fn is_device(&self, addr: u64, len: u64) -> bool {
-        let allocated = self.device.range(..=addr).next_back();
-        allocated.is_some_and(|(start, device)| within(*start, device.len, addr, len))
-            || self.mapping(addr, len).is_some_and(|mapping| mapping.register)
+        self.device.holds(addr, len) || self.mapping(addr, len).is_some_and(|mapping| mapping.register)
     }
 }
 
@@ -215,6 +197,16 @@ impl View<'_> {
         self.0.is_device(addr, len)
     }
 
+    /// Looks the table of device memory up.
+    pub fn device(&self) -> &DeviceTable {
+        &self.0.device
+    }
+
+    /// Whether the GPU may be told to read or write that range of pinned memory.
+    pub fn is_pinned(&self, addr: u64, len: u64) -> bool {
+        self.0.mapping(addr, len).is_some_and(|mapping| mapping.register)
+    }
+
     /// The range, if it is mapped guest memory.
     pub fn host(&self, addr: u64, len: u64) -> Option<HostRange<'_>> {
         self.0.mapping(addr, len).map(|_| HostRange {
@@ -229,6 +221,13 @@ impl HostRange<'_> {
     /// Bytes.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Fills it with as many bytes as it has. What the guest does there meanwhile is its own affair.
+    pub fn fill(&self, bytes: &[u8]) {
+        assert_eq!(bytes.len() as u64, self.len);
+        // SAFETY: the range is mapped for writing as long as the view is held, and nothing of this process lies there.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.addr as *mut u8, bytes.len()) };
     }
 
     /// Has the kernel write what lies from `offset` on to the end of a file; the bytes written.
@@ -257,6 +256,11 @@ impl Memory {
                 ..Tables::default()
             }),
         }
+    }
+
+    /// The window's base.
+    pub fn window(&self) -> u64 {
+        self.window
     }
 
     /// Looks ranges up.
@@ -443,42 +447,37 @@ impl Memory {
 
     /// The guest may use a module's variable.
     pub fn add_variable(&self, addr: u64, len: u64, context: u32, module: u32) {
-        self.add_device(addr, len, context, Owner::Module(module));
+        self.add_device(addr, len, context, Owner::Variable(module));
     }
 
-    fn add_device(&self, addr: u64, len: u64, context: u32, owner: Owner) {
-        self.change(|tables| tables.device.insert(addr, Device { len, context, owner }));
+    /// The guest may use device memory of that owner.
+    pub fn add_device(&self, addr: u64, len: u64, context: u32, owner: Owner) {
+        self.device(|device| device.insert(addr, Device { len, context, owner }));
     }
 
-    /// The guest gives an allocation back: no new work finds it. What it counts for, if there is such an allocation.
-    pub fn remove_allocation(&self, addr: u64) -> Option<Charge> {
-        self.change(|tables| match tables.device.get(&addr)?.owner {
-            Owner::Allocated(charge) => tables.device.remove(&addr).map(|_| charge),
-            Owner::Module(_) => None,
-        })
+    /// Changes the table of device memory. What is taken out of it is let go of only after this: that may be a call of libcuda's.
+    pub fn device<R>(&self, f: impl FnOnce(&mut DeviceTable) -> R) -> R {
+        self.change(|tables| f(&mut tables.device))
+    }
+
+    /// The guest gives an allocation back: no new work finds it, but if it is a graph's. Nothing if there is no such allocation.
+    pub fn remove_allocation(&self, addr: u64) -> Option<Device> {
+        self.device(|device| device.remove_allocation(addr))
     }
 
     /// Forgets the variables of a module.
     pub fn remove_module(&self, module: u32) {
-        self.change(|tables| {
-            tables
-                .device
-                .retain(|_, device| device.owner != Owner::Module(module))
-        });
+        self.device(|device| device.remove_module(module));
     }
 
-    /// Forgets all device memory of a context; the allocations in it.
-    pub fn remove_context(&self, context: u32) -> Vec<(u64, Charge)> {
-        self.change(|tables| {
-            let gone = tables
-                .device
-                .extract_if(.., |_, device| device.context == context);
-            gone.filter_map(|(addr, device)| match device.owner {
-                Owner::Allocated(charge) => Some((addr, charge)),
-                Owner::Module(_) => None,
-            })
-            .collect()
-        })
+    /// Forgets all device memory of a context; what of it is to be given back.
+    pub fn remove_context(&self, context: u32) -> Vec<(u64, Device)> {
+        self.device(|device| device.remove_context(context))
+    }
+
+    /// Bytes of the addresses that graphs on a GPU have for their allocations.
+    pub fn graph_bytes(&self, gpu: u32) -> u64 {
+        self.view().0.device.graph_bytes(gpu)
     }
 }
 

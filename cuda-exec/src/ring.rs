@@ -1,5 +1,6 @@
 //! One ring's consumer: a thread that stands for one guest thread. It copies each record out once, checks the copy, runs
 //! it, and answers if it is asked to. The ring itself is written by the guest at any moment and decides nothing.
+use crate::calls::answered;
 use crate::clock::now_ns;
 use crate::dispatch;
 use crate::handles::{Context, Event, Stream};
@@ -344,6 +345,7 @@ impl Consumer {
             op::SET_CONTEXT => self.set_context(&record),
             op::FENCE => self.fence(&record),
             op::GPU_INFO => self.gpu_info(&record, reply),
+            op::TEXT => self.text(&record, reply),
             _ => self.call(&record, reply),
         };
         let code = match outcome {
@@ -429,8 +431,10 @@ impl Consumer {
             let Some(other) = self.session.ring(index as u32) else {
                 continue;
             };
-            // What was written before this record and has not been executed is still in the other ring.
-            if position.saturating_sub(other.executed.load(SeqCst)) > u64::from(RING_DATA_LEN) {
+            // What was written before this record and has not been executed is still in the other ring, or the one record
+            // that was taken out of it.
+            let written_max = u64::from(RING_DATA_LEN) + u64::from(RECORD_LEN_MAX);
+            if position.saturating_sub(other.executed.load(SeqCst)) > written_max {
                 return Err(bad);
             }
             other.wait_for(position, || self.stopping());
@@ -492,6 +496,42 @@ impl Consumer {
         Ok(())
     }
 
+    /// Waits for what the guest has waited for, so that libcuda writes what kernels printed, and answers with that.
+    fn text(&self, record: &Record<'_>, reply: &mut Reply) -> Result<(), Failure> {
+        let bad = Failure::Broken(RingError::Arguments { op: record.op });
+        let (&[of, which], true, true) = (record.words, record.reply, record.blob.is_empty()) else {
+            return Err(bad);
+        };
+        let session = self.session;
+        let _awake = session.suspension.awake(session, || self.stopping())?;
+        let wait: Box<dyn FnOnce() -> Result<(), Code>> = match of {
+            op::TEXT_OF_NOTHING => Box::new(|| Ok(())),
+            op::TEXT_OF_CONTEXT => {
+                self.context()?;
+                Box::new(|| session.cuda.ctx_synchronize())
+            }
+            op::TEXT_OF_STREAM => {
+                let stream = answered(self.stream(record.op, which))?;
+                Box::new(move || session.cuda.stream_synchronize(stream.raw()?))
+            }
+            op::TEXT_OF_EVENT => {
+                let event = answered(self.event(record.op, u32::try_from(which).map_err(|_| bad)?))?;
+                Box::new(move || session.cuda.event_synchronize(event.raw?))
+            }
+            _ => return Err(bad),
+        };
+        // In a capture waiting may be forbidden; the text comes with a later wait then.
+        if !session.captures() {
+            wait()?;
+        }
+        let ([out, error], more) = session.output.take(session, REPLY_LEN_MAX as usize - 64);
+        reply.words[..3].copy_from_slice(&[out.len() as u64, error.len() as u64, u64::from(more)]);
+        reply.words_len = 3;
+        reply.blob.extend_from_slice(&out);
+        reply.blob.extend_from_slice(&error);
+        Ok(())
+    }
+
     /// The ring's current context, made current to this thread.
     pub fn context(&self) -> Result<Arc<Context>, Code> {
         let (_, context) = self.context.as_ref().ok_or(result::INVALID_CONTEXT)?;
@@ -536,6 +576,7 @@ impl Consumer {
     ) -> Result<(), Failure> {
         let raw = stream.raw()?;
         if self.session.captures() && self.session.cuda.stream_is_capturing(raw)? {
+            let _graphs = self.session.graphs.lock();
             submit(raw)?;
             return Ok(());
         }
@@ -549,7 +590,9 @@ impl Consumer {
         if stream.track().wants_mark_before(work) {
             self.session.relaxed(|| stream.mark())?;
         }
-        let turn = if work == Work::Compute {
+        // The proof waits for all work there is; behind a wait for a value that might never end.
+        let proves_first = work == Work::Value && !self.session.preempt.is_proved();
+        let turn = if work == Work::Compute || proves_first {
             Some(self.session.turn.enter(|| {
                 self.session.show_load();
                 self.stopping()
@@ -599,10 +642,10 @@ impl Consumer {
                     return Ok(room);
                 }
                 if !stream.track().full(session.window()) {
-                    // What fills the depth is on other streams. Behind a host function that waits for the guest nothing is
-                    // on the GPU; the guest may be waiting for what this thread is to submit.
+                    // What fills the depth is on other streams. Behind a host function that waits for the guest, or a wait
+                    // for a value, nothing is on the GPU; they may be waiting for what this thread is to submit.
                     let streams = session.completion.streams();
-                    if streams.iter().any(|stream| stream.is_parked()) {
+                    if streams.iter().any(|stream| stream.waits_for_guest()) {
                         return Ok(session.load.start());
                     }
                     session.completion.check(session);

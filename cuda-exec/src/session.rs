@@ -1,14 +1,17 @@
 //! One session: what one guest process has on the GPU. There is one per process, and it lives until the process ends.
 use crate::area::Area;
-use crate::calls::Slots;
+use crate::calls::{Pooled, Shares, Slots};
+use crate::captured::Captured;
 use crate::completion::Completion;
 use crate::cuda::{self, Cuda};
+use crate::graphs::Graphs;
 use crate::handles::{Context, Objects, forget_current};
 use crate::image::Images;
 use crate::journal::END;
 use crate::latency::Latencies;
 use crate::limits::{Charge, Limits};
 use crate::memory::Memory;
+use crate::output::Output;
 use crate::preempt::Preempt;
 use crate::ring::RingState;
 use crate::suspend::{Awake, Suspension};
@@ -69,16 +72,21 @@ pub struct Session {
     pub cuda: Cuda,
     pub memory: Memory,
     pub objects: Objects,
+    pub graphs: Graphs,
+    pub captured: Captured,
     pub images: Images,
     pub area: Area,
     pub turn: Turn,
     pub completion: Completion,
     pub host_functions: Slots,
+    pub output: Output,
     pub preempt: Preempt,
     pub load: Load,
     pub limits: Limits,
     pub latencies: Latencies,
     pub suspension: Suspension,
+    pub pooled: Pooled,
+    pub shares: Shares,
     /// Held while the turn page's counters are written, so that old numbers do not overtake new ones.
     showing: Mutex<()>,
     rings: RwLock<Vec<Option<Arc<RingState>>>>,
@@ -106,15 +114,20 @@ impl Session {
             cuda,
             memory: Memory::new(window),
             objects: Objects::default(),
+            graphs: Graphs::default(),
+            captured: Captured::default(),
             images: Images::default(),
             area: Area::new(event),
             turn: Turn::default(),
             completion: Completion::default(),
             host_functions: Slots::default(),
+            output: Output::default(),
             load: Load::default(),
             limits: Limits::default(),
             latencies: Latencies::default(),
             suspension: Suspension::default(),
+            pooled: Pooled::default(),
+            shares: Shares::default(),
             showing: Mutex::default(),
             rings: RwLock::new(vec![None; RINGS_MAX as usize]),
             home: Mutex::default(),
@@ -125,6 +138,7 @@ impl Session {
         // The only place that sets it, called once.
         let _ = SESSION.set(session);
         spawn("completion", move || session.completion.run(session));
+        spawn("output", move || session.output.run(session));
         spawn("turn", move || {
             session.relax_this_thread();
             session.turn.give_back(|| session.completion.computing(session))
@@ -163,6 +177,11 @@ impl Session {
     /// What it has on the GPU is lost.
     pub fn lost(&self, code: Code, why: &str) -> ! {
         log::error!(target: END, "{why} with CUDA error {code}; the session ends");
+        if code == cuda::ASSERT {
+            // libcuda says which assertion failed where it is waited for.
+            let _ = self.cuda.ctx_synchronize();
+        }
+        self.output.leave(self);
         self.end(Exit::Fault, code)
     }
 
@@ -212,6 +231,13 @@ impl Session {
     /// Whether any stream may be capturing.
     pub fn captures(&self) -> bool {
         self.captures.load(SeqCst) != 0
+    }
+
+    /// Work that names this object of a context goes to a stream: should that be captured, the object stays.
+    pub fn named<T: std::any::Any + Send + Sync>(&self, context: u32, object: &Arc<T>) {
+        if self.captures() {
+            self.captured.keep(context, object);
+        }
     }
 
     /// A capture began, or ended.
@@ -350,10 +376,11 @@ impl Session {
         let registered = match home.context {
             Some((raw, _)) if register => {
                 forget_current();
-                let done = self
-                    .cuda
-                    .ctx_set_current(raw)
-                    .and_then(|()| self.register(addr, len));
+                // Whether the guest may have pinned memory during a capture is its library's to say.
+                let done = self.relaxed(|| {
+                    self.cuda.ctx_set_current(raw)?;
+                    self.register(addr, len)
+                });
                 if let Err(code) = done {
                     self.look_at(code);
                     log::warn!("registering {len} bytes at {addr:#x}: CUDA error {code}");
@@ -409,7 +436,7 @@ impl Session {
                 forget_current();
                 self.survive(self.cuda.ctx_set_current(raw));
             }
-            self.survive(self.cuda.host_unregister(addr));
+            self.relaxed(|| self.survive(self.cuda.host_unregister(addr)));
         }
         self.memory.release(addr, len);
         Ok(())

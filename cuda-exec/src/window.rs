@@ -9,7 +9,8 @@
 //! nothing may run for ever beside others that are short. Work can only wait for what was submitted before it, so the oldest
 //! can always run, unless something else than the compute engine holds its stream up: a copy, a host function, or an event
 //! that itself waits for such a one. So a mark lies before and behind every wait for an event, and a stream whose next mark
-//! has no compute work before it has none on the engine.
+//! has no compute work before it has none on the engine. Only a wait for a value in memory may be ended by work that is
+//! submitted after it: while there is one, no bound on what is in flight may keep that work out.
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -29,6 +30,8 @@ pub enum Work {
     Copy,
     /// Neither: it waits for an event, which may be another stream's.
     Wait,
+    /// Neither: it waits for a value in memory, which work that is submitted later may write, or nobody ever.
+    Value,
     /// Neither: events, fences, host functions.
     Other,
 }
@@ -154,6 +157,8 @@ pub struct Track<M> {
     first: Option<u64>,
     /// A wait lies behind the last mark.
     waits: bool,
+    /// Operations up to the last wait for a value.
+    value: u64,
     /// Kernels and copies behind the last mark.
     unmarked_data: u32,
     /// The last of them, if it is behind the last mark.
@@ -196,6 +201,7 @@ impl<M> Default for Track<M> {
             compute: 0,
             first: None,
             waits: false,
+            value: 0,
             unmarked_data: 0,
             last: None,
             short: false,
@@ -216,7 +222,10 @@ impl<M> Track<M> {
             self.compute = self.submitted;
             self.first.get_or_insert(times.submitted);
         }
-        self.waits |= work == Work::Wait;
+        self.waits |= matches!(work, Work::Wait | Work::Value);
+        if work == Work::Value {
+            self.value = self.submitted;
+        }
         if matches!(work, Work::Compute | Work::Copy) {
             self.unmarked_data = self.unmarked_data.saturating_add(1);
             self.last = Some(times);
@@ -248,6 +257,11 @@ impl<M> Track<M> {
         self.done < self.compute
     }
 
+    /// Whether a wait for a value may be in flight.
+    pub fn waits_for_value(&self) -> bool {
+        self.done < self.value
+    }
+
     /// When the oldest work that may be on the compute engine now was submitted; `None` if there is none: what the stream is
     /// at is something else, or nothing.
     pub fn on_engine(&self) -> Option<u64> {
@@ -274,12 +288,17 @@ impl<M> Track<M> {
 
     /// Whether a mark is wanted before that work: what is before a wait may be done long before the wait is.
     pub fn wants_mark_before(&self, work: Work) -> bool {
-        work == Work::Wait && self.first.is_some()
+        matches!(work, Work::Wait | Work::Value) && self.first.is_some()
     }
 
-    /// Whether as much is in flight as a window allows.
+    /// Whether as much is in flight as a window allows; while a wait for a value is, as much as any window would.
     pub fn full(&self, window: u32) -> bool {
-        self.submitted - self.done >= u64::from(window.max(1))
+        let window = if self.waits_for_value() {
+            WINDOW_DEFAULT
+        } else {
+            window.max(1)
+        };
+        self.submitted - self.done >= u64::from(window)
     }
 
     /// A mark lies behind all operations so far.
@@ -364,6 +383,7 @@ mod tests {
             Just(Work::Compute),
             Just(Work::Copy),
             Just(Work::Wait),
+            Just(Work::Value),
             Just(Work::Other)
         ]
     }
@@ -381,6 +401,7 @@ mod tests {
                     track.reached();
                 }
                 track.submit(work, NEVER);
+                let window = if track.waits_for_value() { WINDOW_DEFAULT } else { window };
                 prop_assert!(track.submitted() - track.done <= u64::from(window));
                 if track.wants_mark(window) {
                     track.mark(track.submitted());

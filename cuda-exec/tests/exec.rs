@@ -231,12 +231,12 @@ fn a_capture_becomes_a_graph_that_runs_again_and_again() {
     exec.get::<cuStreamEndCapture::Call>(cuStreamEndCapture::In { stream: 7, graph: 1 }, &[])
         .unwrap();
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 0);
-    let instantiate = cuGraphInstantiateWithFlags::In {
+    let instantiate = cuGraphInstantiateWithParams::In {
         graph: 1,
         flags: 0,
         exec: 1,
     };
-    exec.get::<cuGraphInstantiateWithFlags::Call>(instantiate, &[])
+    exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
         .unwrap();
     for _ in 0..5 {
         exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 7 }, &[]);
@@ -247,7 +247,7 @@ fn a_capture_becomes_a_graph_that_runs_again_and_again() {
     exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 1 }, &[]);
     assert_eq!(exec.context_error(1), 0);
     assert_eq!(
-        exec.get::<cuGraphInstantiateWithFlags::Call>(instantiate, &[])
+        exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
             .err(),
         Some(result::INVALID_HANDLE)
     );
@@ -314,12 +314,12 @@ fn a_capture_in_global_mode_is_sound_beside_work_that_is_watched() {
         .unwrap();
     exec.fence(0, 9, 9, 1);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 1200 * 128);
-    let instantiate = cuGraphInstantiateWithFlags::In {
+    let instantiate = cuGraphInstantiateWithParams::In {
         graph: 1,
         flags: 0,
         exec: 1,
     };
-    exec.get::<cuGraphInstantiateWithFlags::Call>(instantiate, &[])
+    exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
         .unwrap();
     exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 8 }, &[]);
     exec.fence(0, 8, 8, 1);

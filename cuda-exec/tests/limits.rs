@@ -217,6 +217,41 @@ fn the_quota_of_memory_is_exact_and_shared_and_shown() {
     free(&mut one, all);
 }
 
+/// Room is made before something is refused, which is one refusal however it was tried; libcuda's own refusals are none.
+#[test]
+fn what_the_quota_refuses_is_counted_once_for_each_call() {
+    let page = SharedPage::new();
+    let mut exec = Exec::start();
+    make_ready(&mut exec, Some((&page, 0)));
+    let default = cuDeviceGetDefaultMemPool::In { device: 0, pool: 1 };
+    exec.get::<cuDeviceGetDefaultMemPool::Call>(default, &[]).unwrap();
+    page.get().set_quota(Some(page.get().used(0) + 2 * GRANULE));
+    let of_pool = |exec: &mut Exec, bytes: u64| {
+        let arguments = cuMemAllocFromPoolAsync::In {
+            bytes,
+            pool: 1,
+            stream: STREAM_LEGACY,
+        };
+        let allocated = exec.get::<cuMemAllocFromPoolAsync::Call>(arguments, &[]);
+        allocated.map(|(out, _)| out.pointer)
+    };
+    assert_eq!(of_pool(&mut exec, 64 * GRANULE), Err(result::OUT_OF_MEMORY));
+    assert_eq!(try_alloc(&mut exec, 3 * GRANULE), Err(result::OUT_OF_MEMORY));
+    // CU_LIMIT_MALLOC_HEAP_SIZE
+    let heap = cuCtxSetLimit::In {
+        limit: 2,
+        value: 64 * GRANULE,
+    };
+    let heap = exec.get::<cuCtxSetLimit::Call>(heap, &[]);
+    assert_eq!(heap.err(), Some(result::OUT_OF_MEMORY));
+    assert_eq!(try_alloc(&mut exec, 0), Err(result::INVALID_VALUE));
+    let all = try_alloc(&mut exec, 2 * GRANULE).unwrap();
+    free(&mut exec, all);
+    let scheduler = exec.scheduler.try_clone().unwrap();
+    assert_eq!(exec.close(), Some(0));
+    assert_eq!(told_in_the_end(&scheduler).refused, 3);
+}
+
 fn exec_unload(exec: &mut Exec, module: u32) {
     exec.get::<cuModuleUnload::Call>(cuModuleUnload::In { module }, &[])
         .unwrap();

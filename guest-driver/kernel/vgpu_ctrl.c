@@ -21,8 +21,9 @@
 	(sizeof(struct vgpu_wire_header) + sizeof(struct vgpu_wire_map) + \
 	 VGPU_WIRE_RUNS_PER_MESSAGE_MAX * sizeof(struct vgpu_wire_run))
 #define VGPU_SGS_MAX	(DIV_ROUND_UP(VGPU_MESSAGE_LEN_MAX, PAGE_SIZE) + 1)
-/* The reply is much shorter than a page. */
-#define VGPU_REPLY_SGS_MAX	2
+/* A reply's start is much shorter than a page; the rest of a long one is apart. */
+#define VGPU_REPLY_SGS_MAX \
+	(2 + DIV_ROUND_UP(VGPU_WIRE_GPUS_LEN_MAX, PAGE_SIZE) + 1)
 
 static struct vgpu_ctrl *to_ctrl(struct virtqueue *vq)
 {
@@ -60,6 +61,24 @@ struct vgpu_req *vgpu_req_new(u32 kind, u32 session, size_t body_len)
 }
 
 /**
+ * vgpu_req_expect - make room for a long reply
+ * @req: the request, not made yet
+ * @len: bytes of the reply's body, VGPU_WIRE_GPUS_LEN_MAX at most
+ *
+ * Context: process context, may sleep.
+ * Return: 0, or -ENOMEM if there is no memory.
+ */
+int vgpu_req_expect(struct vgpu_req *req, u32 len)
+{
+	/* Zeroed: a device that says it wrote more than it did shows nothing. */
+	req->more = kvzalloc(len, GFP_KERNEL_ACCOUNT);
+	if (!req->more)
+		return -ENOMEM;
+	req->more_len = len;
+	return 0;
+}
+
+/**
  * vgpu_req_put - drop a reference to a request
  * @req: the request
  *
@@ -67,20 +86,19 @@ struct vgpu_req *vgpu_req_new(u32 kind, u32 session, size_t body_len)
  */
 void vgpu_req_put(struct vgpu_req *req)
 {
-	if (refcount_dec_and_test(&req->ref))
-		kvfree(req);
+	if (!refcount_dec_and_test(&req->ref))
+		return;
+	kvfree(req->more);
+	kvfree(req);
 }
 
 /*
  * Describes memory from kvmalloc(), which need not be contiguous, in pieces
- * that are.
+ * that are, behind the @used ones. Return: how many are used then.
  */
-static unsigned int vgpu_sg_fill(struct scatterlist *sgs, unsigned int max,
+static unsigned int vgpu_sg_fill(struct scatterlist *sgs, unsigned int used,
 				 void *buf, size_t len)
 {
-	unsigned int used = 0;
-
-	sg_init_table(sgs, max);
 	while (len) {
 		size_t piece = min_t(size_t, len, PAGE_SIZE - offset_in_page(buf));
 		struct page *page = is_vmalloc_addr(buf) ? vmalloc_to_page(buf) :
@@ -90,7 +108,6 @@ static unsigned int vgpu_sg_fill(struct scatterlist *sgs, unsigned int max,
 		buf += piece;
 		len -= piece;
 	}
-	sg_mark_end(&sgs[used - 1]);
 	return used;
 }
 
@@ -98,9 +115,15 @@ static int vgpu_ctrl_add(struct vgpu_ctrl *ctrl, struct vgpu_req *req)
 {
 	struct scatterlist out[VGPU_SGS_MAX], in[VGPU_REPLY_SGS_MAX];
 	struct scatterlist *sgs[] = { out, in };
+	unsigned int used;
 
-	vgpu_sg_fill(out, ARRAY_SIZE(out), &req->header, req->message_len);
-	vgpu_sg_fill(in, ARRAY_SIZE(in), &req->reply, req->reply_len);
+	sg_init_table(out, ARRAY_SIZE(out));
+	used = vgpu_sg_fill(out, 0, &req->header, req->message_len);
+	sg_mark_end(&out[used - 1]);
+	sg_init_table(in, ARRAY_SIZE(in));
+	used = vgpu_sg_fill(in, 0, &req->reply, req->reply_len);
+	used = vgpu_sg_fill(in, used, req->more, req->more_len);
+	sg_mark_end(&in[used - 1]);
 	return virtqueue_add_sgs(ctrl->vq, sgs, 1, 1, req, GFP_ATOMIC);
 }
 
@@ -163,6 +186,10 @@ static void vgpu_req_read_reply(struct vgpu_req *req, unsigned int len)
 	if (len < sizeof(req->reply.head))
 		return;
 	req->status = le32_to_cpu(READ_ONCE(req->reply.head.status));
+	if (req->more)
+		req->more_written = min_t(u32, len - sizeof(req->reply.head),
+					  req->more_len);
+	req->wait_s = le32_to_cpu(READ_ONCE(req->reply.head.wait_s));
 	if (req->status != VGPU_WIRE_OK ||
 	    req->reply_len == sizeof(req->reply.head))
 		return;
@@ -177,7 +204,7 @@ static void vgpu_req_read_reply(struct vgpu_req *req, unsigned int len)
 static void vgpu_ctrl_answered(struct vgpu_ctrl *ctrl, struct vgpu_req *req,
 			       unsigned int len, struct list_head *ended)
 {
-	bool open = req->reply_len == sizeof(req->reply);
+	bool open = req->header.kind == cpu_to_le32(VGPU_WIRE_SESSION_OPEN);
 
 	vgpu_req_read_reply(req, len);
 	if (req->orphan && open && req->status == VGPU_WIRE_OK) {
@@ -328,6 +355,7 @@ int vgpu_status_to_errno(u32 status)
 	case VGPU_WIRE_NO_WINDOW:
 		return -EADDRNOTAVAIL;
 	case VGPU_WIRE_NO_GPU:
+	case VGPU_WIRE_NO_POOL:
 	case VGPU_WIRE_LOST:
 		return -ENODEV;
 	case VGPU_WIRE_QUARANTINED:

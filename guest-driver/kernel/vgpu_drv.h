@@ -225,11 +225,15 @@ struct vgpu_file {
  * @answered:	who made the request got the device's answer. Its own
  * @error:	0 if the device answered, else -errno
  * @status:	the answer, one of enum vgpu_wire_status
+ * @wait_s:	what came with it
  * @opened:	the body of the answer to a SESSION_OPEN that succeeded
  * @reply_len:	bytes of @reply that the device may write
  * @reply:	written by the device: read once, when it has answered
  * @reply.head:	start of every reply
  * @reply.opened: body of a reply to SESSION_OPEN
+ * @more:	room for the body of a long reply, or NULL. Written by the device
+ * @more_len:	bytes of @more
+ * @more_written: how many of them a reply that says OK has
  * @message_len: bytes of the message
  * @header:	start of the message
  * @body:	the rest of the message
@@ -243,12 +247,16 @@ struct vgpu_req {
 	bool answered;
 	int error;
 	u32 status;
+	u32 wait_s;
 	struct vgpu_wire_session_opened opened;
 	u32 reply_len;
 	struct {
 		struct vgpu_wire_reply head;
 		struct vgpu_wire_session_opened opened;
 	} reply;
+	void *more;
+	u32 more_len;
+	u32 more_written;
 	u32 message_len;
 	struct vgpu_wire_header header __aligned(8);
 	u8 body[] __aligned(8);
@@ -265,6 +273,7 @@ void vgpu_watch_start(struct vgpu_device *dev);
 
 /* vgpu_ctrl.c */
 struct vgpu_req *vgpu_req_new(u32 kind, u32 session, size_t body_len);
+int vgpu_req_expect(struct vgpu_req *req, u32 len);
 void vgpu_req_put(struct vgpu_req *req);
 int vgpu_ctrl_call(struct vgpu_device *dev, struct vgpu_req *req);
 int vgpu_ctrl_call_bounded(struct vgpu_device *dev, struct vgpu_req *req,

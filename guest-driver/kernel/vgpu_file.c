@@ -93,6 +93,39 @@ static long vgpu_ioctl_info(struct vgpu_file *file, void __user *user)
 	return copy_to_user(user, &info, sizeof(info)) ? -EFAULT : 0;
 }
 
+/* Passes on what the device tells of the VM's GPUs. The file needs no session. */
+static long vgpu_ioctl_gpus(struct vgpu_file *file, struct vgpu_gpus __user *user)
+{
+	struct vgpu_gpus args;
+	struct vgpu_req *req;
+	int err;
+
+	if (copy_from_user(&args, user, sizeof(args)))
+		return -EFAULT;
+	if (args.reserved)
+		return -EINVAL;
+	req = vgpu_req_new(VGPU_WIRE_GPUS, 0, 0);
+	if (!req)
+		return -ENOMEM;
+	err = vgpu_req_expect(req, VGPU_WIRE_GPUS_LEN_MAX);
+	if (!err)
+		err = vgpu_ctrl_call(file->dev, req);
+	if (!err)
+		err = vgpu_status_to_errno(req->status);
+	if (err)
+		goto put;
+	if (put_user(req->more_written, &user->len))
+		err = -EFAULT;
+	else if (req->more_written > args.len)
+		err = -EMSGSIZE;
+	else if (copy_to_user(u64_to_user_ptr(args.addr), req->more,
+			      req->more_written))
+		err = -EFAULT;
+put:
+	vgpu_req_put(req);
+	return err;
+}
+
 static bool vgpu_window_valid(const struct vgpu_limits *limits, u64 window)
 {
 	return window && IS_ALIGNED(window, VGPU_WIRE_WINDOW_ALIGN) &&
@@ -127,7 +160,7 @@ static int vgpu_session_adopt(struct vgpu_file *file, const struct vgpu_open *ar
 }
 
 /* Opens the session. Context: vgpu_file.lock held. */
-static int vgpu_session_open(struct vgpu_file *file, const struct vgpu_open *args)
+static int vgpu_session_open(struct vgpu_file *file, struct vgpu_open *args)
 {
 	char name[TASK_COMM_LEN];
 	struct vgpu_wire_session_open *body;
@@ -163,8 +196,12 @@ static int vgpu_session_open(struct vgpu_file *file, const struct vgpu_open *arg
 		vgpu_file_set_status(file, -ENODEV);
 		goto put;
 	}
-	if (!err)
+	if (!err) {
 		err = vgpu_status_to_errno(req->status);
+		args->status = req->status;
+		if (req->status == VGPU_WIRE_QUARANTINED)
+			args->wait_s = req->wait_s;
+	}
 	/* It may be tried again. */
 	if (err)
 		goto put;
@@ -183,7 +220,7 @@ static long vgpu_ioctl_open(struct vgpu_file *file, struct vgpu_open __user *use
 
 	if (copy_from_user(&args, user, sizeof(args)))
 		return -EFAULT;
-	if (args.reserved || args.reserved2 || !args.windows_len ||
+	if (args.wait_s || args.status || !args.windows_len ||
 	    args.windows_len > VGPU_WINDOWS_MAX)
 		return -EINVAL;
 	for (u32 i = 0; i < args.windows_len; i++)
@@ -197,9 +234,10 @@ static long vgpu_ioctl_open(struct vgpu_file *file, struct vgpu_open __user *use
 	args.window = file->window;
 	args.session = file->session;
 	mutex_unlock(&file->lock);
-	if (err)
-		return err;
-	return copy_to_user(user, &args, sizeof(args)) ? -EFAULT : 0;
+	/* Why it was refused is told, too. */
+	if (copy_to_user(user, &args, sizeof(args)) && !err)
+		err = -EFAULT;
+	return err;
 }
 
 static long vgpu_ioctl_alloc(struct vgpu_file *file, struct vgpu_alloc __user *user)
@@ -356,6 +394,8 @@ static long vgpu_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 		return vgpu_ioctl_doorbell(file, user);
 	case VGPU_IOC_WAIT:
 		return vgpu_ioctl_wait(file, user);
+	case VGPU_IOC_GPUS:
+		return vgpu_ioctl_gpus(file, user);
 	default:
 		return -ENOTTY;
 	}

@@ -23,6 +23,7 @@
 #define VGPU_WIRE_RINGS_MAX	64
 #define VGPU_WIRE_RUNS_PER_MESSAGE_MAX	2048
 #define VGPU_WIRE_PAGE_LEN	4096
+#define VGPU_WIRE_GPUS_LEN_MAX	21296
 #define VGPU_WIRE_WINDOW_ALIGN	(2ULL << 20)
 #define VGPU_WIRE_WINDOW_END	(1ULL << 47)
 
@@ -64,7 +65,8 @@ enum vgpu_wire_kind {
 	VGPU_WIRE_MAP,			/* map and its runs, none */
 	VGPU_WIRE_UNMAP,		/* unmap, none */
 	VGPU_WIRE_RING_CREATE,		/* ring_create, none */
-	VGPU_WIRE_RING_DESTROY		/* ring_destroy, none */
+	VGPU_WIRE_RING_DESTROY,		/* ring_destroy, none */
+	VGPU_WIRE_GPUS			/* none, bytes for the program that asks */
 };
 
 /* How a control request ended. Any other number means HOST_ERROR. */
@@ -77,7 +79,8 @@ enum vgpu_wire_status {
 	VGPU_WIRE_NO_GPU,
 	VGPU_WIRE_QUARANTINED,
 	VGPU_WIRE_LOST,
-	VGPU_WIRE_HOST_ERROR
+	VGPU_WIRE_HOST_ERROR,
+	VGPU_WIRE_NO_POOL
 };
 
 struct vgpu_wire_header {
@@ -85,9 +88,14 @@ struct vgpu_wire_header {
 	__le32 session;
 };
 
+/**
+ * struct vgpu_wire_reply - starts every reply
+ * @status:	one of enum vgpu_wire_status
+ * @wait_s:	with QUARANTINED: seconds until that is over, 0 if not known
+ */
 struct vgpu_wire_reply {
 	__le32 status;
-	__le32 reserved;
+	__le32 wait_s;
 };
 
 struct vgpu_wire_session_open {

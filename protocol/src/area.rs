@@ -9,9 +9,11 @@
 //! | [`STATUS`] | i32 | host | 0, or the error that ended the session: final, every later call returns it |
 //! | [`EVENTS`] | u32 | host | grows whenever a waiter should look again: a fence passed, a reply was written, a host function was posted, the status was set |
 //! | [`WAITERS`] | u32 | guest | how many threads sleep; while it is 0 the host sends no event |
+//! | [`TEXT`] | u32 | host | what the guest should know of text that kernels print |
 //! | [`CONTEXT_ERRORS`] | i32 × [`CONTEXTS_MAX`] | host sets, guest takes | first failure of a call that nobody waited for, by context |
 //! | [`HOST_FUNCTIONS`] | [`HOST_FUNCTIONS_MAX`] × 16 bytes | both | host functions to run, and their acknowledgement |
 //! | [`FENCES`] | u64 × [`STREAMS_MAX`] | GPU | the sequence number that each stream has reached |
+//! | [`LAST_TEXT`] | u32, u32, bytes | host | the last text of a session that ended: bytes for standard output and for standard error, then both |
 use crate::limits::{AREA_LEN, CONTEXTS_MAX, HOST_FUNCTIONS_MAX, STREAMS_MAX};
 
 /// Offset of the status word.
@@ -20,6 +22,15 @@ pub const STATUS: u64 = 0;
 pub const EVENTS: u64 = 64;
 /// Offset of the count of sleeping guest threads.
 pub const WAITERS: u64 = 128;
+/// Offset of the word about text: bits below. While any is set the guest asks for text ([`crate::ring::op::TEXT`]) behind
+/// what it waits for.
+pub const TEXT: u64 = 192;
+/// There is text.
+pub const TEXT_IS_THERE: u32 = 1;
+/// A module was loaded whose kernels print.
+pub const TEXT_PRINTS: u32 = 2;
+/// A module was loaded whose kernels may: the host is looking.
+pub const TEXT_MAY_PRINT: u32 = 4;
 /// Offset of the contexts' error words.
 pub const CONTEXT_ERRORS: u64 = 4096;
 /// Offset of the host-function slots: each a u64 cookie, then a u32 state ([`HOST_FN_FREE`],
@@ -27,6 +38,11 @@ pub const CONTEXT_ERRORS: u64 = 4096;
 pub const HOST_FUNCTIONS: u64 = 8192;
 /// Offset of the fence words.
 pub const FENCES: u64 = 16384;
+
+/// Offset of the last text.
+pub const LAST_TEXT: u64 = FENCES + 8 * STREAMS_MAX as u64;
+/// Bytes of it at most, behind its two lengths.
+pub const LAST_TEXT_LEN: usize = 8192;
 
 /// A host-function slot is free; written by the host when it has seen [`HOST_FN_DONE`].
 pub const HOST_FN_FREE: u32 = 0;
@@ -50,4 +66,4 @@ pub const fn fence(stream: u32) -> u64 {
 
 const _: () = assert!(CONTEXT_ERRORS + 4 * CONTEXTS_MAX as u64 <= HOST_FUNCTIONS);
 const _: () = assert!(HOST_FUNCTIONS + 16 * HOST_FUNCTIONS_MAX as u64 <= FENCES);
-const _: () = assert!(FENCES + 8 * STREAMS_MAX as u64 <= AREA_LEN);
+const _: () = assert!(LAST_TEXT + 8 + LAST_TEXT_LEN as u64 <= AREA_LEN);

@@ -12,7 +12,7 @@ pub const EXEC_SOCKET_FD: i32 = 3;
 #[repr(u32)]
 pub enum ExecKind {
     /// Choose a window, confine libcuda to it, start libcuda. Body [`Start`]; descriptors: an eventfd that the
-    /// executor writes when the guest should look. The reply's value is the window's base. First message.
+    /// executor writes when the guest should look, and a socket on which it asks what [`ShareKind`] says. The reply's value is the window's base. First message.
     Start = 1,
     /// The guest's memory. Body: one u64 length per region; descriptors: one per region. Second message, once.
     Memory = 2,
@@ -111,6 +111,57 @@ pub struct ExecRun {
     pub offset: u64,
     /// Bytes.
     pub len: u64,
+}
+
+/// Bytes of a handle for memory or an event that processes share, and of the token that stands for it.
+pub const SHARE_LEN: usize = 64;
+
+/// What an executor asks of its backend, over the second socket that came with Start; each is answered by one [`ShareReply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ShareKind {
+    /// Other sessions of the VM may find a handle: the reply is its token.
+    Publish = 1,
+    /// The reply is the handle of a token.
+    Find = 2,
+    /// A token of this session's stands for nothing any more.
+    Withdraw = 3,
+}
+
+impl ShareKind {
+    /// The kind with this number.
+    pub fn from_u32(kind: u32) -> Option<Self> {
+        Some(match kind {
+            1 => Self::Publish,
+            2 => Self::Find,
+            3 => Self::Withdraw,
+            _ => return None,
+        })
+    }
+}
+
+/// See [`ShareKind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ShareRequest {
+    /// A [`ShareKind`].
+    pub kind: u32,
+    /// What kind of thing the handle or token is for: one that is looked for as another is not found.
+    pub what: u32,
+    /// The handle or the token.
+    pub bytes: [u8; SHARE_LEN],
+}
+
+/// See [`ShareKind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ShareReply {
+    /// A [`crate::virtio::Status`].
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The token or the handle.
+    pub bytes: [u8; SHARE_LEN],
 }
 
 /// Bytes of a request at most.

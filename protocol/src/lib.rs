@@ -7,6 +7,8 @@
 //! * [`area`]: the session area, the page of words in guest RAM that both sides look at;
 //! * [`ring`]: the layout of a command ring and of the records and replies in it;
 //! * [`calls`]: the one table of CUDA calls, and the words each call puts into its record and reply;
+//! * [`structs`]: C structures in records' blobs;
+//! * [`gpus`]: what a VM may know of its GPUs without a session;
 //! * [`host`]: the messages between a backend and its executors (they never leave the host).
 //!
 //! Everything is little-endian with natural alignment. Decoding never panics, whatever the bytes.
@@ -14,9 +16,11 @@
 
 pub mod area;
 pub mod calls;
+pub mod gpus;
 pub mod host;
 pub mod limits;
 pub mod result;
 pub mod ring;
+pub mod structs;
 pub mod virtio;
 pub mod words;

@@ -16,12 +16,20 @@ pub const WORDS_MAX: usize = 24;
 pub const DEPS_MAX: usize = RINGS_MAX as usize;
 /// Bytes of a kernel's packed parameters at most (CUDA 12.1 raised it from 4,096).
 pub const KERNEL_PARAMS_LEN_MAX: usize = 32_764;
+/// Attributes of a launch at most (CUDA 13.0 knows 17).
+pub const LAUNCH_ATTRIBUTES_MAX: usize = 32;
+/// Operations of a batch on words of memory at most, as many as the driver takes.
+pub const BATCH_MEM_OPS_MAX: usize = 256;
 /// Bytes of a symbol name at most, without a terminator.
 pub const NAME_LEN_MAX: usize = 4096;
 /// Bytes of each of the compiler's logs that a loaded module's answer carries at most.
 pub const JIT_LOG_LEN_MAX: u32 = 24 * 1024;
 /// Options of the compiler that a module may be loaded with at most.
 pub const JIT_OPTIONS_MAX: usize = 64;
+/// Bytes of text that a session's kernels printed, kept for the guest until it asks: of each of its two streams.
+pub const TEXT_LEN_MAX: usize = 4 << 20;
+/// Links of one session that were begun and not destroyed: each is memory of the host.
+pub const LINKS_MAX: u32 = 256;
 /// Bytes of a module image at most.
 pub const MODULE_LEN_MAX: u64 = 1 << 30;
 /// Bytes of all module images together that a session has loaded: each is kept on the host while it is.
@@ -35,6 +43,18 @@ pub const EVENTS_MAX: u32 = 65_536;
 pub const CONTEXTS_MAX: u32 = 64;
 /// Modules, functions, graphs and executable graphs of one session, each.
 pub const OBJECTS_MAX: u32 = 65_536;
+/// Memory pools of one session.
+pub const POOLS_MAX: u32 = 1024;
+/// Reserved ranges of addresses of one session.
+pub const RESERVATIONS_MAX: usize = 65_536;
+/// Atomic operations that are asked about with one call at most (CUDA 13.0 knows 16).
+pub const ATOMIC_OPERATIONS_MAX: usize = 64;
+/// Allocations and events that one session shares with others of its VM.
+pub const SHARES_MAX: usize = 4096;
+/// Entries of an array that says who may access memory.
+pub const ACCESSES_MAX: usize = 64;
+/// Nodes of graphs that have a name at a time.
+pub const GRAPH_NODES_MAX: usize = 1 << 20;
 /// Host functions of one session that wait for their acknowledgement at a time.
 pub const HOST_FUNCTIONS_MAX: usize = 256;
 /// Physical GPUs a session may see.
@@ -69,6 +89,16 @@ pub const VM_RINGS_MAX: u32 = 1024;
 pub const RUNS_PER_MESSAGE_MAX: usize = 2048;
 /// Granularity of mappings, in bytes.
 pub const PAGE_LEN: u64 = 4096;
+
+/// Processes that a VM is told of at most: each session on each of its GPUs.
+pub const PROCESSES_MAX: u32 = SESSIONS_MAX * GPUS_MAX;
+/// Bytes of what a VM is told of its GPUs at most: the body of a reply.
+pub const GPUS_LEN_MAX: usize = 21_296;
+/// Milliseconds for which what a VM was told of its GPUs is told again, before `vgpud` is asked anew.
+pub const GPUS_AGE_MS: u64 = 100;
+/// Front ends that a backend serves at a time: QEMU is one, and each process that reaches the device without a VM, be it
+/// only to ask about the GPUs.
+pub const FRONT_ENDS_MAX: u32 = 2 * SESSIONS_MAX;
 
 /// Bytes of a control message's readable part at most.
 pub const CONTROL_LEN_MAX: usize = 64 + 16 * RUNS_PER_MESSAGE_MAX;

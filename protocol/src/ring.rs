@@ -82,6 +82,18 @@ pub mod op {
     pub const SET_CONTEXT: u16 = 3;
     /// Write a fence behind a stream's work. Words: stream, slot (below `STREAMS_MAX`), sequence number.
     pub const FENCE: u16 = 4;
+    /// What kernels printed. Words: what the guest has waited for, so that the host waits for the same ([`TEXT_OF_NOTHING`] to
+    /// [`TEXT_OF_EVENT`]), and the stream's word or the event's id, else 0. Needs a reply: three words, the bytes for standard
+    /// output, those for standard error, and 1 if there is more; then a blob of both.
+    pub const TEXT: u16 = 6;
+    /// In [`TEXT`]: nothing, the current context, a stream, an event.
+    pub const TEXT_OF_NOTHING: u64 = 0;
+    /// See [`TEXT_OF_NOTHING`].
+    pub const TEXT_OF_CONTEXT: u64 = 1;
+    /// See [`TEXT_OF_NOTHING`].
+    pub const TEXT_OF_STREAM: u64 = 2;
+    /// See [`TEXT_OF_NOTHING`].
+    pub const TEXT_OF_EVENT: u64 = 3;
     /// What there is to know of the session's GPUs. Needs a reply: one word, the count of GPUs, then a blob of that many
     /// [`super::GpuInfo`].
     pub const GPU_INFO: u16 = 5;

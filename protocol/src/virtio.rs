@@ -66,6 +66,9 @@ pub enum ControlKind {
     RingCreate = 5,
     /// Stop consuming it: body [`RingDestroy`].
     RingDestroy = 6,
+    /// What the VM may know of its GPUs: no body, reply body as in [`crate::gpus`]. The header's session is 0, and none is
+    /// started.
+    Gpus = 7,
 }
 
 impl ControlKind {
@@ -78,6 +81,7 @@ impl ControlKind {
             4 => Self::Unmap,
             5 => Self::RingCreate,
             6 => Self::RingDestroy,
+            7 => Self::Gpus,
             _ => return None,
         })
     }
@@ -99,8 +103,8 @@ pub struct ControlHeader {
 pub struct ControlReply {
     /// A [`Status`].
     pub status: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// With [`Status::Quarantined`]: seconds until that is over, 0 if somebody has to release the VM. Else zero.
+    pub wait_s: u32,
 }
 
 /// How a control request ended.
@@ -117,7 +121,7 @@ pub enum Status {
     Limit = 3,
     /// None of the proposed windows is free in the executor.
     NoWindow = 4,
-    /// The VM is in no pool, or its pool has no GPU.
+    /// The VM's pool has no GPU that works.
     NoGpu = 5,
     /// The VM is quarantined.
     Quarantined = 6,
@@ -125,6 +129,8 @@ pub enum Status {
     Lost = 7,
     /// The host failed; its log says why.
     HostError = 8,
+    /// The VM is in no pool.
+    NoPool = 9,
 }
 
 impl Status {
@@ -139,6 +145,7 @@ impl Status {
             5 => Self::NoGpu,
             6 => Self::Quarantined,
             7 => Self::Lost,
+            9 => Self::NoPool,
             _ => Self::HostError,
         }
     }

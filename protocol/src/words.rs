@@ -108,3 +108,47 @@ impl JitOption {
         matches!(option, 0 | 1 | 7..=16 | 20..=24 | 29..=34)
     }
 }
+
+/// An attribute of a launch or of a stream (CUlaunchAttribute).
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
+#[repr(C)]
+pub struct LaunchAttribute {
+    /// A CUlaunchAttributeID.
+    pub id: u32,
+    /// Nothing.
+    pub reserved: u32,
+    /// A CUlaunchAttributeValue.
+    pub value: [u64; 8],
+}
+
+impl LaunchAttribute {
+    /// CU_LAUNCH_ATTRIBUTE_COOPERATIVE.
+    pub const COOPERATIVE: u32 = 2;
+    /// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT: the value begins with an event.
+    pub const PROGRAMMATIC_EVENT: u32 = 7;
+    /// CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT: the value begins with an event.
+    pub const LAUNCH_COMPLETION_EVENT: u32 = 12;
+    /// CU_LAUNCH_ATTRIBUTE_DEVICE_UPDATABLE_KERNEL_NODE: the value names a node that kernels change by themselves.
+    pub const DEVICE_UPDATABLE_NODE: u32 = 13;
+
+    /// Whether it is one of those whose values are known to hold no address that the host's library follows: any other,
+    /// which a later driver may bring, is refused.
+    pub fn is_known(id: u32) -> bool {
+        matches!(id, 0..=12 | 14 | 16)
+    }
+
+    /// Whether its value begins with an event.
+    pub fn names_event(&self) -> bool {
+        matches!(self.id, Self::PROGRAMMATIC_EVENT | Self::LAUNCH_COMPLETION_EVENT)
+    }
+}

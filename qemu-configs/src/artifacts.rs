@@ -15,11 +15,13 @@ pub const ARTIFACTS_ENV: &str = "VGPU_TEST_ARTIFACTS";
 ///
 /// ```text
 /// bin/       vgpud, vgpu-admin, vgpu-backend, vgpu-exec, vgpu-harness
-/// lib/guest/     libcuda.so.1 of a guest (on the host: for VGPU_SOCKET)
+/// lib/guest/     libcuda.so.1 and libnvidia-ml.so.1 of a guest (on the host: for VGPU_SOCKET)
 /// lib/softgpu/   libcuda.so.1 and libnvidia-ml.so.1 of the software GPU
+/// vgpu-guest.deb     the guest's package, for Debian and what is made of it
 /// programs/  C programs that use CUDA; the initramfs has them in /usr/bin
 /// boot/      vmlinux, initramfs.cpio
 /// boot-newer/    the same with a newer kernel, for tests
+/// glibc/     the oldest C library that a guest may have, and its loader, for tests
 /// qemu/      QEMU with its libraries and firmware
 /// ```
 #[derive(Clone, Debug)]
@@ -60,9 +62,14 @@ impl Artifacts {
         self.root.join("programs")
     }
 
-    /// The folder with the guest's `libcuda.so.1`.
+    /// The folder with the guest's `libcuda.so.1` and `libnvidia-ml.so.1`.
     pub fn guest_lib_dir(&self) -> PathBuf {
         self.root.join("lib/guest")
+    }
+
+    /// The Debian package that makes a virtual machine a guest.
+    pub fn guest_package(&self) -> PathBuf {
+        self.root.join("vgpu-guest.deb")
     }
 
     /// The folder with the software GPU's `libcuda.so.1`.
@@ -86,6 +93,11 @@ impl Artifacts {
     /// The initial file system for [`Artifacts::newer_vmlinux`].
     pub fn newer_initramfs(&self) -> PathBuf {
         self.root.join("boot-newer/initramfs.cpio")
+    }
+
+    /// The folder with the oldest C library that a guest may have.
+    pub fn oldest_glibc_dir(&self) -> PathBuf {
+        self.root.join("glibc")
     }
 
     pub fn qemu_dir(&self) -> PathBuf {

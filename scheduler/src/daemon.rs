@@ -14,6 +14,7 @@ use crate::scan::Look;
 use crate::sessions::of_vm;
 use crate::stats::{Latencies, Statistics};
 use crate::store::{Changes, Placed, Saved, Store, Usage};
+use crate::vm_gpus::Busy;
 use crate::vm_page::SharedPage;
 use crate::watch::Watcher;
 use anyhow::{Context, Result};
@@ -96,6 +97,8 @@ pub struct Daemon {
     pub(crate) violations: BTreeMap<u32, VecDeque<u64>>,
     /// Of the VMs that have sessions.
     pub(crate) vm_pages: BTreeMap<u32, SharedPage>,
+    /// How busy those are.
+    pub(crate) busy: BTreeMap<u32, Busy>,
     pub(crate) hard: HardStops,
     /// Sessions that are to end.
     pub(crate) endings: BTreeMap<Session, Ending>,
@@ -219,6 +222,7 @@ impl Daemon {
             violations: quarantine::violations(&setup.saved.events),
             history: History::new(setup.saved.events),
             vm_pages: BTreeMap::new(),
+            busy: BTreeMap::new(),
             hard,
             endings: BTreeMap::new(),
             limited: BTreeSet::new(),

@@ -1,11 +1,13 @@
 //! The host's GPUs: those that are there, and those that were.
 use anyhow::{Context, Result};
+use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use vgpu_pool_map::{Assignable, PoolGpus};
+use vgpu_sched_api::messages::{GpuFacts, GpuReadings};
 use vgpu_sched_core::GpuSet;
 
 /// What the UUID of a MIG instance begins with.
@@ -30,6 +32,8 @@ pub struct Gpu {
     /// The driver's version, if it is known.
     #[serde(default)]
     pub driver: Option<String>,
+    #[serde(default)]
+    pub facts: GpuFacts,
 }
 
 /// Every GPU that matters, each with a number of its own for as long as this program runs: the core knows it by that.
@@ -225,10 +229,12 @@ pub fn list(library: &Path) -> Result<Vec<Gpu>> {
         .sys_driver_version()
         .inspect_err(|error| log::warn!("NVML does not tell the driver's version: {error}"))
         .ok();
+    let cuda_version = nvml.sys_cuda_driver_version();
+    let cuda_version = cuda_version.ok().and_then(|version| version.try_into().ok());
     let left_out = |index, error| log::warn!("GPU {index} is left out: {error}");
     let found = devices(&nvml, left_out)?;
     let gpus = found.iter().filter_map(|found| {
-        let gpu = describe(found, driver.clone());
+        let gpu = describe(found, driver.clone(), cuda_version);
         gpu.map_err(|error| left_out(found.index, error)).ok()
     });
     Ok(gpus.collect())
@@ -280,25 +286,63 @@ pub fn devices(nvml: &Nvml, mut left_out: impl FnMut(u32, NvmlError)) -> Result<
     Ok(gpus)
 }
 
-fn describe(found: &Found<'_>, driver: Option<String>) -> Result<Gpu, NvmlError> {
+fn describe(found: &Found<'_>, driver: Option<String>, cuda_version: Option<u32>) -> Result<Gpu, NvmlError> {
     let device = &found.device;
     let name = device.name()?;
     let (model, pci) = match found.instance {
-        false => (name, device.pci_info()?.bus_id),
+        false => (name, device.pci_info()?),
         true => {
             let parent = device.mig_parent_device()?;
-            (instance_model(&parent.name()?, &name), parent.pci_info()?.bus_id)
+            (instance_model(&parent.name()?, &name), parent.pci_info()?)
         }
+    };
+    let facts = GpuFacts {
+        cuda_version,
+        // None has the number 0: it stands for what is not on the bus.
+        pci_device: Some(pci.pci_device_id).filter(|id| *id != 0),
+        pci_subsystem: pci.pci_sub_system_id.filter(|id| *id != 0),
+        ..facts(device)
     };
     Ok(Gpu {
         index: Some(found.index),
         uuid: device.uuid()?,
         model,
-        pci,
+        pci: pci.bus_id,
         divided: found.divided,
         memory: device.memory_info()?.total,
         driver,
+        facts,
     })
+}
+
+/// What a clock is called, in the order of the messages.
+const CLOCKS: [Clock; 4] = [Clock::Graphics, Clock::SM, Clock::Memory, Clock::Video];
+
+/// What a device tells of itself, but for its address; what it does not tell is left out.
+fn facts(device: &Device<'_>) -> GpuFacts {
+    let compute = device.cuda_compute_capability().ok();
+    GpuFacts {
+        compute: compute.and_then(|is| Some([is.major.try_into().ok()?, is.minor.try_into().ok()?])),
+        architecture: device.architecture().ok().map(|is| is.as_c()),
+        brand: device.brand().ok().map(|is| is.as_c()),
+        cores: device.num_cores().ok(),
+        bus_width: device.memory_bus_width().ok(),
+        ecc: device.is_ecc_enabled().ok().map(|is| is.currently_enabled),
+        clocks_max: CLOCKS.map(|clock| device.max_clock_info(clock).ok()),
+        pcie_max: [device.max_pcie_link_gen().ok(), device.max_pcie_link_width().ok()],
+        ..GpuFacts::default()
+    }
+}
+
+/// What a device measures now.
+pub fn readings(device: &Device<'_>) -> GpuReadings {
+    GpuReadings {
+        clocks: CLOCKS.map(|clock| device.clock_info(clock).ok()),
+        temperature: device.temperature(TemperatureSensor::Gpu).ok(),
+        power: device.power_usage().ok(),
+        power_limit: device.enforced_power_limit().ok(),
+        performance: device.performance_state().ok().map(|is| is.as_c()),
+    }
 }
 
 /// A MIG instance's model. Some drivers leave the GPU's out of its name.
@@ -323,6 +367,7 @@ pub(crate) mod tests {
             divided: false,
             memory: 1 << 30,
             driver: None,
+            facts: GpuFacts::default(),
         }
     }
 

@@ -22,6 +22,7 @@ mod sessions;
 mod stats;
 mod status;
 mod store;
+mod vm_gpus;
 mod vm_page;
 mod watch;
 mod xid;

@@ -85,7 +85,9 @@ impl Daemon {
         match self.quarantines.get(&vm) {
             None => Ok(()),
             Some(quarantine) => Err((
-                Refusal::Quarantined,
+                Refusal::Quarantined {
+                    wait_s: quarantine.until_s.map(|until| until.saturating_sub(now_s())),
+                },
                 format!("VM {vm} is quarantined: {}", quarantine.why),
             )),
         }

@@ -44,6 +44,7 @@ impl Daemon {
                 exec_pid: _,
             } => self.attach_session(client, session, (pid, program), fds),
             Request::CloseSession { session } => self.close(client, session),
+            Request::VmGpus => self.vm_gpus(client),
             Request::Status { from_vm } => Ok(self.status(from_vm)),
             Request::Turns { from } => {
                 let (turns, next) = self.ledger.from(from);

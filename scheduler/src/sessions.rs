@@ -32,16 +32,6 @@ pub(crate) struct Attachment {
 impl Daemon {
     /// Gives a session that is about to start its GPUs, which it keeps until it ends.
     pub(crate) fn place(&mut self, session: Session) -> Result<Vec<String>, (Refusal, String)> {
-        let Some(pool) = self.map.pool_of(session.vm) else {
-            return Err((Refusal::NotMapped, format!("VM {} is in no pool", session.vm)));
-        };
-        let (usable, per_vm) = (self.inventory.usable(&pool.gpus), pool.gpus_per_vm);
-        if usable.is_empty() {
-            return Err((
-                Refusal::NoGpu,
-                format!("none of the GPUs of pool {} is there", pool.name),
-            ));
-        }
         self.must_not_be_quarantined(session.vm)?;
         // One that a backend left behind which is gone.
         self.detach(session, "its number was given to another one");
@@ -56,11 +46,7 @@ impl Daemon {
                 ),
             ));
         }
-        let sessions = self
-            .placed
-            .iter()
-            .map(|(id, placed)| (id.vm, placed.gpus.as_slice()));
-        let gpus = placement::choose(&usable, per_vm, session.vm, sessions);
+        let gpus = self.next_gpus(session.vm)?;
         let placed = Placed {
             gpus: gpus.clone(),
             calls: 0,
@@ -68,6 +54,23 @@ impl Daemon {
         self.placed.insert(session, placed);
         self.save_session(session);
         Ok(gpus)
+    }
+
+    /// The GPUs that a VM's next session gets.
+    pub(crate) fn next_gpus(&self, vm: u32) -> Result<Vec<String>, (Refusal, String)> {
+        let Some(pool) = self.map.pool_of(vm) else {
+            return Err((Refusal::NotMapped, format!("VM {vm} is in no pool")));
+        };
+        let usable = self.inventory.usable(&pool.gpus);
+        if usable.is_empty() {
+            return Err((
+                Refusal::NoGpu,
+                format!("none of the GPUs of pool {} is there", pool.name),
+            ));
+        }
+        let sessions = self.placed.iter();
+        let sessions = sessions.map(|(id, placed)| (id.vm, placed.gpus.as_slice()));
+        Ok(placement::choose(&usable, pool.gpus_per_vm, vm, sessions))
     }
 
     /// The GPUs that a session was given when it was opened.

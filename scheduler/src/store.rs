@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use vgpu_sched_api::messages::{EventRecord, GpuRungs, QuarantineStatus};
+use vgpu_sched_api::messages::{EventRecord, GpuFacts, GpuRungs, QuarantineStatus};
 use vgpu_sched_core::Session;
 
 /// How the tables came to be: a version's tables are those of all steps up to it.
@@ -247,6 +247,7 @@ fn read(connection: &Connection) -> Result<Saved> {
             memory: row.get::<_, i64>(4)? as u64,
             divided: false,
             driver: None,
+            facts: GpuFacts::default(),
         })
     })?;
     saved.gpus = rows.collect::<Result<_, _>>()?;

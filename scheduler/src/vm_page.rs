@@ -91,7 +91,15 @@ impl SharedPage {
 
     /// Bytes that a session has, on all its GPUs.
     pub fn used_by(&self, slot: usize) -> u64 {
-        (0..GPUS).fold(0, |sum, gpu| sum.saturating_add(self.page().used_by(slot, gpu)))
+        (0..GPUS).fold(0, |sum, gpu| sum.saturating_add(self.used_on(slot, gpu)))
+    }
+
+    /// Bytes that a session has on one of its GPUs, by their order.
+    pub fn used_on(&self, slot: usize, gpu: usize) -> u64 {
+        match slot < SLOTS && gpu < GPUS {
+            true => self.page().used_by(slot, gpu),
+            false => 0,
+        }
     }
 
     /// Bytes that all sessions have, on all GPUs.

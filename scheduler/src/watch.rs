@@ -19,7 +19,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
-use vgpu_sched_api::messages::ToExec;
+use vgpu_sched_api::messages::{GpuReadings, ToExec};
 use vgpu_sched_core::Session;
 
 /// This program's first argument when it is to watch the GPUs; the second one is NVML's library.
@@ -42,14 +42,22 @@ const WORTH_TELLING: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum Finding {
-    /// A look, which began at that time of the host's monotonic clock: by UUID, the GPUs and MIG instances that answer, and
-    /// the processes on them with their memory in bytes, where that can be told.
+    /// A look, which began at that time of the host's monotonic clock: by UUID, the GPUs and MIG instances that answer.
     Look {
         at_us: u64,
-        gpus: BTreeMap<String, Option<Vec<(u32, u64)>>>,
+        gpus: BTreeMap<String, Seen>,
     },
     /// An Xid of a GPU.
     Xid { gpu: String, number: u64 },
+}
+
+/// What a look finds of a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seen {
+    /// The processes on it with their memory in bytes, where that can be told.
+    processes: Option<Vec<(u32, u64)>>,
+    readings: GpuReadings,
 }
 
 /// Watches the GPUs for a parent process, until that ends.
@@ -124,7 +132,11 @@ fn look(nvml: &Nvml) -> Result<Finding> {
         let Ok(uuid) = found.device.uuid() else { continue };
         let processes = processes(&found).filter(|processes| processes.len() <= left);
         left -= processes.as_ref().map_or(0, Vec::len);
-        gpus.insert(uuid, processes);
+        let seen = Seen {
+            processes,
+            readings: inventory::readings(&found.device),
+        };
+        gpus.insert(uuid, seen);
     }
     Ok(Finding::Look { at_us, gpus })
 }
@@ -180,6 +192,8 @@ pub(crate) struct Watcher {
     start_us: u64,
     pause_us: u64,
     told: BTreeMap<Session, Told>,
+    /// What was measured when it looked last, by UUID.
+    readings: BTreeMap<String, GpuReadings>,
 }
 
 struct Running {
@@ -233,7 +247,20 @@ impl Watcher {
             start_us: 0,
             pause_us: PAUSE_MIN_US,
             told: BTreeMap::new(),
+            readings: BTreeMap::new(),
         }
+    }
+
+    /// Whether one runs, and has found GPUs.
+    pub(crate) fn looks(&self) -> bool {
+        self.running
+            .as_ref()
+            .is_some_and(|running| !running.gpus.is_empty())
+    }
+
+    /// What a GPU measured lately.
+    pub(crate) fn readings(&self, uuid: &str) -> GpuReadings {
+        self.readings.get(uuid).copied().unwrap_or_default()
     }
 
     /// When [`Daemon::tend_watcher`] has something to do.
@@ -323,6 +350,7 @@ impl Daemon {
             return;
         };
         self.poller.remove(&running.output, running.token);
+        self.watcher.readings.clear();
         self.put_away(running.child);
         let now_us = self.now_us();
         self.watcher.pause(now_us, now_us - running.since_us);
@@ -335,7 +363,10 @@ impl Daemon {
             Finding::Look { at_us, gpus } => {
                 let uuids: BTreeSet<String> = gpus.keys().cloned().collect();
                 self.compare_with_inventory(uuids);
+                let readings = gpus.iter().map(|(uuid, seen)| (uuid.clone(), seen.readings));
+                self.watcher.readings = readings.collect();
                 self.tell_memory(at_us, gpus);
+                self.sample_use();
             }
             Finding::Xid { gpu, number } => self.reported(&gpu, number),
         }
@@ -360,11 +391,11 @@ impl Daemon {
     }
 
     /// Tells executors what the driver accounts to them, as was seen at that time.
-    fn tell_memory(&mut self, seen_us: u64, gpus: BTreeMap<String, Option<Vec<(u32, u64)>>>) {
+    fn tell_memory(&mut self, seen_us: u64, gpus: BTreeMap<String, Seen>) {
         let by_pid = |processes: Vec<(u32, u64)>| processes.into_iter().collect();
         let gpus: BTreeMap<String, BTreeMap<u32, u64>> = gpus
             .into_iter()
-            .filter_map(|(uuid, processes)| Some((uuid, by_pid(processes?))))
+            .filter_map(|(uuid, seen)| Some((uuid, by_pid(seen.processes?))))
             .collect();
         let now_us = monotonic_us();
         let mut news = Vec::new();
@@ -426,24 +457,37 @@ mod tests {
 
     #[test]
     fn a_finding_is_a_line() {
+        let seen = |processes| Seen {
+            processes,
+            readings: GpuReadings {
+                temperature: Some(31),
+                ..GpuReadings::default()
+            },
+        };
         let mut line = Vec::new();
         let finding = Finding::Look {
             at_us: 3,
             gpus: BTreeMap::from([
-                ("GPU-a".to_owned(), Some(vec![(7, 1 << 40)])),
-                ("GPU-b".to_owned(), None),
+                ("GPU-a".to_owned(), seen(Some(vec![(7, 1 << 40)]))),
+                ("GPU-b".to_owned(), seen(None)),
             ]),
         };
         say(&mut line, &finding).unwrap();
-        assert_eq!(
-            String::from_utf8(line.clone()).unwrap(),
-            "{\"type\":\"look\",\"at_us\":3,\"gpus\":{\"GPU-a\":[[7,1099511627776]],\"GPU-b\":null}}\n"
+        let text = String::from_utf8(line.clone()).unwrap();
+        assert!(
+            text.starts_with("{\"type\":\"look\",\"at_us\":3,\"gpus\":{"),
+            "{text}"
         );
+        assert!(
+            text.contains("\"processes\":[[7,1099511627776]]") && text.ends_with("}\n"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1);
         assert_eq!(serde_json::from_slice::<Finding>(&line).unwrap(), finding);
         // As many processes as there may be fit.
         let gpu = |number| format!("MIG-00000000-0000-0000-0000-{number:012}");
-        let mut gpus: BTreeMap<_, _> = (0..100).map(|n| (gpu(n), None)).collect();
-        gpus.insert(gpu(100), Some(vec![(u32::MAX, u64::MAX); PROCESSES_MAX]));
+        let mut gpus: BTreeMap<_, _> = (0..100).map(|n| (gpu(n), seen(None))).collect();
+        gpus.insert(gpu(100), seen(Some(vec![(u32::MAX, u64::MAX); PROCESSES_MAX])));
         let most = Finding::Look {
             at_us: u64::MAX,
             gpus,

@@ -198,7 +198,7 @@ fn a_vm_that_breaks_its_limits_again_and_again_is_quarantined() {
         matches!(
             refused,
             Answer::Refused {
-                why: Refusal::Quarantined,
+                why: Refusal::Quarantined { wait_s: None },
                 ..
             }
         ),

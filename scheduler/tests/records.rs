@@ -130,7 +130,7 @@ fn a_quarantined_vm_starts_nothing_until_it_is_released() {
     assert_eq!(second.until_ended(), result::UNKNOWN);
     let is_refused = |answer: Answer| {
         let (why, message) = refusal(answer);
-        assert_eq!(why, Refusal::Quarantined);
+        assert_eq!(why, Refusal::Quarantined { wait_s: None });
         assert!(message.contains("it floods"), "{message}");
     };
     is_refused(one.ask(&open(4)));
@@ -181,7 +181,11 @@ fn a_quarantine_ends_by_itself() {
         matches!(one.ask(&open(2)), Answer::Gpus { .. }).then_some(())
     });
     let two = daemon.backend(2);
-    assert_eq!(refusal(two.ask(&open(1))).0, Refusal::Quarantined);
+    let (why, _) = refusal(two.ask(&open(1)));
+    let Refusal::Quarantined { wait_s: Some(wait_s) } = why else {
+        panic!("{why:?}")
+    };
+    assert!((3000..=3600).contains(&wait_s), "{wait_s}");
     let status = daemon.vm(2).quarantine.unwrap();
     assert_eq!(status.until_s, Some(status.since_s + 3600));
 }

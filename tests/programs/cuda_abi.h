@@ -15,12 +15,87 @@ typedef struct CUstream_st *CUstream;
 typedef struct CUevent_st *CUevent;
 typedef struct CUgraph_st *CUgraph;
 typedef struct CUgraphExec_st *CUgraphExec;
+typedef struct CUlinkState_st *CUlinkState;
+typedef struct CUarray_st *CUarray;
+typedef struct CUmipmappedArray_st *CUmipmappedArray;
+typedef unsigned long long CUtexObject;
+typedef unsigned long long CUsurfObject;
+// CUDA_ARRAY_DESCRIPTOR.
+typedef struct {
+    size_t width, height;
+    int format;
+    unsigned channels;
+} array_descriptor;
+// CUDA_ARRAY3D_DESCRIPTOR.
+typedef struct {
+    size_t width, height, depth;
+    int format;
+    unsigned channels, flags;
+} array3d_descriptor;
+// CUDA_RESOURCE_DESC.
+typedef struct {
+    int type;
+    union {
+        CUarray array;
+        CUmipmappedArray mipmapped;
+        struct {
+            CUdeviceptr address;
+            int format;
+            unsigned channels;
+            size_t bytes;
+        } linear;
+        struct {
+            CUdeviceptr address;
+            int format;
+            unsigned channels;
+            size_t width, height, pitch;
+        } rows;
+        int reserved[32];
+    };
+    unsigned flags;
+} resource_desc;
+// CUDA_TEXTURE_DESC.
+typedef struct {
+    int address_mode[3], filter_mode;
+    unsigned flags, anisotropy;
+    int mipmap_filter_mode;
+    float level_bias, level_min, level_max, border[4];
+    int reserved[12];
+} texture_desc;
+// CUDA_RESOURCE_VIEW_DESC.
+typedef struct {
+    int format;
+    size_t width, height, depth;
+    unsigned first_level, last_level, first_layer, last_layer, reserved[16];
+} resource_view_desc;
 typedef void (*CUhostFn)(void *);
+// CUstreamBatchMemOpParams.
+typedef union {
+    int operation;
+    struct {
+        int operation;
+        CUdeviceptr address;
+        union {
+            uint32_t value;
+            uint64_t value64;
+        };
+        unsigned flags;
+        CUdeviceptr alias;
+    } word;
+    struct {
+        int operation;
+        unsigned flags;
+    } barrier;
+    uint64_t pad[6];
+} CUstreamBatchMemOpParams;
 
 enum {
     CUDA_SUCCESS = 0,
     CUDA_ERROR_INVALID_VALUE = 1,
     CUDA_ERROR_OUT_OF_MEMORY = 2,
+    CUDA_ERROR_NOT_INITIALIZED = 3,
+    CUDA_ERROR_NO_DEVICE = 100,
+    CUDA_ERROR_OPERATING_SYSTEM = 304,
     CUDA_ERROR_INVALID_HANDLE = 400,
     CUDA_ERROR_NOT_READY = 600,
     CUDA_ERROR_ILLEGAL_ADDRESS = 700,
@@ -135,3 +210,50 @@ CUresult cuStreamQuery_ptsz(CUstream stream);
 CUresult cuStreamWaitEvent_ptsz(CUstream stream, CUevent event, unsigned flags);
 CUresult cuEventRecord_ptsz(CUevent event, CUstream stream);
 CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent start, CUevent end);
+CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr word, uint32_t value, unsigned flags);
+CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr word, uint64_t value, unsigned flags);
+CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr word, uint32_t value, unsigned flags);
+CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr word, uint64_t value, unsigned flags);
+CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr word, uint32_t value, unsigned flags);
+CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned count, CUstreamBatchMemOpParams *operations, unsigned flags);
+CUresult cuTensorMapEncodeTiled(void *map, int type, uint32_t rank, void *address, const uint64_t *dims, const uint64_t *strides,
+                                const uint32_t *box, const uint32_t *element_strides, int interleave, int swizzle, int promotion,
+                                int fill);
+CUresult cuTensorMapEncodeIm2col(void *map, int type, uint32_t rank, void *address, const uint64_t *dims, const uint64_t *strides,
+                                 const int *lower, const int *upper, uint32_t channels, uint32_t pixels,
+                                 const uint32_t *element_strides, int interleave, int swizzle, int promotion, int fill);
+CUresult cuTensorMapEncodeIm2colWide(void *map, int type, uint32_t rank, void *address, const uint64_t *dims,
+                                     const uint64_t *strides, int lower, int upper, uint32_t channels, uint32_t pixels,
+                                     const uint32_t *element_strides, int interleave, int mode, int swizzle, int promotion, int fill);
+CUresult cuTensorMapReplaceAddress(void *map, void *address);
+CUresult cuLinkCreate_v2(unsigned count, int *options, void **values, CUlinkState *link);
+CUresult cuLinkAddData_v2(CUlinkState link, int type, void *data, size_t bytes, const char *name, unsigned count, int *options,
+                          void **values);
+CUresult cuLinkAddFile_v2(CUlinkState link, int type, const char *path, unsigned count, int *options, void **values);
+CUresult cuLinkComplete(CUlinkState link, void **image, size_t *bytes);
+CUresult cuLinkDestroy(CUlinkState link);
+CUresult cuArrayCreate_v2(CUarray *array, const array_descriptor *wanted);
+CUresult cuArray3DCreate_v2(CUarray *array, const array3d_descriptor *wanted);
+CUresult cuArrayGetDescriptor_v2(array_descriptor *descriptor, CUarray array);
+CUresult cuArray3DGetDescriptor_v2(array3d_descriptor *descriptor, CUarray array);
+CUresult cuArrayDestroy(CUarray array);
+CUresult cuArrayGetPlane(CUarray *plane, CUarray array, unsigned index);
+CUresult cuMipmappedArrayCreate(CUmipmappedArray *array, const array3d_descriptor *wanted, unsigned levels);
+CUresult cuMipmappedArrayGetLevel(CUarray *level, CUmipmappedArray array, unsigned index);
+CUresult cuMipmappedArrayDestroy(CUmipmappedArray array);
+CUresult cuMemcpyAtoA_v2(CUarray to, size_t to_offset, CUarray from, size_t from_offset, size_t bytes);
+CUresult cuMemcpyAtoD_v2(CUdeviceptr to, CUarray from, size_t offset, size_t bytes);
+CUresult cuMemcpyDtoA_v2(CUarray to, size_t offset, CUdeviceptr from, size_t bytes);
+CUresult cuMemcpyAtoH_v2(void *to, CUarray from, size_t offset, size_t bytes);
+CUresult cuMemcpyHtoA_v2(CUarray to, size_t offset, const void *from, size_t bytes);
+CUresult cuMemcpyAtoHAsync_v2(void *to, CUarray from, size_t offset, size_t bytes, CUstream stream);
+CUresult cuMemcpyHtoAAsync_v2(CUarray to, size_t offset, const void *from, size_t bytes, CUstream stream);
+CUresult cuTexObjectCreate(CUtexObject *object, const resource_desc *resource, const texture_desc *texture,
+                           const resource_view_desc *view);
+CUresult cuTexObjectDestroy(CUtexObject object);
+CUresult cuTexObjectGetResourceDesc(resource_desc *resource, CUtexObject object);
+CUresult cuTexObjectGetTextureDesc(texture_desc *texture, CUtexObject object);
+CUresult cuTexObjectGetResourceViewDesc(resource_view_desc *view, CUtexObject object);
+CUresult cuSurfObjectCreate(CUsurfObject *object, const resource_desc *resource);
+CUresult cuSurfObjectDestroy(CUsurfObject object);
+CUresult cuSurfObjectGetResourceDesc(resource_desc *resource, CUsurfObject object);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // cuGetProcAddress: for every name of the file that is its argument (one symbol a line), which symbol each version and
 // flag gives.
+#define _GNU_SOURCE
 #include "cuda_abi.h"
 #include <dlfcn.h>
 #include <stdio.h>

@@ -16,6 +16,7 @@ pub const PROGRAMS: &[&str] = &[
     "memset",
     "streams",
     "pinned 8",
+    "managed",
     "capture",
     "hostfn",
     "threads 4",
@@ -24,6 +25,17 @@ pub const PROGRAMS: &[&str] = &[
     "work 2000 5",
     "fault",
 ];
+
+/// Programs that NVIDIA's compiler built, with its runtime inside: of `tests/compat`, unmodified.
+pub const RUNTIME_PROGRAMS: &[&str] = &["rt_vadd", "rt_reduce", "rt_pinned", "rt_symbols"];
+
+/// Programs that use the CUDA runtime find their results right.
+pub fn runtime_programs_are_right<M: Machine>(machine: &mut M) -> Result<()> {
+    for program in RUNTIME_PROGRAMS {
+        machine.must(program)?;
+    }
+    Ok(())
+}
 
 /// Every guest program finds its results right.
 pub fn results_are_right<M: Machine>(machine: &mut M) -> Result<()> {
@@ -80,6 +92,65 @@ pub fn a_fault_stays_alone<M: Machine, N: Machine>(machine: &mut M, neighbour: &
     let busy = neighbour.wait(busy)?;
     ensure!(busy.success(), "the neighbour noticed: {}", busy.text);
     Ok(())
+}
+
+/// `libnvidia-ml.so.1` says the same as CUDA. It shows a VM its own processes and their memory, and none of another VM's, and
+/// takes no GPU for that.
+pub fn a_vm_sees_its_own_gpus_memory_and_processes<M: Machine, N: Machine>(
+    stack: &Stack,
+    vms: (u32, u32),
+    one: &mut M,
+    other: &mut N,
+) -> Result<()> {
+    let opened = || stack.logs().matches(": opened for ").count();
+    let before = opened();
+    // How busy a VM is is told of the last second, in which other checks may have been at work.
+    let idle = |text: &str| {
+        text.contains("gpu 0: ") && text.contains(" GPUs, 0 processes") && text.contains("used 0, busy 0%")
+    };
+    until_said(one, "nvml", idle)?;
+    until_said(other, "nvml", idle)?;
+    ensure!(opened() == before, "a session was opened only to look");
+    one.must("nvml check")?;
+    let (mine, pid) = one.start_with_pid("spin 600000")?;
+    let (theirs, their_pid) = other.start_with_pid("spin 600000")?;
+    one.wait_for_output(&mine, "spin: running")?;
+    other.wait_for_output(&theirs, "spin: running")?;
+    // What is told may be some tenths of a second old, and how busy a VM is, a second.
+    let seen = |text: &str, pid: u32| {
+        let process = text
+            .lines()
+            .find(|line| line.starts_with(&format!("process {pid} on gpu 0: ")));
+        let has_memory = process.is_some_and(|line| line.contains("spin") && !line.contains(": 0 bytes"));
+        has_memory && text.contains(" GPUs, 1 processes") && !text.contains("busy 0%")
+    };
+    until_said(one, "nvml", |text| seen(text, pid))?;
+    until_said(other, "nvml", |text| seen(text, their_pid))?;
+    one.must(&format!("kill {pid}"))?;
+    other.must(&format!("kill {their_pid}"))?;
+    one.wait(mine)?;
+    other.wait(theirs)?;
+    nothing_left(stack, vms.0)?;
+    nothing_left(stack, vms.1)?;
+    let gone = |text: &str| text.contains(" GPUs, 0 processes") && text.contains("used 0,");
+    until_said(one, "nvml", gone)?;
+    until_said(other, "nvml", gone).map(drop)
+}
+
+/// Runs a command again and again until what it prints is as wanted.
+pub fn until_said<M: Machine>(
+    machine: &mut M,
+    command: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<String> {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    loop {
+        let text = machine.run(command)?.text;
+        if wanted(&text) {
+            return Ok(text);
+        }
+        ensure!(std::time::Instant::now() < end, "`{command}` still says:\n{text}");
+    }
 }
 
 /// Two VMs of one level that both always have work take turns, and both find their results right.

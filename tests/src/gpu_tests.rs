@@ -151,6 +151,11 @@ fn socket(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
             checks::a_fault_stays_alone(&mut one, &mut other),
         ))
     });
+    report.step("socket: a VM sees its own GPUs, memory and processes", || {
+        let result =
+            checks::a_vm_sees_its_own_gpus_memory_and_processes(&stack, (1, 2), &mut one, &mut other);
+        quiet(with_logs(&stack, result))
+    });
     report.step("socket: two VMs of one level take turns", || {
         quiet(with_logs(
             &stack,

@@ -2,12 +2,10 @@
 //! the rings of its sessions, and sees what becomes of them. [`cases`] makes the cases from the table of calls.
 pub mod beside;
 pub mod cases;
+pub mod graphs;
 pub mod honest;
 pub mod messages;
 mod random;
-#[path = "../../guest-driver/libcuda/src/transport/mod.rs"]
-#[allow(dead_code, reason = "only the socket's queues are used here")]
-mod transport;
 
 use std::path::Path;
 use std::ptr::NonNull;
@@ -18,8 +16,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 pub use random::Random;
 use rustix::mm::{MapFlags, ProtFlags};
-use transport::TransportError;
-use transport::socket::link::{Link, gpa};
 use vgpu_protocol::calls::Call;
 use vgpu_protocol::limits::{AREA_LEN, RING_DATA_LEN};
 use vgpu_protocol::result::{self, Code};
@@ -29,6 +25,8 @@ use vgpu_protocol::virtio::{
     SessionOpened, Status,
 };
 use vgpu_protocol::{area, calls};
+use vgpu_transport::TransportError;
+use vgpu_transport::socket::link::{Link, gpa};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The window that every session asks for: this process need not have it free, as it maps nothing there.
@@ -444,6 +442,14 @@ impl Session<'_> {
             .collect()
     }
 
+    /// The last answer's blob.
+    pub fn blob(&self, ring: u32) -> Vec<u8> {
+        let at = ring_at(ring);
+        let words = u64::from(self.u32(at + ring::REPLY_WORDS).load(SeqCst).min(24));
+        let len = self.u32(at + ring::REPLY_BLOB).load(SeqCst).min(4096);
+        self.read(at + ring::REPLY + 8 * words, len as usize)
+    }
+
     /// Waits until the session has ended: its status.
     pub fn ended(&self) -> Result<Code> {
         self.until("the session's end", || self.status() != 0)?;
@@ -489,7 +495,7 @@ impl Session<'_> {
             self.number
         );
         let memory = self.vm.link.memory();
-        memory.release(vec![transport::socket::memory::Extent {
+        memory.release(vec![vgpu_transport::socket::memory::Extent {
             offset: self.place,
             len: SESSION_LEN,
         }])?;

@@ -74,7 +74,7 @@ impl Machine for Vm {
     }
 }
 
-/// This host, with the GPU of one VM of a [`Stack`]. A VM's socket serves one process at a time.
+/// This host, with the GPU of one VM of a [`Stack`].
 pub struct Host {
     environment: Vec<(String, std::ffi::OsString)>,
 }

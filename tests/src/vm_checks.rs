@@ -25,6 +25,16 @@ pub fn no_complaints(vm: &Vm) -> Result<()> {
     Ok(())
 }
 
+/// A program finds the library where the guest's package has put it, without being told in its environment.
+pub fn the_library_is_found_where_the_package_puts_it(vm: &mut Vm) -> Result<()> {
+    let loaded = vm.must("unset LD_LIBRARY_PATH; /lib64/ld-linux-x86-64.so.2 --list $(command -v vadd)")?;
+    ensure!(
+        loaded.contains("libcuda.so.1 => /usr/lib/vgpu/libcuda.so.1 "),
+        "a program gets another library: {loaded}"
+    );
+    vm.must("unset LD_LIBRARY_PATH; vadd").map(drop)
+}
+
 /// The driver goes and comes back; while a file is open it stays.
 pub fn the_module_can_be_reloaded(vm: &mut Vm) -> Result<()> {
     let held = vm.start("exec 3</dev/vgpu; echo open; exec sleep 1000")?;
@@ -147,6 +157,12 @@ impl Pair {
         checks::two_machines_take_turns(stack, self.numbers, &mut self.one, &mut self.other)?;
         checks::a_killed_process_leaves_nothing(stack, self.numbers.0, &mut self.one, &mut self.other)?;
         checks::a_fault_stays_alone(&mut self.one, &mut self.other)?;
+        checks::a_vm_sees_its_own_gpus_memory_and_processes(
+            stack,
+            self.numbers,
+            &mut self.one,
+            &mut self.other,
+        )?;
         self.a_reset_in_the_middle_of_a_copy(stack)?;
         no_complaints(&self.one)?;
         no_complaints(&self.other)

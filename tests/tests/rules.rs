@@ -9,18 +9,19 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, TargetK
 
 /// Crates that only one folder may use, and that folder.
 const SOLE_USERS: [(&str, &str); 1] = [("cudarc", "cuda-exec")];
-/// The folder that may use the rust-vmm crates, and what the guest library's front end, and the tests that speak
-/// through it, may use of them: the front end, and the crate whose types its interface takes.
+/// The folder that may use the rust-vmm crates, and what the front end of the guest's libraries may
+/// use of them: the front end, and the crate whose types its interface takes.
 const RUST_VMM_USER: &str = "vhost-backend";
-const FRONT_ENDS: [&str; 2] = ["guest-driver/libcuda", "tests"];
+const FRONT_END: &str = "guest-driver/transport";
 const FRONT_END_PARTS: [&str; 2] = ["vhost", "vmm-sys-util"];
 /// Of the same origin, but nothing of a virtual machine's: the executor's filter of system calls.
 const JAIL: (&str, &str) = ("cuda-exec", "seccompiler");
-/// What a crate's own tests may use besides: the software GPU, to run on.
-const FOR_TESTS: [(&str, &str); 3] = [
+/// What a crate's own tests may use besides: the software GPU, to run on, and the front end, to ask through.
+const FOR_TESTS: [(&str, &str); 4] = [
     ("cuda-exec", "cuda-exec/softgpu"),
     ("scheduler", "cuda-exec/softgpu/device"),
     ("scheduler", "cuda-exec/softgpu/nvml"),
+    ("vhost-backend", "guest-driver/transport"),
 ];
 
 fn root() -> PathBuf {
@@ -165,7 +166,7 @@ fn libraries_with_one_user_have_no_other() {
         let folder = folder_of(package);
         for dependency in &package.dependencies {
             let name = dependency.name.as_str();
-            let front_end = FRONT_ENDS.contains(&folder.as_str()) && FRONT_END_PARTS.contains(&name);
+            let front_end = FRONT_END == folder && FRONT_END_PARTS.contains(&name);
             let allowed = folder == RUST_VMM_USER || front_end || JAIL == (folder.as_str(), name);
             let of_rust_vmm = rust_vmm.contains(name) && !allowed;
             let of_another = SOLE_USERS

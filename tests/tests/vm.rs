@@ -1,7 +1,7 @@
 //! The whole path with virtual machines: QEMU, the guest kernel's driver, the guest library, and the host's
 //! services with the software GPU. The checks are those of `socket.rs`, and what only a VM can show.
 use vgpu_tests::vm_checks::{self, Pair};
-use vgpu_tests::{Gpu, Stack, VmSpec, boot, builder, checks};
+use vgpu_tests::{Gpu, Host, Stack, VmSpec, boot, builder, checks, lifecycle, reasons};
 use vgpu_vm::Artifacts;
 
 fn stack(vms: &[VmSpec]) -> Stack {
@@ -13,6 +13,8 @@ fn one_vm() {
     let stack = stack(&[VmSpec::LOW]);
     let mut vm = boot(&stack, 1, 768).unwrap();
     let result = checks::results_are_right(&mut vm)
+        .and_then(|()| vm_checks::the_library_is_found_where_the_package_puts_it(&mut vm))
+        .and_then(|()| checks::runtime_programs_are_right(&mut vm))
         .and_then(|()| checks::runs_in_a_row(&stack, 1, &mut vm, 10))
         .and_then(|()| vm_checks::eight_processes_at_once_and_a_fault_beside_them(&stack, 1, &mut vm))
         .and_then(|()| vm_checks::the_drivers_interface_holds(&stack, 1, &mut vm))
@@ -54,6 +56,36 @@ fn much_pinned_memory() {
     let stack = stack(&[VmSpec::LOW]);
     let mut vm = boot(&stack, 1, 768).unwrap();
     let result = vm_checks::pinned_memory_in_a_fresh_and_a_broken_up_guest(&stack, 1, &mut vm, 192)
+        .and_then(|()| vm_checks::no_complaints(&vm));
+    vm_checks::hold(&stack, &[&vm], result);
+}
+
+/// How processes begin and end, and what they are told; the checks of `socket.rs`.
+#[test]
+fn processes_of_a_guest() {
+    let stack = stack(&[VmSpec::LOW, VmSpec::OTHER_LOW]);
+    let mut vm = boot(&stack, 1, 512).unwrap();
+    let mut other = Host::new(&stack, 2);
+    let result = lifecycle::processes_end_in_any_way(&stack, 1, &mut vm)
+        .and_then(|()| lifecycle::the_library_can_be_closed_and_opened_again(&stack, 1, &mut vm))
+        .and_then(|()| lifecycle::forked_processes_are_told(&stack, 1, &mut vm))
+        .and_then(|()| lifecycle::a_childs_program_works_beside_its_parent(&stack, 1, &mut vm))
+        .and_then(|()| lifecycle::a_session_does_not_outlive_its_process(&stack, 1, &mut vm))
+        .and_then(|()| lifecycle::a_stopped_program_goes_on(&stack, 1, &mut vm, &mut other))
+        .and_then(|()| lifecycle::what_is_short_is_told(&stack, 1, &mut vm))
+        .and_then(|()| vm_checks::no_complaints(&vm));
+    vm_checks::hold(&stack, &[&vm], result);
+}
+
+#[test]
+fn why_there_is_no_device() {
+    let mut stack = stack(&[VmSpec::LOW]);
+    let builder = builder(&stack, 1, 512).kernel_word(vm_checks::SHORT_WATCH);
+    let mut vm = builder.boot().unwrap();
+    let result = reasons::the_hosts_refusals_are_told(&stack, 1, &mut vm)
+        .and_then(|()| reasons::too_many_sessions_are_told(&mut vm))
+        .and_then(|()| reasons::a_device_that_cannot_be_opened_is_told(&mut vm))
+        .and_then(|()| reasons::a_host_that_is_gone_is_told(&mut stack, 1, &mut vm))
         .and_then(|()| vm_checks::no_complaints(&vm));
     vm_checks::hold(&stack, &[&vm], result);
 }

@@ -193,7 +193,9 @@ fn refused(why: Refusal, message: String) -> Failure {
     let kind = match why {
         Refusal::NotFound | Refusal::NotMapped | Refusal::NoGpu => Kind::NotFound,
         Refusal::BadConfig | Refusal::Invalid => Kind::Usage,
-        Refusal::Failed | Refusal::NotAllowed | Refusal::Quarantined | Refusal::Duplicate => Kind::Failed,
+        Refusal::Failed | Refusal::NotAllowed | Refusal::Quarantined { .. } | Refusal::Duplicate => {
+            Kind::Failed
+        }
     };
     let failure = Failure::new(kind, message);
     match why {

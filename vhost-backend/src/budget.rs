@@ -1,7 +1,9 @@
 //! What all sessions of the VM together use of the host, and the limits on it.
 use std::ops::{AddAssign, SubAssign};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vgpu_protocol::limits::{VM_MAPPED_LEN_MAX, VM_REGISTERED_LEN_MAX, VM_RINGS_MAX, VM_RUNS_MAX};
+use vgpu_protocol::limits::{
+    SESSIONS_MAX, VM_MAPPED_LEN_MAX, VM_REGISTERED_LEN_MAX, VM_RINGS_MAX, VM_RUNS_MAX,
+};
 use vgpu_protocol::virtio::Status;
 
 /// Amounts.
@@ -15,6 +17,8 @@ pub struct Use {
     pub runs: u32,
     /// Rings that are consumed.
     pub rings: u32,
+    /// Sessions.
+    pub sessions: u32,
 }
 
 impl Use {
@@ -24,6 +28,7 @@ impl Use {
         registered: VM_REGISTERED_LEN_MAX,
         runs: VM_RUNS_MAX,
         rings: VM_RINGS_MAX,
+        sessions: SESSIONS_MAX,
     };
 
     fn is_within(&self, max: &Self) -> bool {
@@ -31,6 +36,7 @@ impl Use {
             && self.registered <= max.registered
             && self.runs <= max.runs
             && self.rings <= max.rings
+            && self.sessions <= max.sessions
     }
 }
 
@@ -40,6 +46,7 @@ impl AddAssign for Use {
         self.registered += more.registered;
         self.runs += more.runs;
         self.rings += more.rings;
+        self.sessions += more.sessions;
     }
 }
 
@@ -49,6 +56,7 @@ impl SubAssign for Use {
         self.registered -= less.registered;
         self.runs -= less.runs;
         self.rings -= less.rings;
+        self.sessions -= less.sessions;
     }
 }
 
@@ -168,7 +176,7 @@ mod tests {
                 if all {
                     accounts[which].give_all();
                 } else {
-                    let _ = accounts[which].take(Use { mapped, registered: mapped / 2, runs, rings: 1 });
+                    let _ = accounts[which].take(Use { mapped, registered: mapped / 2, runs, rings: 1, sessions: runs % 2 });
                 }
                 let mut sum = Use::default();
                 accounts.iter().for_each(|account| sum += account.used);

@@ -1,7 +1,9 @@
 //! What outlives a front end: who the VM is, the connection to `vgpud`, and what went wrong for good.
 use crate::budget::Budget;
+use crate::front_ends::FrontEnds;
 use crate::quiet::Quiet;
 use crate::scheduler::Scheduler;
+use crate::shares::Shares;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +37,10 @@ pub struct Host {
     pub quiet: Quiet,
     /// What the VM's sessions use together.
     pub budget: Arc<Budget>,
+    /// What its sessions share with each other.
+    pub shares: Shares,
+    /// Who uses the device.
+    pub front_ends: FrontEnds,
     sessions: AtomicU32,
     written_off: AtomicBool,
 }
@@ -48,6 +54,8 @@ impl Host {
             scheduler: Scheduler::start(vm, vgpud)?,
             quiet: Quiet::default(),
             budget: Arc::default(),
+            shares: Shares::default(),
+            front_ends: FrontEnds::default(),
             sessions: AtomicU32::new(0),
             written_off: AtomicBool::new(false),
         }))

@@ -6,10 +6,13 @@
 mod budget;
 mod device;
 mod fd;
+mod front_ends;
+mod gpus;
 mod host;
 mod quiet;
 mod relay;
 mod scheduler;
+mod shares;
 mod worker;
 
 use anyhow::Context;
@@ -151,35 +154,56 @@ fn main() -> anyhow::Result<()> {
     )?;
     log::info!("vm {vm}: listening");
     loop {
-        serve_one(&host, &mut listener)?;
+        let front_end = FrontEnd::accept(&host, &mut listener)?;
         if once {
+            front_end.serve();
             return Ok(());
         }
+        worker::spawn("front-end".into(), move || front_end.serve()).context("start a thread")?;
     }
 }
 
-/// Serves one front end until it disconnects. Fails only if there is no use in listening again.
-fn serve_one(host: &Arc<Host>, listener: &mut Listener) -> anyhow::Result<()> {
-    let vm = host.vm;
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
-    let device = Arc::new(Device::new(host.clone(), memory.clone())?);
-    // A daemon is good for one connection: it keeps who owns the device, and the rings' state.
-    let mut daemon = VhostUserDaemon::new(format!("vhost-{vm}"), device.clone(), memory)
-        .map_err(|e| anyhow::anyhow!("create the device: {e}"))?;
-    let handlers = daemon.get_epoll_handlers();
-    let queues = handlers.first().context("the device has no queue thread")?;
-    device.watch(|fd, token| queues.register_listener(fd, vmm_sys_util::epoll::EventSet::IN, token))?;
-    daemon
-        .start(listener)
-        .map_err(|e| anyhow::anyhow!("accept a front end: {e}"))?;
-    log::info!("vm {vm}: front end connected");
-    let end = daemon.wait();
-    device.stop();
-    match end {
-        Ok(()) => log::info!("vm {vm}: front end disconnected"),
-        Err(e) => log::info!("vm {vm}: front end disconnected: {e}"),
+/// A front end and its device.
+struct FrontEnd {
+    device: Arc<Device>,
+    daemon: VhostUserDaemon<Arc<Device>>,
+    host: Arc<Host>,
+}
+
+impl FrontEnd {
+    /// Waits for the next one. Fails only if there is no use in listening again.
+    fn accept(host: &Arc<Host>, listener: &mut Listener) -> anyhow::Result<Self> {
+        let vm = host.vm;
+        host.front_ends.admit();
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
+        let device = Arc::new(Device::new(host.clone(), memory.clone())?);
+        // A daemon is good for one connection: it keeps who owns the device, and the rings' state.
+        let mut daemon = VhostUserDaemon::new(format!("vhost-{vm}"), device.clone(), memory)
+            .map_err(|e| anyhow::anyhow!("create the device: {e}"))?;
+        let handlers = daemon.get_epoll_handlers();
+        let queues = handlers.first().context("the device has no queue thread")?;
+        device.watch(|fd, token| queues.register_listener(fd, vmm_sys_util::epoll::EventSet::IN, token))?;
+        daemon
+            .start(listener)
+            .map_err(|e| anyhow::anyhow!("accept a front end: {e}"))?;
+        log::info!("vm {vm}: front end connected");
+        Ok(Self {
+            device,
+            daemon,
+            host: host.clone(),
+        })
     }
-    Ok(())
+
+    /// Serves it until it disconnects.
+    fn serve(mut self) {
+        let vm = self.host.vm;
+        let end = self.daemon.wait();
+        self.host.front_ends.leave(|| self.device.stop());
+        match end {
+            Ok(()) => log::info!("vm {vm}: front end disconnected"),
+            Err(e) => log::info!("vm {vm}: front end disconnected: {e}"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! with growing pauses, and attaches every live session anew, each with a new socket whose other end
 //! goes to its executor; what was asked in between waits, as long as the one who asks is patient.
 use crate::fd::Bell;
+use crate::gpus::{self, Known, Told};
 use crate::worker;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_protocol::virtio::Status;
@@ -115,6 +117,8 @@ enum Ask {
     Close {
         session: u32,
     },
+    /// For [`Shared::gpus`].
+    Gpus,
 }
 
 /// The connection to `vgpud`.
@@ -127,6 +131,9 @@ pub struct Scheduler {
 struct Shared {
     asks: Mutex<VecDeque<Ask>>,
     wake: Bell,
+    gpus: Known,
+    /// Seconds that the VM's quarantine lasted yet when `vgpud` last refused something because of it; 0: without an end.
+    quarantine_wait_s: AtomicU32,
 }
 
 impl Scheduler {
@@ -135,6 +142,8 @@ impl Scheduler {
         let shared = Arc::new(Shared {
             asks: Mutex::new(VecDeque::new()),
             wake: Bell::new()?,
+            gpus: Known::default(),
+            quarantine_wait_s: AtomicU32::new(0),
         });
         let link = Link {
             vm,
@@ -145,6 +154,15 @@ impl Scheduler {
         };
         worker::spawn(format!("vgpud-{vm}"), move || link.run())?;
         Ok(Self { shared })
+    }
+
+    /// For how many seconds a refusal lasts: if it is for a quarantine, as `vgpud` said with the last such one, where 0 means
+    /// without an end. Of others nobody knows, which is 0, too.
+    pub fn wait_s(&self, status: Status) -> u32 {
+        match status {
+            Status::Quarantined => self.shared.quarantine_wait_s.load(Ordering::Relaxed),
+            _ => 0,
+        }
     }
 
     /// Asks which GPUs a new session may see.
@@ -169,6 +187,13 @@ impl Scheduler {
     /// Says that a session is over. Harmless if it was never attached.
     pub fn close(&self, session: u32) {
         self.ask(Ask::Close { session });
+    }
+
+    /// Has `answer` called, now or later, with what the VM may know of its GPUs.
+    pub fn gpus(&self, answer: impl FnOnce(Told) + Send + 'static) {
+        if self.shared.gpus.want(Instant::now(), Box::new(answer)) {
+            self.ask(Ask::Gpus);
+        }
     }
 
     fn ask(&self, ask: Ask) {
@@ -247,6 +272,7 @@ impl Link {
                         log::warn!("vm {vm}: no vgpud at {}: {why}", self.path.display());
                     }
                     failed = true;
+                    self.forget_gpus();
                 }
             }
             std::thread::sleep(pause);
@@ -278,7 +304,7 @@ impl Link {
                 );
                 Ok(Ok(socket))
             }
-            Answer::Refused { why, message } => Ok(Err((status_of(why), message))),
+            Answer::Refused { why, message } => Ok(Err((self.status_of(why), message))),
             other => Err(Lost(format!("unexpected answer to a greeting: {other:?}"))),
         }
     }
@@ -355,7 +381,7 @@ impl Link {
                     Ok(Answer::Gpus { uuids, mps }) => answers.give(Ok(Gpus { uuids, mps })),
                     Ok(Answer::Refused { why, message }) => {
                         log::warn!("vm {} session {session}: vgpud refuses it: {message}", self.vm);
-                        answers.give(Err(status_of(why)));
+                        answers.give(Err(self.status_of(why)));
                     }
                     Ok(other) => return Err(Lost(format!("unexpected answer: {other:?}"))),
                     Err(lost) => {
@@ -382,6 +408,19 @@ impl Link {
                 };
                 self.live.insert(session, live);
                 self.attach(socket, session)
+            }
+            Ask::Gpus => {
+                let answer = call(socket, &Request::VmGpus, &[], &mut self.ends);
+                let told = match &answer {
+                    Ok(Answer::VmGpus { gpus }) => Ok(gpus::encode(gpus).into()),
+                    Ok(Answer::Refused { why, .. }) => gpus::refused(self.status_of(*why)),
+                    Ok(_) | Err(_) => Err(Status::HostError),
+                };
+                self.shared.gpus.tell(Instant::now(), told);
+                match answer? {
+                    Answer::VmGpus { .. } | Answer::Refused { .. } => Ok(()),
+                    other => Err(Lost(format!("unexpected answer: {other:?}"))),
+                }
             }
             Ask::Close { session } => {
                 self.live.remove(&session);
@@ -424,9 +463,10 @@ impl Link {
             }
             Answer::Refused { why, message } => {
                 log::warn!("vm {} session {session}: vgpud refuses it: {message}", self.vm);
+                let status = self.status_of(why);
                 if let Some(live) = self.live.remove(&session) {
                     match live.answers {
-                        Some(answers) => answers.give(Err(status_of(why))),
+                        Some(answers) => answers.give(Err(status)),
                         None => live.client.refused(),
                     }
                 }
@@ -436,9 +476,29 @@ impl Link {
         }
     }
 
+    /// What the guest is told of a refusal.
+    fn status_of(&self, why: Refusal) -> Status {
+        match why {
+            Refusal::NotMapped => Status::NoPool,
+            Refusal::NoGpu => Status::NoGpu,
+            Refusal::Quarantined { wait_s } => {
+                // One that ends within this second takes a second all the same: 0 stands for one without an end.
+                let wait_s = wait_s.map_or(0, |wait_s| u32::try_from(wait_s.max(1)).unwrap_or(u32::MAX));
+                self.shared.quarantine_wait_s.store(wait_s, Ordering::Relaxed);
+                Status::Quarantined
+            }
+            Refusal::Invalid
+            | Refusal::Duplicate
+            | Refusal::NotFound
+            | Refusal::BadConfig
+            | Refusal::NotAllowed
+            | Refusal::Failed => Status::HostError,
+        }
+    }
+
     /// The VM is refused: so is what its sessions ask, and those that live end, unless it is a passing disorder.
     fn fail_all(&mut self, status: Status) {
-        if matches!(status, Status::NoGpu | Status::Quarantined) {
+        if matches!(status, Status::NoPool | Status::NoGpu | Status::Quarantined) {
             for live in std::mem::take(&mut self.live).into_values() {
                 match live.answers {
                     Some(answers) => answers.give(Err(status)),
@@ -451,7 +511,20 @@ impl Link {
                 Ask::Open { answers, .. } => answers.give(Err(status)),
                 Ask::Attach { answers, .. } => answers.give(Err(status)),
                 Ask::Close { session } => drop(self.live.remove(&session)),
+                Ask::Gpus => self.shared.gpus.tell(Instant::now(), gpus::refused(status)),
             }
+        }
+    }
+
+    /// Nobody is there to ask: who waits for word of the GPUs does not wait any longer.
+    fn forget_gpus(&self) {
+        let mut asks = self.shared.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = asks.len();
+        asks.retain(|ask| !matches!(ask, Ask::Gpus));
+        let was_asked = asks.len() != before;
+        drop(asks);
+        if was_asked {
+            self.shared.gpus.tell(Instant::now(), Err(Status::HostError));
         }
     }
 }
@@ -473,18 +546,5 @@ fn call(
                 return Ok(answer);
             }
         }
-    }
-}
-
-fn status_of(why: Refusal) -> Status {
-    match why {
-        Refusal::NotMapped | Refusal::NoGpu => Status::NoGpu,
-        Refusal::Quarantined => Status::Quarantined,
-        Refusal::Invalid
-        | Refusal::Duplicate
-        | Refusal::NotFound
-        | Refusal::BadConfig
-        | Refusal::NotAllowed
-        | Refusal::Failed => Status::HostError,
     }
 }

@@ -4,19 +4,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use vgpu_vm::Artifacts;
 
+use crate::glibc::{self, Glibc};
 use crate::initramfs::{self, Ours};
 use crate::kernel::{self, Version};
-use crate::qemu;
-use crate::util::{Layout, capture, copy_if_changed, files_below, is_newer, place, progress, run};
+use crate::nvcc::Nvcc;
+use crate::util::{Layout, capture, copy_if_changed, files_below, is_newer, link, place, progress, run};
+use crate::{guest_package, qemu};
 
 /// The host programs.
 const BINARIES: [&str; 5] = ["vgpud", "vgpu-admin", "vgpu-backend", "vgpu-exec", "vgpu-harness"];
 
+/// What runs in guests: cargo's package, the file it makes, and the name that programs look for.
+const GUEST_LIBRARIES: [(&str, &str, &str); 2] = [
+    ("vgpu-libcuda", "libvgpu_cuda.so", "libcuda.so.1"),
+    ("vgpu-nvml", "libvgpu_nvml.so", "libnvidia-ml.so.1"),
+];
+
+/// Where guests' libraries are built; with its name said, cargo keeps them apart from what is linked to this machine's
+/// C library.
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
 /// The file name of the initial file system without our software.
 pub const BARE_INITRAMFS: &str = "initramfs-bare.cpio";
+
+/// Of the programs in `tests/compat/cuda`, those that also run in a guest on the software GPU, as `rt_NAME`.
+const RUNTIME_PROGRAMS: [&str; 4] = ["vadd", "reduce", "pinned", "symbols"];
 
 /// How Rust code is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +50,14 @@ impl Profile {
         match self {
             Self::Dev => "debug",
             Self::Release => "release",
+        }
+    }
+
+    /// What cargo is told of it.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Dev => &[],
+            Self::Release => &["--release"],
         }
     }
 
@@ -59,18 +82,19 @@ pub fn everything(layout: &Layout, profile: Profile) -> Result<Artifacts> {
     progress("building the workspace", || {
         let mut build = cargo(layout);
         // Not quiet: this takes minutes the first time.
-        build.args(["build", "--workspace"]);
-        if profile == Profile::Release {
-            build.arg("--release");
+        build.args(["build", "--workspace"]).args(profile.arguments());
+        for (package, ..) in GUEST_LIBRARIES {
+            build.args(["--exclude", package]);
         }
         run(&mut build)
     })?;
+    let glibc = glibc::fetch(layout)?;
+    link(&glibc.libraries(), &artifacts.oldest_glibc_dir())?;
+    guest_libraries(layout, profile, &glibc, &artifacts)?;
     let built = layout.target.join(profile.folder());
     for name in BINARIES {
         place(&built.join(name), &artifacts.bin(name))?;
     }
-    let libcuda = artifacts.guest_lib_dir().join("libcuda.so.1");
-    place(&built.join("libvgpu_cuda.so"), &libcuda)?;
     place(
         &built.join("libsoftgpu_cuda.so"),
         &artifacts.softgpu_lib_dir().join("libcuda.so.1"),
@@ -79,16 +103,39 @@ pub fn everything(layout: &Layout, profile: Profile) -> Result<Artifacts> {
         &built.join("libsoftgpu_nvml.so"),
         &artifacts.softgpu_lib_dir().join("libnvidia-ml.so.1"),
     )?;
-    let programs = guest_programs(layout, &artifacts)?;
+    guest_package::make(layout, &artifacts)?;
+    let mut programs = guest_programs(layout, &glibc, &artifacts)?;
+    programs.extend(runtime_programs(layout, &glibc, &artifacts)?);
     let module = kernel::module(layout, Version::V6_1)?;
     let kernel = kernel::fetch(layout, Version::V6_1)?;
     let ours = Ours {
         module: &module,
-        libcuda: &libcuda,
+        package: &artifacts.guest_package(),
         programs: &programs,
     };
     initramfs::write(&artifacts.initramfs(), &kernel, Some(&ours))?;
     Ok(artifacts)
+}
+
+/// Builds the guest's libraries, which also load with the oldest C library that a guest may have.
+fn guest_libraries(layout: &Layout, profile: Profile, glibc: &Glibc, artifacts: &Artifacts) -> Result<()> {
+    progress("building the guest's libraries", || {
+        let mut build = cargo(layout);
+        // Goes before whatever else may set flags, since it must not be lost; flags are parted by this character.
+        build.env("CARGO_ENCODED_RUSTFLAGS", glibc.rustc_arguments().join("\x1f"));
+        build
+            .args(["build", "--target", GUEST_TARGET])
+            .args(profile.arguments());
+        for (package, ..) in GUEST_LIBRARIES {
+            build.args(["--package", package]);
+        }
+        run(&mut build)
+    })?;
+    let built = layout.target.join(GUEST_TARGET).join(profile.folder());
+    for (_, file, name) in GUEST_LIBRARIES {
+        place(&built.join(file), &artifacts.guest_lib_dir().join(name))?;
+    }
+    Ok(())
 }
 
 /// The parts that are not ours: QEMU, the guest kernel, and a guest without our software in
@@ -98,12 +145,7 @@ pub fn system(layout: &Layout, profile: Profile) -> Result<Artifacts> {
     let kernel = kernel::fetch(layout, Version::V6_1)?;
     let artifacts = Artifacts::new(layout.target.join(profile.artifacts()));
     fs::create_dir_all(artifacts.root().join("boot"))?;
-    let link = artifacts.qemu_dir();
-    if !fs::read_link(&link).is_ok_and(|target| target == qemu) {
-        let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(&qemu, &link)
-            .with_context(|| format!("cannot link {}", link.display()))?;
-    }
+    link(&qemu, &artifacts.qemu_dir())?;
     copy_if_changed(&kernel.vmlinux(), &artifacts.vmlinux())?;
     initramfs::write(&bare_initramfs(&artifacts), &kernel, None)?;
     Ok(artifacts)
@@ -115,7 +157,7 @@ pub fn bare_initramfs(artifacts: &Artifacts) -> PathBuf {
 }
 
 /// Compiles the C programs of a guest: those that use CUDA, and the tests of the driver's own interface.
-fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>> {
+fn guest_programs(layout: &Layout, glibc: &Glibc, artifacts: &Artifacts) -> Result<Vec<PathBuf>> {
     let library = artifacts.guest_lib_dir().join("libcuda.so.1");
     let mut programs = Vec::new();
     let mut outdated = Vec::new();
@@ -141,7 +183,7 @@ fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>
     if !outdated.is_empty() {
         progress("compiling the guest programs", || {
             let compile = |(source, headers, program): &(PathBuf, PathBuf, PathBuf)| {
-                compile(source, headers, &library, program)
+                compile(glibc, source, headers, &library, program)
             };
             outdated.iter().try_for_each(compile)
         })?;
@@ -149,13 +191,33 @@ fn guest_programs(layout: &Layout, artifacts: &Artifacts) -> Result<Vec<PathBuf>
     Ok(programs)
 }
 
+/// Compiles the programs that use CUDA's runtime, with NVIDIA's compiler, as anybody's are.
+fn runtime_programs(layout: &Layout, glibc: &Glibc, artifacts: &Artifacts) -> Result<Vec<PathBuf>> {
+    let sources = layout.root.join("tests/compat/cuda");
+    let header = sources.join("compat.h");
+    let source = |name: &str| sources.join(name).with_extension("cu");
+    let program = |name: &str| artifacts.program(&format!("rt_{name}"));
+    let mut outdated = RUNTIME_PROGRAMS.to_vec();
+    outdated.retain(|name| !is_newer(&program(name), [&source(name), &header].into_iter()));
+    if !outdated.is_empty() {
+        let nvcc = Nvcc::fetch(layout)?;
+        progress("compiling the programs that use the CUDA runtime", || {
+            outdated
+                .iter()
+                .try_for_each(|name| nvcc.compile(glibc, &source(name), &program(name)))
+        })?;
+    }
+    Ok(RUNTIME_PROGRAMS.iter().map(|name| program(name)).collect())
+}
+
 /// Compiles a C program. It is linked to `libcuda.so.1` as any CUDA program is: which one it gets is decided
 /// where it runs.
-fn compile(source: &Path, headers: &Path, library: &Path, program: &Path) -> Result<()> {
+fn compile(glibc: &Glibc, source: &Path, headers: &Path, library: &Path, program: &Path) -> Result<()> {
     if let Some(folder) = program.parent() {
         fs::create_dir_all(folder)?;
     }
     let mut gcc = Command::new("gcc");
+    gcc.args(glibc.gcc_arguments());
     gcc.args([
         "-std=gnu11",
         "-O2",

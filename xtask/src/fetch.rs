@@ -111,6 +111,14 @@ fn machine_mirror() -> Result<String> {
         .with_context(|| format!("the apt sources of this machine name no mirror for the suite {codename}"))
 }
 
+/// The line of apt's sources for a suite of the machine's mirror.
+pub fn source_line(suite: &str) -> Result<String> {
+    Ok(format!(
+        "deb [signed-by={KEYRING}] {} {suite} main",
+        machine_mirror()?
+    ))
+}
+
 /// An `apt` with folders of its own.
 pub struct Apt {
     folder: PathBuf,
@@ -121,16 +129,12 @@ pub struct Apt {
 impl Apt {
     /// Reads the package lists of `suites` into `folder`; the last suite is preferred.
     pub fn open(folder: &Path, suites: &[&str]) -> Result<Self> {
-        let mirror = machine_mirror()?;
         fs::create_dir_all(folder.join("lists/partial"))?;
         fs::create_dir_all(folder.join("archives/partial"))?;
         // An empty status: apt believes that nothing is installed, and downloads whole dependency trees.
         fs::write(folder.join("status"), "")?;
-        let line = |suite: &&str| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
-        fs::write(
-            folder.join("sources.list"),
-            suites.iter().map(line).collect::<String>(),
-        )?;
+        let lines: Result<Vec<_>> = suites.iter().map(|suite| source_line(suite)).collect();
+        fs::write(folder.join("sources.list"), lines?.join("\n") + "\n")?;
         let release = (*suites.last().context("no suite given")?).to_owned();
         let apt = Self {
             folder: folder.to_owned(),

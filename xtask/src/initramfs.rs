@@ -10,7 +10,7 @@ use vgpu_vm::initrd::Initrd;
 use vgpu_vm::{Artifacts, guest};
 
 use crate::kernel::{self, Kernel, Version, decompress};
-use crate::util::{Layout, capture, capture_text, copy_if_changed, file_name, files_below};
+use crate::util::{Layout, capture, capture_text, copy_if_changed, file_name, files_below, links_below};
 
 /// Drivers of the kernel that `vgpu.ko` needs; what the kernel has built in is skipped.
 const DRIVERS: [&str; 5] = [
@@ -21,16 +21,18 @@ const DRIVERS: [&str; 5] = [
     "virtio_pci",
 ];
 
-/// The C library's parts; the guest runs programs that this machine builds, so they are this machine's.
-const LIBRARIES: [&str; 6] = [
+/// The C and C++ libraries' parts; the guest runs programs that this machine builds, so they are this machine's.
+const LIBRARIES: [&str; 7] = [
     "libc.so.6",
     "libm.so.6",
     "libdl.so.2",
     "libpthread.so.0",
     "librt.so.1",
     "libgcc_s.so.1",
+    "libstdc++.so.6",
 ];
 const LIBRARY_FOLDER: &str = "/lib/x86_64-linux-gnu";
+const LDCONFIG: &str = "/sbin/ldconfig";
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
 const ACCOUNTS: &str = "root:x:0:0:root:/:/bin/sh\nguest:x:1000:1000:guest:/tmp:/bin/sh\n";
@@ -39,7 +41,8 @@ const GROUPS: &str = "root:x:0:\nguest:x:1000:\n";
 /// What is ours in a guest.
 pub struct Ours<'a> {
     pub module: &'a Path,
-    pub libcuda: &'a Path,
+    /// The guest's Debian package.
+    pub package: &'a Path,
     /// Programs for `/usr/bin`.
     pub programs: &'a [PathBuf],
 }
@@ -66,7 +69,7 @@ pub fn newer_guest(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
     copy_if_changed(&kernel.vmlinux(), &artifacts.newer_vmlinux())?;
     let ours = Ours {
         module: &module,
-        libcuda: &artifacts.guest_lib_dir().join("libcuda.so.1"),
+        package: &artifacts.guest_package(),
         programs: &files_below(&artifacts.programs_dir(), &|_| true)?,
     };
     write(&artifacts.newer_initramfs(), &kernel, Some(&ours))
@@ -110,15 +113,32 @@ fn add_system<W: Write>(archive: &mut Initrd<W>, kernel: &Kernel) -> Result<()> 
 
 fn add_ours<W: Write>(archive: &mut Initrd<W>, ours: &Ours<'_>) -> Result<()> {
     archive.file("/lib/modules/vgpu.ko", 0o644, &stripped(ours.module)?)?;
-    archive.file(
-        &format!("{LIBRARY_FOLDER}/libcuda.so.1"),
-        0o755,
-        &stripped(ours.libcuda)?,
-    )?;
+    add_package(archive, ours.package)?;
     for program in ours.programs {
         let name = file_name(program).to_string_lossy();
         archive.copy(&format!("/usr/bin/{name}"), 0o755, program)?;
     }
+    Ok(())
+}
+
+/// What the package installs, without the driver's source, which needs a compiler, and what is only read by people.
+fn add_package<W: Write>(archive: &mut Initrd<W>, package: &Path) -> Result<()> {
+    let unpacked = tempfile::tempdir()?;
+    let root = unpacked.path();
+    capture(Command::new("dpkg-deb").arg("-x").arg(package).arg(root))?;
+    for folder in ["usr/src", "usr/share"] {
+        fs::remove_dir_all(root.join(folder))?;
+    }
+    let name = |path: &Path| Ok::<_, anyhow::Error>(path.strip_prefix(root)?.display().to_string());
+    for link in links_below(root)? {
+        archive.symlink(&name(&link)?, &fs::read_link(&link)?.to_string_lossy())?;
+    }
+    for file in files_below(root, &|path| !path.is_symlink())? {
+        archive.copy(&name(&file)?, 0o644, &file)?;
+    }
+    // The package's trigger has this run where there is a dpkg.
+    archive.copy(LDCONFIG, 0o755, Path::new(LDCONFIG))?;
+    archive.file("/etc/ld.so.conf", 0o644, b"include /etc/ld.so.conf.d/*.conf\n")?;
     Ok(())
 }
 

@@ -188,19 +188,41 @@ pub fn decompress(program: &str, compressed: &[u8]) -> Result<Vec<u8>> {
     })
 }
 
+/// The driver's folder.
+pub fn driver_folder(layout: &Layout) -> PathBuf {
+    layout.root.join("guest-driver/kernel")
+}
+
+/// The files that the driver is built of.
+pub fn sources(layout: &Layout) -> Result<Vec<PathBuf>> {
+    let folder = driver_folder(layout);
+    let is_source = |path: &Path| {
+        let name = file_name(path).to_string_lossy();
+        let is_named = ["Makefile", "Kbuild"].contains(&&*name);
+        let is_code = name.ends_with(".c") || name.ends_with(".h");
+        (is_named || is_code) && !path.starts_with(folder.join("tests"))
+    };
+    files_below(&folder, &is_source)
+}
+
+/// The driver's version, as `dkms.conf` has it.
+pub fn module_version(layout: &Layout) -> Result<String> {
+    let conf = fs::read_to_string(driver_folder(layout).join("dkms.conf"))?;
+    let line = conf
+        .lines()
+        .find_map(|line| line.strip_prefix("PACKAGE_VERSION="));
+    let version = line.context("dkms.conf names no PACKAGE_VERSION")?;
+    Ok(version.trim_matches('"').to_owned())
+}
+
 /// Builds `vgpu.ko` for a guest kernel, in a copy of its sources: so several versions can be kept.
 pub fn module(layout: &Layout, version: Version) -> Result<PathBuf> {
     let kernel = fetch(layout, version)?;
     let headers = kernel.headers()?;
-    let sources = layout.root.join("guest-driver/kernel");
     let folder = layout.target.join("module").join(version.name());
-    let is_source = |path: &Path| {
-        let name = file_name(path).to_string_lossy();
-        name.ends_with(".c") || name.ends_with(".h") || name == "Makefile" || name == "Kbuild"
-    };
     let mut copies = Vec::new();
-    for path in files_below(&sources, &is_source)? {
-        let copy = folder.join(path.strip_prefix(&sources)?);
+    for path in sources(layout)? {
+        let copy = folder.join(path.strip_prefix(driver_folder(layout))?);
         copy_if_changed(&path, &copy)?;
         copies.push(copy);
     }
@@ -248,15 +270,14 @@ mod tests {
 
     #[test]
     fn dkms_and_the_module_have_one_version() {
-        let conf = fs::read_to_string(driver().join("dkms.conf")).unwrap();
-        let version = conf
-            .lines()
-            .find_map(|line| line.strip_prefix("PACKAGE_VERSION="))
-            .unwrap();
+        let version = module_version(&Layout::find().unwrap()).unwrap();
         let main = fs::read_to_string(driver().join("vgpu_main.c")).unwrap();
-        assert!(main.contains(&format!("MODULE_VERSION({version});")), "{version}");
+        assert!(
+            main.contains(&format!("MODULE_VERSION(\"{version}\");")),
+            "{version}"
+        );
         let readme = fs::read_to_string(driver().join("README.md")).unwrap();
-        let folder = format!("vgpu-{}", version.trim_matches('"'));
+        let folder = format!("vgpu-{version}");
         assert!(readme.contains(&folder), "the README does not say {folder}");
     }
 }

@@ -3,10 +3,14 @@
 
 mod build;
 mod bundle;
+mod debian;
 mod demo;
 mod fetch;
+mod glibc;
+mod guest_package;
 mod initramfs;
 mod kernel;
+mod nvcc;
 mod qemu;
 mod setup;
 mod test;
@@ -45,9 +49,11 @@ enum Task {
         #[arg(long, value_enum, default_value_t = Version::V6_1)]
         kernel: Version,
     },
+    /// Pack what a guest needs into one Debian package
+    GuestPackage(guest_package::Args),
     /// Boot one virtual machine and hand its shell to this terminal
     Vm(vm::Args),
-    /// Boot two virtual machines of different priority and run CUDA programs in both
+    /// Boot three virtual machines in two pools and run CUDA programs in them
     Demo(demo::Args),
     /// Run every test
     Test(test::Args),
@@ -70,6 +76,7 @@ fn run(task: Task) -> Result<()> {
             println!("{}", kernel::module(&layout, kernel)?.display());
             Ok(())
         }
+        Task::GuestPackage(args) => guest_package::run(&layout, &args),
         Task::Vm(args) => vm::run(&layout, &args),
         Task::Demo(args) => demo::run(&layout, &args),
         Task::Test(args) => test::run(&layout, &args),

@@ -120,6 +120,30 @@ pub fn files_below(root: &Path, wanted: &impl Fn(&Path) -> bool) -> Result<Vec<P
     Ok(found)
 }
 
+/// Links below `root`.
+pub fn links_below(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).with_context(|| format!("cannot list {}", root.display()))? {
+        let path = entry?.path();
+        if path.is_symlink() {
+            found.push(path);
+        } else if path.is_dir() {
+            found.extend(links_below(&path)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Has `link` point to `target`.
+pub fn link(target: &Path, link: &Path) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|old| old == target) {
+        return Ok(());
+    }
+    // There may be none.
+    let _ = fs::remove_file(link);
+    std::os::unix::fs::symlink(target, link).with_context(|| format!("cannot link {}", link.display()))
+}
+
 /// Copies a file, unless the copy already has its content (so that its date stays, and `make` does nothing).
 pub fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;

@@ -26,10 +26,11 @@
 //!   refused with `CUDA_ERROR_INVALID_PTX`; standard error and the error log of the load say which line.
 //! - Of a fat binary the PTX is loaded, be it compressed or not. Machine code (cubin), alone or in a fat binary without
 //!   PTX, is refused with `CUDA_ERROR_NO_BINARY_FOR_GPU`.
-//! - `printf` and `malloc` of a kernel are refused.
+//! - `malloc` of a kernel is refused.
 
 mod arbiter;
 pub mod driver;
+mod fifo;
 pub mod ptx;
 
 pub use arbiter::vgpu_softgpu_control;

@@ -7,7 +7,7 @@ use common::*;
 use softgpu_cuda::driver::abi::*;
 use softgpu_cuda::driver::{
     context::*, device::*, error::*, event::*, export::*, launch::*, memory::*, module::*, stream::*,
-    transfer::*,
+    stream_memory::*, transfer::*,
 };
 use std::ffi::{CStr, c_void};
 

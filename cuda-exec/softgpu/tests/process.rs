@@ -7,7 +7,7 @@ use common::*;
 use softgpu_cuda::driver::abi::*;
 use softgpu_cuda::driver::{
     checkpoint::*, context::*, device::*, error::*, event::*, memory::*, module::*, runtime::*, stream::*,
-    transfer::*,
+    stream_memory::*, transfer::*,
 };
 use softgpu_cuda::vgpu_softgpu_control as control;
 use std::io::{BufRead, BufReader, Write};

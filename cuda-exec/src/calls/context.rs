@@ -1,7 +1,7 @@
 //! Contexts and the threads' capture modes.
 use super::BAD_HANDLE;
 use crate::cuda;
-use crate::dispatch::Handle;
+use crate::dispatch::{Handle, handlers_of};
 use crate::ring::{Consumer, Failure};
 use vgpu_protocol::calls::{cuCtxCreate, cuCtxDestroy, cuCtxSynchronize, cuThreadExchangeStreamCaptureMode};
 use vgpu_protocol::result;
@@ -58,17 +58,25 @@ impl Handle for cuCtxDestroy::Call {
         drop(streams);
         objects.events.remove_all(|event| of(&event.context));
         objects.graph_execs.remove_all(|exec| of(&exec.context));
-        objects.graphs.remove_all(|graph| of(&graph.context));
+        let mut nodes = session.graphs.lock();
+        for graph in objects.graphs.remove_all(|graph| of(&graph.context)) {
+            nodes.forget(session, &graph);
+        }
+        drop(nodes);
         objects
             .functions
             .remove_all(|function| of(&function.module.context));
         objects.modules.remove_all(|module| of(&module.context));
+        objects.links.remove_all(|link| of(&link.context));
+        objects.textures.remove_context(&context);
+        objects.arrays.remove_all(|array| of(&array.context));
+        session.captured.forget_context(id);
+        objects.mipmapped.remove_all(|array| of(&array.context));
         let allocations = session.memory.remove_context(id);
         // The context goes with its last user, and what it holds with it; as home it stays, so its memory is freed here.
         context.make_current()?;
-        for (pointer, charge) in allocations {
-            session.cuda.mem_free(pointer)?;
-            session.limits.give(charge);
+        for (pointer, device) in allocations {
+            super::memory::give_back(session, pointer, device)?;
         }
         Ok(cuCtxDestroy::Out {})
     }
@@ -102,5 +110,60 @@ impl Handle for cuThreadExchangeStreamCaptureMode::Call {
         })?;
         ring.session.cuda.exchange_capture_mode(mode)?;
         Ok(cuThreadExchangeStreamCaptureMode::Out {})
+    }
+}
+
+/// CU_LIMIT_PRINTF_FIFO_SIZE and CU_LIMIT_MALLOC_HEAP_SIZE: memory of the device that goes with the context.
+const LIMITS_IN_MEMORY: std::ops::RangeInclusive<i32> = 1..=2;
+
+handlers_of! {
+    cuCtxGetLimit(ring, arguments) {
+        ring.context()?;
+        let value = ring.session.cuda.contexts.get_limit(arguments.limit)? as u64;
+        Ok(Out { value })
+    }
+
+    cuCtxSetLimit(ring, arguments) {
+        let context = ring.context()?;
+        let session = ring.session;
+        if LIMITS_IN_MEMORY.contains(&arguments.limit) && !session.limits.fits(context.gpu, arguments.value) {
+            return Err(session.limits.refuse().into());
+        }
+        let value = usize::try_from(arguments.value).map_err(|_| result::INVALID_VALUE)?;
+        session.cuda.contexts.set_limit(arguments.limit, value)?;
+        Ok(Out {})
+    }
+
+    cuCtxGetCacheConfig(ring, _) {
+        ring.context()?;
+        let config = ring.session.cuda.contexts.get_cache_config()?;
+        Ok(Out { config })
+    }
+
+    cuCtxSetCacheConfig(ring, arguments) {
+        ring.context()?;
+        ring.session.cuda.contexts.set_cache_config(arguments.config)?;
+        Ok(Out {})
+    }
+
+    cuCtxGetStreamPriorityRange(ring, _) {
+        ring.context()?;
+        let (mut least, mut greatest) = (0, 0);
+        // SAFETY: two places that outlive the call.
+        unsafe { ring.session.cuda.contexts.get_stream_priority_range(&mut least, &mut greatest) }?;
+        Ok(Out { least, greatest })
+    }
+
+    cuCtxResetPersistingL2Cache(ring, _) {
+        ring.context()?;
+        ring.session.cuda.contexts.reset_persisting_l2()?;
+        Ok(Out {})
+    }
+
+    cuDeviceGetTexture1DLinearMaxWidth(ring, arguments) {
+        let cuda = &ring.session.cuda;
+        let device = cuda.device(arguments.device)?;
+        let width = cuda.contexts.texture_1d_max_width(arguments.format, arguments.channels, device)? as u64;
+        Ok(Out { width })
     }
 }

@@ -1,6 +1,6 @@
 //! Events.
 use super::{BAD_HANDLE, unknown};
-use crate::dispatch::Handle;
+use crate::dispatch::{Handle, handlers_of};
 use crate::handles::Event;
 use crate::ring::{Consumer, Failure};
 use crate::window::Work;
@@ -11,8 +11,8 @@ use vgpu_protocol::limits::STREAMS_MAX;
 use vgpu_protocol::result;
 use vgpu_protocol::ring::RingError;
 
-/// CU_EVENT_BLOCKING_SYNC and CU_EVENT_DISABLE_TIMING. What other processes may open is not supported.
-const FLAGS: u32 = 1 | 2;
+/// CU_EVENT_BLOCKING_SYNC, _DISABLE_TIMING and _INTERPROCESS.
+const FLAGS: u32 = 1 | 2 | 4;
 
 impl Handle for cuEventCreate::Call {
     fn handle(
@@ -144,5 +144,25 @@ impl Handle for cuEventElapsedTime::Call {
         Ok(cuEventElapsedTime::Out {
             milliseconds_bits: milliseconds.to_bits(),
         })
+    }
+}
+
+/// CU_EVENT_RECORD_EXTERNAL.
+const RECORD_EXTERNAL: u32 = 1;
+
+handlers_of! {
+    /// Only a capture takes other flags than none.
+    cuEventRecordWithFlags(ring, arguments) {
+        let event = ring.session.objects.events.get(arguments.event).ok_or(BAD_HANDLE)?;
+        let stream = super::answered(ring.stream(vgpu_protocol::calls::cuEventRecordWithFlags::OP, arguments.stream))?;
+        if arguments.flags & !RECORD_EXTERNAL != 0 {
+            return Err(result::INVALID_VALUE.into());
+        }
+        let event_raw = event.raw?;
+        ring.submit(&stream, Work::Other, |raw| {
+            ring.session.named(event.context.id, &event);
+            ring.session.cuda.contexts.event_record_with_flags(event_raw, raw, arguments.flags)
+        })?;
+        Ok(Out {})
     }
 }

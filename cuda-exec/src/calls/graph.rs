@@ -1,99 +1,237 @@
-//! Graphs.
-use super::{BAD_HANDLE, unknown};
-use crate::dispatch::Handle;
-use crate::handles::GraphExec;
+//! Graphs, what is in them, and their execution.
+use super::{BAD_HANDLE, capture::page, unknown};
+use crate::cuda::graph::InstantiateParams;
+use crate::cuda::node::UpdateInfo;
+use crate::dispatch::handlers_of;
+use crate::graphs::{Graph, GraphExec, Nodes};
 use crate::ring::{Consumer, Failure};
 use crate::window::Work;
-use vgpu_protocol::calls::{
-    Wire, cuGraphDestroy, cuGraphExecDestroy, cuGraphInstantiateWithFlags, cuGraphLaunch,
-};
-use vgpu_protocol::result;
+use std::sync::{Arc, PoisonError};
+use vgpu_protocol::calls::{Wire, cuGraphDestroy, cuGraphExecDestroy, cuGraphLaunch, cuGraphUpload};
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::structs::graph::{Edge, NODE_NONE};
+use zerocopy::IntoBytes;
 
 /// CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH and _USE_NODE_PRIORITY. A graph that kernels launch by themselves would
 /// run whenever they like.
 const FLAGS: u64 = 1 | 8;
 
-impl Handle for cuGraphInstantiateWithFlags::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuGraphInstantiateWithFlags::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuGraphInstantiateWithFlags::Out, Failure> {
-        let cuGraphInstantiateWithFlags::In { graph, flags, exec } = arguments;
+/// Has libcuda take a graph's work on a stream.
+fn submit(
+    ring: &Consumer,
+    call: &vgpu_protocol::calls::Call,
+    (exec, stream): (u32, u64),
+    submit: impl FnOnce(crate::cuda::Raw, crate::cuda::Raw) -> Result<(), Code>,
+) -> Result<(), Failure> {
+    let exec = ring
+        .session
+        .objects
+        .graph_execs
+        .get(exec)
+        .ok_or_else(|| unknown(call.op, exec))?;
+    let stream = ring.stream(call.op, stream)?;
+    ring.submit(&stream, Work::data(call.turn), |raw| {
+        let _busy = exec.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        submit(exec.raw, raw)
+    })
+}
+
+/// A node that libcuda tells of, which may be none.
+fn told_node(nodes: &mut Nodes, graph: &Arc<Graph>, raw: crate::cuda::Raw) -> Result<u32, Code> {
+    // It may lie in a graph that is part of this one: then it has no name.
+    match raw != 0
+        && graph
+            .context
+            .session
+            .cuda
+            .graphs
+            .nodes_of(graph.raw)?
+            .contains(&raw)
+    {
+        true => nodes.name(graph, raw),
+        false => Ok(NODE_NONE),
+    }
+}
+
+handlers_of! {
+    cuGraphInstantiateWithParams(ring, arguments) {
         let session = ring.session;
-        if flags & !FLAGS != 0 {
+        if arguments.flags & !FLAGS != 0 {
             return Err(result::NOT_SUPPORTED.into());
         }
-        let graph = session.objects.graphs.get(graph).ok_or(BAD_HANDLE)?;
-        session
-            .objects
-            .graph_execs
-            .check_new(exec)
-            .map_err(|_| BAD_HANDLE)?;
+        let execs = &session.objects.graph_execs;
+        execs.check_new(arguments.exec).map_err(|_| BAD_HANDLE)?;
         let context = ring.context()?;
-        let raw = session.cuda.graph_instantiate(graph.raw, flags)?;
-        session
-            .objects
-            .graph_execs
-            .insert(exec, GraphExec { context, raw })
-            .map_err(|_| BAD_HANDLE)?;
-        Ok(cuGraphInstantiateWithFlags::Out {})
+        let mut nodes = session.graphs.lock();
+        let graph = nodes.graph(session, arguments.graph)?;
+        let (mut raw, mut params) = (0, InstantiateParams { flags: arguments.flags, ..Default::default() });
+        // SAFETY: places that outlive the call.
+        let made = unsafe { session.cuda.graphs.graph_instantiate(&mut raw, graph.raw, &mut params) };
+        let result = match made {
+            Ok(()) => {
+                let exec = GraphExec::new(context, raw, graph.named());
+                execs.insert(arguments.exec, exec).map_err(|_| BAD_HANDLE)?;
+                result::SUCCESS
+            }
+            Err(code) => {
+                session.look_at(code);
+                code
+            }
+        };
+        let error_node = told_node(&mut nodes, &graph, params.error_node)?;
+        Ok(Out { result, outcome: params.outcome, error_node })
     }
-}
 
-impl Handle for cuGraphLaunch::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuGraphLaunch::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuGraphLaunch::Out, Failure> {
-        let cuGraphLaunch::In { exec, stream } = arguments;
+    cuGraphLaunch(ring, arguments) {
         let session = ring.session;
-        let exec = session
-            .objects
-            .graph_execs
-            .get(exec)
-            .ok_or_else(|| unknown(cuGraphLaunch::OP, exec))?;
-        let stream = ring.stream(cuGraphLaunch::OP, stream)?;
-        ring.submit(&stream, Work::data(cuGraphLaunch::Call::CALL.turn), |raw| {
-            session.cuda.graph_launch(exec.raw, raw)
+        let exec = session.objects.graph_execs.get(arguments.exec);
+        let gpu = exec.map_or(0, |exec| exec.context.gpu);
+        super::admit_graphs(session, gpu)?;
+        submit(ring, cuGraphLaunch::Call::CALL, (arguments.exec, arguments.stream), |exec, stream| {
+            session.cuda.graphs.graph_launch(exec, stream)
         })?;
-        Ok(cuGraphLaunch::Out {})
+        super::count_graphs(session, gpu);
+        Ok(Out {})
     }
-}
 
-impl Handle for cuGraphDestroy::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuGraphDestroy::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuGraphDestroy::Out, Failure> {
+    cuGraphUpload(ring, arguments) {
+        submit(ring, cuGraphUpload::Call::CALL, (arguments.exec, arguments.stream), |exec, stream| {
+            ring.session.cuda.graphs.graph_upload(exec, stream)
+        })?;
+        Ok(Out {})
+    }
+
+    /// Of a graph that is captured, or part of another one, only the id goes.
+    cuGraphDestroy(ring, arguments) {
+        let session = ring.session;
         let id = arguments.graph;
-        ring.session
-            .objects
-            .graphs
-            .remove(id)
-            .ok_or_else(|| unknown(cuGraphDestroy::OP, id))?;
-        Ok(cuGraphDestroy::Out {})
+        let mut nodes = session.graphs.lock();
+        let graphs = &session.objects.graphs;
+        let graph = graphs.get(id).ok_or_else(|| unknown(cuGraphDestroy::OP, id))?;
+        nodes.forget(session, &graph);
+        graphs.remove(id);
+        drop(graph);
+        Ok(Out {})
     }
-}
 
-impl Handle for cuGraphExecDestroy::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuGraphExecDestroy::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuGraphExecDestroy::Out, Failure> {
+    cuGraphExecDestroy(ring, arguments) {
         let id = arguments.exec;
-        ring.session
-            .objects
-            .graph_execs
-            .remove(id)
-            .ok_or_else(|| unknown(cuGraphExecDestroy::OP, id))?;
-        Ok(cuGraphExecDestroy::Out {})
+        let exec = ring.session.objects.graph_execs.remove(id);
+        exec.ok_or_else(|| unknown(cuGraphExecDestroy::OP, id))?;
+        Ok(Out {})
+    }
+
+    cuGraphGetNodes(ring, arguments, _blob, reply) {
+        let session = ring.session;
+        let mut nodes = session.graphs.lock();
+        let graph = nodes.graph(session, arguments.graph)?;
+        let all = session.cuda.graphs.nodes_of(graph.raw)?;
+        reply.extend_from_slice(nodes.names(&graph, page(&all, arguments.first))?.as_bytes());
+        Ok(Out { total: all.len() as u32 })
+    }
+
+    cuGraphGetRootNodes(ring, arguments, _blob, reply) {
+        let session = ring.session;
+        let mut nodes = session.graphs.lock();
+        let graph = nodes.graph(session, arguments.graph)?;
+        let all = session.cuda.graphs.roots_of(graph.raw)?;
+        reply.extend_from_slice(nodes.names(&graph, page(&all, arguments.first))?.as_bytes());
+        Ok(Out { total: all.len() as u32 })
+    }
+
+    cuGraphGetEdges(ring, arguments, _blob, reply) {
+        let session = ring.session;
+        let mut nodes = session.graphs.lock();
+        let graph = nodes.graph(session, arguments.graph)?;
+        let all = session.cuda.graphs.edges_of(graph.raw)?;
+        for &(from, to, data) in page(&all, arguments.first) {
+            let edge = Edge { from: nodes.name(&graph, from)?, to: nodes.name(&graph, to)?, data };
+            reply.extend_from_slice(edge.as_bytes());
+        }
+        Ok(Out { total: all.len() as u32 })
+    }
+
+    cuGraphCreate(ring, arguments) {
+        let session = ring.session;
+        let id = arguments.graph;
+        session.objects.graphs.check_new(id).map_err(|_| BAD_HANDLE)?;
+        let context = ring.context()?;
+        let graph = Graph::owned(context, id, session.cuda.graphs.graph_create(arguments.flags)?);
+        session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?;
+        Ok(Out {})
+    }
+
+    cuGraphClone(ring, arguments) {
+        let session = ring.session;
+        let id = arguments.clone;
+        session.objects.graphs.check_new(id).map_err(|_| BAD_HANDLE)?;
+        let nodes = session.graphs.lock();
+        let graph = nodes.graph(session, arguments.graph)?;
+        let clone = Graph::owned(graph.context.clone(), id, session.cuda.graphs.graph_clone(graph.raw)?);
+        clone.name(graph.named());
+        session.objects.graphs.insert(id, clone).map_err(|_| BAD_HANDLE)?;
+        Ok(Out {})
+    }
+
+    cuGraphExecUpdate(ring, arguments) {
+        let session = ring.session;
+        let mut nodes = session.graphs.lock();
+        let exec = session.objects.graph_execs.get(arguments.exec).ok_or(BAD_HANDLE)?;
+        let graph = nodes.graph(session, arguments.graph)?;
+        let mut info = UpdateInfo::default();
+        let updated = {
+            let _busy = exec.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: a place that outlives the call.
+            unsafe { session.cuda.graphs.exec_update(exec.raw, graph.raw, &mut info) }
+        };
+        exec.name(graph.named());
+        let result = updated.err().unwrap_or(result::SUCCESS);
+        session.look_at(result);
+        Ok(Out {
+            result,
+            outcome: info.outcome,
+            error_node: told_node(&mut nodes, &graph, info.error_node)?,
+            error_from: told_node(&mut nodes, &graph, info.error_from)?,
+        })
+    }
+
+    cuGraphConditionalHandleCreate(ring, arguments) {
+        let session = ring.session;
+        let nodes = session.graphs.lock();
+        let graph = nodes.graph(session, arguments.graph)?;
+        let context = ring.context()?;
+        let value = session.cuda.graphs.conditional_create(graph.raw, context.raw, arguments.initial, arguments.flags)?;
+        graph.add_value(value);
+        Ok(Out { value })
+    }
+
+    cuDeviceGraphMemTrim(ring, arguments) {
+        let session = ring.session;
+        let device = session.cuda.device(arguments.device)?;
+        session.cuda.memories.graph_memory_trim(device)?;
+        super::count_graphs(session, arguments.device);
+        Ok(Out {})
+    }
+
+    cuDeviceGetGraphMemAttribute(ring, arguments) {
+        let device = ring.session.cuda.device(arguments.device)?;
+        let mut bytes = 0;
+        // SAFETY: a place that outlives the call.
+        unsafe { ring.session.cuda.memories.graph_memory_attribute(device, arguments.attribute, &mut bytes) }?;
+        Ok(Out { bytes })
+    }
+
+    cuDeviceSetGraphMemAttribute(ring, arguments) {
+        let device = ring.session.cuda.device(arguments.device)?;
+        let mut bytes = arguments.most;
+        // SAFETY: a place that outlives the call.
+        unsafe { ring.session.cuda.graphs.set_memory_attribute(device, arguments.attribute, &mut bytes) }?;
+        Ok(Out {})
+    }
+
+    cuGraphNodeGetType(ring, arguments) {
+        let nodes = ring.session.graphs.lock();
+        let (raw, _) = nodes.node(arguments.node)?;
+        Ok(Out { kind: ring.session.cuda.graphs.node_type(raw)? })
     }
 }

@@ -5,9 +5,10 @@ use crate::handles::Stream;
 use crate::ring::{Consumer, Failure};
 use crate::session::{self, Session};
 use crate::window::Work;
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::area;
 use vgpu_protocol::calls::cuLaunchHostFunc;
 use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
@@ -16,6 +17,15 @@ use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
 pub struct Slots {
     free: Mutex<Vec<usize>>,
     freed: Condvar,
+    /// Functions that are called once and were not yet. libcuda gets their numbers: should one become part of a graph after
+    /// all, since another thread began a capture meanwhile, later calls find nothing here.
+    once: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    last: usize,
+    functions: HashMap<usize, Once>,
 }
 
 impl Default for Slots {
@@ -23,6 +33,7 @@ impl Default for Slots {
         Self {
             free: Mutex::new((0..HOST_FUNCTIONS_MAX).collect()),
             freed: Condvar::new(),
+            once: Mutex::default(),
         }
     }
 }
@@ -35,6 +46,24 @@ impl Slots {
             .wait_while(free, |free| free.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
         free.pop().expect("waited until there is one")
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.once.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a function until it is called: its number.
+    fn add(&self, once: Once) -> usize {
+        let mut waiting = self.waiting();
+        waiting.last += 1;
+        let number = waiting.last;
+        waiting.functions.insert(number, once);
+        number
+    }
+
+    /// The function with that number, if it was not called yet.
+    fn take_once(&self, number: usize) -> Option<Once> {
+        self.waiting().functions.remove(&number)
     }
 
     fn give(&self, slot: usize) {
@@ -64,6 +93,7 @@ impl Handle for cuLaunchHostFunc::Call {
         let stream = ring.stream(cuLaunchHostFunc::OP, stream)?;
         let raw = stream.raw()?;
         if session.captures() && session.cuda.stream_is_capturing(raw)? {
+            let _graphs = session.graphs.lock();
             // SAFETY: the cookie is not dereferenced, and the function may be called any number of times.
             unsafe {
                 session
@@ -73,15 +103,15 @@ impl Handle for cuLaunchHostFunc::Call {
             return Ok(cuLaunchHostFunc::Out {});
         }
         ring.submit(&stream, Work::Other, |raw| {
-            let once = Box::into_raw(Box::new(Once {
+            let number = session.host_functions.add(Once {
                 stream: stream.clone(),
                 cookie,
-            }));
-            // SAFETY: outside a capture the function is called once, and takes the box.
-            let launched = unsafe { session.cuda.launch_host_fn(raw, run_once, once.cast()) };
+            });
+            let user = std::ptr::without_provenance_mut(number);
+            // SAFETY: the number is not dereferenced, and the function may be called any number of times.
+            let launched = unsafe { session.cuda.launch_host_fn(raw, run_once, user) };
             if launched.is_err() {
-                // SAFETY: libcuda refused it, so the box is still ours.
-                drop(unsafe { Box::from_raw(once) });
+                session.host_functions.take_once(number);
             }
             launched
         })?;
@@ -90,9 +120,10 @@ impl Handle for cuLaunchHostFunc::Call {
 }
 
 extern "C" fn run_once(user: *mut c_void) {
-    // SAFETY: see where it was launched.
-    let once = unsafe { Box::from_raw(user.cast::<Once>()) };
-    let session = once.stream.context.session;
+    let Some(session) = session::current() else { return };
+    let Some(once) = session.host_functions.take_once(user.addr()) else {
+        return;
+    };
     // Until the guest acknowledges, what is behind this function is not on the GPU, and must not get there after the turn
     // was given up meanwhile.
     once.stream.park(true);
@@ -108,7 +139,8 @@ extern "C" fn run_once(user: *mut c_void) {
     session.completion.bury(once.stream);
 }
 
-extern "C" fn run_captured(user: *mut c_void) {
+/// A host function in a graph: the guest is asked for the one with this cookie.
+pub extern "C" fn run_captured(user: *mut c_void) {
     if let Some(session) = session::current() {
         ask(session, user as usize as u64);
     }

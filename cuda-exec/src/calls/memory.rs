@@ -1,12 +1,57 @@
 //! Device memory, copies and fills.
-use crate::dispatch::Handle;
+use super::pool::count_graphs;
+use crate::device_memory::{Device, Owner};
+use crate::dispatch::{Handle, handlers_of};
+use crate::handles::Context;
 use crate::ring::{Consumer, Failure};
+use crate::session::Session;
 use crate::window::Work;
 use vgpu_protocol::calls::{
     Wire, cuMemAlloc, cuMemFree, cuMemGetInfo, cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync,
     cuMemsetD8Async, cuMemsetD16Async, cuMemsetD32Async,
 };
-use vgpu_protocol::result;
+use vgpu_protocol::result::{self, Code};
+
+/// Has libcuda free device memory of a context that ends, or that the guest frees.
+pub fn give_back(session: &Session, pointer: u64, device: Device) -> Result<(), Code> {
+    match device.owner {
+        Owner::Imported(times) => {
+            for _ in 0..times {
+                session.cuda.memories.ipc_close_mem(pointer)?;
+            }
+        }
+        // There may be no memory behind the address.
+        Owner::Graph(_) => session.survive(session.cuda.mem_free(pointer)),
+        _ => session.cuda.mem_free(pointer)?,
+    }
+    session.shares.withdraw(pointer);
+    freed(session, device.owner);
+    Ok(())
+}
+
+/// Device memory is free, or will be in the order of its stream.
+pub fn freed(session: &Session, owner: Owner) {
+    match owner {
+        Owner::Allocated(charge) => session.limits.give(charge),
+        Owner::Pool(pool) => pool.has_freed(),
+        Owner::Graph(gpu) => count_graphs(session, gpu),
+        Owner::Variable(_) | Owner::Mapped { .. } | Owner::Imported(_) => {}
+    }
+}
+
+/// Rows of pitched memory begin at multiples of this, in bytes: what is counted before it is known.
+const PITCH: u64 = 512;
+
+/// Takes a new allocation back if its context was destroyed meanwhile, which took only what it knew of.
+pub(super) fn still_there(session: &Session, context: &Context, pointer: u64) -> Result<(), Failure> {
+    if !context.is_destroyed() {
+        return Ok(());
+    }
+    if let Some(device) = session.memory.remove_allocation(pointer) {
+        give_back(session, pointer, device)?;
+    }
+    Err(result::CONTEXT_IS_DESTROYED.into())
+}
 
 impl Handle for cuMemAlloc::Call {
     fn handle(
@@ -18,12 +63,13 @@ impl Handle for cuMemAlloc::Call {
         let context = ring.context()?;
         let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
         let session = ring.session;
-        let charge = session.limits.allocate(context.gpu, arguments.bytes)?;
+        let charge = super::pool::allocate(session, context.gpu, arguments.bytes)?;
         let allocated = session.cuda.mem_alloc(bytes);
         let pointer = allocated.inspect_err(|_| session.limits.give(charge))?;
         session
             .memory
             .add_allocation(pointer, arguments.bytes, context.id, charge);
+        still_there(session, &context, pointer)?;
         Ok(cuMemAlloc::Out { pointer })
     }
 }
@@ -37,10 +83,8 @@ impl Handle for cuMemFree::Call {
     ) -> Result<cuMemFree::Out, Failure> {
         let _context = ring.context()?;
         let session = ring.session;
-        let charge = session.memory.remove_allocation(arguments.pointer);
-        let charge = charge.ok_or(result::INVALID_VALUE)?;
-        session.cuda.mem_free(arguments.pointer)?;
-        session.limits.give(charge);
+        let device = session.memory.remove_allocation(arguments.pointer);
+        give_back(session, arguments.pointer, device.ok_or(result::INVALID_VALUE)?)?;
         Ok(cuMemFree::Out {})
     }
 }
@@ -53,6 +97,7 @@ impl Handle for cuMemGetInfo::Call {
         _: &mut Vec<u8>,
     ) -> Result<cuMemGetInfo::Out, Failure> {
         let context = ring.context()?;
+        super::pool::settle_pools(ring.session);
         let (free, total) = ring.session.cuda.mem_get_info()?;
         let (free, total) = ring.session.limits.memory(context.gpu, free, total);
         Ok(cuMemGetInfo::Out { free, total })
@@ -139,3 +184,28 @@ macro_rules! fill {
 fill!(cuMemsetD8Async memset_d8 u8);
 fill!(cuMemsetD16Async memset_d16 u16);
 fill!(cuMemsetD32Async memset_d32 u32);
+
+handlers_of! {
+    cuMemAllocPitch(ring, arguments) {
+        let context = ring.context()?;
+        let session = ring.session;
+        let size = |n: u64| usize::try_from(n).map_err(|_| result::OUT_OF_MEMORY);
+        let (width, height) = (size(arguments.width)?, size(arguments.height)?);
+        let allocate = || -> Result<(u64, usize), Code> {
+            let (mut pointer, mut pitch) = (0, 0);
+            // SAFETY: two places that outlive the call.
+            unsafe {
+                session.cuda.contexts.mem_alloc_pitch(&mut pointer, &mut pitch, width, height, arguments.element)
+            }?;
+            Ok((pointer, pitch))
+        };
+        let row = arguments.width.checked_next_multiple_of(PITCH);
+        let bytes = row.and_then(|row| row.checked_mul(arguments.height)).ok_or(result::OUT_OF_MEMORY)?;
+        let charge = super::pool::allocate(session, context.gpu, bytes)?;
+        let (pointer, pitch) = allocate().inspect_err(|_| session.limits.give(charge))?;
+        let bytes = (pitch as u64).saturating_mul(arguments.height);
+        session.memory.add_allocation(pointer, bytes, context.id, charge);
+        still_there(session, &context, pointer)?;
+        Ok(Out { pointer, pitch: pitch as u64 })
+    }
+}

@@ -1,17 +1,17 @@
-//! Streams, and what they capture.
-use super::{BAD_HANDLE, unknown};
-use crate::cuda;
-use crate::dispatch::Handle;
+//! Streams.
+use super::{answered, unknown};
+use crate::dispatch::{Handle, handlers_of};
 use crate::handles::Stream;
 use crate::ring::{Consumer, Failure};
 use crate::window::Work;
 use std::sync::PoisonError;
 use vgpu_protocol::calls::{
-    cuStreamBeginCapture, cuStreamCreate, cuStreamDestroy, cuStreamEndCapture, cuStreamIsCapturing,
-    cuStreamQuery, cuStreamSynchronize, cuStreamWaitEvent,
+    cuStreamCreate, cuStreamDestroy, cuStreamIsCapturing, cuStreamQuery, cuStreamSynchronize,
+    cuStreamWaitEvent,
 };
 use vgpu_protocol::result;
-use vgpu_protocol::ring::RingError;
+use vgpu_protocol::words::LaunchAttribute;
+use zerocopy::{FromBytes, IntoBytes};
 
 impl Handle for cuStreamCreate::Call {
     fn handle(
@@ -75,9 +75,12 @@ impl Handle for cuStreamWaitEvent::Call {
         let session = ring.session;
         let event = ring.event(cuStreamWaitEvent::OP, event)?;
         let stream = ring.stream(cuStreamWaitEvent::OP, stream)?;
-        let event = event.raw?;
+        let kept = event;
+        let event = kept.raw?;
+        session.named(kept.context.id, &kept);
         if !session.captures() {
             ring.submit(&stream, Work::Wait, |raw| {
+                session.named(kept.context.id, &kept);
                 session.cuda.stream_wait_event(raw, event, flags)
             })?;
             return Ok(cuStreamWaitEvent::Out {});
@@ -89,6 +92,7 @@ impl Handle for cuStreamWaitEvent::Call {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let raw = stream.raw()?;
+        let _graphs = session.graphs.lock();
         if !session.cuda.stream_is_capturing(raw)? {
             session.relaxed(|| stream.mark_before_capture())?;
         }
@@ -97,80 +101,6 @@ impl Handle for cuStreamWaitEvent::Call {
             session.relaxed(|| stream.submitted_wait(session.load.start()))?;
         }
         Ok(cuStreamWaitEvent::Out {})
-    }
-}
-
-impl Handle for cuStreamBeginCapture::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuStreamBeginCapture::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuStreamBeginCapture::Out, Failure> {
-        let cuStreamBeginCapture::In { stream, mode } = arguments;
-        let session = ring.session;
-        let mode = i32::try_from(mode)
-            .ok()
-            .filter(|mode| (0..=cuda::CAPTURE_RELAXED).contains(mode));
-        let mode = mode.ok_or(result::INVALID_VALUE)?;
-        let stream = answered(ring.stream(cuStreamBeginCapture::OP, stream))?;
-        let raw = stream.raw()?;
-        let _alone = stream
-            .context
-            .capture
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Nothing of our own can be recorded on it, nor on the legacy stream, until the capture ends.
-        session.relaxed(|| {
-            for other in session.completion.streams() {
-                if std::sync::Arc::ptr_eq(&other.context, &stream.context)
-                    && !session.cuda.stream_is_capturing(other.raw()?)?
-                {
-                    other.mark_before_capture()?;
-                }
-            }
-            Ok::<(), vgpu_protocol::result::Code>(())
-        })?;
-        session.cuda.stream_begin_capture(raw, mode)?;
-        stream.capture_began();
-        Ok(cuStreamBeginCapture::Out {})
-    }
-}
-
-impl Handle for cuStreamEndCapture::Call {
-    fn handle(
-        ring: &mut Consumer,
-        arguments: cuStreamEndCapture::In,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<cuStreamEndCapture::Out, Failure> {
-        let cuStreamEndCapture::In { stream, graph } = arguments;
-        let session = ring.session;
-        session.objects.graphs.check_new(graph).map_err(|_| BAD_HANDLE)?;
-        let stream = answered(ring.stream(cuStreamEndCapture::OP, stream))?;
-        let raw = stream.raw()?;
-        let captured = {
-            let _alone = stream
-                .context
-                .capture
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            let captured = session.cuda.stream_end_capture(raw);
-            if !session.cuda.stream_is_capturing(raw).unwrap_or(false) {
-                stream.capture_ended();
-            }
-            captured?
-        };
-        let captured = crate::handles::Graph {
-            context: stream.context.clone(),
-            raw: captured,
-        };
-        session
-            .objects
-            .graphs
-            .insert(graph, captured)
-            .map_err(|_| BAD_HANDLE)?;
-        Ok(cuStreamEndCapture::Out {})
     }
 }
 
@@ -213,10 +143,31 @@ impl Handle for cuStreamIsCapturing::Call {
     }
 }
 
-/// In a call that is answered, a stream that does not exist is an error of the guest's program.
-fn answered<T>(found: Result<T, Failure>) -> Result<T, Failure> {
-    found.map_err(|failure| match failure {
-        Failure::Broken(RingError::Handle { .. }) => BAD_HANDLE,
-        other => other,
-    })
+handlers_of! {
+    cuStreamGetAttribute(ring, arguments, _blob, reply) {
+        let stream = answered(ring.stream(vgpu_protocol::calls::cuStreamGetAttribute::OP, arguments.stream))?;
+        let mut value = [0u64; 8];
+        // SAFETY: a place of a CUstreamAttrValue's size that outlives the call.
+        unsafe { ring.session.cuda.contexts.stream_get_attribute(stream.raw()?, arguments.attribute, &mut value) }?;
+        reply.extend_from_slice(value.as_bytes());
+        Ok(Out {})
+    }
+
+    cuStreamSetAttribute(ring, arguments, blob, _reply) {
+        let stream = answered(ring.stream(vgpu_protocol::calls::cuStreamSetAttribute::OP, arguments.stream))?;
+        let value = <[u64; 8]>::read_from_bytes(blob).map_err(|_| result::INVALID_VALUE)?;
+        if !u32::try_from(arguments.attribute).is_ok_and(LaunchAttribute::is_known) {
+            return Err(result::INVALID_VALUE.into());
+        }
+        // SAFETY: a CUstreamAttrValue that outlives the call. None of them holds a pointer that is followed.
+        unsafe { ring.session.cuda.contexts.stream_set_attribute(stream.raw()?, arguments.attribute, &value) }?;
+        Ok(Out {})
+    }
+
+    cuStreamCopyAttributes(ring, arguments) {
+        let to = answered(ring.stream(vgpu_protocol::calls::cuStreamCopyAttributes::OP, arguments.to))?;
+        let from = answered(ring.stream(vgpu_protocol::calls::cuStreamCopyAttributes::OP, arguments.from))?;
+        ring.session.cuda.contexts.stream_copy_attributes(to.raw()?, from.raw()?)?;
+        Ok(Out {})
+    }
 }

@@ -134,6 +134,11 @@ impl Preempt {
         });
     }
 
+    /// Whether they were tried.
+    pub fn is_proved(&self) -> bool {
+        self.proved.get().is_some()
+    }
+
     /// There is a new connection to `vgpud`; its number. A `vgpud` that is gone may have stopped this process by itself.
     pub fn connected(&self, session: &Session) -> u64 {
         let connection = self.connections.fetch_add(1, SeqCst) + 1;

@@ -190,8 +190,14 @@ impl Exec {
         // The first is where executables lie, and never free.
         start.windows[..2].copy_from_slice(&[0x5400_0000_0000, WINDOW]);
         let event = exec.event.try_clone().unwrap();
+        // Nobody answers what is asked there.
+        let (_, shares) = pair();
         let window = exec
-            .ask(ExecKind::Start, start.as_bytes(), &[event.as_fd()])
+            .ask(
+                ExecKind::Start,
+                start.as_bytes(),
+                &[event.as_fd(), shares.as_fd()],
+            )
             .unwrap();
         assert_eq!(window, WINDOW);
         let file = exec.memory.file.try_clone().unwrap();

@@ -23,6 +23,8 @@ _Static_assert(sizeof(struct vgpu_free) == 8, "vgpu_free");
 _Static_assert(sizeof(struct vgpu_ring) == 16, "vgpu_ring");
 _Static_assert(offsetof(struct vgpu_ring, addr) == 8, "vgpu_ring");
 _Static_assert(sizeof(struct vgpu_wait) == 16, "vgpu_wait");
+_Static_assert(sizeof(struct vgpu_gpus) == 16, "vgpu_gpus");
+_Static_assert(offsetof(struct vgpu_gpus, len) == 8, "vgpu_gpus");
 
 _Static_assert(VGPU_IOC_INFO == 0x80305640, "VGPU_IOC_INFO");
 _Static_assert(VGPU_IOC_OPEN == 0xc0585641, "VGPU_IOC_OPEN");
@@ -32,5 +34,6 @@ _Static_assert(VGPU_IOC_RING_CREATE == 0x40105644, "VGPU_IOC_RING_CREATE");
 _Static_assert(VGPU_IOC_RING_DESTROY == 0x40105645, "VGPU_IOC_RING_DESTROY");
 _Static_assert(VGPU_IOC_DOORBELL == 0x40045646, "VGPU_IOC_DOORBELL");
 _Static_assert(VGPU_IOC_WAIT == 0xc0105647, "VGPU_IOC_WAIT");
+_Static_assert(VGPU_IOC_GPUS == 0xc0105648, "VGPU_IOC_GPUS");
 
 #endif /* _UAPI_LAYOUT_H */

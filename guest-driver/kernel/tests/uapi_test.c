@@ -40,7 +40,7 @@ static void test_unknown(int fd)
 	char arg[256] = { 0 };
 
 	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x40), arg));
-	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x48), arg));
+	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x49), arg));
 	FAILS(ENOTTY, ioctl(fd, _IOR('V', 0x40, uint64_t), arg));
 	FAILS(ENOTTY, ioctl(fd, _IOWR('W', 0x41, struct vgpu_open), arg));
 	FAILS(EINVAL, read(fd, arg, sizeof(arg)));
@@ -68,6 +68,29 @@ static void test_no_session(int fd)
 	CHECK(poll(&pollfd, 1, 0) == 0);
 }
 
+/* What is told of the GPUs, whether there is a session or not. */
+static void test_gpus(int fd)
+{
+	static uint32_t told[VGPU_GPUS_LEN_MAX / sizeof(uint32_t)];
+	struct vgpu_gpus args = { .addr = (uintptr_t)told, .len = sizeof(told) };
+	struct vgpu_gpus bad = args;
+
+	CHECK(ioctl(fd, VGPU_IOC_GPUS, &args) == 0);
+	/* A head of 48 bytes, 304 for each GPU, 16 for each process. */
+	CHECK(told[0] >= 1 && args.len == 48 + 304 * told[0] + 16 * told[1]);
+	bad.reserved = 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_GPUS, &bad));
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_GPUS, NULL));
+	bad = args;
+	bad.addr = 8;
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_GPUS, &bad));
+	bad = args;
+	bad.len = 47;
+	FAILS(EMSGSIZE, ioctl(fd, VGPU_IOC_GPUS, &bad));
+	CHECK(bad.len >= 48 + 304);
+	FAILS(ENOTTY, ioctl(fd, _IOR('V', 0x48, struct vgpu_gpus), &args));
+}
+
 #define OPEN_FAILS(args, field, value)					\
 	do {								\
 		struct vgpu_open bad = (args);				\
@@ -85,8 +108,8 @@ static void test_open_args(int fd)
 
 	OPEN_FAILS(good, windows_len, 0);
 	OPEN_FAILS(good, windows_len, VGPU_WINDOWS_MAX + 1);
-	OPEN_FAILS(good, reserved, 1);
-	OPEN_FAILS(good, reserved2, 1);
+	OPEN_FAILS(good, wait_s, 1);
+	OPEN_FAILS(good, status, 1);
 	OPEN_FAILS(good, windows[0], 0);
 	OPEN_FAILS(good, windows[0], good.windows[0] + PAGE);
 	OPEN_FAILS(good, windows[0], (1ULL << 47) - WINDOW_ALIGN);
@@ -477,10 +500,12 @@ int main(void)
 		return 1;
 	test_unknown(fd);
 	test_no_session(fd);
+	test_gpus(fd);
 	test_open_args(fd);
 	test_no_session(fd);
 	window = open_session(fd, &info);
 	test_double_open(fd, window);
+	test_gpus(fd);
 	test_alloc_args(fd, &info, window);
 	test_too_much(fd, &info, window);
 	test_mmap(fd, window);

@@ -20,7 +20,8 @@
  *
  * Errors that any request may give, beside its own:
  * EFAULT   the argument is not the caller's memory
- * ENOTCONN the file has no session; not from VGPU_IOC_INFO and VGPU_IOC_OPEN
+ * ENOTCONN the file has no session; not from VGPU_IOC_INFO, VGPU_IOC_OPEN and
+ *          VGPU_IOC_GPUS
  * ENODEV   the device is gone (unplugged, unbound, or reset since its host died)
  *          or the session is lost (its executor died); for good
  * EIO      the host failed, or answered what makes no sense
@@ -37,7 +38,7 @@
 #include <linux/types.h>
 
 /* Grows when something is added; what is here does not change. */
-#define VGPU_ABI_VERSION 1
+#define VGPU_ABI_VERSION 2
 #define VGPU_WINDOWS_MAX 8
 
 /**
@@ -67,25 +68,27 @@ struct vgpu_info {
 /**
  * struct vgpu_open - open the file's session
  * @windows_len: in: how many of @windows are set, from 1
- * @reserved:    zero
+ * @wait_s:      in: zero; out: seconds until a quarantine is over, if it ends by
+ *               itself
  * @windows:     in: bases of windows that are free in this process, best first
  * @window:      out: base of the window that was chosen
  * @session:     out: the session's number
- * @reserved2:   zero
+ * @status:      in: zero; out: how the host answered, 0 if it opened the session
+ *               or was not asked: the numbers are the wire's
  *
  * A window is aligned to 2 MiB, and all of it lies below 2^47. Fails with EBUSY
  * if the file has or had a session, EADDRNOTAVAIL if no window suits the host,
  * ENODEV if the VM is mapped to no GPU, EACCES if it is quarantined, ENOSPC if a
- * limit is reached, EIO if the host failed. After a failure it may be tried
+ * limit is reached, EIO if the host failed; @status tells such apart. After a failure it may be tried
  * again, except that a device which broke its word stays at EIO.
  */
 struct vgpu_open {
 	__u32 windows_len;
-	__u32 reserved;
+	__u32 wait_s;
 	__aligned_u64 windows[VGPU_WINDOWS_MAX];
 	__aligned_u64 window;
 	__u32 session;
-	__u32 reserved2;
+	__u32 status;
 };
 
 #define VGPU_BUF_REGISTER (1u << 0) /* pinned memory: the GPU reads and writes it */
@@ -161,6 +164,28 @@ struct vgpu_wait {
 	__aligned_u64 deadline_ns;
 };
 
+/* Bytes that suffice for what VGPU_IOC_GPUS tells. */
+#define VGPU_GPUS_LEN_MAX 21296
+
+/**
+ * struct vgpu_gpus - what the VM may know of its GPUs
+ * @addr:     in: where to write it
+ * @len:      in: bytes that there is room for; out: bytes that it has
+ * @reserved: zero
+ *
+ * What is written is the body of the device's reply to GPUS, as the wire lays it
+ * out: the VM's GPUs, its own memory on them and its own processes. The driver
+ * passes it on as it is. The file needs no session, and gets none.
+ *
+ * Fails with EMSGSIZE if there is not enough room (@len is set then, too), EACCES
+ * if the VM is quarantined, EINVAL if the device does not know the request.
+ */
+struct vgpu_gpus {
+	__aligned_u64 addr;
+	__u32 len;
+	__u32 reserved;
+};
+
 /*
  * What the device offers; the same for every file, session or not.
  * Fails with nothing of its own.
@@ -204,5 +229,8 @@ struct vgpu_wait {
 
 /* Sleeps until there is something to see: see struct vgpu_wait. */
 #define VGPU_IOC_WAIT         _IOWR('V', 0x47, struct vgpu_wait)
+
+/* Tells of the VM's GPUs: see struct vgpu_gpus. Since ABI version 2. */
+#define VGPU_IOC_GPUS         _IOWR('V', 0x48, struct vgpu_gpus)
 
 #endif /* _UAPI_VGPU_H */

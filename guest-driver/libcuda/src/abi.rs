@@ -22,9 +22,31 @@ pub type CUmodule = usize;
 /// See [`CUcontext`].
 pub type CUfunction = usize;
 /// See [`CUcontext`].
+pub type CUlibrary = usize;
+/// See [`CUcontext`].
+pub type CUkernel = usize;
+/// See [`CUcontext`].
 pub type CUgraph = usize;
 /// See [`CUcontext`].
 pub type CUgraphExec = usize;
+/// See [`CUcontext`].
+pub type CUlinkState = usize;
+/// See [`CUcontext`].
+pub type CUarray = usize;
+/// See [`CUcontext`].
+pub type CUmipmappedArray = usize;
+/// See [`CUcontext`].
+pub type CUuserObject = usize;
+/// What kernels know a texture by.
+pub type CUtexObject = u64;
+/// What kernels know a surface by.
+pub type CUsurfObject = u64;
+
+/// See [`CUcontext`].
+pub type CUmemoryPool = usize;
+/// See [`CUcontext`]; a number in C.
+pub type CUmemGenericAllocationHandle = u64;
+pub type CUgraphNode = usize;
 
 /// The stream handle that always is the legacy default stream.
 pub const CU_STREAM_LEGACY: CUstream = 1;
@@ -60,6 +82,56 @@ pub struct CUctxCreateParams {
     pub num_exec_affinity_params: c_int,
     pub cig_params: usize,
 }
+
+/// One side of a CUDA_MEMCPY2D.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Memcpy2DSide {
+    pub x: usize,
+    pub y: usize,
+    pub memory: u32,
+    pub host: usize,
+    pub device: CUdeviceptr,
+    pub array: usize,
+    pub pitch: usize,
+}
+
+/// A CUDA_MEMCPY2D.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Memcpy2D {
+    pub from: Memcpy2DSide,
+    pub to: Memcpy2DSide,
+    pub width: usize,
+    pub height: usize,
+}
+
+/// A CUmemcpyAttributes.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct CUmemcpyAttributes {
+    pub access_order: u32,
+    pub from_hint: [u32; 2],
+    pub to_hint: [u32; 2],
+    pub flags: u32,
+}
+
+/// A CUDA_MEMCPY3D_BATCH_OP. An operand is a type of 32 bits, then a pointer, bytes of a row, rows of a layer and a hint, or
+/// an array and an offset.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct CUmemcpy3DOp {
+    pub from: [usize; 5],
+    pub to: [usize; 5],
+    pub extent: [usize; 3],
+    pub access_order: u32,
+    pub flags: u32,
+}
+
+/// A CUipcMemHandle or a CUipcEventHandle.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct IpcHandle(pub [u8; 64]);
 
 /// A CUhostFn.
 pub type CUhostFn = unsafe extern "C" fn(*mut c_void);
@@ -111,9 +183,19 @@ impl<T> Out<T> {
 }
 
 impl<T> Out<T> {
+    /// The place for a value of another type.
+    pub fn cast<U>(self) -> Out<U> {
+        Out(self.0.cast())
+    }
+
     /// A place that nobody wants filled.
     pub fn none() -> Self {
         Self(std::ptr::null_mut())
+    }
+
+    /// Where it lies.
+    pub fn addr(self) -> usize {
+        self.0 as usize
     }
 
     /// Whether nobody wants it filled.
@@ -158,7 +240,37 @@ impl<T> Clone for In<T> {
 }
 impl<T> Copy for In<T> {}
 
+impl<T> In<T> {
+    /// Nothing, where a caller need not pass anything.
+    pub fn null() -> Self {
+        Self(std::ptr::null())
+    }
+
+    /// What a caller is given to look at.
+    pub fn at_address(address: usize) -> Self {
+        Self(address as *const T)
+    }
+}
+
 impl<T: Copy> In<T> {
+    /// Nothing.
+    pub fn none() -> Self {
+        Self(std::ptr::null())
+    }
+
+    /// An argument at `addr`.
+    ///
+    /// # Safety
+    /// Null, or valid for what the call that took it may read, for as long as the result is used.
+    pub unsafe fn new(addr: usize) -> Self {
+        Self(addr as *const T)
+    }
+
+    /// Where it lies.
+    pub fn addr(self) -> usize {
+        self.0 as usize
+    }
+
     /// Whether the caller passed nothing.
     pub fn is_null(self) -> bool {
         self.0.is_null()
@@ -293,6 +405,11 @@ impl Text {
         Self(addr as *const c_char)
     }
 
+    /// Whether there is none.
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
     /// The string without its terminator; refuses null.
     pub fn get<'a>(self) -> Result<&'a CStr, Code> {
         if self.0.is_null() {
@@ -303,10 +420,21 @@ impl Text {
     }
 }
 
+/// A CUstreamCallback.
+pub type CUstreamCallback = unsafe extern "C" fn(usize, CUresult, *mut c_void);
+
+/// The function of a host callback.
+#[derive(Clone, Copy)]
+enum HostFunction {
+    Plain(CUhostFn),
+    /// With the stream that it is told.
+    OfStream(CUstreamCallback, usize),
+}
+
 /// The function of a host callback together with its argument.
 #[derive(Clone, Copy)]
 pub struct HostCall {
-    function: CUhostFn,
+    function: HostFunction,
     data: usize,
 }
 
@@ -315,16 +443,39 @@ impl HostCall {
     pub fn new(function: Option<CUhostFn>, data: Host) -> Result<Self, Code> {
         let function = function.ok_or(result::INVALID_VALUE)?;
         Ok(Self {
-            function,
+            function: HostFunction::Plain(function),
             data: data.addr() as usize,
         })
     }
 
+    /// What the caller of `cuStreamAddCallback` passed; refuses a null function.
+    pub fn of_stream(function: Option<CUstreamCallback>, stream: CUstream, data: Host) -> Result<Self, Code> {
+        let function = function.ok_or(result::INVALID_VALUE)?;
+        Ok(Self {
+            function: HostFunction::OfStream(function, stream),
+            data: data.addr() as usize,
+        })
+    }
+
+    /// Function and argument, unless it is a stream's.
+    pub fn parts(self) -> Option<(CUhostFn, usize)> {
+        match self.function {
+            HostFunction::Plain(function) => Some((function, self.data)),
+            HostFunction::OfStream(..) => None,
+        }
+    }
+
     /// Runs it.
     pub fn run(self) {
-        // SAFETY: the caller of cuLaunchHostFunc promised that the function may be called once with this argument
-        // per execution of the node, from a thread of the driver.
-        unsafe { (self.function)(self.data as *mut c_void) };
+        let data = self.data as *mut c_void;
+        // SAFETY: the caller promised that the function may be called once with these arguments per execution of the node,
+        // from a thread of the driver.
+        unsafe {
+            match self.function {
+                HostFunction::Plain(function) => function(data),
+                HostFunction::OfStream(function, stream) => function(stream, result::SUCCESS, data),
+            }
+        }
     }
 }
 
@@ -341,10 +492,5 @@ impl<T> In<T> {
     /// A test's argument.
     pub fn from(place: &[T]) -> Self {
         Self(place.as_ptr())
-    }
-
-    /// Null.
-    pub fn null() -> Self {
-        Self(std::ptr::null())
     }
 }

@@ -1,4 +1,5 @@
 //! The session area as this side sees it: atomic words at fixed offsets.
+use crate::text;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use vgpu_protocol::area;
 use vgpu_protocol::result::Code;
@@ -58,8 +59,33 @@ impl Area {
     pub fn status(&self) -> Result<(), Code> {
         match self.0.i32(area::STATUS).load(Ordering::Acquire) {
             0 => Ok(()),
-            code => Err(code),
+            code => {
+                text::print_last(|| self.last_text());
+                Err(code)
+            }
         }
+    }
+
+    /// Whether the host may have text that kernels printed.
+    pub fn has_text(&self) -> bool {
+        self.0.u32(area::TEXT).load(Ordering::Acquire) != 0
+    }
+
+    /// What the host left for standard output and standard error when the session ended.
+    fn last_text(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let len = |at| self.0.u32(area::LAST_TEXT + at).load(Ordering::Acquire) as usize;
+        let (out, error) = (len(0), len(4));
+        if out.checked_add(error)? > area::LAST_TEXT_LEN {
+            return None;
+        }
+        let mut both = vec![0; out + error];
+        // SAFETY: inside the area, which stays; the host does not write there any more.
+        unsafe {
+            both.as_mut_ptr()
+                .copy_from(self.0.ptr(area::LAST_TEXT + 8), both.len())
+        };
+        let error = both.split_off(out);
+        Some((both, error))
     }
 
     /// Ends the session for this process, unless it has ended.

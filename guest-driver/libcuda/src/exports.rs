@@ -176,8 +176,8 @@ mod tests {
         assert_eq!(find(b"", 13000, false), Lookup::Unknown);
         let old = |symbol: &str| old_symbols::all().iter().find(|s| s.0 == symbol).map(|s| s.1);
         assert_eq!(
-            find(b"cuProfilerStart", 13000, true),
-            Lookup::Found(old("cuProfilerStart").unwrap())
+            find(b"cuProfilerInitialize", 13000, true),
+            Lookup::Found(old("cuProfilerInitialize").unwrap())
         );
         assert_eq!(
             find(b"cuVDPAUCtxCreate", 13000, false),
@@ -199,6 +199,6 @@ mod tests {
 
     #[test]
     fn what_is_not_offered_says_so() {
-        assert_eq!(symbols::cuMemAllocManaged(), result::NOT_SUPPORTED);
+        assert_eq!(symbols::cuTexRefCreate(), result::NOT_SUPPORTED);
     }
 }

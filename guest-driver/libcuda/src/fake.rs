@@ -1,7 +1,6 @@
 //! A host for tests: a transport whose buffers are plain memory of this process, and a thread per ring that imitates an
 //! executor. Device memory is memory too; a kernel is one of the few that [`Fake`] knows by name.
 use crate::area::Shared;
-use crate::transport::{Transport, TransportError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -12,6 +11,7 @@ use vgpu_protocol::limits::{ARENA_LEN, RINGS_MAX};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{self, FLAG_REPLY, GPU_ATTRIBUTES, GpuInfo, HEADER_LEN, RecordHeader, op};
 use vgpu_protocol::words::{KernelParam, Words};
+use vgpu_transport::{Transport, TransportError};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes of device memory.
@@ -361,7 +361,7 @@ impl Consumer {
                 crate::lock(&self.host.objects)
                     .functions
                     .insert(words[1] as u32, name);
-                *out = (vec![params.len() as u64], params.as_bytes().to_vec());
+                *out = (vec![params.len() as u64, 0], params.as_bytes().to_vec());
             }
             calls::cuFuncGetAttribute::OP => out.0.push(words[0] + 1),
             calls::cuStreamCreate::OP => crate::lock(&self.host.objects).streams.push(words[0] as u32),
@@ -382,7 +382,7 @@ impl Consumer {
                 objects.capturing.retain(|_, origin| *origin != words[0]);
                 objects.graphs.insert(words[1] as u32, captured);
             }
-            calls::cuGraphInstantiateWithFlags::OP => {
+            calls::cuGraphInstantiateWithParams::OP => {
                 let mut objects = crate::lock(&self.host.objects);
                 let graph = objects
                     .graphs
@@ -390,6 +390,7 @@ impl Consumer {
                     .cloned()
                     .ok_or(result::INVALID_VALUE)?;
                 objects.execs.insert(words[2] as u32, graph);
+                out.0.extend([0, 0, u64::from(u32::MAX)]);
             }
             calls::cuGraphLaunch::OP => {
                 let nodes = crate::lock(&self.host.objects)

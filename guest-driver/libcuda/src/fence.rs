@@ -2,6 +2,7 @@
 use crate::lock;
 use crate::objects::{Context, Fenced, Point, Recorded, Stream, StreamKind};
 use crate::session::{Call, Session};
+use crate::text::Waited;
 use crate::thread::Thread;
 use crate::wait::Wake;
 use std::sync::atomic::Ordering;
@@ -90,11 +91,13 @@ impl Call {
             self.ask::<calls::cuStreamSynchronize::Call>(stream.context, arguments)?;
         }
         refused?;
+        self.print(stream.context, Waited::Stream(stream));
         self.take_errors(stream.context)
     }
 
     /// What ended the session, or else the first failure of a call that nobody waited for.
     pub fn take_errors(&self, context: u32) -> Result<(), Code> {
+        self.session.host_functions.sweep(self.session);
         self.session.area.status()?;
         self.session.area.take_error(context)
     }
@@ -102,7 +105,8 @@ impl Call {
     /// Whether an event's work is done.
     pub fn is_event_done(&self, recorded: Recorded) -> Result<bool, Code> {
         match recorded {
-            Recorded::Never => Ok(true),
+            // What a graph does is asked of the host.
+            Recorded::Never | Recorded::ByGraph => Ok(true),
             Recorded::At(point) => Ok(self.session.is_reached(point)),
             Recorded::Captured(_) => Err(result::CAPTURED_EVENT),
         }

@@ -31,6 +31,13 @@ impl<T> Deref for Entry<T> {
     }
 }
 
+impl<T> Entry<T> {
+    /// An object with a handle that is in no table.
+    pub fn apart(handle: usize, value: T) -> Arc<Self> {
+        Arc::new(Self { handle, value })
+    }
+}
+
 /// An object that was looked up; it stays as long as this does.
 pub struct Found<T>(Guard<Option<Arc<Entry<T>>>>);
 
@@ -66,7 +73,7 @@ struct Ids {
 }
 
 impl<T> Table<T> {
-    /// A table with ids from `first` up to `end`, exclusive. Every table has a `kind` of its own, from 1 to 15.
+    /// A table with ids from `first` up to `end`, exclusive. Every table has a `kind` of its own, from 1 to 31.
     pub fn new(kind: usize, first: u32, end: u32) -> Self {
         Self {
             kind,
@@ -112,12 +119,19 @@ impl<T> Table<T> {
 
     /// Puts an object under a reserved id.
     pub fn insert(&self, id: u32, value: T) -> Arc<Entry<T>> {
+        self.insert_as(self.name(id), value)
+    }
+
+    /// A handle for a reserved id, under which [`Self::insert_as`] puts objects.
+    pub fn name(&self, id: u32) -> usize {
         let number = self.made.fetch_add(1, Ordering::Relaxed) as usize;
-        let entry = Arc::new(Entry {
-            handle: number << 28 | (id as usize) << 8 | self.kind << 4,
-            value,
-        });
-        if let Some(slot) = self.slot(id) {
+        number << 28 | (id as usize) << 8 | self.kind << 3
+    }
+
+    /// Puts an object under a handle that [`Self::name`] made; again and again, one at a time.
+    pub fn insert_as(&self, handle: usize, value: T) -> Arc<Entry<T>> {
+        let entry = Arc::new(Entry { handle, value });
+        if let Some(slot) = self.id(handle).and_then(|id| self.slot(id)) {
             slot.store(Some(entry.clone()));
         }
         entry
@@ -141,16 +155,19 @@ impl<T> Table<T> {
         (before.as_ref().is_some_and(|b| Arc::ptr_eq(b, &entry))).then_some(entry)
     }
 
+    /// The object with that id.
+    pub fn by_id(&self, id: u32) -> Option<Arc<Entry<T>>> {
+        self.chunks.get(id as usize / CHUNK)?.get()?[id as usize % CHUNK].load_full()
+    }
+
     /// All objects there are now, by rising id.
     pub fn all(&self) -> Vec<Arc<Entry<T>>> {
         let fresh = lock(&self.ids).fresh;
-        (self.first..fresh)
-            .filter_map(|id| self.chunks.get(id as usize / CHUNK)?.get()?[id as usize % CHUNK].load_full())
-            .collect()
+        (self.first..fresh).filter_map(|id| self.by_id(id)).collect()
     }
 
     fn id(&self, handle: usize) -> Option<u32> {
-        (handle & 0xff == self.kind << 4).then_some((handle >> 8 & 0xf_ffff) as u32)
+        (handle & 0xff == self.kind << 3).then_some((handle >> 8 & 0xf_ffff) as u32)
     }
 
     fn slot(&self, id: u32) -> Option<&Slot<T>> {

@@ -1,12 +1,14 @@
 //! Host functions: the host posts a cookie in the session area, a thread of this library runs the function.
-use crate::abi::HostCall;
+use crate::abi::{CUevent, HostCall};
 use crate::lock;
 use crate::objects::Point;
 use crate::session::Session;
 use crate::thread::Thread;
+use crate::user_objects::References;
 use crate::wait::Wake;
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
 use vgpu_protocol::result::{self, Code};
 
@@ -14,11 +16,14 @@ use vgpu_protocol::result::{self, Code};
 pub struct HostFunctions {
     state: Mutex<State>,
     added: Condvar,
-    start: Once,
+    /// How many are retired.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
+    /// The thread that runs them is there.
+    started: bool,
     last: u64,
     calls: HashMap<u64, Registered>,
     /// Functions of graphs that are gone, with the points where the last of their runs are over.
@@ -31,8 +36,26 @@ pub struct KeptFunction {
     cookie: u64,
 }
 
-/// One that graphs share.
-pub type Kept = Arc<KeptFunction>;
+/// What runs of a graph need, which graphs share.
+#[derive(Clone)]
+pub enum Kept {
+    /// A function.
+    Function(#[expect(dead_code, reason = "it is kept, not used")] Arc<KeptFunction>),
+    /// An event that they record.
+    Event(CUevent),
+    /// References to a user object.
+    Object(Arc<References>),
+}
+
+impl Kept {
+    /// The event that it is.
+    pub fn event(&self) -> Option<CUevent> {
+        match self {
+            Self::Function(_) | Self::Object(_) => None,
+            Self::Event(event) => Some(*event),
+        }
+    }
+}
 
 impl Drop for KeptFunction {
     fn drop(&mut self) {
@@ -52,7 +75,7 @@ impl Default for HostFunctions {
         Self {
             state: Mutex::new(State::default()),
             added: Condvar::new(),
-            start: Once::new(),
+            waiting: AtomicUsize::new(0),
         }
     }
 }
@@ -60,15 +83,15 @@ impl Default for HostFunctions {
 impl HostFunctions {
     /// Registers a function; its cookie. Starts the thread that will run it.
     pub fn add(&self, session: &'static Session, call: HostCall, keep: bool) -> Result<u64, Code> {
-        let mut started = Ok(());
-        self.start.call_once(|| {
-            started = std::thread::Builder::new()
-                .name("vgpu-host-fn".into())
-                .spawn(move || run(session))
-                .map(drop);
-        });
-        started.map_err(|_| result::OPERATING_SYSTEM)?;
         let mut state = lock(&self.state);
+        // Where that fails it is tried again by the next one: without the thread none would ever run.
+        if !state.started {
+            let thread = std::thread::Builder::new().name("vgpu-host-fn".into());
+            thread
+                .spawn(move || run(session))
+                .map_err(|_| result::OPERATING_SYSTEM)?;
+            state.started = true;
+        }
         state.last += 1;
         let cookie = state.last;
         state.calls.insert(cookie, Registered { call, keep });
@@ -78,21 +101,39 @@ impl HostFunctions {
 
     /// Has a registered function kept until the result is dropped.
     pub fn keep(&'static self, cookie: u64) -> Kept {
-        Arc::new(KeptFunction {
+        Kept::Function(Arc::new(KeptFunction {
             functions: self,
             cookie,
-        })
+        }))
     }
 
     /// Keeps functions of a graph that is gone until its last runs, which end at those points, are over.
     pub fn retire(&self, session: &Session, functions: Vec<Kept>, points: Vec<Point>) {
+        lock(&self.state).retired.push((functions, points));
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.sweep(session);
+    }
+
+    /// Lets go of what no run needs any more.
+    pub fn sweep(&self, session: &Session) {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
         let mut state = lock(&self.state);
-        state.retired.push((functions, points));
         let over = |points: &[Point]| points.iter().all(|&point| session.is_reached(point));
         let gone: Vec<_> = state.retired.extract_if(.., |(_, points)| over(points)).collect();
-        // Dropping them takes the lock.
+        self.waiting.fetch_sub(gone.len(), Ordering::AcqRel);
+        // Dropping them takes the lock, and may call the program.
         drop(state);
         drop(gone);
+    }
+
+    /// The function with that cookie, if it is registered.
+    pub fn find(&self, cookie: u64) -> Option<HostCall> {
+        lock(&self.state)
+            .calls
+            .get(&cookie)
+            .map(|registered| registered.call)
     }
 
     /// How many are registered.

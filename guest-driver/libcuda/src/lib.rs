@@ -5,25 +5,38 @@
 //! * [`session`]: what the process shares: transport, area, rings, objects;
 //! * [`thread`]: what a calling thread has of its own: its ring and its stack of contexts;
 //! * [`ring`], [`wait`], [`fence`]: writing records, waiting, completion of streams;
-//! * [`staging`], [`arena`], [`handles`], [`objects`]: copies of pageable memory, addresses, handles, their objects;
-//! * [`transport`]: the way to the device.
+//! * [`library`], [`primary`], [`storage`]: what CUDA's own runtime builds on: libraries, primary contexts, context-local storage;
+//! * [`export_tables`], [`integrity`]: the driver's private tables that it asks for;
+//! * [`staging`], [`arena`], [`handles`], [`objects`]: copies of pageable memory, addresses, handles, their objects.
+//!
+//! The way to the device is crate `vgpu-transport`.
 mod abi;
+mod advice;
 mod api;
 mod area;
 mod arena;
 mod bulk;
+mod device_memory;
+mod export_tables;
 mod exports;
 #[cfg(test)]
 mod fake;
 mod fence;
+mod graphs;
 mod handles;
 mod host_functions;
+mod integrity;
+mod library;
 mod objects;
+mod primary;
 mod ring;
 mod session;
 mod staging;
+mod storage;
+mod text;
 mod thread;
-mod transport;
+mod trace;
+mod user_objects;
 mod wait;
 mod window;
 

@@ -2,11 +2,19 @@
 use crate::area::Area;
 use crate::host_functions::Kept;
 use crate::lock;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use vgpu_protocol::ring::GpuInfo;
+use vgpu_protocol::structs::graph::EdgeData;
 use vgpu_protocol::words::KernelParam;
+
+/// A number that nothing else in this process has.
+pub fn serial() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
 
 /// What a stream waits for beside its own work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +39,10 @@ pub struct Stream {
     pub context: u32,
     /// Its kind.
     pub kind: StreamKind,
+    /// Its priority.
+    pub priority: i32,
+    /// What no other stream of this process ever has.
+    pub serial: u64,
     /// The ring whose consumer's default stream it is.
     pub home: Option<u32>,
     /// Works as other streams of its context do: counts what was submitted to it.
@@ -43,6 +55,8 @@ pub struct Stream {
     dead: AtomicBool,
     /// The legacy stream's: all that it waits for.
     siblings: Option<Arc<Streams>>,
+    /// What was told last of its part in a capture: the program may look at it until its next call.
+    pub told: Mutex<(Vec<usize>, Vec<EdgeData>)>,
 }
 
 /// How much of a stream's work its last fence covers.
@@ -71,12 +85,15 @@ impl Stream {
             word,
             context,
             kind,
+            priority: 0,
+            serial: serial(),
             home: None,
             work: AtomicU64::new(0),
             fenced: Mutex::new(Fenced { work: 0, sequence }),
             capture: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             siblings: None,
+            told: Mutex::default(),
         }
     }
 
@@ -86,6 +103,11 @@ impl Stream {
             siblings: Some(siblings),
             ..self
         }
+    }
+
+    /// One of this priority.
+    pub fn with_priority(self, priority: i32) -> Self {
+        Self { priority, ..self }
     }
 
     /// The default stream of a ring's consumer.
@@ -170,13 +192,18 @@ pub struct Captures {
     count: AtomicUsize,
     /// The last one's number.
     last: AtomicU64,
+    /// Held while the program is given the handle of a capture's graph.
+    pub naming: Mutex<()>,
 }
 
-struct Capture {
+/// A capture that began and has not ended.
+pub struct Capture {
     /// The slot of the stream that it began on.
     slot: u32,
-    /// The host functions in it.
-    functions: Vec<Kept>,
+    /// What its graph needs.
+    pub kept: Vec<Kept>,
+    /// The handle of its graph, once the program has one.
+    pub graph: Option<usize>,
 }
 
 impl Captures {
@@ -185,12 +212,12 @@ impl Captures {
         self.count.load(Ordering::Acquire) != 0
     }
 
-    /// One began on the stream with this slot: its number.
-    pub fn began(&self, slot: u32) -> u64 {
+    /// One began on the stream with this slot, into that graph if the program has it: its number.
+    pub fn began(&self, slot: u32, graph: Option<usize>) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut open = lock(&self.open);
-        let functions = Vec::new();
-        open.insert(number, Capture { slot, functions });
+        let kept = Vec::new();
+        open.insert(number, Capture { slot, kept, graph });
         self.count.store(open.len(), Ordering::Release);
         number
     }
@@ -198,16 +225,28 @@ impl Captures {
     /// One has host functions in it.
     pub fn keep(&self, number: u64, functions: impl IntoIterator<Item = Kept>) {
         if let Some(capture) = lock(&self.open).get_mut(&number) {
-            capture.functions.extend(functions);
+            capture.kept.extend(functions);
         }
     }
 
-    /// One ended: the host functions in it.
-    pub fn ended(&self, number: u64) -> Vec<Kept> {
+    /// The handle of a capture's graph, if the program has one.
+    pub fn graph(&self, number: u64) -> Option<usize> {
+        lock(&self.open).get(&number)?.graph
+    }
+
+    /// The program has this handle of its graph now.
+    pub fn set_graph(&self, number: u64, handle: usize) {
+        if let Some(capture) = lock(&self.open).get_mut(&number) {
+            capture.graph = Some(handle);
+        }
+    }
+
+    /// One ended: what was known of it.
+    pub fn ended(&self, number: u64) -> Option<Capture> {
         let mut open = lock(&self.open);
         let ended = open.remove(&number);
         self.count.store(open.len(), Ordering::Release);
-        ended.map_or_else(Vec::new, |capture| capture.functions)
+        ended
     }
 
     /// Whether a capture began on the stream with this slot.
@@ -276,13 +315,27 @@ pub struct Context {
     pub streams: Arc<Streams>,
     /// Fences behind the work of destroyed streams that the legacy stream does not wait for.
     pub retired: Mutex<Vec<Point>>,
+    /// The flags it has now.
+    pub flags: AtomicU32,
+    /// It is its device's primary context.
+    pub is_primary: bool,
+    /// The priorities that its streams may have, least important first, once they were asked for.
+    pub priorities: OnceLock<(i32, i32)>,
+    /// What no other context of this process ever has.
+    pub serial: u64,
     /// Not destroyed.
     alive: AtomicBool,
 }
 
 impl Context {
     /// A context whose legacy stream waits for `streams`.
-    pub fn new(id: u32, device: usize, info: &GpuInfo, legacy: Arc<Stream>, streams: Arc<Streams>) -> Self {
+    pub fn new(
+        (id, device, info): (u32, usize, &GpuInfo),
+        legacy: Arc<Stream>,
+        streams: Arc<Streams>,
+        flags: u32,
+        is_primary: bool,
+    ) -> Self {
         Self {
             id,
             device,
@@ -290,8 +343,20 @@ impl Context {
             legacy,
             streams,
             retired: Mutex::new(Vec::new()),
+            flags: AtomicU32::new(flags),
+            is_primary,
+            priorities: OnceLock::new(),
+            serial: serial(),
             alive: AtomicBool::new(true),
         }
+    }
+
+    /// What stands for a primary context that does not exist: it may be current, and nothing can be done in it.
+    pub fn idle(id: u32, device: usize, info: &GpuInfo) -> Self {
+        let legacy = Arc::new(Stream::new(0, 0, id, StreamKind::Legacy, 0));
+        let idle = Self::new((id, device, info), legacy, Arc::default(), 0, true);
+        idle.end();
+        idle
     }
 
     /// Whether it is not destroyed.
@@ -341,6 +406,8 @@ pub enum Recorded {
     At(Point),
     /// Recorded in this capture.
     Captured(u64),
+    /// Recorded by a graph whenever it runs.
+    ByGraph,
 }
 
 /// An event.
@@ -351,6 +418,8 @@ pub struct Event {
     pub context: u32,
     /// CU_EVENT_DISABLE_TIMING was not given.
     pub timing: bool,
+    /// Other processes may open it, or have made it: only the host knows when it is done.
+    pub shared: bool,
     /// What it stands for now.
     pub recorded: Mutex<Recorded>,
 }
@@ -367,21 +436,41 @@ pub struct Module {
     pub globals: Mutex<HashMap<Vec<u8>, (u64, u64)>>,
 }
 
-/// A kernel.
+/// A kernel in a module.
 pub struct Function {
     /// Its number on the wire.
     pub id: u32,
     /// Its context.
     pub context: u32,
+    /// Its module's handle.
+    pub module: usize,
+    /// Its name.
+    pub name: CString,
     /// Its parameters.
     pub params: Box<[KernelParam]>,
     /// Bytes of the packed parameters.
     pub params_len: usize,
-    /// Attributes that were asked for.
-    pub attributes: Mutex<HashMap<i32, i32>>,
+    /// Its code demands clusters, so that not every grid will do.
+    pub clusters: bool,
+    /// What was asked of it, by question.
+    pub answers: Mutex<HashMap<Question, i64>>,
     /// Launches that the host is known to take.
     pub proven: Proven,
 }
+
+/// A question about a kernel whose answer stays until its attributes change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Question {
+    /// The value of a CUfunction_attribute.
+    Attribute(i32),
+    /// Blocks of a multiprocessor, by threads and bytes of dynamic shared memory of a block, and flags.
+    ActiveBlocks(i32, u64, u32),
+    /// Bytes of shared memory that are left for a block, by blocks of a multiprocessor and threads of a block.
+    AvailableShared(i32, i32),
+}
+
+/// Launches with attributes of a kernel that are remembered.
+const PROVEN_MAX: usize = 1024;
 
 /// The most threads per block and the most dynamic shared memory of a kernel with which the host has taken a launch. What it
 /// takes beyond that depends on the kernel's code and the device, so such a launch is asked for an answer, and the limits follow.
@@ -389,6 +478,8 @@ pub struct Function {
 pub struct Proven {
     threads: AtomicU32,
     shared: AtomicU32,
+    /// Launches with attributes, as hashes of all but stream and parameters.
+    whole: Mutex<HashSet<u64>>,
 }
 
 impl Proven {
@@ -397,34 +488,31 @@ impl Proven {
         threads <= self.threads.load(Ordering::Relaxed) && shared <= self.shared.load(Ordering::Relaxed)
     }
 
+    /// Whether this very launch, attributes and all, was taken before.
+    pub fn knows(&self, launch: u64) -> bool {
+        lock(&self.whole).contains(&launch)
+    }
+
+    /// This launch was taken.
+    pub fn learn_whole(&self, launch: u64) {
+        let mut whole = lock(&self.whole);
+        if whole.len() >= PROVEN_MAX {
+            whole.clear();
+        }
+        whole.insert(launch);
+    }
+
+    /// What was taken counts no longer: the kernel's attributes changed.
+    pub fn forget(&self) {
+        self.threads.store(0, Ordering::Relaxed);
+        self.shared.store(0, Ordering::Relaxed);
+        lock(&self.whole).clear();
+    }
+
     /// A launch like this one was taken.
     pub fn learn(&self, threads: u32, shared: u32) {
         self.threads.fetch_max(threads, Ordering::Relaxed);
         self.shared.fetch_max(shared, Ordering::Relaxed);
-    }
-}
-
-/// A graph, or an executable graph.
-pub struct Graph {
-    /// Its number on the wire.
-    pub id: u32,
-    /// The context it was made in.
-    pub context: u32,
-    /// The host functions in it.
-    pub functions: Vec<Kept>,
-    /// The streams that it was launched on, if there are host functions in it.
-    pub launched: Mutex<Vec<Arc<Stream>>>,
-}
-
-impl Graph {
-    /// One that was not launched yet.
-    pub fn new(id: u32, context: u32, functions: Vec<Kept>) -> Self {
-        Self {
-            id,
-            context,
-            functions,
-            launched: Mutex::default(),
-        }
     }
 }
 

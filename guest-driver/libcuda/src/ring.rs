@@ -196,6 +196,36 @@ impl Ring {
         }
     }
 
+    /// Asks for what kernels printed before what was waited for: text for standard output and for standard error, and whether
+    /// there is more.
+    pub fn text(
+        &self,
+        session: &Session,
+        thread: &Thread,
+        caller: Caller,
+        (of, which): (u64, u64),
+    ) -> Result<(Vec<u8>, Vec<u8>, bool), Code> {
+        let record = Record {
+            op: op::TEXT,
+            reply: true,
+            words: &[of, which],
+            blob_len: 0,
+        };
+        let mut blob = Vec::new();
+        let reply = self.exchange(session, thread, caller, true, &record, &[], &mut blob)?;
+        if reply.status != result::SUCCESS {
+            return Err(reply.status);
+        }
+        let [out, error, more] = reply.words[..3] else {
+            return Err(result::UNKNOWN);
+        };
+        if reply.words_len != 3 || out.checked_add(error) != Some(blob.len() as u64) {
+            return Err(result::UNKNOWN);
+        }
+        let error = blob.split_off(out as usize);
+        Ok((blob, error, more != 0))
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn exchange(
         &self,

@@ -1,26 +1,39 @@
 //! The process' session, and what its threads share.
+use crate::abi::CUgraph;
+use crate::advice::Advices;
+use crate::api::{Array, Link, Mipmapped, Objects, Pools, TensorMaps, VirtualMemory};
 use crate::area::{Area, Shared};
 use crate::arena::{ALIGN, Arena};
+use crate::device_memory::{DeviceMemory, DeviceTable};
+use crate::graphs::{Graph, GraphExec};
 use crate::handles::{Entry, Table};
 use crate::host_functions::HostFunctions;
-use crate::objects::{Captures, Context, Event, Function, Graph, Module, Stream};
+use crate::library::{Kernel, Library};
+use crate::objects::{Captures, Context, Event, Function, Module, Stream};
+use crate::primary::Primaries;
 use crate::ring::{Caller, Rings};
 use crate::staging::Staging;
+use crate::storage::Storage;
 use crate::thread::Thread;
-use crate::transport::{Transport, TransportError};
+use crate::user_objects::UserObject;
 use crate::wait::Seen;
 use crate::{lock, window};
 use std::cell::Ref;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use vgpu_protocol::calls::Wire;
 use vgpu_protocol::limits::{
-    AREA_LEN, ARENA_LEN, CONTEXTS_MAX, EVENTS_MAX, GPUS_MAX, OBJECTS_MAX, PAGE_LEN, STREAMS_MAX, WINDOW_LEN,
+    AREA_LEN, ARENA_LEN, CONTEXTS_MAX, EVENTS_MAX, GPUS_MAX, LINKS_MAX, OBJECTS_MAX, PAGE_LEN, STREAMS_MAX,
+    WINDOW_LEN,
 };
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{GpuInfo, RING_LEN};
 use vgpu_protocol::virtio::Status;
+use vgpu_transport::device::Device;
+use vgpu_transport::socket::Socket;
+use vgpu_transport::{Transport, TransportError};
 use zerocopy::FromBytes;
 
 /// Pinned memory of the program.
@@ -32,17 +45,10 @@ pub struct Pinned {
     pub context: u32,
     /// The flags it was allocated with.
     pub flags: u32,
-}
-
-/// Memory of the device: an allocation, or a module's variable.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceMemory {
-    /// Bytes.
-    pub len: u64,
-    /// The context that it goes with.
-    pub context: u32,
-    /// The module whose variable it is.
-    pub module: Option<u32>,
+    /// Whether it is managed memory.
+    pub managed: bool,
+    /// What no other memory of this process ever has.
+    pub serial: u64,
 }
 
 /// The process' use of the GPUs.
@@ -71,22 +77,52 @@ pub struct Session {
     pub events: Table<Event>,
     /// Modules.
     pub modules: Table<Module>,
-    /// Kernels.
+    /// Kernels of modules.
     pub functions: Table<Function>,
+    /// Libraries.
+    pub libraries: Table<Library>,
+    /// Kernels of libraries.
+    pub kernels: Table<Kernel>,
+    /// The devices' primary contexts.
+    pub primaries: Primaries,
+    /// What the program keeps with its contexts.
+    pub storage: Storage,
     /// Graphs.
     pub graphs: Table<Graph>,
     /// Executable graphs.
-    pub graph_execs: Table<Graph>,
+    pub graph_execs: Table<GraphExec>,
+    /// Links.
+    pub links: Table<Link>,
+    /// The handles of the graphs that a node has, by node, for those that the program has.
+    pub node_parts: Mutex<HashMap<u32, Box<[CUgraph]>>>,
+    /// Arrays.
+    pub arrays: Table<Array>,
+    /// Arrays of several levels.
+    pub mipmapped: Table<Mipmapped>,
+    /// User objects.
+    pub user_objects: Table<UserObject>,
+    /// Textures.
+    pub textures: Objects,
+    /// Surfaces.
+    pub surfaces: Objects,
     /// Captures of streams.
     pub captures: Captures,
     /// Pinned memory, by address.
     pub pinned: RwLock<BTreeMap<u64, Pinned>>,
     /// Device memory, by address.
-    device_memory: RwLock<BTreeMap<u64, DeviceMemory>>,
+    device_memory: RwLock<DeviceTable>,
+    /// Memory pools.
+    pub pools: Pools,
+    /// Reserved addresses, and memory that is mapped there.
+    pub virtual_memory: VirtualMemory,
+    /// What was advised of managed memory.
+    pub advice: Mutex<Advices>,
     /// Staging for pageable memory.
     pub staging: Staging,
     /// Host functions.
     pub host_functions: HostFunctions,
+    /// Tensor maps that were computed.
+    pub tensor_maps: TensorMaps,
 }
 
 /// Why there is no session.
@@ -94,24 +130,26 @@ pub struct Session {
 enum OpenError {
     #[error("{0}")]
     Transport(#[from] TransportError),
-    #[error("no address range of 4 TiB is free in this process")]
-    NoWindow,
+    #[error("no address range of 4 TiB is free in this process{0}")]
+    NoWindow(&'static str),
     #[error("the host chose an address window that was not proposed")]
     StrangeWindow,
-    #[error("the host says error {0} instead of describing its GPUs")]
+    #[error("the session was opened, and its first call failed with error {0}")]
     Host(Code),
     #[error("the host's description of its GPUs is malformed")]
     Malformed,
 }
 
+/// The session is there, or is being opened.
+static STARTED: AtomicBool = AtomicBool::new(false);
 /// Set in a forked child: the session is the parent's.
 static FORKED: AtomicBool = AtomicBool::new(false);
-static SESSION: OnceLock<Option<&'static Session>> = OnceLock::new();
+static SESSION: OnceLock<Result<&'static Session, Code>> = OnceLock::new();
 
 /// The session that `cuInit` opened.
 pub fn get() -> Result<&'static Session, Code> {
     match SESSION.get() {
-        Some(Some(session)) if !FORKED.load(Ordering::Relaxed) => Ok(session),
+        Some(Ok(session)) if !FORKED.load(Ordering::Relaxed) => Ok(session),
         _ => Err(result::NOT_INITIALIZED),
     }
 }
@@ -121,18 +159,38 @@ pub fn open() -> Result<&'static Session, Code> {
     if FORKED.load(Ordering::Relaxed) {
         return Err(result::NOT_INITIALIZED);
     }
-    let session = SESSION.get_or_init(|| match connect().and_then(Session::open) {
-        Ok(session) => Some(session),
-        Err(error) => {
-            eprintln!("vgpu: no CUDA device: {error}");
-            None
-        }
+    static HANDLER: Once = Once::new();
+    HANDLER.call_once(|| {
+        // SAFETY: the handler only stores a flag, which is safe in a forked child, and stays loaded.
+        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
     });
-    session.ok_or(result::NO_DEVICE)
+    *SESSION.get_or_init(|| {
+        // A child that is forked meanwhile would wait for ever for a thread that it has not.
+        STARTED.store(true, Ordering::Relaxed);
+        Session::open().map_err(|error| {
+            let line = format!("vgpu: no CUDA device: {error}\n");
+            // At once, so that it stays one line; a program without a standard error goes without it.
+            let _ = std::io::stderr().write_all(line.as_bytes());
+            STARTED.store(false, Ordering::Relaxed);
+            error.code()
+        })
+    })
+}
+
+impl OpenError {
+    /// What `cuInit` returns.
+    fn code(&self) -> Code {
+        match self {
+            // The device may be there: this process has not what it takes.
+            Self::NoWindow(_) | Self::Transport(TransportError::NoMemory) => result::OUT_OF_MEMORY,
+            Self::Host(result::OUT_OF_MEMORY) => result::OUT_OF_MEMORY,
+            Self::Transport(TransportError::Os(_)) => result::OPERATING_SYSTEM,
+            _ => result::NO_DEVICE,
+        }
+    }
 }
 
 fn connect() -> Result<Box<dyn Transport>, OpenError> {
-    use crate::transport::{device::Device, socket::Socket};
     Ok(match std::env::var_os("VGPU_SOCKET") {
         Some(path) => Box::new(Socket::connect(path.as_ref())?),
         #[cfg(test)]
@@ -142,15 +200,19 @@ fn connect() -> Result<Box<dyn Transport>, OpenError> {
 }
 
 extern "C" fn forked() {
-    FORKED.store(true, Ordering::Relaxed);
+    if STARTED.load(Ordering::Relaxed) {
+        FORKED.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Session {
-    fn open(transport: Box<dyn Transport>) -> Result<&'static Self, OpenError> {
+    fn open() -> Result<&'static Self, OpenError> {
+        // First, since a process without addresses has none for what connecting takes either.
         let candidates = window::candidates();
         if candidates.is_empty() {
-            return Err(OpenError::NoWindow);
+            return Err(OpenError::NoWindow(window::limit()));
         }
+        let transport = connect()?;
         let bases: Vec<u64> = candidates.iter().map(window::Reservation::base).collect();
         let window = transport.open(&bases)?;
         let chosen = candidates
@@ -178,13 +240,28 @@ impl Session {
             events: Table::new(3, 0, EVENTS_MAX),
             modules: Table::new(4, 0, OBJECTS_MAX),
             functions: Table::new(5, 0, OBJECTS_MAX),
+            libraries: Table::new(8, 0, OBJECTS_MAX),
+            kernels: Table::new(9, 0, OBJECTS_MAX),
+            primaries: Primaries::default(),
+            storage: Storage::default(),
             graphs: Table::new(6, 0, OBJECTS_MAX),
             graph_execs: Table::new(7, 0, OBJECTS_MAX),
+            links: Table::new(14, 0, LINKS_MAX),
+            node_parts: Mutex::default(),
+            arrays: Table::new(12, 0, OBJECTS_MAX),
+            mipmapped: Table::new(13, 0, OBJECTS_MAX),
+            user_objects: Table::new(15, 0, OBJECTS_MAX),
+            textures: Objects::default(),
+            surfaces: Objects::default(),
             captures: Captures::default(),
             pinned: RwLock::new(BTreeMap::new()),
-            device_memory: RwLock::new(BTreeMap::new()),
+            device_memory: RwLock::default(),
+            pools: Pools::default(),
+            virtual_memory: VirtualMemory::default(),
+            advice: Mutex::default(),
             staging: Staging::default(),
             host_functions: HostFunctions::default(),
+            tensor_maps: TensorMaps::default(),
         };
         let thread = Thread::current();
         let ring = thread.ring(&session).map_err(OpenError::Host)?.clone();
@@ -193,8 +270,6 @@ impl Session {
         if session.gpus.is_empty() || session.gpus.len() > GPUS_MAX as usize {
             return Err(OpenError::Malformed);
         }
-        // SAFETY: the handler only stores a flag, which is safe in a forked child, and stays loaded.
-        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
         // It is the process' own until the end: threads may still make calls while it exits.
         Ok(Box::leak(Box::new(session)))
     }
@@ -205,7 +280,7 @@ impl Session {
             return code;
         }
         match error {
-            TransportError::NoDevice(_) => result::NO_DEVICE,
+            TransportError::NoDevice(_) | TransportError::Quarantined(_) => result::NO_DEVICE,
             TransportError::NoMemory | TransportError::Refused(Status::Limit) => result::OUT_OF_MEMORY,
             TransportError::Refused(_) | TransportError::Gone => result::UNKNOWN,
             TransportError::Os(_) => result::OPERATING_SYSTEM,
@@ -254,15 +329,14 @@ impl Session {
     }
 
     /// Changes what is known of device memory.
-    pub fn device_memory(&self) -> RwLockWriteGuard<'_, BTreeMap<u64, DeviceMemory>> {
+    pub fn device_memory(&self) -> RwLockWriteGuard<'_, DeviceTable> {
         self.device_memory.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find_device(&self, addr: u64, len: u64) -> Option<DeviceMemory> {
+    /// The device memory that holds a whole range, and its address: of mappings side by side, the first.
+    pub fn find_device(&self, addr: u64, len: u64) -> Option<(u64, DeviceMemory)> {
         let memory = self.device_memory.read().unwrap_or_else(PoisonError::into_inner);
-        let (&start, &found) = memory.range(..=addr).next_back()?;
-        let end = addr.checked_add(len)?;
-        (addr < start + found.len && end <= start + found.len).then_some(found)
+        memory.holding(addr, len)
     }
 
     /// Refuses a range that the device may not access: it is neither in device memory nor in pinned memory.
@@ -381,10 +455,19 @@ impl Call {
         let context = Ref::filter_map(contexts, |contexts| contexts.last().map(|c| &**c))
             .map_err(|_| result::INVALID_CONTEXT)?;
         if context.is_alive() {
-            Ok(context)
-        } else {
-            Err(result::CONTEXT_IS_DESTROYED)
+            return Ok(context);
         }
+        // A primary context that was reset and is in use again has the same handle.
+        let again = context
+            .is_primary
+            .then(|| self.session.contexts.get(context.handle()));
+        let again = again.flatten().map(|found| Arc::clone(&*found));
+        drop(context);
+        let again = again.ok_or(result::CONTEXT_IS_DESTROYED)?;
+        if let Some(top) = self.thread.contexts.borrow_mut().last_mut() {
+            *top = again;
+        }
+        self.context()
     }
 
     fn caller(&self, context: u32) -> Caller {
@@ -428,6 +511,21 @@ impl Call {
     /// Makes a call and waits for its answer.
     pub fn ask<C: Wire>(&self, context: u32, arguments: C::In) -> Result<C::Out, Code> {
         self.ask_with::<C>(context, arguments, &[]).map(|(out, _)| out)
+    }
+
+    /// Runs `f` with a new buffer of `len` bytes that the host can reach, and its address.
+    pub fn with_buffer<T>(
+        &self,
+        len: u64,
+        f: impl FnOnce(&mut [u8], u64) -> Result<T, Code>,
+    ) -> Result<T, Code> {
+        let addr = self.session.alloc(len, false)?;
+        // SAFETY: a new buffer of at least this length, which nothing else uses but the host while it is asked to.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(addr as *mut u8, len as usize) };
+        let done = f(buffer, addr);
+        let freed = self.session.free(addr, len);
+        let done = done?;
+        freed.map(|()| done)
     }
 
     /// The same with blobs.

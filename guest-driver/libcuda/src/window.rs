@@ -65,6 +65,21 @@ pub fn candidates() -> Vec<Reservation> {
         .collect()
 }
 
+/// What limits this process' addresses, to be told when none are free.
+pub fn limit() -> &'static str {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a place for the limit; if it cannot be asked for there is none.
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) };
+    if limit.rlim_cur == libc::RLIM_INFINITY {
+        ""
+    } else {
+        ", since `ulimit -v` limits it: addresses take no memory"
+    }
+}
+
 /// Sets the driver's fixed range aside where it is free. What already lies there stays: only a program that puts
 /// memory there itself could mistake one pointer for another.
 pub fn reserve_fixed() {

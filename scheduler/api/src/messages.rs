@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages; another one is refused.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Version of [`Status`] and of everything else a tool prints as JSON.
 pub const SCHEMA_VERSION: u32 = 3;
 /// Bytes of one packet at most.
@@ -55,6 +55,8 @@ pub enum Request {
     },
     /// It is over; its executor is gone.
     CloseSession { session: u32 },
+    /// A backend asks what its VM may know of its GPUs; answered with [`Answer::VmGpus`].
+    VmGpus,
     /// A tool asks for everything there is to see, of VMs from that number on.
     Status {
         #[serde(default)]
@@ -267,6 +269,8 @@ pub enum Answer {
     /// To [`Request::OpenSession`]: the GPUs to show to it, by UUID ("GPU-…", "MIG-…"), and whether it shares them through
     /// MPS.
     Gpus { uuids: Vec<String>, mps: bool },
+    /// To [`Request::VmGpus`].
+    VmGpus { gpus: Box<VmGpus> },
     /// To [`Request::Status`]. VMs from `next_vm` on did not fit.
     Status {
         status: Box<Status>,
@@ -296,6 +300,81 @@ pub enum Answer {
     Refused { why: Refusal, message: String },
 }
 
+/// What a VM may know of its GPUs: them, its own memory and its own processes on them, and nothing of anybody else's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VmGpus {
+    /// The driver's version; empty if it is not known.
+    pub driver: String,
+    /// In the order of a session that starts now.
+    pub gpus: Vec<VmGpu>,
+    pub processes: Vec<VmProcess>,
+}
+
+/// A GPU of a VM.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VmGpu {
+    pub uuid: String,
+    pub model: String,
+    pub pci: String,
+    /// Bytes, no more than the VM's quota.
+    pub memory: u64,
+    /// Bytes that the VM's sessions have.
+    pub used: u64,
+    /// Percent of the last second in which the VM had its turn and worked.
+    pub utilisation: Option<u32>,
+    pub facts: GpuFacts,
+    pub readings: GpuReadings,
+}
+
+/// A process of a VM on one of its GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmProcess {
+    pub pid: u32,
+    /// Its place in [`VmGpus::gpus`].
+    pub gpu: u32,
+    /// Bytes.
+    pub memory: u64,
+}
+
+/// What stays as it is while a GPU is there, as far as its driver tells. Numbers are NVML's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GpuFacts {
+    /// The CUDA version of its driver, such as 13000.
+    pub cuda_version: Option<u32>,
+    /// Vendor and model on the PCI bus in one word, and those of the board.
+    pub pci_device: Option<u32>,
+    pub pci_subsystem: Option<u32>,
+    /// Compute capability.
+    pub compute: Option<[u32; 2]>,
+    pub architecture: Option<u32>,
+    pub brand: Option<u32>,
+    /// CUDA cores.
+    pub cores: Option<u32>,
+    /// Bits.
+    pub bus_width: Option<u32>,
+    pub ecc: Option<bool>,
+    /// MHz at most: graphics, SM, memory, video.
+    pub clocks_max: [Option<u32>; 4],
+    /// Generation and lanes of its PCI Express link at most.
+    pub pcie_max: [Option<u32>; 2],
+}
+
+/// What changes all the time, of the whole GPU, whoever uses it; as far as its driver tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GpuReadings {
+    /// MHz: graphics, SM, memory, video.
+    pub clocks: [Option<u32>; 4],
+    /// Degrees Celsius.
+    pub temperature: Option<u32>,
+    /// Milliwatts that it takes, and may take.
+    pub power: Option<u32>,
+    pub power_limit: Option<u32>,
+    /// Performance state, from 0.
+    pub performance: Option<u32>,
+}
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -307,7 +386,10 @@ pub enum Refusal {
     /// Its pool has no usable GPU.
     NoGpu,
     /// It is quarantined.
-    Quarantined,
+    Quarantined {
+        /// Seconds until that is over; not known if somebody has to release it.
+        wait_s: Option<u64>,
+    },
     /// There is a backend for that VM already.
     Duplicate,
     /// No such session.

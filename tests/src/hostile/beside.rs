@@ -123,7 +123,11 @@ fn beside_honest_ones(
         end.store(true, SeqCst);
         let noticed: Vec<_> = neighbours.into_iter().map(|one| joined(one.join())).collect();
         let program = joined(program.join());
-        attacked.into_iter().collect::<Result<()>>()?;
+        let wrong: Vec<String> = attacked
+            .into_iter()
+            .filter_map(|one| Some(format!("{:#}", one.err()?)))
+            .collect();
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         program.context("a program of another VM noticed")?;
         for rounds in noticed {
             rounds.context("an honest session of the same VM noticed")?;
@@ -166,11 +170,16 @@ pub fn arguments(artifacts: &Artifacts, gpu: Gpu, seed: u64, random_cases: usize
     let tried = beside_honest_ones(artifacts, gpu, |attack| {
         let Attack { stack, vm, rows } = attack;
         let executor = |session| executor_of(stack, vm.id, session);
-        let one = |row: &Row| {
-            let found = cases::try_arguments(vm, row, seed, random_cases, &executor)?;
-            Ok((row.call.name, found))
-        };
-        rows.iter().map(one).collect()
+        let (mut all, mut wrong) = (Vec::new(), Vec::new());
+        for row in rows {
+            match cases::try_arguments(vm, row, seed, random_cases, &executor) {
+                Ok(found) => all.push((row.call.name, found)),
+                Err(error) => wrong.push(format!("{error:#}")),
+            }
+        }
+        // Each call that is wrong, and not the first one alone.
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(all)
     })?;
     every_call(&tried)
 }

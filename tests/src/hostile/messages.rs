@@ -4,10 +4,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use anyhow::{Context, Result, ensure};
-use vgpu_protocol::calls::OP_FIRST;
+use vgpu_protocol::calls::{self, OP_END, OP_FIRST};
+use vgpu_protocol::gpus;
 use vgpu_protocol::limits::{
-    AREA_LEN, ARENA_LEN, CONTEXTS_MAX, CONTROL_LEN_MAX, DEPS_MAX, MAP_LEN_MAX, PAGE_LEN, RING_DATA_LEN,
-    RINGS_MAX, RUNS_PER_MESSAGE_MAX, STREAMS_MAX, WINDOW_LEN,
+    AREA_LEN, ARENA_LEN, CONTEXTS_MAX, CONTROL_LEN_MAX, DEPS_MAX, MAP_LEN_MAX, PAGE_LEN, RECORD_LEN_MAX,
+    RING_DATA_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, STREAMS_MAX, WINDOW_LEN,
 };
 use vgpu_protocol::ring::{self, RING_LEN, RecordHeader, op};
 use vgpu_protocol::virtio::{ControlKind, Map, RingCreate, RingDestroy, Run, SessionOpen, Status, Unmap};
@@ -21,12 +22,13 @@ use super::{Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW
 const LAST_PAGE: u64 = !(PAGE_LEN - 1);
 
 /// Operations that are no calls: number, name, the words of a good record, whether it is answered.
-const OPERATIONS: [(u16, &str, &[u64], bool); 5] = [
+const OPERATIONS: [(u16, &str, &[u64], bool); 6] = [
     (op::SKIP, "SKIP", &[], false),
     (op::DEPS, "DEPS", &[], false),
     (op::SET_CONTEXT, "SET_CONTEXT", &[0], false),
     (op::FENCE, "FENCE", &[STREAM_LEGACY, 0, 1], false),
     (op::GPU_INFO, "GPU_INFO", &[], true),
+    (op::TEXT, "TEXT", &[op::TEXT_OF_NOTHING, 0], true),
 ];
 
 /// Every operation that is no call, broken as calls are and in its own ways; and operations that there are not.
@@ -38,7 +40,10 @@ pub fn try_operations(vm: &Vm) -> Result<Found> {
         found.ended.extend(one.ended);
     }
     let too_many = vec![[1u64, 0]; DEPS_MAX + 1];
-    let first_unknown = OP_FIRST + cases::rows().len() as u16;
+    // Numbers rise in sections, with room between them: the first that no call has, and the first behind them all.
+    let first_unknown = (OP_FIRST..=OP_END)
+        .find(|&op| calls::find_op(op).is_none())
+        .context("every number is a call's")?;
     let streams = u64::from(STREAMS_MAX);
     let ending: Vec<(u16, bool, Vec<u64>, Vec<u8>)> = vec![
         (op::DEPS, false, vec![], [0u64, 8].as_bytes().to_vec()),
@@ -53,7 +58,9 @@ pub fn try_operations(vm: &Vm) -> Result<Found> {
             op::DEPS,
             false,
             vec![],
-            [1u64, u64::from(RING_DATA_LEN) + 8].as_bytes().to_vec(),
+            [1u64, u64::from(RING_DATA_LEN + RECORD_LEN_MAX) + 8]
+                .as_bytes()
+                .to_vec(),
         ),
         (op::DEPS, false, vec![], [1u64, u64::MAX].as_bytes().to_vec()),
         (op::DEPS, false, vec![], [1u64, 0, 1].as_bytes().to_vec()),
@@ -66,10 +73,14 @@ pub fn try_operations(vm: &Vm) -> Result<Found> {
         (op::FENCE, false, vec![STREAM_LEGACY, u64::MAX, 1], vec![]),
         (op::FENCE, false, vec![1, 0, 1], vec![]),
         (op::FENCE, false, vec![u64::MAX, 0, 1], vec![]),
+        (op::TEXT, true, vec![op::TEXT_OF_EVENT + 1, 0], vec![]),
+        (op::TEXT, true, vec![u64::MAX, 0], vec![]),
+        (op::TEXT, true, vec![op::TEXT_OF_EVENT, u64::MAX], vec![]),
         (0, false, vec![], vec![]),
-        (6, true, vec![], vec![]),
+        (7, true, vec![], vec![]),
         (OP_FIRST - 1, true, vec![0], vec![]),
         (first_unknown, true, vec![0, 0], vec![]),
+        (OP_END, true, vec![0, 0], vec![]),
         (u16::MAX, true, vec![], vec![0; 64]),
     ];
     for (op, reply, words, blob) in ending {
@@ -206,7 +217,7 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
     for (kind, body) in good_messages(place) {
         tried.insert(kind as u32);
         let kind = kind as u32;
-        let (right, wrong) = if kind == ControlKind::SessionOpen as u32 {
+        let (right, wrong) = if without_session(kind) {
             (0, number)
         } else {
             (number, 0)
@@ -279,9 +290,18 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
         ensure!(status != Status::Ok, "{why} as a control message: it was done");
         found.cases += 1;
     }
-    for kind in [0, 7, 8, 255, u32::MAX] {
+    for kind in [0, 8, 9, 255, u32::MAX] {
         let (status, _) = vm.request(kind, number, &[0; 32])?;
         ensure!(status == Status::Invalid, "control message {kind}: {status:?}");
+        found.cases += 1;
+    }
+    // However often it is asked, everybody else gets on.
+    for _ in 0..1000 {
+        let (status, reply) = vm.request(ControlKind::Gpus as u32, 0, &[])?;
+        ensure!(
+            status == Status::Ok && gpus::Reply::decode(&reply).is_some_and(|told| !told.gpus.is_empty()),
+            "what is told of the GPUs: {status:?}"
+        );
         found.cases += 1;
     }
     for (why, map, runs, expected) in bad_maps(place) {
@@ -333,7 +353,7 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
     let mut random = Random::new(seed);
     for _ in 0..random_cases {
         // Not a close of this session, which is right.
-        let kind = *random.of(&[1, 3, 3, 3, 4, 5, 6, 7]);
+        let kind = *random.of(&[1, 3, 3, 3, 4, 5, 6, 7, 8]);
         let whole_words = !random.any().is_multiple_of(4);
         let len = (random.any() % 160) as usize & if whole_words { !7 } else { !0 };
         let mut body: Vec<u8> = (0..len).map(|_| random.any() as u8).collect();
@@ -346,7 +366,7 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
             };
             word.copy_from_slice(&value.to_le_bytes());
         }
-        let to = if kind == 1 { 0 } else { number };
+        let to = if without_session(kind) { 0 } else { number };
         let (status, reply) = vm.request(kind, to, &body)?;
         found.cases += 1;
         undo(vm, kind, number, &body, status, &reply)?;
@@ -359,6 +379,13 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
     let (status, _) = vm.request(ControlKind::SessionClose as u32, number, &[])?;
     ensure!(status == Status::NotFound, "closed twice: {status:?}");
     Ok(found)
+}
+
+/// Whether a message of that kind is about no session.
+fn without_session(kind: u32) -> bool {
+    [ControlKind::SessionOpen, ControlKind::Gpus]
+        .map(|kind| kind as u32)
+        .contains(&kind)
 }
 
 /// Takes back what a message did that was right by chance.
@@ -430,6 +457,7 @@ fn good_messages(place: u64) -> Vec<(ControlKind, Vec<u8>)> {
             ControlKind::RingDestroy,
             RingDestroy { ring: 3, reserved: 0 }.as_bytes().to_vec(),
         ),
+        (ControlKind::Gpus, vec![]),
     ]
 }
 

@@ -1,5 +1,7 @@
 //! Control requests: their bytes, once copied from the guest, become a [`Request`] or are refused.
-use vgpu_protocol::limits::{PAGE_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX, WINDOW_LEN};
+use vgpu_protocol::limits::{
+    GPUS_LEN_MAX, PAGE_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX, WINDOW_LEN,
+};
 use vgpu_protocol::virtio::{
     ControlHeader, ControlKind, ControlReply, MAP_REGISTER, Map, RingCreate, RingDestroy, Run, SessionOpen,
     SessionOpened, Unmap,
@@ -11,6 +13,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 pub enum Request {
     /// Open a session.
     Open(SessionOpen),
+    /// Tell of the VM's GPUs.
+    Gpus,
     /// Something about an open one.
     Session { session: u32, what: SessionRequest },
 }
@@ -40,10 +44,12 @@ pub fn decode(bytes: &[u8]) -> Result<Request, &'static str> {
     let (header, body) = ControlHeader::read_from_prefix(bytes).map_err(|_| "shorter than its header")?;
     let kind = ControlKind::from_u32(header.kind).ok_or("unknown kind")?;
     let what = match kind {
-        ControlKind::SessionOpen if header.session != 0 => {
+        ControlKind::SessionOpen | ControlKind::Gpus if header.session != 0 => {
             return Err("names a session where there is none");
         }
         ControlKind::SessionOpen => return Ok(Request::Open(check_open(exact(body)?)?)),
+        ControlKind::Gpus if body.is_empty() => return Ok(Request::Gpus),
+        ControlKind::Gpus => return Err("wrong length"),
         ControlKind::SessionClose if body.is_empty() => SessionRequest::Close,
         ControlKind::SessionClose => return Err("wrong length"),
         ControlKind::Map => decode_map(body)?,
@@ -74,6 +80,7 @@ pub fn reply_len(request: &Request) -> usize {
     size_of::<ControlReply>()
         + match request {
             Request::Open(_) => size_of::<SessionOpened>(),
+            Request::Gpus => GPUS_LEN_MAX,
             Request::Session { .. } => 0,
         }
 }
@@ -182,6 +189,7 @@ mod tests {
             what: SessionRequest::Close,
         };
         assert_eq!(decode(&message(2, 3, &[])), Ok(close));
+        assert_eq!(decode(&message(7, 0, &[])), Ok(Request::Gpus));
         let runs = [Run { gpa: 4096, len: 8192 }];
         match decode(&map(&runs)) {
             Ok(Request::Session {
@@ -198,7 +206,9 @@ mod tests {
         let mut wrong = vec![
             vec![],
             message(0, 0, &[]),
-            message(7, 0, &[]),
+            message(8, 0, &[]),
+            message(7, 1, &[]),
+            message(7, 0, &[0; 8]),
             message(1, 1, open().as_bytes()),
             message(1, 0, &open().as_bytes()[1..]),
             message(2, 1, &[0]),
@@ -277,7 +287,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_decoded_or_refused(kind in 0u32..8, session: u32, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_decoded_or_refused(kind in 0u32..9, session: u32, body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(&body);
             let _ = decode(&message(kind, session, &body));
         }

@@ -41,6 +41,7 @@ impl Mapping {
             },
             runs: self.runs,
             rings: 0,
+            sessions: 0,
         }
     }
 }

@@ -244,6 +244,13 @@ impl Device {
         };
         match request {
             Request::Open(open) => self.open(open, reply),
+            Request::Gpus => {
+                let host = self.host.clone();
+                self.host.scheduler.gpus(move |told| match told {
+                    Ok(body) => reply.send(Status::Ok, &body),
+                    Err(status) => reply.refuse(status, host.scheduler.wait_s(status)),
+                });
+            }
             Request::Session { session, what } => {
                 let handle = lock(&self.sessions).get(&session).cloned();
                 match handle {

@@ -231,7 +231,7 @@ impl Reply {
             chain: Some(chain),
         };
         if before >= u32::from(QUEUE_LEN) {
-            reply.answer(Status::Limit, &[]);
+            reply.answer(Status::Limit, 0, &[]);
             return None;
         }
         Some(reply)
@@ -239,16 +239,21 @@ impl Reply {
 
     /// Answers.
     pub fn send(mut self, status: Status, body: &[u8]) {
-        self.answer(status, body);
+        self.answer(status, 0, body);
     }
 
-    fn answer(&mut self, status: Status, body: &[u8]) {
+    /// Refuses, for so many seconds.
+    pub fn refuse(mut self, status: Status, wait_s: u32) {
+        self.answer(status, wait_s, &[]);
+    }
+
+    fn answer(&mut self, status: Status, wait_s: u32, body: &[u8]) {
         let Some(chain) = self.chain.take() else {
             return;
         };
         let header = ControlReply {
             status: status as u32,
-            reserved: 0,
+            wait_s,
         };
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend_from_slice(body);
@@ -259,6 +264,6 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.answer(Status::HostError, &[]);
+        self.answer(Status::HostError, 0, &[]);
     }
 }

@@ -6,7 +6,7 @@ use super::events::Events;
 use super::maps::Maps;
 use super::memory::Memory;
 use super::queues::{GuestMemory, Reply};
-use super::spawn::{Executor, Stuck};
+use super::spawn::{Executor, REAP_WAIT, Stuck};
 use crate::budget::{Account, Use};
 use crate::fd::{Bell, sealed_memory};
 use crate::host::Host;
@@ -37,6 +37,16 @@ const ONE_RING: Use = Use {
     registered: 0,
     runs: 0,
     rings: 1,
+    sessions: 0,
+};
+
+/// What a session uses by being there.
+const ONE_SESSION: Use = Use {
+    mapped: 0,
+    registered: 0,
+    runs: 0,
+    rings: 0,
+    sessions: 1,
 };
 
 /// What a session's thread is told.
@@ -208,6 +218,7 @@ pub fn run(around: Surroundings, handle: Arc<Handle>, open: &SessionOpen, reply:
         around,
         handle,
         look,
+        shares: None,
         exec: None,
         maps: Maps::new(0),
         area_page: None,
@@ -233,7 +244,7 @@ pub fn run(around: Surroundings, handle: Arc<Handle>, open: &SessionOpen, reply:
             } else {
                 status
             };
-            reply.send(status, &[]);
+            reply.refuse(status, session.around.host.scheduler.wait_s(status));
         }
     }
 }
@@ -269,6 +280,8 @@ struct Session {
     handle: Arc<Handle>,
     /// Rung by the executor when the guest should look at its area.
     look: Bell,
+    /// Where the executor asks for what sessions share; `None` once it must not any more.
+    shares: Option<OwnedFd>,
     /// `None` before it is started, and once the session is lost.
     exec: Option<Executor>,
     maps: Maps,
@@ -284,6 +297,10 @@ impl Session {
     fn open(&mut self, open: &SessionOpen) -> Result<u64, Status> {
         let (vm, number) = (self.around.host.vm, self.handle.number);
         let host = self.around.host.clone();
+        // Another front end's sessions are the VM's as well.
+        self.account.take(ONE_SESSION)?;
+        let until = Instant::now() + REAP_WAIT;
+        host.front_ends.settle(until, || self.handle.is_ending());
         let program = program_name(&open.name);
         let waiting = host
             .scheduler
@@ -303,8 +320,11 @@ impl Session {
             windows: open.windows,
         };
         let look = crate::fd::duplicate(&self.look).map_err(|error| self.host_error("descriptor", &error))?;
+        let shares = self
+            .share_socket()
+            .map_err(|error| self.host_error("socket", &error))?;
         let window = self
-            .ask(ExecKind::Start, start.as_bytes(), &[look.as_fd()])?
+            .ask(ExecKind::Start, start.as_bytes(), &[look.as_fd(), shares.as_fd()])?
             .value;
         if !open.windows[..open.windows_len as usize].contains(&window) {
             return Err(self.lose("its executor chose a window that was not proposed"));
@@ -331,6 +351,21 @@ impl Session {
             gpus.uuids.join(",")
         );
         Ok(window)
+    }
+
+    /// Makes the socket on which the executor asks for what sessions share; its end of it.
+    fn share_socket(&mut self) -> std::io::Result<OwnedFd> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        // Only this end: who does not take an answer must not hold the session's thread.
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        self.shares = Some(ours);
+        Ok(theirs)
     }
 
     /// Does what the guest asks until the session ends.
@@ -556,6 +591,9 @@ impl Session {
             if let Some(exec) = &self.exec {
                 fds.push(PollFd::from_borrowed_fd(exec.socket(), PollFlags::IN));
                 fds.push(PollFd::from_borrowed_fd(exec.pidfd(), PollFlags::IN));
+                if let Some(shares) = &self.shares {
+                    fds.push(PollFd::new(shares, PollFlags::IN));
+                }
             }
             match rustix::event::poll(&mut fds, timeout.as_ref()) {
                 Ok(0) => return Woken::Timeout,
@@ -575,6 +613,12 @@ impl Session {
             if is(1) {
                 self.look.clear();
                 self.around.events.raise(self.handle.number);
+            }
+            if is(4)
+                && let Some(shares) = self.shares.take()
+                && self.around.host.shares.serve(self.handle.number, &shares)
+            {
+                self.shares = Some(shares);
             }
             if is(0) {
                 self.handle.wake.clear();
@@ -634,6 +678,8 @@ impl Session {
 
     fn leave(&mut self) {
         lock(&self.handle.doorbells).clear();
+        self.shares = None;
+        self.around.host.shares.forget(self.handle.number);
         // A stuck executor goes on holding its GPU: vgpud sees that by its pidfd. And the guest's pages.
         if self.stuck {
             self.account.forfeit();

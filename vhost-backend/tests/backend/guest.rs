@@ -1,8 +1,6 @@
 //! A guest process in this process, or in one of its own that can be killed.
 use crate::executor::HANGING_LEN;
 use crate::host::deadline_ns;
-use crate::transport::socket::Socket;
-use crate::transport::{Transport, TransportError};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::path::Path;
 use std::process::{Child, Command};
@@ -10,6 +8,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vgpu_protocol::limits::{AREA_LEN, PAGE_LEN, WINDOW_LEN};
 use vgpu_protocol::virtio::Status;
 use vgpu_protocol::{area, ring};
+use vgpu_transport::socket::Socket;
+use vgpu_transport::{Transport, TransportError};
 
 /// The environment variable that makes this program a guest process that hangs in a request.
 pub const MARK: &str = "VGPU_TEST_GUEST";
@@ -112,8 +112,17 @@ impl Guest {
 
 /// Whether the host refused with this status.
 pub fn refused<T>(result: Result<T, TransportError>, expected: Status) -> bool {
-    matches!(result, Err(TransportError::Refused(status)) if status == expected)
+    match result {
+        Err(TransportError::Refused(status)) => status == expected,
+        Err(TransportError::Quarantined(wait_s)) => {
+            expected == Status::Quarantined && wait_s == QUARANTINE_WAIT_S
+        }
+        _ => false,
+    }
 }
+
+/// For how long a VM is quarantined in these tests.
+pub const QUARANTINE_WAIT_S: u32 = 42;
 
 /// Starts a guest process that makes a request which is never answered.
 pub fn spawn_hanging(socket: &Path) -> Child {

@@ -9,9 +9,6 @@ mod guest;
 mod host;
 mod scheduler;
 mod tests;
-#[path = "../../../guest-driver/libcuda/src/transport/mod.rs"]
-#[allow(dead_code, reason = "the tests use only the transport over a socket")]
-mod transport;
 mod vmm;
 
 /// Run by the C library before `main`.

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
-use vgpu_sched_api::messages::{Answer, Priority, Refusal, Request};
+use vgpu_sched_api::messages::{Answer, Priority, Refusal, Request, VmGpu, VmGpus};
 use vgpu_sched_api::packet;
 
 /// Nothing that a test waits for takes that long unless it is broken.
@@ -16,6 +16,7 @@ pub struct Refuse {
     pub hello: Option<Refusal>,
     pub open: Option<Refusal>,
     pub attach: Option<Refusal>,
+    pub gpus: Option<Refusal>,
     /// The VM's pool shares its GPUs through MPS.
     pub mps: bool,
 }
@@ -160,6 +161,19 @@ fn serve(listener: &OwnedFd, shared: &(Mutex<State>, Condvar), refuse: Refuse) {
                     || Answer::Gpus {
                         uuids: vec!["GPU-0".into(), "GPU-1".into()],
                         mps: refuse.mps,
+                    },
+                    refused,
+                ),
+                Request::VmGpus => refuse.gpus.map_or_else(
+                    || Answer::VmGpus {
+                        gpus: Box::new(VmGpus {
+                            gpus: vec![VmGpu {
+                                uuid: "GPU-0".into(),
+                                memory: 5 << 30,
+                                ..VmGpu::default()
+                            }],
+                            ..VmGpus::default()
+                        }),
                     },
                     refused,
                 ),

@@ -1,19 +1,20 @@
 //! The tests.
 use crate::executor::{DIE, ECHO, FAILING_LEN, NONSENSE_LEN, REFUSED_LEN, SUM};
-use crate::guest::{self, Guest, RING_BUFFER_LEN, refused};
+use crate::guest::{self, Guest, QUARANTINE_WAIT_S, RING_BUFFER_LEN, refused};
 use crate::host::{Backend, ends, has_ended};
 use crate::scheduler::{Refuse, Scheduler, speaks};
-use crate::transport::socket::Socket;
-use crate::transport::{Transport, TransportError};
 use crate::vmm::{Buffer, REQUEST_PLACE, Vmm, WINDOW};
 use std::sync::atomic::Ordering;
 use vgpu_protocol::limits::{
-    AREA_LEN, CONTROL_LEN_MAX, MAP_LEN_MAX, PAGE_LEN, RUNS_PER_MESSAGE_MAX, VM_REGISTERED_LEN_MAX,
+    AREA_LEN, CONTROL_LEN_MAX, MAP_LEN_MAX, PAGE_LEN, RUNS_PER_MESSAGE_MAX, SESSIONS_MAX,
+    VM_REGISTERED_LEN_MAX,
 };
 use vgpu_protocol::virtio::{ControlKind, MAP_REGISTER, Map, RingCreate, Run, Status, Unmap};
-use vgpu_protocol::{result, ring};
+use vgpu_protocol::{gpus, result, ring};
 use vgpu_sched_api::messages::{Refusal, Request};
 use vgpu_sched_api::turn::PAGE_LEN as TURN_PAGE_LEN;
+use vgpu_transport::socket::Socket;
+use vgpu_transport::{Transport, TransportError};
 use vhost::vhost_user::Frontend;
 
 #[test]
@@ -221,11 +222,14 @@ fn what_an_executor_refuses_is_refused() {
 
 #[test]
 fn vgpud_decides_who_may_open() {
+    let quarantined = Refusal::Quarantined {
+        wait_s: Some(u64::from(QUARANTINE_WAIT_S)),
+    };
     let cases = [
-        (Some(Refusal::NotMapped), None, None, Status::NoGpu),
-        (None, Some(Refusal::Quarantined), None, Status::Quarantined),
+        (Some(Refusal::NotMapped), None, None, Status::NoPool),
+        (None, Some(quarantined), None, Status::Quarantined),
         (None, Some(Refusal::NoGpu), None, Status::NoGpu),
-        (None, None, Some(Refusal::Quarantined), Status::Quarantined),
+        (None, None, Some(quarantined), Status::Quarantined),
     ];
     for (hello, open, attach, expected) in cases {
         let backend = Backend::start();
@@ -235,7 +239,7 @@ fn vgpud_decides_who_may_open() {
                 hello,
                 open,
                 attach,
-                mps: false,
+                ..Refuse::default()
             },
         );
         let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
@@ -281,6 +285,94 @@ fn only_sessions_of_such_pools_are_led_to_mps() {
             backend.wait_log("there is no MPS control daemon");
         }
     }
+}
+
+/// No session is opened for the question, and `vgpud` is asked once however often the guest asks at a time.
+#[test]
+fn a_vm_is_told_of_its_gpus_without_a_session() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let told = transport.gpus().unwrap();
+                    assert_eq!(told.gpus.len(), 1);
+                    assert_eq!(gpus::text(&told.gpus[0].uuid), "GPU-0");
+                    assert_eq!(told.gpus[0].memory, 5 << 30);
+                }
+            });
+        }
+    });
+    let asked = vgpud.count(|request| *request == Request::VmGpus);
+    assert!((1..200).contains(&asked), "{asked}");
+    let opened = vgpud.count(|request| matches!(request, Request::OpenSession { .. }));
+    assert_eq!(opened, 0);
+}
+
+#[test]
+fn a_vm_that_may_not_have_gpus_is_told_so() {
+    let cases = [
+        (Some(Refusal::NotMapped), None, None),
+        (None, Some(Refusal::NoGpu), None),
+        (
+            None,
+            Some(Refusal::Quarantined {
+                wait_s: Some(u64::from(QUARANTINE_WAIT_S)),
+            }),
+            Some(Status::Quarantined),
+        ),
+    ];
+    for (hello, gpus, expected) in cases {
+        let backend = Backend::start();
+        let refuse = Refuse {
+            hello,
+            gpus,
+            ..Refuse::default()
+        };
+        let _vgpud = Scheduler::start(&backend.scheduler(), refuse);
+        let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
+        match expected {
+            Some(status) => assert!(refused(transport.gpus(), status)),
+            None => assert!(transport.gpus().unwrap().gpus.is_empty()),
+        }
+    }
+    // Without a vgpud nobody knows, and nobody waits.
+    let backend = Backend::start();
+    let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
+    assert!(refused(transport.gpus(), Status::HostError));
+}
+
+/// Without a VM each process is a front end, and their sessions are one VM's.
+#[test]
+fn processes_on_the_host_use_the_device_side_by_side() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut guests: Vec<Guest> = (0..2).map(|_| Guest::open(&backend.socket())).collect();
+    for (number, guest) in (0..).zip(&mut guests) {
+        let ring = guest.at(0);
+        guest.ring(number, ring);
+        guest.command(number, ring, &[ECHO]);
+    }
+    let pidfds = [1, 2].map(|session| vgpud.attached(session).1.remove(2));
+    // The end of one is no other's.
+    drop(guests.remove(1));
+    vgpud.closed(2);
+    assert!(ends(&pidfds[1]));
+    let ring = guests[0].at(0);
+    guests[0].command(0, ring, &[ECHO]);
+    assert!(!has_ended(&pidfds[0]));
+    // Nor may they have more sessions together than one may.
+    let open = || {
+        let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
+        transport.open(&[WINDOW]).map(|_| transport)
+    };
+    let mut more: Vec<_> = (1..SESSIONS_MAX).map(|_| open().unwrap()).collect();
+    assert!(refused(open(), Status::Limit));
+    more.pop();
+    vgpud.closed(SESSIONS_MAX + 1);
+    open().unwrap();
 }
 
 #[test]

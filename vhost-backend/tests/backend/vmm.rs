@@ -1,7 +1,5 @@
 //! A small VMM: a front end with two memory regions, whose rings a test can stop, start, and fill with anything.
 use crate::scheduler::PATIENCE;
-use crate::transport::socket::queue;
-pub use crate::transport::socket::queue::Buffer;
 use queue::Queue;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -17,6 +15,8 @@ use vgpu_protocol::virtio::{
     ControlHeader, ControlKind, ControlReply, Doorbell, Event, Map, Run, SessionOpen, SessionOpened, Status,
 };
 use vgpu_protocol::{area, virtio};
+use vgpu_transport::socket::queue;
+pub use vgpu_transport::socket::queue::Buffer;
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};

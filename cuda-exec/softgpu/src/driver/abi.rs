@@ -16,6 +16,9 @@ pub type CUevent = u64;
 pub type CUgraph = u64;
 pub type CUgraphExec = u64;
 pub type CUgraphNode = u64;
+pub type CUlinkState = u64;
+pub type CUarray = u64;
+pub type CUmipmappedArray = u64;
 
 /// `CU_STREAM_LEGACY`
 pub const STREAM_LEGACY: CUstream = 1;

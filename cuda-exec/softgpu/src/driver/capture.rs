@@ -6,7 +6,7 @@
 use super::abi::{CUgraph, CUgraphNode, CUstream, In, Out, api, stream_api};
 use super::context::{Context, current};
 use super::error::{self, Result};
-use super::graph::{self, Node};
+use super::graph::{After, EdgeData, Graph, Op, PLAIN};
 use super::registry::new_handle;
 use super::runtime::{Runtime, runtime};
 use super::stream::{Kind, Stream, stream};
@@ -51,7 +51,11 @@ pub struct Session {
     thread: ThreadId,
     origin: Weak<Stream>,
     invalid: AtomicBool,
-    nodes: Mutex<Vec<Node>>,
+    graph: Arc<Graph>,
+    /// The graph is the program's: the capture only adds to it.
+    given: bool,
+    /// Nodes that its streams made and that must have come together when it ends.
+    open: Mutex<Vec<CUgraphNode>>,
     members: Mutex<Vec<Weak<Stream>>>,
 }
 
@@ -60,7 +64,9 @@ pub struct Session {
 pub struct Capturing {
     session: Arc<Session>,
     /// The nodes which its next node comes after.
-    frontier: Vec<usize>,
+    frontier: After,
+    /// What was last told of it, for as long as nothing else is.
+    told: (Vec<CUgraphNode>, Vec<EdgeData>),
 }
 
 /// The captures going on in the process.
@@ -79,8 +85,8 @@ impl Session {
         !self.invalid.load(Ordering::Acquire)
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
-        self.nodes.lock().unwrap_or_else(|e| e.into_inner())
+    fn open(&self) -> MutexGuard<'_, Vec<CUgraphNode>> {
+        self.open.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn members(&self) -> Vec<Arc<Stream>> {
@@ -192,6 +198,11 @@ fn legacy_allowed(stream: &Stream) -> Result {
 
 /// Makes an operation a node if the stream is being captured; false if it is to be run.
 pub(crate) fn add(stream: &Arc<Stream>, work: &Work) -> Result<bool> {
+    add_node(stream, || Op::captured(runtime()?, work))
+}
+
+/// The same for what is made only then.
+pub(crate) fn add_node(stream: &Arc<Stream>, op: impl FnOnce() -> Result<Op>) -> Result<bool> {
     let mut state = capturing(stream);
     let Some(state) = &mut *state else {
         legacy_allowed(stream)?;
@@ -200,35 +211,17 @@ pub(crate) fn add(stream: &Arc<Stream>, work: &Work) -> Result<bool> {
     if !state.session.is_valid() {
         return Err(error::STREAM_CAPTURE_INVALIDATED);
     }
-    let mut nodes = state.session.nodes();
     let after = std::mem::take(&mut state.frontier);
-    if let Work::Graph(exec) = work {
-        // A graph launched into a capture becomes part of it.
-        let base = nodes.len();
-        for node in exec.nodes() {
-            let mut deps: Vec<usize> = node.after.iter().map(|n| n + base).collect();
-            if deps.is_empty() {
-                deps = after.clone();
-            }
-            nodes.push(Node {
-                work: node.work.clone(),
-                after: deps,
-            });
-        }
-        let leaves = graph::leaves(&nodes[base..], base);
-        state.frontier = if leaves.is_empty() { after } else { leaves };
-    } else {
-        state.frontier = vec![nodes.len()];
-        nodes.push(Node {
-            work: work.clone(),
-            after,
-        });
-    }
+    let node = state.session.graph.add(runtime()?, op()?, after.clone())?;
+    let mut open = state.session.open();
+    open.retain(|node| !after.iter().any(|(before, _)| before == node));
+    open.push(node);
+    state.frontier = vec![(node, PLAIN)];
     Ok(true)
 }
 
 /// The capture of a stream and the nodes its next one would follow, for an event recorded there.
-pub(crate) fn frontier(stream: &Arc<Stream>) -> Result<Option<(Arc<Session>, Vec<usize>)>> {
+pub(crate) fn frontier(stream: &Arc<Stream>) -> Result<Option<(Arc<Session>, After)>> {
     let state = capturing(stream);
     match &*state {
         Some(state) if !state.session.is_valid() => Err(error::STREAM_CAPTURE_INVALIDATED),
@@ -238,7 +231,11 @@ pub(crate) fn frontier(stream: &Arc<Stream>) -> Result<Option<(Arc<Session>, Vec
 }
 
 /// A stream waits for an event recorded in a capture, and so becomes part of it.
-pub(crate) fn join(stream: &Arc<Stream>, session: &Arc<Session>, frontier: &[usize]) -> Result {
+pub(crate) fn join(
+    stream: &Arc<Stream>,
+    session: &Arc<Session>,
+    frontier: &[(CUgraphNode, EdgeData)],
+) -> Result {
     if !session.is_valid() {
         return Err(error::STREAM_CAPTURE_INVALIDATED);
     }
@@ -271,6 +268,7 @@ pub(crate) fn join(stream: &Arc<Stream>, session: &Arc<Session>, frontier: &[usi
             *state = Some(Capturing {
                 session: session.clone(),
                 frontier: frontier.to_vec(),
+                told: Default::default(),
             });
             session.add_member(stream);
             Ok(())
@@ -293,12 +291,16 @@ pub(crate) fn abandon(runtime: &Runtime, stream: &Arc<Stream>) {
     if let Some(state) = state {
         state.session.invalidate();
         if state.session.origin.ptr_eq(&Arc::downgrade(stream)) {
-            finish(runtime, &state.session);
+            finish(runtime, &state.session, false);
         }
     }
 }
 
-fn finish(runtime: &Runtime, session: &Arc<Session>) {
+/// Ends a capture; `kept` if its graph stays.
+fn finish(runtime: &Runtime, session: &Arc<Session>, kept: bool) {
+    if !kept && !session.given {
+        session.graph.forget(runtime);
+    }
     runtime.captures.end(session);
     for member in session.members() {
         let mut state = capturing(&member);
@@ -308,7 +310,8 @@ fn finish(runtime: &Runtime, session: &Arc<Session>) {
     }
 }
 
-fn begin(stream: &Arc<Stream>, mode: Mode) -> Result {
+/// Begins a capture, to a new graph or behind nodes of a given one.
+fn begin(stream: &Arc<Stream>, mode: Mode, given: Option<(Arc<Graph>, After)>) -> Result {
     let runtime = runtime()?;
     if stream.kind == Kind::Legacy {
         return Err(error::STREAM_CAPTURE_UNSUPPORTED);
@@ -318,18 +321,27 @@ fn begin(stream: &Arc<Stream>, mode: Mode) -> Result {
         state.session.invalidate();
         return Err(error::ILLEGAL_STATE);
     }
+    let is_given = given.is_some();
+    let (graph, frontier) = given.unwrap_or_else(|| {
+        let graph = Graph::new(false);
+        runtime.graphs.add(graph.handle, graph.clone());
+        (graph, Vec::new())
+    });
     let session = Arc::new(Session {
         id: new_handle(),
         mode,
         thread: std::thread::current().id(),
         origin: Arc::downgrade(stream),
         invalid: AtomicBool::new(false),
-        nodes: Mutex::default(),
+        graph,
+        given: is_given,
+        open: Mutex::default(),
         members: Mutex::new(vec![Arc::downgrade(stream)]),
     });
     *state = Some(Capturing {
         session: session.clone(),
-        frontier: Vec::new(),
+        frontier,
+        told: Default::default(),
     });
     runtime.captures.begin(session);
     Ok(())
@@ -349,19 +361,18 @@ fn end(stream: &Arc<Stream>, out: Out<CUgraph>) -> Result {
         return Err(error::STREAM_CAPTURE_WRONG_THREAD);
     }
     // What forked off must have come back: nothing ends elsewhere than here.
-    let nodes = session.nodes().clone();
-    let joined = graph::leaves(&nodes, 0)
+    let joined = session
+        .open()
         .iter()
-        .all(|leaf| state.frontier.contains(leaf));
-    finish(runtime, &session);
-    out.set(0)?;
-    if !session.is_valid() {
-        return Err(error::STREAM_CAPTURE_INVALIDATED);
-    }
-    if !joined {
-        return Err(error::STREAM_CAPTURE_UNJOINED);
-    }
-    out.set(graph::add(runtime, nodes))
+        .all(|node| state.frontier.iter().any(|(leaf, _)| leaf == node));
+    let ended = match (session.is_valid(), joined) {
+        (false, _) => Err(error::STREAM_CAPTURE_INVALIDATED),
+        (true, false) => Err(error::STREAM_CAPTURE_UNJOINED),
+        (true, true) => Ok(session.graph.handle),
+    };
+    finish(runtime, &session, ended.is_ok());
+    out.set(ended.unwrap_or(0))?;
+    ended.map(|_| ())
 }
 
 fn status(stream: &Arc<Stream>) -> Result<(i32, u64)> {
@@ -378,23 +389,70 @@ fn status(stream: &Arc<Stream>) -> Result<(i32, u64)> {
     }
 }
 
-/// Status and id; the graph as it grows is not shown.
-fn info(
-    stream: &Arc<Stream>,
-    out: Out<i32>,
+/// Where what is known of a capture goes.
+struct Info {
+    status: Out<i32>,
     id: Out<u64>,
     graph: Out<CUgraph>,
     nodes: Out<In<CUgraphNode>>,
+    /// Where those go who can take other edges than plain ones.
+    edges: Out<In<EdgeData>>,
     count: Out<usize>,
-) -> Result {
-    let (status, session) = status(stream)?;
-    out.set(status)?;
-    if status == STATUS_ACTIVE {
-        id.set_if_wanted(session);
-        graph.set_if_wanted(0);
-        nodes.set_if_wanted(In(std::ptr::null()));
-        count.set_if_wanted(0);
+}
+
+impl Info {
+    fn tell(&self, stream: &Arc<Stream>) -> Result {
+        let (status, id) = status(stream)?;
+        self.status.set(status)?;
+        let mut state = capturing(stream);
+        let Some(state) = state.as_mut().filter(|_| status == STATUS_ACTIVE) else {
+            return Ok(());
+        };
+        let plain = state.frontier.iter().all(|(_, edge)| *edge == PLAIN);
+        if self.edges.0.is_null() && !self.nodes.0.is_null() && !plain {
+            return Err(error::LOSSY_QUERY);
+        }
+        self.id.set_if_wanted(id);
+        self.graph.set_if_wanted(state.session.graph.handle);
+        state.told = state.frontier.iter().copied().unzip();
+        self.nodes.set_if_wanted(In(state.told.0.as_ptr()));
+        self.edges.set_if_wanted(In(if plain {
+            std::ptr::null()
+        } else {
+            state.told.1.as_ptr()
+        }));
+        self.count.set_if_wanted(state.frontier.len());
+        Ok(())
     }
+}
+
+/// Nodes with the edges from them, as a caller lists them.
+pub(crate) fn after(nodes: In<CUgraphNode>, edges: In<EdgeData>, count: usize) -> Result<After> {
+    let edge = |n| if edges.is_null() { Ok(PLAIN) } else { edges.at(n) };
+    (0..count).map(|n| Ok((nodes.at(n)?, edge(n)?))).collect()
+}
+
+/// Changes what a stream's next node comes after: to `after`, or to that as well.
+fn update(stream: &Arc<Stream>, after: After, flags: u32) -> Result {
+    let mut state = capturing(stream);
+    let state = state.as_mut().ok_or(error::ILLEGAL_STATE)?;
+    if !state.session.is_valid() {
+        return Err(error::STREAM_CAPTURE_INVALIDATED);
+    }
+    let known = |node: &CUgraphNode| state.session.graph.nodes().contains_key(node);
+    if flags > 1 || !after.iter().all(|(node, _)| known(node)) {
+        return Err(error::INVALID_VALUE);
+    }
+    if flags == 1 {
+        // What is left out on purpose need not come back.
+        let left = std::mem::take(&mut state.frontier);
+        let is_left =
+            |node: &CUgraphNode| left.iter().any(|(n, _)| n == node) && !after.iter().any(|(n, _)| n == node);
+        state.session.open().retain(|node| !is_left(node));
+    }
+    state.frontier.extend(after);
+    state.frontier.sort_unstable();
+    state.frontier.dedup();
     Ok(())
 }
 
@@ -405,9 +463,22 @@ api! { SYMBOLS;
     }
 }
 
+const NOWHERE: *mut In<EdgeData> = std::ptr::null_mut();
+
 stream_api! { STREAM_SYMBOLS, default;
     fn cuStreamBeginCapture_v2 | cuStreamBeginCapture_v2_ptsz(handle: CUstream, mode: i32) {
-        begin(&stream(handle, default)?, Mode::named(mode)?)
+        begin(&stream(handle, default)?, Mode::named(mode)?, None)
+    }
+
+    fn cuStreamBeginCaptureToGraph | cuStreamBeginCaptureToGraph_ptsz(
+        handle: CUstream, graph: CUgraph, nodes: In<CUgraphNode>, edges: In<EdgeData>, count: usize, mode: i32,
+    ) {
+        let graph = runtime()?.graphs.named(graph)?;
+        let after = after(nodes, edges, count)?;
+        if !after.iter().all(|(node, _)| graph.nodes().contains_key(node)) {
+            return Err(error::INVALID_VALUE);
+        }
+        begin(&stream(handle, default)?, Mode::named(mode)?, Some((graph, after)))
     }
 
     fn cuStreamEndCapture | cuStreamEndCapture_ptsz(handle: CUstream, out: Out<CUgraph>) {
@@ -419,17 +490,28 @@ stream_api! { STREAM_SYMBOLS, default;
     }
 
     fn cuStreamGetCaptureInfo_v2 | cuStreamGetCaptureInfo_v2_ptsz(
-        handle: CUstream, out: Out<i32>, id: Out<u64>, graph: Out<CUgraph>, nodes: Out<In<CUgraphNode>>,
+        handle: CUstream, status: Out<i32>, id: Out<u64>, graph: Out<CUgraph>, nodes: Out<In<CUgraphNode>>,
         count: Out<usize>,
     ) {
-        info(&stream(handle, default)?, out, id, graph, nodes, count)
+        Info { status, id, graph, nodes, edges: Out(NOWHERE), count }.tell(&stream(handle, default)?)
     }
 
     fn cuStreamGetCaptureInfo_v3 | cuStreamGetCaptureInfo_v3_ptsz(
-        handle: CUstream, out: Out<i32>, id: Out<u64>, graph: Out<CUgraph>, nodes: Out<In<CUgraphNode>>,
-        edges: Out<In<u8>>, count: Out<usize>,
+        handle: CUstream, status: Out<i32>, id: Out<u64>, graph: Out<CUgraph>, nodes: Out<In<CUgraphNode>>,
+        edges: Out<In<EdgeData>>, count: Out<usize>,
     ) {
-        edges.set_if_wanted(In(std::ptr::null()));
-        info(&stream(handle, default)?, out, id, graph, nodes, count)
+        Info { status, id, graph, nodes, edges, count }.tell(&stream(handle, default)?)
+    }
+
+    fn cuStreamUpdateCaptureDependencies | cuStreamUpdateCaptureDependencies_ptsz(
+        handle: CUstream, nodes: In<CUgraphNode>, count: usize, flags: u32,
+    ) {
+        update(&stream(handle, default)?, after(nodes, In(std::ptr::null()), count)?, flags)
+    }
+
+    fn cuStreamUpdateCaptureDependencies_v2 | cuStreamUpdateCaptureDependencies_v2_ptsz(
+        handle: CUstream, nodes: In<CUgraphNode>, edges: In<EdgeData>, count: usize, flags: u32,
+    ) {
+        update(&stream(handle, default)?, after(nodes, edges, count)?, flags)
     }
 }

@@ -105,6 +105,9 @@ impl Context {
             .functions
             .retain(|function| function.context != self.handle);
         runtime.modules.retain(|module| module.context != self.handle);
+        runtime.arrays.retain(|array| array.context != self.handle);
+        runtime.mipmapped.retain(|array| array.context != self.handle);
+        runtime.textures.retain(|object| object.context != self.handle);
         runtime.memory.free_context(self.handle);
         self.gate.close();
     }
@@ -205,6 +208,25 @@ fn release_primary(ordinal: CUdevice, all: bool) -> Result {
 }
 
 api! { SYMBOLS;
+    fn cuCtxEnablePeerAccess(peer: CUcontext, flags: u32) {
+        let own = current()?;
+        let peer = context(peer)?;
+        if flags != 0 {
+            return Err(error::INVALID_VALUE);
+        }
+        if peer.ordinal == own.ordinal {
+            return Err(error::INVALID_CONTEXT);
+        }
+        Err(error::PEER_ACCESS_UNSUPPORTED)
+    }
+
+    fn cuCtxDisablePeerAccess(peer: CUcontext) {
+        current()?;
+        context(peer)?;
+        // None was ever enabled.
+        Err(error::PEER_ACCESS_NOT_ENABLED)
+    }
+
     fn cuDevicePrimaryCtxRetain(out: Out<CUcontext>, ordinal: CUdevice) {
         let runtime = runtime()?;
         let mut primary = primary(device(ordinal)?);
@@ -352,6 +374,11 @@ api! { SYMBOLS;
         let limit = usize::try_from(limit).ok().and_then(|n| context.limits.get(n));
         limit.ok_or(error::UNSUPPORTED_LIMIT)?.store(value as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn cuCtxResetPersistingL2Cache() {
+        // There is none.
+        current().map(|_| ())
     }
 
     fn cuCtxGetCacheConfig(config: Out<i32>) {

@@ -1,6 +1,7 @@
 //! Devices: how many there are, and what they say about themselves.
 
 use super::abi::{CUdevice, Out, Text, api};
+use super::array::element;
 use super::context::Context;
 use super::error::{self, Result};
 use super::runtime::initialised;
@@ -12,6 +13,9 @@ use std::sync::{Arc, Mutex};
 pub const SHARED_OPTIN: i32 = 227 * 1024;
 /// Most shared memory a block may have otherwise.
 pub const SHARED_DEFAULT: i32 = 48 * 1024;
+
+/// Most elements of a texture of linear memory.
+const TEXTURE_1D_LINEAR_MAX: usize = 1 << 28;
 
 /// One device.
 pub struct Device {
@@ -132,12 +136,13 @@ fn attribute(device: &Device, id: i32) -> Result<i32> {
         87 => 2,                                          // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
         90 => 1,                                          // COMPUTE_PREEMPTION_SUPPORTED
         91 => 1,                                          // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
-        92..=94 => 1,                                     // the stream memory operations, first version
         97 => SHARED_OPTIN,                               // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         99 => 1,                                          // HOST_REGISTER_SUPPORTED
+        102 => 1,                                         // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
         106 => 32,                                        // MAX_BLOCKS_PER_MULTIPROCESSOR
         111 => 1024,                                      // RESERVED_SHARED_MEMORY_PER_BLOCK
         113 => 1,                                         // READ_ONLY_HOST_REGISTER_SUPPORTED
+        115 => 1,                                         // MEMORY_POOLS_SUPPORTED
         122 | 123 => 1,                                   // the stream memory operations, second version
         133 => -1,                                        // NUMA_ID
         id if (1..=150).contains(&id) => 0,
@@ -146,6 +151,18 @@ fn attribute(device: &Device, id: i32) -> Result<i32> {
 }
 
 api! { SYMBOLS;
+    fn cuDeviceGetP2PAttribute(out: Out<i32>, attribute: i32, ordinal: CUdevice, peer: CUdevice) {
+        device(ordinal)?;
+        device(peer)?;
+        if ordinal == peer {
+            return Err(error::INVALID_DEVICE);
+        }
+        if !(1..=4).contains(&attribute) {
+            return Err(error::INVALID_VALUE);
+        }
+        out.set(0)
+    }
+
     fn cuDeviceGetCount(count: Out<i32>) {
         count.set(initialised()?.devices.len() as i32)
     }
@@ -161,6 +178,12 @@ api! { SYMBOLS;
 
     fn cuDeviceGetAttribute(value: Out<i32>, id: i32, ordinal: CUdevice) {
         value.set(attribute(device(ordinal)?, id)?)
+    }
+
+    fn cuDeviceGetTexture1DLinearMaxWidth(width: Out<usize>, format: u32, channels: u32, ordinal: CUdevice) {
+        device(ordinal)?;
+        element(format, channels).ok_or(error::INVALID_VALUE)?;
+        width.set(TEXTURE_1D_LINEAR_MAX)
     }
 
     fn cuDeviceTotalMem_v2(bytes: Out<usize>, ordinal: CUdevice) {

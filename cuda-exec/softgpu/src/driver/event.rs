@@ -4,6 +4,7 @@ use super::abi::{CUcontext, CUevent, CUstream, Out, api, stream_api};
 use super::capture::{self, Session};
 use super::context::current;
 use super::error::{self, Result};
+use super::graph::After;
 use super::registry::new_handle;
 use super::runtime::{initialised, runtime};
 use super::stream::{Marker, Stream, stream};
@@ -37,7 +38,7 @@ enum State {
     /// Nodes of a graph being captured.
     Captured {
         session: Arc<Session>,
-        frontier: Vec<usize>,
+        frontier: After,
     },
 }
 
@@ -197,6 +198,7 @@ api! { SYMBOLS;
         if let Some(marker) = marker {
             marker.wait();
         }
+        crate::fifo::flush();
         runtime.check()
     }
 

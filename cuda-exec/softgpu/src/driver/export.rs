@@ -3,7 +3,9 @@
 use super::abi::{Out, Symbol, Text, api};
 use super::error::{self, Result};
 use super::{
-    capture, checkpoint, context, device, event, graph, launch, memory, module, runtime, stream, transfer,
+    array, array_copies, capture, checkpoint, context, device, event, graph, graph_node, graph_shape, launch,
+    link, memory, module, occupancy, pool, rows, runtime, stream, stream_memory, tensor_map, texture,
+    transfer, virtual_memory,
 };
 use std::ffi::c_void;
 
@@ -13,11 +15,25 @@ const TABLES: &[&[Symbol]] = &[
     device::SYMBOLS,
     context::SYMBOLS,
     memory::SYMBOLS,
+    pool::SYMBOLS,
+    pool::STREAM_SYMBOLS,
+    rows::SYMBOLS,
+    rows::BYTES,
+    rows::HALVES,
+    rows::WORDS,
+    virtual_memory::SYMBOLS,
     module::SYMBOLS,
+    occupancy::SYMBOLS,
     launch::SYMBOLS,
+    link::SYMBOLS,
+    array::SYMBOLS,
+    array_copies::SYMBOLS,
+    texture::SYMBOLS,
     transfer::SYMBOLS,
     stream::SYMBOLS,
     stream::STREAM_SYMBOLS,
+    stream_memory::SYMBOLS,
+    tensor_map::SYMBOLS,
     event::SYMBOLS,
     event::STREAM_SYMBOLS,
     capture::SYMBOLS,
@@ -25,6 +41,8 @@ const TABLES: &[&[Symbol]] = &[
     capture::STREAM_SYMBOLS,
     graph::SYMBOLS,
     graph::STREAM_SYMBOLS,
+    graph_node::SYMBOLS,
+    graph_shape::SYMBOLS,
     SYMBOLS,
 ];
 
@@ -37,8 +55,17 @@ const SINCE: &[(&str, i32)] = &[
     ("cuCtxSynchronize_v2", 13000),
     ("cuDeviceGetUuid_v2", 11040),
     ("cuEventElapsedTime_v2", 12080),
+    ("cuGraphAddDependencies_v2", 12030),
+    ("cuGraphAddNode_v2", 12030),
+    ("cuGraphExecUpdate_v2", 12000),
+    ("cuGraphGetEdges_v2", 12030),
+    ("cuGraphInstantiate_v2", 11000),
+    ("cuGraphNodeGetDependencies_v2", 12030),
+    ("cuGraphNodeGetDependentNodes_v2", 12030),
+    ("cuGraphRemoveDependencies_v2", 12030),
     ("cuStreamGetCaptureInfo_v2", 11030),
     ("cuStreamGetCaptureInfo_v3", 12030),
+    ("cuStreamUpdateCaptureDependencies_v2", 12030),
 ];
 
 /// `CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM`

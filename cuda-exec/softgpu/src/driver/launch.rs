@@ -1,6 +1,7 @@
 //! Launches of kernels and host functions.
 
-use super::abi::{CUfunction, CUstream, In, stream_api};
+use super::abi::{CUcontext, CUfunction, CUstream, In, stream_api};
+use super::context::Context;
 use super::device::SHARED_OPTIN;
 use super::error::{self, Result};
 use super::module::Function;
@@ -32,9 +33,86 @@ pub struct KernelLaunch {
     stack: usize,
     /// The parameter buffer, in units that keep it aligned.
     params: Vec<u128>,
+    /// The function's handle, and the place of each parameter in the buffer.
+    function: CUfunction,
+    each: Vec<u64>,
+}
+
+/// `CUDA_KERNEL_NODE_PARAMS_v2`
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct KernelNodeParams {
+    function: CUfunction,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    each: In<*const u8>,
+    extra: In<u64>,
+    kernel: u64,
+    context: CUcontext,
+}
+
+impl KernelNodeParams {
+    /// The kernel of a node.
+    pub fn launch(&self) -> Result<KernelLaunch> {
+        let runtime = runtime()?;
+        let function = runtime.functions.get(self.function)?;
+        let shape = Shape {
+            grid: self.grid,
+            block: self.block,
+            dynamic_shared: self.shared,
+        };
+        let context = runtime.contexts.get(function.context)?;
+        KernelLaunch::new(&context, (self.function, &function), shape, self.each, self.extra)
+    }
+
+    /// What a node's kernel was launched with.
+    pub fn of(launch: &KernelLaunch) -> KernelNodeParams {
+        let each = match launch.each.is_empty() {
+            true => std::ptr::null(),
+            false => launch.each.as_ptr().cast(),
+        };
+        KernelNodeParams {
+            function: launch.function,
+            grid: launch.grid,
+            block: launch.block,
+            shared: launch.dynamic_shared as u32,
+            each: In(each),
+            extra: In(std::ptr::null()),
+            kernel: 0,
+            context: 0,
+        }
+    }
 }
 
 impl KernelLaunch {
+    fn new(
+        context: &Context,
+        (handle, function): (CUfunction, &Function),
+        shape: Shape,
+        params: In<*const u8>,
+        extra: In<u64>,
+    ) -> Result<KernelLaunch> {
+        shape.check(function)?;
+        let kernel = &function.kernel;
+        let params = parameters(kernel, params, extra)?;
+        let start = params.as_ptr() as u64;
+        Ok(KernelLaunch {
+            kernel: kernel.clone(),
+            grid: shape.grid,
+            block: shape.block,
+            dynamic_shared: shape.dynamic_shared as usize,
+            stack: context.stack_size().max(LEAST_STACK),
+            params,
+            function: handle,
+            each: kernel
+                .params
+                .iter()
+                .map(|(offset, _)| start + *offset as u64)
+                .collect(),
+        })
+    }
+
     pub fn name(&self) -> &str {
         &self.kernel.name
     }
@@ -109,43 +187,49 @@ struct Shape {
     dynamic_shared: u32,
 }
 
+impl Shape {
+    /// Refuses what the kernel cannot be launched with.
+    fn check(&self, function: &Function) -> Result {
+        let kernel = &function.kernel;
+        let Shape {
+            grid,
+            block,
+            dynamic_shared,
+        } = *self;
+        let threads = block.iter().try_fold(1u64, |all, &n| all.checked_mul(n.into()));
+        let threads = threads.ok_or(error::INVALID_VALUE)?;
+        if threads == 0
+            || grid.contains(&0)
+            || grid[0] > i32::MAX as u32
+            || grid[1] > 65535
+            || grid[2] > 65535
+        {
+            return Err(error::INVALID_VALUE);
+        }
+        if threads > u64::from(kernel.max_threads) || block[2] > 64 {
+            return Err(error::INVALID_VALUE);
+        }
+        let limit = function.max_dynamic_shared.load(Ordering::Relaxed) as u32;
+        if dynamic_shared > limit || dynamic_shared + kernel.shared_bytes as u32 > SHARED_OPTIN as u32 {
+            return Err(error::INVALID_VALUE);
+        }
+        if kernel.required_threads.is_some_and(|required| required != block) {
+            return Err(error::INVALID_VALUE);
+        }
+        Ok(())
+    }
+}
+
 fn launch(
     stream: &Arc<Stream>,
-    function: &Function,
+    function: CUfunction,
     shape: Shape,
     params: In<*const u8>,
     extra: In<u64>,
 ) -> Result {
-    let kernel = &function.kernel;
-    let Shape {
-        grid,
-        block,
-        dynamic_shared,
-    } = shape;
-    let threads = block.iter().try_fold(1u64, |all, &n| all.checked_mul(n.into()));
-    let threads = threads.ok_or(error::INVALID_VALUE)?;
-    if threads == 0 || grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 {
-        return Err(error::INVALID_VALUE);
-    }
-    if threads > u64::from(kernel.max_threads) || block[2] > 64 {
-        return Err(error::INVALID_VALUE);
-    }
-    let limit = function.max_dynamic_shared.load(Ordering::Relaxed) as u32;
-    if dynamic_shared > limit || dynamic_shared + kernel.shared_bytes as u32 > SHARED_OPTIN as u32 {
-        return Err(error::INVALID_VALUE);
-    }
-    if kernel.required_threads.is_some_and(|required| required != block) {
-        return Err(error::INVALID_VALUE);
-    }
+    let found = runtime()?.functions.get(function)?;
     let context = stream.context().ok_or(error::CONTEXT_IS_DESTROYED)?;
-    let launch = KernelLaunch {
-        kernel: kernel.clone(),
-        grid,
-        block,
-        dynamic_shared: dynamic_shared as usize,
-        stack: context.stack_size().max(LEAST_STACK),
-        params: parameters(kernel, params, extra)?,
-    };
+    let launch = KernelLaunch::new(&context, (function, &found), shape, params, extra)?;
     stream.enqueue(Work::Kernel(Arc::new(launch)))
 }
 
@@ -167,9 +251,8 @@ stream_api! { SYMBOLS, default;
         handle: CUstream, params: In<*const u8>, extra: In<u64>,
     ) {
         let stream = stream(handle, default)?;
-        let function = runtime()?.functions.get(function)?;
         let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared: shared };
-        launch(&stream, &function, shape, params, extra)
+        launch(&stream, function, shape, params, extra)
     }
 
     fn cuLaunchKernelEx | cuLaunchKernelEx_ptsz(
@@ -178,9 +261,8 @@ stream_api! { SYMBOLS, default;
         // The attributes are hints, or ask for clusters, which need no more than blocks do here.
         let config = config.get()?;
         let stream = stream(config.stream, default)?;
-        let function = runtime()?.functions.get(function)?;
         let shape = Shape { grid: config.grid, block: config.block, dynamic_shared: config.shared };
-        launch(&stream, &function, shape, params, extra)
+        launch(&stream, function, shape, params, extra)
     }
 
     fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz(

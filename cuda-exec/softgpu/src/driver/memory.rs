@@ -7,7 +7,7 @@
 use super::abi::{CUcontext, CUdeviceptr, Out, api};
 use super::context::{Context, current};
 use super::error::{self, Result};
-use super::runtime::{Runtime, runtime};
+use super::runtime::{Runtime, initialised, runtime};
 use crate::arbiter;
 use crate::ptx::interp::{self, Span};
 use std::collections::BTreeMap;
@@ -30,6 +30,21 @@ pub enum Kind {
     Registered,
 }
 
+/// Where device memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `cuMemAlloc`, or memory that is not the device's.
+    Plain,
+    /// The pool with that handle.
+    Pool(u64),
+    /// Such an allocation whose free is in a stream.
+    Leaving(u64),
+    /// A graph.
+    Graph,
+    /// `cuMemMap`.
+    Mapped,
+}
+
 /// One live allocation or registration.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
@@ -39,6 +54,7 @@ pub struct Range {
     pub context: CUcontext,
     pub ordinal: i32,
     pub flags: u32,
+    pub origin: Origin,
 }
 
 impl Range {
@@ -53,7 +69,7 @@ impl Range {
     fn visible_to(&self, context: CUcontext) -> bool {
         self.context == context
             || match self.kind {
-                Kind::Device => false,
+                Kind::Device => self.origin == Origin::Mapped,
                 // With unified addressing all pinned memory is portable.
                 Kind::Pinned => true,
                 Kind::Registered => self.flags & PORTABLE != 0,
@@ -173,10 +189,23 @@ impl Memory {
         range.contains(address, 1).then_some(*range)
     }
 
-    /// Whether `len` bytes from `address` lie in one live range, visible to `context` if one is given.
-    pub fn is_accessible(&self, address: u64, len: u64, context: Option<CUcontext>) -> bool {
-        self.find(address)
-            .is_some_and(|r| r.contains(address, len) && context.is_none_or(|c| r.visible_to(c)))
+    /// Whether `len` bytes from `address` lie in one live range, or in mappings side by side, visible to `context` if one is
+    /// given.
+    pub fn is_accessible(&self, mut address: u64, mut len: u64, context: Option<CUcontext>) -> bool {
+        loop {
+            let found = self
+                .find(address)
+                .filter(|r| context.is_none_or(|c| r.visible_to(c)));
+            let Some(range) = found else { return false };
+            if range.contains(address, len) {
+                return true;
+            }
+            if range.origin != Origin::Mapped {
+                return false;
+            }
+            len -= range.end() - address;
+            address = range.end();
+        }
     }
 
     /// Whether `address` lies in a device's window.
@@ -215,7 +244,7 @@ impl Memory {
         }
     }
 
-    fn insert(&self, range: Range) {
+    pub fn insert(&self, range: Range) {
         self.ranges
             .write()
             .unwrap_or_else(|e| e.into_inner())
@@ -228,8 +257,26 @@ impl Memory {
         ranges.remove(&start)
     }
 
+    /// Takes mapped ranges out.
+    pub fn remove_mapped(&self, start: u64) {
+        self.remove(start, Kind::Device);
+    }
+
+    /// Changes where an allocation comes from.
+    pub fn set_origin(&self, start: u64, origin: Origin) {
+        let mut ranges = self.ranges.write().unwrap_or_else(|e| e.into_inner());
+        if let Some(range) = ranges.get_mut(&start) {
+            range.origin = origin;
+        }
+    }
+
     /// Allocates device memory.
     pub fn allocate(&self, context: &Context, bytes: u64) -> Result<CUdeviceptr> {
+        self.allocate_for(context, bytes, Origin::Plain)
+    }
+
+    /// The same for a pool or a graph.
+    pub fn allocate_for(&self, context: &Context, bytes: u64, origin: Origin) -> Result<CUdeviceptr> {
         let share = &context.device()?.share;
         let len = bytes
             .checked_next_multiple_of(GRAIN)
@@ -253,6 +300,7 @@ impl Memory {
             context: handle,
             ordinal,
             flags: 0,
+            origin,
         });
         Ok(start)
     }
@@ -274,6 +322,7 @@ impl Memory {
     pub fn free(&self, runtime: &Runtime, start: CUdeviceptr) -> Result {
         let range = self.remove(start, Kind::Device).ok_or(error::INVALID_VALUE)?;
         self.give(&range);
+        runtime.pools.has_freed(&range);
         if let Ok(context) = runtime.contexts.get(range.context) {
             context.device()?.share.unreserve(context.gate.slot(), range.len);
         }
@@ -300,7 +349,12 @@ impl Memory {
             });
         for range in gone {
             match range.kind {
-                Kind::Device => self.give(&range),
+                Kind::Device => {
+                    self.give(&range);
+                    if let Ok(runtime) = initialised() {
+                        runtime.pools.has_freed(&range);
+                    }
+                }
                 Kind::Pinned => arbiter::with_kernels_parked(|| unmap(&range)),
                 Kind::Registered => {}
             }
@@ -334,6 +388,7 @@ impl Memory {
             context,
             ordinal,
             flags,
+            origin: Origin::Plain,
         };
         self.insert(range);
         Ok(range.start)
@@ -357,6 +412,7 @@ impl Memory {
             context,
             ordinal,
             flags,
+            origin: Origin::Plain,
         });
         Ok(())
     }
@@ -410,11 +466,27 @@ fn pointer_attribute(range: Range, address: u64, attribute: i32, out: *mut c_voi
     }
 }
 
+/// Rows begin at multiples of this, in bytes.
+const PITCH: usize = 512;
+
 api! { SYMBOLS;
     fn cuMemAlloc_v2(out: Out<CUdeviceptr>, bytes: usize) {
         let context = current()?;
         let runtime = runtime()?;
         runtime.captures.forbid()?;
+        out.set(runtime.memory.allocate(&context, bytes as u64)?)
+    }
+
+    fn cuMemAllocPitch_v2(out: Out<CUdeviceptr>, pitch: Out<usize>, width: usize, height: usize, element: u32) {
+        let context = current()?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        if !matches!(element, 4 | 8 | 16) || width == 0 || height == 0 {
+            return Err(error::INVALID_VALUE);
+        }
+        let row = width.checked_next_multiple_of(PITCH).ok_or(error::INVALID_VALUE)?;
+        let bytes = row.checked_mul(height).ok_or(error::OUT_OF_MEMORY)?;
+        pitch.set(row)?;
         out.set(runtime.memory.allocate(&context, bytes as u64)?)
     }
 
@@ -426,8 +498,14 @@ api! { SYMBOLS;
         }
         runtime.captures.forbid()?;
         let range = runtime.memory.find(address).filter(|r| r.start == address && r.kind == Kind::Device);
-        drain_all(runtime, &context, Some(range.ok_or(error::INVALID_VALUE)?));
+        let range = range.filter(|r| !matches!(r.origin, Origin::Mapped | Origin::Leaving(_)));
+        let range = range.ok_or(error::INVALID_VALUE)?;
+        drain_all(runtime, &context, Some(range));
         runtime.check()?;
+        // A graph's is there as long as the graph.
+        if range.origin == Origin::Graph {
+            return Ok(());
+        }
         runtime.memory.free(runtime, address)
     }
 

@@ -1,6 +1,8 @@
 //! The driver API: what `cuda.h` declares, over the interpreter and the arbiter.
 
 pub mod abi;
+pub mod array;
+pub mod array_copies;
 pub mod capture;
 pub mod checkpoint;
 pub mod context;
@@ -10,11 +12,22 @@ pub mod event;
 pub mod export;
 pub mod fatbin;
 pub mod graph;
+pub mod graph_node;
+pub mod graph_shape;
 pub mod launch;
+pub mod link;
+pub mod memcpy3d;
 pub mod memory;
 pub mod module;
+pub mod occupancy;
+pub mod pool;
 pub mod registry;
+pub mod rows;
 pub mod runtime;
 pub mod stream;
+pub mod stream_memory;
+pub mod tensor_map;
+pub mod texture;
 pub mod transfer;
+pub mod virtual_memory;
 pub mod work;

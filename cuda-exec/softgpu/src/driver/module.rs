@@ -38,7 +38,7 @@ pub struct Function {
 }
 
 /// What a module image is, by its first bytes.
-fn image_text(image: *const c_void) -> Result<String> {
+pub(crate) fn image_text(image: *const c_void) -> Result<String> {
     let first: u32 = In(image.cast()).get()?;
     match first {
         fatbin::WRAPPER => fatbin::ptx(fatbin::unwrap(In(image.cast()))?),
@@ -57,7 +57,7 @@ fn image_text(image: *const c_void) -> Result<String> {
 }
 
 /// Where a compiler's messages go: `CU_JIT_ERROR_LOG_BUFFER` and its size.
-struct ErrorLog(In<i32>, In<u64>, usize);
+pub(crate) struct ErrorLog(pub In<i32>, pub In<u64>, pub usize);
 
 const JIT_ERROR_LOG_BUFFER: i32 = 5;
 const JIT_ERROR_LOG_BUFFER_SIZE_BYTES: i32 = 6;
@@ -70,7 +70,7 @@ impl ErrorLog {
     }
 
     /// Stores a message with its end, as much of it as there is room for.
-    fn write(&self, message: &str) {
+    pub(crate) fn write(&self, message: &str) {
         let (buffer, size) = (
             self.option(JIT_ERROR_LOG_BUFFER),
             self.option(JIT_ERROR_LOG_BUFFER_SIZE_BYTES),
@@ -268,6 +268,17 @@ api! { SYMBOLS;
         out.set(runtime()?.modules.get(module)?.kernels.len() as u32)
     }
 
+    fn cuModuleEnumerateFunctions(out: Out<CUfunction>, len: u32, module: CUmodule) {
+        let runtime = runtime()?;
+        let module = runtime.modules.get(module)?;
+        let mut names: Vec<_> = module.kernels.keys().collect();
+        names.sort();
+        for (i, name) in names.into_iter().take(len as usize).enumerate() {
+            Out(out.0.wrapping_add(i)).set(function(runtime, &module, name)?)?;
+        }
+        Ok(())
+    }
+
     fn cuModuleGetGlobal_v2(address: Out<CUdeviceptr>, len: Out<usize>, module: CUmodule, name: Text) {
         let module = runtime()?.modules.get(module)?;
         let (at, size) = *module.globals.get(&name.get()?).ok_or(error::NOT_FOUND)?;
@@ -303,6 +314,16 @@ api! { SYMBOLS;
             9 => Ok(()),
             _ => Err(error::INVALID_VALUE),
         }
+    }
+
+    fn cuFuncIsLoaded(out: Out<i32>, function: CUfunction) {
+        runtime()?.functions.get(function)?;
+        // CU_FUNCTION_LOADING_STATE_LOADED: all of a module is there with it.
+        out.set(1)
+    }
+
+    fn cuFuncLoad(function: CUfunction) {
+        runtime()?.functions.get(function).map(|_| ())
     }
 
     fn cuFuncSetCacheConfig(function: CUfunction, _config: i32) {

@@ -39,6 +39,11 @@ impl<T> Registry<T> {
         objects.get(&handle).cloned().ok_or(error::INVALID_HANDLE)
     }
 
+    /// The object of a handle, in calls about graphs, where a strange one is a wrong value.
+    pub fn named(&self, handle: u64) -> Result<Arc<T>> {
+        self.get(handle).map_err(|_| error::INVALID_VALUE)
+    }
+
     /// All objects now.
     pub fn all(&self) -> Vec<Arc<T>> {
         let objects = self.objects.read().unwrap_or_else(|e| e.into_inner());

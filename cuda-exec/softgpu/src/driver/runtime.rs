@@ -1,18 +1,23 @@
 //! The state of the process: what `cuInit` makes.
 
 use super::abi::{Out, api};
+use super::array::{Array, Mipmapped};
 use super::capture::Captures;
 use super::context::Context;
 use super::device::Device;
 use super::error::{self, CuError, Result};
 use super::event::Event;
 use super::graph::{Graph, GraphExec};
+use super::link::Link;
 use super::memory::Memory;
 use super::module::{Function, Module};
+use super::pool::Pools;
 use super::registry::Registry;
 use super::stream::Stream;
-use std::sync::OnceLock;
+use super::texture::Object;
+use super::virtual_memory::VirtualMemory;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{OnceLock, Weak};
 
 /// Everything of the process.
 pub struct Runtime {
@@ -26,6 +31,15 @@ pub struct Runtime {
     pub functions: Registry<Function>,
     pub graphs: Registry<Graph>,
     pub graph_execs: Registry<GraphExec>,
+    pub pools: Pools,
+    pub virtual_memory: VirtualMemory,
+    /// The graph of each node.
+    pub graph_nodes: Registry<Weak<Graph>>,
+    pub links: Registry<Link>,
+    pub arrays: Registry<Array>,
+    pub mipmapped: Registry<Mipmapped>,
+    /// Textures and surfaces.
+    pub textures: Registry<Object>,
     /// The error that lost the process, or 0.
     lost: AtomicI32,
 }
@@ -88,6 +102,13 @@ api! { SYMBOLS;
                 functions: Registry::default(),
                 graphs: Registry::default(),
                 graph_execs: Registry::default(),
+                pools: Pools::default(),
+                virtual_memory: VirtualMemory::default(),
+                graph_nodes: Registry::default(),
+                links: Registry::default(),
+                arrays: Registry::default(),
+                mipmapped: Registry::default(),
+                textures: Registry::default(),
                 lost: AtomicI32::new(0),
             };
             if RUNTIME.set(runtime).is_ok() {

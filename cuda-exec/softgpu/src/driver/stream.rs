@@ -2,15 +2,15 @@
 //! and goes when there has been none for a while.
 
 use super::abi::{
-    CUcontext, CUevent, CUstream, DefaultStream, Out, STREAM_LEGACY, STREAM_PER_THREAD, api, stream_api,
+    CUcontext, CUevent, CUstream, DefaultStream, In, Out, STREAM_LEGACY, STREAM_PER_THREAD, api, stream_api,
 };
 use super::capture::{self, Capturing};
 use super::context::{Context, current};
 use super::error::{self, Result};
 use super::registry::new_handle;
 use super::runtime::{Runtime, initialised, runtime};
-use super::work::{self, Condition, Width, Work};
-use std::collections::VecDeque;
+use super::work::{self, Work};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub struct Stream {
     pub kind: Kind,
     flags: u32,
     priority: i32,
+    /// What was set of its attributes, which change nothing here.
+    attributes: Mutex<HashMap<i32, [u64; 8]>>,
     queue: Mutex<Queue>,
     /// The worker waits here for work.
     work: Condvar,
@@ -103,6 +105,7 @@ impl Stream {
             kind,
             flags,
             priority,
+            attributes: Mutex::default(),
             queue: Mutex::default(),
             work: Condvar::new(),
             done: Condvar::new(),
@@ -290,6 +293,7 @@ pub(crate) fn default_stream(default: DefaultStream) -> Result<Arc<Stream>> {
 /// Waits for a point, and says whether the process was lost meanwhile.
 pub(crate) fn wait_for(runtime: &Runtime, marker: &Marker) -> Result {
     marker.wait();
+    crate::fifo::flush();
     runtime.check()
 }
 
@@ -299,6 +303,7 @@ pub(crate) fn synchronize_context(context: &Arc<Context>) -> Result {
     runtime.captures.forbid_in_context(context)?;
     runtime.captures.forbid()?;
     context.drain();
+    crate::fifo::flush();
     runtime.check()
 }
 
@@ -317,58 +322,6 @@ fn create(out: Out<CUstream>, flags: u32, priority: i32) -> Result {
     context.add_stream(&stream);
     runtime()?.streams.add(stream.handle, stream);
     Ok(())
-}
-
-/// An address that a stream memory operation may use.
-fn word(context: &Context, address: u64, width: Width) -> Result {
-    let bytes = width.bytes();
-    if !address.is_multiple_of(bytes)
-        || !runtime()?
-            .memory
-            .is_accessible(address, bytes, Some(context.handle))
-    {
-        return Err(error::INVALID_VALUE);
-    }
-    Ok(())
-}
-
-fn write_value(stream: &Arc<Stream>, address: u64, value: u64, width: Width, flags: u32) -> Result {
-    // CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER changes nothing here.
-    if flags > 1 {
-        return Err(error::INVALID_VALUE);
-    }
-    word(
-        &*stream.context().ok_or(error::CONTEXT_IS_DESTROYED)?,
-        address,
-        width,
-    )?;
-    stream.enqueue(Work::Write {
-        address,
-        value,
-        width,
-    })
-}
-
-fn wait_value(stream: &Arc<Stream>, address: u64, value: u64, width: Width, flags: u32) -> Result {
-    const FLUSH: u32 = 1 << 30;
-    let condition = match flags & !FLUSH {
-        0 => Condition::GreaterOrEqual,
-        1 => Condition::Equal,
-        2 => Condition::And,
-        3 => Condition::Nor,
-        _ => return Err(error::INVALID_VALUE),
-    };
-    word(
-        &*stream.context().ok_or(error::CONTEXT_IS_DESTROYED)?,
-        address,
-        width,
-    )?;
-    stream.enqueue(Work::WaitValue {
-        address,
-        value,
-        width,
-        condition,
-    })
 }
 
 api! { SYMBOLS;
@@ -396,6 +349,10 @@ api! { SYMBOLS;
     }
 }
 
+/// CU_STREAM_ATTRIBUTE_ACCESS_POLICY_WINDOW, _SYNCHRONIZATION_POLICY, _PRIORITY, _MEM_SYNC_DOMAIN_MAP, _MEM_SYNC_DOMAIN.
+const ATTRIBUTES: [i32; 5] = [1, 3, PRIORITY, 9, 10];
+const PRIORITY: i32 = 8;
+
 stream_api! { STREAM_SYMBOLS, default;
     fn cuStreamSynchronize | cuStreamSynchronize_ptsz(handle: CUstream) {
         let stream = stream(handle, default)?;
@@ -418,6 +375,32 @@ stream_api! { STREAM_SYMBOLS, default;
         super::event::wait(&stream, &runtime()?.events.get(event)?, flags)
     }
 
+    fn cuStreamGetAttribute | cuStreamGetAttribute_ptsz(handle: CUstream, id: i32, value: Out<[u64; 8]>) {
+        let stream = stream(handle, default)?;
+        if !ATTRIBUTES.contains(&id) {
+            return Err(error::INVALID_VALUE);
+        }
+        let attributes = stream.attributes.lock().unwrap_or_else(|e| e.into_inner());
+        let unset = if id == PRIORITY { [stream.priority as u32 as u64, 0, 0, 0, 0, 0, 0, 0] } else { [0; 8] };
+        value.set(attributes.get(&id).copied().unwrap_or(unset))
+    }
+
+    fn cuStreamSetAttribute | cuStreamSetAttribute_ptsz(handle: CUstream, id: i32, value: In<[u64; 8]>) {
+        let stream = stream(handle, default)?;
+        if !ATTRIBUTES.contains(&id) {
+            return Err(error::INVALID_VALUE);
+        }
+        stream.attributes.lock().unwrap_or_else(|e| e.into_inner()).insert(id, value.get()?);
+        Ok(())
+    }
+
+    fn cuStreamCopyAttributes | cuStreamCopyAttributes_ptsz(to: CUstream, from: CUstream) {
+        let (to, from) = (stream(to, default)?, stream(from, default)?);
+        let copy = from.attributes.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        *to.attributes.lock().unwrap_or_else(|e| e.into_inner()) = copy;
+        Ok(())
+    }
+
     fn cuStreamGetFlags | cuStreamGetFlags_ptsz(handle: CUstream, flags: Out<u32>) {
         flags.set(stream(handle, default)?.flags)
     }
@@ -433,21 +416,5 @@ stream_api! { STREAM_SYMBOLS, default;
     fn cuStreamGetCtx | cuStreamGetCtx_ptsz(handle: CUstream, out: Out<CUcontext>) {
         let context = stream(handle, default)?.context().ok_or(error::CONTEXT_IS_DESTROYED)?;
         out.set(context.handle)
-    }
-
-    fn cuStreamWriteValue32_v2 | cuStreamWriteValue32_v2_ptsz(handle: CUstream, address: u64, value: u32, flags: u32) {
-        write_value(&stream(handle, default)?, address, u64::from(value), Width::Four, flags)
-    }
-
-    fn cuStreamWriteValue64_v2 | cuStreamWriteValue64_v2_ptsz(handle: CUstream, address: u64, value: u64, flags: u32) {
-        write_value(&stream(handle, default)?, address, value, Width::Eight, flags)
-    }
-
-    fn cuStreamWaitValue32_v2 | cuStreamWaitValue32_v2_ptsz(handle: CUstream, address: u64, value: u32, flags: u32) {
-        wait_value(&stream(handle, default)?, address, u64::from(value), Width::Four, flags)
-    }
-
-    fn cuStreamWaitValue64_v2 | cuStreamWaitValue64_v2_ptsz(handle: CUstream, address: u64, value: u64, flags: u32) {
-        wait_value(&stream(handle, default)?, address, value, Width::Eight, flags)
     }
 }

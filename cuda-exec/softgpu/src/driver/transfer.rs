@@ -14,7 +14,7 @@ const STAGED: u64 = 64 * 1024;
 
 /// What an end of a copy must be.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub enum End {
     /// Memory the device can access.
     Device,
     /// Host memory of any kind.
@@ -23,13 +23,13 @@ enum End {
 
 /// What it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
+pub enum Found {
     Device,
     Pinned,
     Pageable,
 }
 
-fn inspect(runtime: &Runtime, address: u64, len: u64, end: End) -> Result<Found> {
+pub fn inspect(runtime: &Runtime, address: u64, len: u64, end: End) -> Result<Found> {
     match runtime.memory.find(address) {
         Some(range) => {
             if !runtime.memory.is_accessible(address, len, None) {

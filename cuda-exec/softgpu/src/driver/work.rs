@@ -3,8 +3,9 @@
 use super::context::Context;
 use super::error::{self, CuError};
 use super::event::{Event, Record};
-use super::graph::GraphExec;
+use super::graph::Step;
 use super::launch::KernelLaunch;
+use super::pool::GraphAllocation;
 use super::runtime::{Runtime, initialised};
 use crate::arbiter::Running;
 use crate::ptx::interp::{self, Aborted, FaultKind, Stop};
@@ -86,6 +87,25 @@ pub enum Work {
         size: u8,
         count: usize,
     },
+    CopyRows {
+        to: Rows,
+        from: Rows,
+        /// Bytes of a row, rows of a slice, slices.
+        size: [usize; 3],
+    },
+    /// `height` rows of `count` elements of `size` bytes, `pitch` bytes apart.
+    FillRows {
+        to: u64,
+        pitch: usize,
+        value: u32,
+        size: u8,
+        count: usize,
+        height: usize,
+    },
+    /// Frees an allocation of a pool.
+    Free(u64),
+    /// An allocation of a graph, which has it as long as it lives.
+    Keep(Arc<GraphAllocation>),
     Host(HostFunction),
     Write {
         address: u64,
@@ -102,9 +122,28 @@ pub enum Work {
     /// Records or waits for an event as it stands when this is run; nodes of graphs only.
     RecordEvent(Arc<Event>),
     WaitEvent(Arc<Event>),
-    Graph(Arc<GraphExec>),
+    Graph(Arc<Vec<Step>>),
     /// Only waits for what it comes after.
     Nothing,
+}
+
+/// Rows of one side of a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    pub address: u64,
+    /// Bytes from row to row, and from slice to slice.
+    pub pitch: usize,
+    pub slice: usize,
+}
+
+impl Rows {
+    fn copy(&self, from: &Rows, [width, height, depth]: [usize; 3]) {
+        let at = |rows: &Rows, z: usize, y: usize| rows.address + (z * rows.slice + y * rows.pitch) as u64;
+        for (z, y) in (0..depth).flat_map(|z| (0..height).map(move |y| (z, y))) {
+            // SAFETY: as for `Work::Copy`.
+            unsafe { std::ptr::copy(at(from, z, y) as *const u8, at(self, z, y) as *mut u8, width) }
+        }
+    }
 }
 
 impl Work {
@@ -153,6 +192,24 @@ fn run(context: &Arc<Context>, work: &Work, engine: &mut Engine) {
             size,
             count,
         } => fill(*to, *value, *size, *count),
+        Work::CopyRows { to, from, size } => to.copy(from, *size),
+        Work::FillRows {
+            to,
+            pitch,
+            value,
+            size,
+            count,
+            height,
+        } => {
+            for row in 0..*height {
+                fill(to + (row * pitch) as u64, *value, *size, *count);
+            }
+        }
+        Work::Free(address) => {
+            // Fails only if its context is gone, and all its memory with it.
+            let _ = runtime.memory.free(runtime, *address);
+        }
+        Work::Keep(_) => {}
         Work::Host(host) => (host.function)(host.data),
         Work::Write {
             address,
@@ -177,9 +234,9 @@ fn run(context: &Arc<Context>, work: &Work, engine: &mut Engine) {
         Work::Record(record) => record.done(),
         Work::RecordEvent(event) => event.record_now(),
         Work::WaitEvent(event) => event.wait_now(),
-        Work::Graph(graph) => {
-            for node in graph.nodes() {
-                run(context, &node.work, engine);
+        Work::Graph(steps) => {
+            for work in steps.iter().flat_map(Step::work) {
+                run(context, &work, engine);
             }
         }
         Work::Nothing => {}

@@ -3,6 +3,7 @@
 //! all get on.
 
 mod call;
+mod print;
 mod warp;
 
 use super::alu::Regs;
@@ -550,7 +551,11 @@ impl<'a> Machine<'a> {
                     continue;
                 }
                 Run::Trap => return Err(fault(FaultKind::Trap, 0, ins)),
-                Run::Assert => return Err(fault(FaultKind::Assert, 0, ins)),
+                Run::Assert => {
+                    self.say_assertion(thread, ins)?;
+                    return Err(fault(FaultKind::Assert, 0, ins));
+                }
+                Run::Print => self.print(thread, ins)?,
                 Run::Fence => std::sync::atomic::fence(Ordering::SeqCst),
                 Run::ToGeneric(space) => {
                     regs.set(ins.d, regs.get(ins.a).wrapping_add(window_base(space)));

@@ -49,8 +49,10 @@ pub enum Run {
     Exit,
     /// The kernel fails.
     Trap,
-    /// The kernel fails, since a condition that it asserts does not hold.
+    /// The kernel fails, since a condition that it asserts does not hold: as the `imm`-th call site says.
     Assert,
+    /// Prints as the `imm`-th call site says.
+    Print,
     /// Loads `lanes` values of `1 << log_size` bytes from `a + imm` into d, b, c, e.
     Load {
         space: Space,
@@ -262,7 +264,14 @@ impl Ins {
             Run::Warp(WarpOp::Shuffle(_)) => &[self.a, self.b, self.c],
             Run::Warp(WarpOp::Sync | WarpOp::ActiveMask) => &[],
             Run::Warp(_) => &[self.a],
-            Run::Jump | Run::Call | Run::Return | Run::Exit | Run::Trap | Run::Assert | Run::Fence => &[],
+            Run::Jump
+            | Run::Call
+            | Run::Return
+            | Run::Exit
+            | Run::Trap
+            | Run::Assert
+            | Run::Print
+            | Run::Fence => &[],
         };
         let named = [self.guard, self.d, self.a, self.b, self.c, self.e];
         used.iter().all(|s| real(*s)) && named.iter().all(|s| *s == NONE || real(*s))

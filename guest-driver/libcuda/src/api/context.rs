@@ -6,8 +6,10 @@ use crate::handles::Entry;
 use crate::lock;
 use crate::objects::{Context, Stream, StreamKind, Streams};
 use crate::session::Call;
+use crate::text::Waited;
 use std::ffi::{c_int, c_uint};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use vgpu_protocol::calls;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::words::handle;
@@ -19,63 +21,88 @@ const FLAGS: c_uint = 0xff;
 /// CU_CTX_SCHED_MASK: how a thread waits, one way at most.
 const WAITING: c_uint = 7;
 
-fn create(place: Out<CUcontext>, flags: c_uint, device: CUdevice) -> Result<(), Code> {
-    let call = Call::enter()?;
-    let session = call.session;
-    let info = gpu(&call, device)?;
-    place.check()?;
+/// Refuses flags that no context may have.
+pub(super) fn check_flags(flags: c_uint) -> Result<(), Code> {
     if flags & !FLAGS != 0 || (flags & WAITING).count_ones() > 1 {
         return Err(result::INVALID_VALUE);
     }
-    let id = session.contexts.reserve().ok_or(result::OUT_OF_MEMORY)?;
-    let slot = session.reserve_slot();
-    let made = slot.and_then(|(slot, sequence)| {
-        let arguments = calls::cuCtxCreate::In {
-            flags,
-            device: device as u32,
-            context: id,
-        };
-        let current = call.context().map_or(handle::CONTEXT_NONE, |context| context.id);
-        let asked = call.ask::<calls::cuCtxCreate::Call>(current, arguments);
-        if asked.is_err() {
-            session.streams.release(slot);
-        }
-        asked.map(|_| (slot, sequence))
-    });
-    let (slot, sequence) = match made {
-        Ok(made) => made,
-        Err(code) => {
-            session.contexts.release(id);
-            return Err(code);
-        }
+    Ok(())
+}
+
+/// The flags that a context is told to have. All host memory can be mapped, whatever was asked for.
+pub(super) fn told_flags(context: &Context) -> c_uint {
+    const MAP_HOST: c_uint = 8;
+    context.flags.load(Ordering::Relaxed) | MAP_HOST
+}
+
+/// Makes a context with this number, which is reserved; `handle` is that of a primary context.
+pub(super) fn make(
+    call: &Call,
+    (id, handle): (u32, Option<usize>),
+    device: CUdevice,
+    flags: c_uint,
+) -> Result<Arc<Entry<Context>>, Code> {
+    let session = call.session;
+    let info = gpu(call, device)?;
+    let (slot, sequence) = session.reserve_slot()?;
+    let arguments = calls::cuCtxCreate::In {
+        flags,
+        device: device as u32,
+        context: id,
     };
+    let current = call.context().map_or(handle::CONTEXT_NONE, |context| context.id);
+    if let Err(code) = call.ask::<calls::cuCtxCreate::Call>(current, arguments) {
+        session.streams.release(slot);
+        return Err(code);
+    }
     // What an earlier context of this number left is not this one's.
     let _ = session.area.take_error(id);
     let streams = Arc::new(Streams::default());
     let legacy = Stream::new(slot, handle::STREAM_LEGACY, id, StreamKind::Legacy, sequence);
     let legacy = Arc::new(legacy.with_siblings(streams.clone()));
-    let context = Context::new(id, device as usize, info, legacy, streams);
-    let entry = session.contexts.insert(id, context);
+    let named = (id, device as usize, info);
+    let context = Context::new(named, legacy, streams, flags, handle.is_some());
+    Ok(match handle {
+        Some(handle) => session.contexts.insert_as(handle, context),
+        None => session.contexts.insert(id, context),
+    })
+}
+
+fn create(place: Out<CUcontext>, flags: c_uint, device: CUdevice) -> Result<(), Code> {
+    let call = Call::enter()?;
+    gpu(&call, device)?;
+    place.check()?;
+    check_flags(flags)?;
+    let contexts = &call.session.contexts;
+    let id = contexts.reserve().ok_or(result::OUT_OF_MEMORY)?;
+    let entry = make(&call, (id, None), device, flags).inspect_err(|_| contexts.release(id))?;
     call.thread.contexts.borrow_mut().push(entry.clone());
     place.set(entry.handle())
 }
 
-fn find(call: &Call, context: CUcontext) -> Result<Arc<Entry<Context>>, Code> {
+pub(super) fn find(call: &Call, context: CUcontext) -> Result<Arc<Entry<Context>>, Code> {
     if context == 0 {
         return Err(result::INVALID_VALUE);
     }
-    let found = call.session.contexts.get(context);
-    Ok(Arc::clone(&*found.ok_or(result::INVALID_CONTEXT)?))
+    if let Some(found) = call.session.contexts.get(context) {
+        return Ok(Arc::clone(&*found));
+    }
+    let session = call.session;
+    let primary = session.primaries.find(&session.gpus, context);
+    primary.ok_or(result::INVALID_CONTEXT)
 }
 
 /// Destroys a context and everything in it.
-fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
+pub(super) fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
     let session = call.session;
     if !entry.is_alive() {
         return Err(result::INVALID_CONTEXT);
     }
     // The host destroys it only after what was submitted to it; what that comes to is nobody's any more.
-    let _ = session.synchronize(call.thread, entry);
+    if session.synchronize(call.thread, entry).is_ok() {
+        call.print(entry.id, Waited::Context);
+    }
+    session.storage.end(entry.handle());
     let arguments = calls::cuCtxDestroy::In { context: entry.id };
     // With its session lost the context is gone already.
     if let Err(code) = call.ask::<calls::cuCtxDestroy::Call>(entry.id, arguments)
@@ -108,7 +135,20 @@ fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
             }
         )*};
     }
-    forget!(events, modules, functions, graphs, graph_execs);
+    forget!(
+        events,
+        modules,
+        functions,
+        graphs,
+        graph_execs,
+        links,
+        arrays,
+        mipmapped
+    );
+    session.textures.forget_context(entry.id);
+    session.surfaces.forget_context(entry.id);
+    let graphs = &session.graphs;
+    lock(&session.node_parts).retain(|_, parts| parts.iter().all(|part| graphs.get(*part).is_some()));
     for stream in session.streams.all().iter().filter(|s| s.context == entry.id) {
         if session.streams.remove(stream.handle()).is_some() {
             session.streams.release(stream.slot);
@@ -120,7 +160,9 @@ fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Code> {
     session.free_pinned_of(entry.id);
     let _ = session.area.take_error(entry.id);
     lock(&entry.retired).clear();
-    session.contexts.release(entry.id);
+    if !entry.is_primary {
+        session.contexts.release(entry.id);
+    }
     Ok(())
 }
 
@@ -141,6 +183,7 @@ fn synchronize(call: &Call, context: &Context) -> Result<(), Code> {
         call.ask::<calls::cuCtxSynchronize::Call>(context.id, calls::cuCtxSynchronize::In {})?;
     }
     call.session.synchronize(call.thread, context)?;
+    call.print(context.id, Waited::Context);
     call.take_errors(context.id)
 }
 
@@ -171,6 +214,9 @@ cuda! {
     fn cuCtxDestroy_v2(context: CUcontext) {
         let call = Call::enter()?;
         let entry = find(&call, context)?;
+        if entry.is_primary {
+            return Err(result::INVALID_CONTEXT);
+        }
         destroy(&call, &entry)?;
         let mut contexts = call.thread.contexts.borrow_mut();
         if contexts.last().is_some_and(|top| Arc::ptr_eq(top, &entry)) {
@@ -242,6 +288,68 @@ cuda! {
             return synchronize(&call, &context);
         }
         let entry = find(&call, context)?;
+        if !entry.is_alive() {
+            return Err(result::CONTEXT_IS_DESTROYED);
+        }
         synchronize(&call, &entry)
+    }
+
+    fn cuCtxGetFlags(flags: Out<c_uint>) {
+        let call = Call::local()?;
+        let context = call.context()?;
+        flags.set(told_flags(&context))
+    }
+
+    fn cuCtxSetFlags(flags: c_uint) {
+        let call = Call::local()?;
+        let context = call.context()?;
+        check_flags(flags)?;
+        context.flags.store(flags, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn cuCtxGetId(context: CUcontext, id: Out<u64>) {
+        let call = Call::local()?;
+        id.set(match context {
+            0 => call.context()?.serial,
+            context => find(&call, context)?.serial,
+        })
+    }
+
+    fn cuCtxGetLimit(value: Out<usize>, limit: c_int) {
+        let call = Call::enter()?;
+        let context = call.context()?;
+        value.check()?;
+        let out = call.ask::<calls::cuCtxGetLimit::Call>(context.id, calls::cuCtxGetLimit::In { limit })?;
+        value.set(out.value as usize)
+    }
+
+    fn cuCtxSetLimit(limit: c_int, value: usize) {
+        let call = Call::enter()?;
+        let context = call.context()?;
+        let arguments = calls::cuCtxSetLimit::In { limit, value: value as u64 };
+        call.ask::<calls::cuCtxSetLimit::Call>(context.id, arguments).map(drop)
+    }
+
+    fn cuCtxGetCacheConfig(config: Out<c_int>) {
+        let call = Call::enter()?;
+        let context = call.context()?;
+        config.check()?;
+        let out = call.ask::<calls::cuCtxGetCacheConfig::Call>(context.id, calls::cuCtxGetCacheConfig::In {})?;
+        config.set(out.config)
+    }
+
+    fn cuCtxSetCacheConfig(config: c_int) {
+        let call = Call::enter()?;
+        let context = call.context()?;
+        let arguments = calls::cuCtxSetCacheConfig::In { config };
+        call.ask::<calls::cuCtxSetCacheConfig::Call>(context.id, arguments).map(drop)
+    }
+
+    fn cuCtxResetPersistingL2Cache() {
+        let call = Call::enter()?;
+        let context = call.context()?;
+        let arguments = calls::cuCtxResetPersistingL2Cache::In {};
+        call.ask::<calls::cuCtxResetPersistingL2Cache::Call>(context.id, arguments).map(drop)
     }
 }

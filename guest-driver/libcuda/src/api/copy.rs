@@ -5,28 +5,29 @@ use crate::fence::refuse_capture;
 use crate::objects::{Point, Stream};
 use crate::session::{Call, NullStream};
 use crate::staging::{CHUNK_LEN, DEPTH, Lease};
+use crate::text::Waited;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use vgpu_protocol::calls::{Wire, cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync};
 use vgpu_protocol::result::{self, Code};
 
 /// One side of a copy between unlike memories: what kind of host memory it is.
-enum HostKind {
+pub(super) enum HostKind {
     Pinned,
     Pageable,
 }
 
 /// A copy's stream and whether the call returns only when it is done.
-struct Job {
-    call: Call,
-    stream: Arc<Stream>,
-    sync: bool,
+pub(super) struct Job {
+    pub(super) call: Call,
+    pub(super) stream: Arc<Stream>,
+    pub(super) sync: bool,
     /// The stream is not the current context's: the host says whether it may be used.
-    foreign: bool,
+    pub(super) foreign: bool,
 }
 
 impl Job {
-    fn host_kind(&self, host: Host, len: usize) -> Result<HostKind, Code> {
+    pub(super) fn host_kind(&self, host: Host, len: usize) -> Result<HostKind, Code> {
         let session = self.call.session;
         // Nothing of this process lies where the device's memory does.
         if host.is_null() || session.is_device(host.addr()) {
@@ -45,9 +46,18 @@ impl Job {
     }
 
     /// Ends a copy of pinned memory: waits for it if the call promises that.
-    fn finish(&self) -> Result<(), Code> {
+    pub(super) fn finish(&self) -> Result<(), Code> {
         if self.sync {
             self.call.synchronize_stream(&self.stream)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ends a copy that is not waited for unless the host may look at once at what it wrote.
+    fn finish_at(&self, to: u64) -> Result<(), Code> {
+        if self.call.session.is_in_arena(to) {
+            self.finish()
         } else {
             Ok(())
         }
@@ -105,7 +115,7 @@ impl Job {
                     self.submit_to_device(to + offset as u64, lease.addr, part as u64)?;
                     lease.guard(&self.stream);
                 }
-                Ok(())
+                self.finish_at(to)
             }
         }
     }
@@ -152,6 +162,7 @@ impl Job {
                 while !under_way.is_empty() {
                     self.unstage(to, under_way.pop_front())?;
                 }
+                self.call.print(self.stream.context, Waited::Stream(&self.stream));
                 self.call.take_errors(self.stream.context)
             }
         }
@@ -175,7 +186,7 @@ impl Job {
         Ok(())
     }
 
-    fn on_device(&self, to: CUdeviceptr, from: CUdeviceptr, len: usize) -> Result<(), Code> {
+    pub(super) fn on_device(&self, to: CUdeviceptr, from: CUdeviceptr, len: usize) -> Result<(), Code> {
         if len == 0 {
             return Ok(());
         }
@@ -186,11 +197,12 @@ impl Job {
             from,
             bytes: len as u64,
             stream: self.stream.word,
-        })
+        })?;
+        self.finish_at(to)
     }
 
     /// A copy whose direction follows from the addresses.
-    fn any(&self, to: u64, from: u64, len: usize) -> Result<(), Code> {
+    pub(super) fn any(&self, to: u64, from: u64, len: usize) -> Result<(), Code> {
         let session = self.call.session;
         // SAFETY: the caller of cuMemcpy promised that an address which is not the device's is host memory of this size.
         let host = |addr: u64| unsafe { Host::new(addr as usize) };
@@ -213,7 +225,7 @@ impl Job {
 }
 
 /// Runs a copy on a stream; a call without one runs on the null stream and is synchronous.
-fn copy(
+pub(super) fn copy(
     stream: Option<CUstream>,
     null: NullStream,
     run: impl FnOnce(&Job) -> Result<(), Code>,

@@ -2,26 +2,27 @@
 use super::cuda;
 use crate::abi::{CUdevice, CUdevprop, CUuuid, Out, Text};
 use crate::session::Call;
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_uint};
 use vgpu_protocol::calls::{self, Mode};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{GPU_ATTRIBUTES, GpuInfo};
+use vgpu_protocol::words::handle;
 
 /// Attributes that say whether a call works, each with such a call: while the call table does not offer it, the
 /// attribute is 0 whatever the device can do, and programs take their other way.
 const NEEDS: &[(usize, &str)] = &[
     (83, "cuMemAllocManaged"),                    // MANAGED_MEMORY
-    (88, "cuMemPrefetchAsync"),                   // PAGEABLE_MEMORY_ACCESS
-    (89, "cuMemPrefetchAsync"),                   // CONCURRENT_MANAGED_ACCESS
     (95, "cuLaunchCooperativeKernel"),            // COOPERATIVE_LAUNCH
     (96, "cuLaunchCooperativeKernelMultiDevice"), // COOPERATIVE_MULTI_DEVICE_LAUNCH
     (92, "cuStreamWaitValue32"),                  // CAN_USE_STREAM_MEM_OPS_V1
     (93, "cuStreamWaitValue64"),                  // CAN_USE_64_BIT_STREAM_MEM_OPS_V1
+    (121, "cuMemMapArrayAsync"),                  // DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED
     (122, "cuStreamWaitValue64"),                 // CAN_USE_64_BIT_STREAM_MEM_OPS
     (98, "cuFlushGPUDirectRDMAWrites"),           // CAN_FLUSH_REMOTE_WRITES
     (99, "cuMemHostRegister"),                    // HOST_REGISTER_SUPPORTED
     (102, "cuMemAddressReserve"),                 // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
     (103, "cuMemExportToShareableHandle"),        // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
+    (112, "cuMemMapArrayAsync"),                  // SPARSE_CUDA_ARRAY_SUPPORTED
     (113, "cuMemHostRegister"),                   // READ_ONLY_HOST_REGISTER_SUPPORTED
     (114, "cuImportExternalSemaphore"),           // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
     (115, "cuMemAllocAsync"),                     // MEMORY_POOLS_SUPPORTED
@@ -31,6 +32,11 @@ const NEEDS: &[(usize, &str)] = &[
     (127, "cuTensorMapEncodeTiled"),              // TENSOR_MAP_ACCESS_SUPPORTED
     (132, "cuMulticastCreate"),                   // MULTICAST_SUPPORTED
 ];
+
+/// MANAGED_MEMORY: it is the guest's memory, whatever the device can do.
+const MANAGED: usize = 83;
+/// PAGEABLE_MEMORY_ACCESS and CONCURRENT_MANAGED_ACCESS: no memory moves when it is accessed.
+const NEVER: [usize; 2] = [88, 89];
 
 fn is_offered(attribute: usize) -> bool {
     let needed = NEEDS.iter().find(|(number, _)| *number == attribute);
@@ -52,7 +58,8 @@ fn attribute(info: &GpuInfo, attribute: c_int) -> Result<c_int, Code> {
         .ok_or(result::INVALID_VALUE)?;
     match info.attributes[number] {
         i32::MIN => Err(result::INVALID_VALUE),
-        value if is_offered(number) => Ok(value),
+        _ if number == MANAGED && is_offered(number) => Ok(1),
+        value if is_offered(number) && !NEVER.contains(&number) => Ok(value),
         _ => Ok(0),
     }
 }
@@ -64,11 +71,16 @@ fn text(bytes: &[u8]) -> &[u8] {
 
 /// A PCI address, from domain to function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PciAddress {
-    domain: u32,
-    bus: u32,
-    device: u32,
-    function: u32,
+pub struct PciAddress {
+    pub domain: u32,
+    pub bus: u32,
+    pub device: u32,
+    pub function: u32,
+}
+
+/// A device's place on the bus.
+pub fn pci(info: &GpuInfo) -> Result<PciAddress, Code> {
+    PciAddress::parse(text(&info.pci)).ok_or(result::UNKNOWN)
 }
 
 impl PciAddress {
@@ -135,6 +147,30 @@ cuda! {
         major.set(attribute(info, 75)?)
     }
 
+    fn cuDeviceGetExecAffinitySupport(supported: Out<c_int>, affinity: c_int, device: CUdevice) {
+        let call = Call::local()?;
+        gpu(&call, device)?;
+        supported.check()?;
+        // CU_EXEC_AFFINITY_TYPE_SM_COUNT is all there is, and only clients of NVIDIA's MPS have it.
+        if affinity != 0 {
+            return Err(result::INVALID_VALUE);
+        }
+        supported.set(0)
+    }
+
+    fn cuDeviceGetTexture1DLinearMaxWidth(
+        width: Out<usize>, format: c_int, channels: c_uint, device: CUdevice,
+    ) {
+        let call = Call::enter()?;
+        gpu(&call, device)?;
+        width.check()?;
+        let current = call.context().map_or(handle::CONTEXT_NONE, |context| context.id);
+        let arguments =
+            calls::cuDeviceGetTexture1DLinearMaxWidth::In { format, channels, device: device as u32 };
+        let out = call.ask::<calls::cuDeviceGetTexture1DLinearMaxWidth::Call>(current, arguments)?;
+        width.set(out.width as usize)
+    }
+
     fn cuDeviceGetProperties(properties: Out<CUdevprop>, device: CUdevice) {
         let info = gpu(&Call::local()?, device)?;
         let get = |number| attribute(info, number);
@@ -154,8 +190,7 @@ cuda! {
 
     fn cuDeviceGetPCIBusId(id: Out<c_char>, len: c_int, device: CUdevice) {
         let info = gpu(&Call::local()?, device)?;
-        let PciAddress { domain, bus, device, function } =
-            PciAddress::parse(text(&info.pci)).ok_or(result::UNKNOWN)?;
+        let PciAddress { domain, bus, device, function } = pci(info)?;
         let address = format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}");
         id.set_text(address.as_bytes(), len)?;
         // As much as fits is there, and the caller is told that it is not all.

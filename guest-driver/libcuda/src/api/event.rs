@@ -4,8 +4,9 @@ use crate::abi::{CUevent, CUstream, Out};
 use crate::fence::refuse_capture;
 use crate::handles::Found;
 use crate::lock;
-use crate::objects::{Event, Recorded};
+use crate::objects::{Event, Recorded, Stream};
 use crate::session::Call;
+use crate::text::Waited;
 use std::ffi::c_uint;
 use std::sync::Mutex;
 use vgpu_protocol::calls;
@@ -15,6 +16,8 @@ use vgpu_protocol::result::{self, Code};
 const BLOCKING_SYNC: c_uint = 1;
 const DISABLE_TIMING: c_uint = 2;
 const INTERPROCESS: c_uint = 4;
+/// CU_EVENT_RECORD_EXTERNAL.
+const RECORD_EXTERNAL: c_uint = 1;
 
 fn find(call: &Call, event: CUevent) -> Result<Found<Event>, Code> {
     call.session.events.get(event).ok_or(result::INVALID_HANDLE)
@@ -64,8 +67,6 @@ cuda! {
         if flags & (INTERPROCESS | DISABLE_TIMING) == INTERPROCESS {
             return Err(result::INVALID_VALUE);
         }
-        // Nobody can open it, since there are no handles for that.
-        let flags = flags & !INTERPROCESS;
         let session = call.session;
         let id = session.events.reserve().ok_or(result::OUT_OF_MEMORY)?;
         let arguments = calls::cuEventCreate::In { event: id, flags };
@@ -77,6 +78,7 @@ cuda! {
             id,
             context: context.id,
             timing: flags & DISABLE_TIMING == 0,
+            shared: flags & INTERPROCESS != 0,
             recorded: Mutex::new(Recorded::Never),
         };
         place.set(session.events.insert(id, event).handle())
@@ -94,7 +96,7 @@ cuda! {
     fn cuEventQuery(event: CUevent) {
         let call = Call::enter()?;
         let event = find(&call, event)?;
-        if call.session.captures.any() {
+        if call.session.captures.any() || *lock(&event.recorded) == Recorded::ByGraph {
             let arguments = calls::cuEventQuery::In { event: event.id };
             return call.ask::<calls::cuEventQuery::Call>(event.context, arguments).map(drop);
         }
@@ -111,11 +113,12 @@ cuda! {
         if let Recorded::At(point) = recorded {
             call.session.wait_for(call.thread, event.context, point)?;
         }
-        if call.session.captures.any() {
+        if call.session.captures.any() || recorded == Recorded::ByGraph {
             let arguments = calls::cuEventSynchronize::In { event: event.id };
             call.ask::<calls::cuEventSynchronize::Call>(event.context, arguments)?;
         }
         call.is_event_done(recorded)?;
+        call.print(event.context, Waited::Event(event.id));
         call.take_errors(event.context)
     }
 
@@ -128,28 +131,65 @@ cuda! {
     }
 }
 
+/// Records an event behind a stream's work; `external` in a capture makes it a node of the graph.
+fn record(call: &Call, event: CUevent, stream: &Stream, external: bool) -> Result<(), Code> {
+    let event = find(call, event)?;
+    if event.context != stream.context {
+        return Err(result::INVALID_HANDLE);
+    }
+    // The fence goes before the event: whatever waits for the event on the GPU then finds the number written. In a
+    // capture there is none, since a graph would write it again whenever it runs.
+    let capture = stream.capture();
+    let refused = if capture == 0 {
+        refuse_capture(stream)
+    } else {
+        Ok(())
+    };
+    let recorded = match capture {
+        0 if external => return Err(result::ILLEGAL_STATE),
+        0 if refused.is_ok() => Recorded::At(call.session.fence(call.thread, stream)?),
+        0 => Recorded::Never,
+        capture => Recorded::Captured(capture),
+    };
+    if external {
+        let arguments = calls::cuEventRecordWithFlags::In {
+            event: event.id,
+            stream: stream.word,
+            flags: RECORD_EXTERNAL,
+        };
+        call.ask::<calls::cuEventRecordWithFlags::Call>(stream.context, arguments)?;
+        // When it is done only the host can tell: the graph records it.
+        *lock(&event.recorded) = Recorded::ByGraph;
+        return Ok(());
+    }
+    let arguments = calls::cuEventRecord::In {
+        event: event.id,
+        stream: stream.word,
+        slot: stream.slot,
+        sequence: 0,
+    };
+    call.submit::<calls::cuEventRecord::Call>(stream.context, arguments)?;
+    refused?;
+    *lock(&event.recorded) = match recorded {
+        Recorded::At(_) if event.shared => Recorded::ByGraph,
+        recorded => recorded,
+    };
+    Ok(())
+}
+
 cuda_pairs! {
     fn cuEventRecord / cuEventRecord_ptsz(event: CUevent, stream: CUstream) |null| {
         let call = Call::enter()?;
         let stream = call.stream(stream, null)?;
-        let event = find(&call, event)?;
-        if event.context != stream.context {
-            return Err(result::INVALID_HANDLE);
+        record(&call, event, &stream, false)
+    }
+
+    fn cuEventRecordWithFlags / cuEventRecordWithFlags_ptsz(event: CUevent, stream: CUstream, flags: c_uint) |null| {
+        let call = Call::enter()?;
+        let stream = call.stream(stream, null)?;
+        if flags & !RECORD_EXTERNAL != 0 {
+            return Err(result::INVALID_VALUE);
         }
-        // The fence goes before the event: whatever waits for the event on the GPU then finds the number written. In a
-        // capture there is none, since a graph would write it again whenever it runs.
-        let capture = stream.capture();
-        let refused = if capture == 0 { refuse_capture(&stream) } else { Ok(()) };
-        let recorded = match capture {
-            0 if refused.is_ok() => Recorded::At(call.session.fence(call.thread, &stream)?),
-            0 => Recorded::Never,
-            capture => Recorded::Captured(capture),
-        };
-        let arguments =
-            calls::cuEventRecord::In { event: event.id, stream: stream.word, slot: stream.slot, sequence: 0 };
-        call.submit::<calls::cuEventRecord::Call>(stream.context, arguments)?;
-        refused?;
-        *lock(&event.recorded) = recorded;
-        Ok(())
+        record(&call, event, &stream, flags != 0)
     }
 }

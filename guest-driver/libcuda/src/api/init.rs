@@ -1,8 +1,9 @@
 //! Starting, versions, entry points.
 use super::cuda;
 use crate::abi::{CUuuid, In, Out, Text};
+use crate::export_tables;
 use crate::exports::{self, Lookup};
-use crate::session;
+use crate::{session, trace};
 use std::ffi::{c_int, c_uint};
 use vgpu_protocol::result::{self, Code};
 
@@ -17,6 +18,12 @@ const FLAG_PER_THREAD: u64 = 2;
 const FOUND: c_int = 0;
 const SYMBOL_NOT_FOUND: c_int = 1;
 const VERSION_NOT_SUFFICIENT: c_int = 2;
+
+/// The driver's version. It may be asked for before cuInit, and never claims more than the host has once that is known.
+pub fn driver_version() -> u32 {
+    let host = session::get().map_or(VERSION, |s| s.gpus[0].driver_version);
+    VERSION.min(host)
+}
 
 fn proc_address(
     symbol: Text,
@@ -36,6 +43,9 @@ fn proc_address(
         Lookup::TooNew => (0, VERSION_NOT_SUFFICIENT),
         Lookup::Unknown => (0, SYMBOL_NOT_FOUND),
     };
+    if said != FOUND {
+        trace::not_found(name, version);
+    }
     function.set(address)?;
     // Who asks for the status is told there, and the call itself has not failed.
     if said == FOUND || !status.is_null() {
@@ -55,9 +65,7 @@ cuda! {
     }
 
     fn cuDriverGetVersion(version: Out<c_int>) {
-        // It may be asked before cuInit, and never claims more than the host has once that is known.
-        let host = session::get().map_or(VERSION, |s| s.gpus[0].driver_version);
-        version.set(VERSION.min(host) as c_int)
+        version.set(driver_version() as c_int)
     }
 
     fn cuGetProcAddress(symbol: Text, function: Out<usize>, version: c_int, flags: u64) {
@@ -70,9 +78,9 @@ cuda! {
     }
 
     fn cuGetExportTable(table: Out<usize>, id: In<CUuuid>) {
-        // None of the private tables is offered: their callers fall back or say so.
-        id.get()?;
-        table.set(0)?;
-        Err(result::INVALID_VALUE)
+        let found = export_tables::find(id.get()?);
+        table.set(found.unwrap_or(0))?;
+        // Callers of tables that are not offered fall back, or say so.
+        found.map(drop).ok_or(result::INVALID_VALUE)
     }
 }

@@ -1,52 +1,103 @@
 //! The calls, one module per kind. Every `call` and `local` row of the table has its functions here, under the ABI's names.
+mod array;
+mod batch;
+mod capture;
 mod context;
 mod copy;
 mod device;
 mod error;
 mod event;
+mod function;
 mod graph;
+mod graph_dot;
+mod graph_edges;
+mod graph_edit;
+mod graph_look;
+mod graph_node;
 mod host_fn;
 mod host_memory;
 mod init;
+mod ipc;
 mod launch;
+mod library;
+mod link;
+mod log;
+mod managed;
 mod memory;
 mod memset;
 mod module;
+mod peer;
+mod pointer;
+mod pool;
+mod primary;
+mod profiler;
+mod rows;
 mod stream;
+mod stream_memory;
+mod tensor_map;
 #[cfg(test)]
 mod tests;
+mod texture;
+mod user_object;
+mod virtual_memory;
 
+pub use array::*;
+pub use batch::*;
+pub use capture::*;
 pub use context::*;
 pub use copy::*;
 pub use device::*;
 pub use error::*;
 pub use event::*;
+pub use function::*;
 pub use graph::*;
+pub use graph_dot::*;
+pub use graph_edges::*;
+pub use graph_edit::*;
+pub use graph_look::*;
 pub use host_fn::*;
 pub use host_memory::*;
 pub use init::*;
+pub use ipc::*;
 pub use launch::*;
+pub use library::*;
+pub use link::*;
+pub use log::*;
+pub use managed::*;
 pub use memory::*;
 pub use memset::*;
 pub use module::*;
+pub use peer::*;
+pub use pointer::*;
+pub use pool::*;
+pub use primary::*;
+pub use profiler::*;
+pub use rows::*;
 pub use stream::*;
+pub use stream_memory::*;
+pub use tensor_map::*;
+pub use texture::*;
+pub use user_object::*;
+pub use virtual_memory::*;
 
 use crate::abi::{CUresult, CUstream};
 use crate::objects::{Context, Stream, StreamKind};
 use crate::session::{Call, NullStream};
-use crate::{abi, lock};
+use crate::{abi, lock, trace};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::words::handle;
 
 /// Runs a call's body. No panic leaves the library.
-pub(crate) fn guard(body: impl FnOnce() -> Result<(), Code>) -> CUresult {
-    match catch_unwind(AssertUnwindSafe(body)) {
+pub(crate) fn guard(name: &str, body: impl FnOnce() -> Result<(), Code>) -> CUresult {
+    let result = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => result::SUCCESS,
         Ok(Err(code)) => code,
         Err(_) => result::UNKNOWN,
-    }
+    };
+    trace::ended(name, result);
+    result
 }
 
 /// Defines exported functions; their bodies are `Result<(), Code>`.
@@ -55,7 +106,7 @@ macro_rules! cuda {
         #[unsafe(no_mangle)]
         #[allow(non_snake_case)]
         pub extern "C" fn $name($($arg: $type),*) -> $crate::abi::CUresult {
-            $crate::api::guard(|| $body)
+            $crate::api::guard(stringify!($name), || $body)
         }
     )*};
 }
@@ -67,13 +118,13 @@ macro_rules! cuda_pairs {
         #[allow(non_snake_case)]
         pub extern "C" fn $name($($arg: $type),*) -> $crate::abi::CUresult {
             let $null = $crate::session::NullStream::Legacy;
-            $crate::api::guard(|| $body)
+            $crate::api::guard(stringify!($name), || $body)
         }
         #[unsafe(no_mangle)]
         #[allow(non_snake_case)]
         pub extern "C" fn $per_thread($($arg: $type),*) -> $crate::abi::CUresult {
             let $null = $crate::session::NullStream::PerThread;
-            $crate::api::guard(|| $body)
+            $crate::api::guard(stringify!($per_thread), || $body)
         }
     )*};
 }
@@ -81,7 +132,7 @@ use {cuda, cuda_pairs};
 
 impl Call {
     /// The stream of a handle, whatever its context; default streams are those of the current context.
-    fn stream(&self, stream: CUstream, null: NullStream) -> Result<Arc<Stream>, Code> {
+    pub(crate) fn stream(&self, stream: CUstream, null: NullStream) -> Result<Arc<Stream>, Code> {
         let null = match stream {
             0 => null,
             abi::CU_STREAM_LEGACY => NullStream::Legacy,

@@ -1,12 +1,14 @@
 //! Modules and what is in them.
 use super::cuda;
 use crate::abi::{CUdeviceptr, CUfunction, CUmodule, Host, In, Out, Text};
+use crate::device_memory::DeviceMemory;
 use crate::handles::Entry;
+use crate::library::Library;
 use crate::lock;
-use crate::objects::{Function, Module, Proven};
-use crate::session::{Call, DeviceMemory};
+use crate::objects::{Context, Function, Module, Proven};
+use crate::session::Call;
 use std::collections::HashMap;
-use std::ffi::{OsStr, c_int, c_uint};
+use std::ffi::{CString, OsStr, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex};
 use vgpu_protocol::calls;
@@ -52,7 +54,7 @@ fn part(image: Host, offset: u64, len: usize) -> Result<Vec<u8>, Code> {
 }
 
 /// Bytes of the image at `image`: a fat binary, an ELF file or PTX text with its terminator.
-fn image_len(image: Host) -> Result<u64, Code> {
+pub(super) fn image_len(image: Host) -> Result<u64, Code> {
     if image.is_null() {
         return Err(result::INVALID_VALUE);
     }
@@ -122,8 +124,9 @@ fn elf_len(image: Host) -> Result<u64, Code> {
 
 /// What the caller wants from the compiler.
 #[derive(Default)]
-struct Jit {
-    numbers: Vec<JitOption>,
+pub(super) struct Jit {
+    /// Options that are numbers.
+    pub numbers: Vec<JitOption>,
     /// Where the information log goes and the error log, with the index of the option that has its size.
     logs: [(usize, Option<usize>); 2],
     /// The indices of the options whose values are replaced by the wall time and the threads per block.
@@ -132,7 +135,7 @@ struct Jit {
 }
 
 impl Jit {
-    fn new(len: usize, options: In<c_int>, values: In<Out<u8>>) -> Result<Self, Code> {
+    pub fn new(len: usize, options: In<c_int>, values: In<Out<u8>>) -> Result<Self, Code> {
         let mut jit = Self::default();
         for i in 0..len {
             let value = values.place(i)?.get()?;
@@ -164,7 +167,7 @@ impl Jit {
     }
 
     /// Bytes of a log that are wanted.
-    fn wanted(&self, log: usize, values: In<Out<u8>>) -> Result<u32, Code> {
+    pub(super) fn wanted(&self, log: usize, values: In<Out<u8>>) -> Result<u32, Code> {
         let (buffer, Some(size)) = self.logs[log] else {
             return Ok(0);
         };
@@ -176,8 +179,61 @@ impl Jit {
     }
 
     fn is_plain(&self) -> bool {
-        self.numbers.is_empty() && self.wall_time.is_none() && self.logs.iter().all(|log| log.1.is_none())
+        self.numbers.is_empty() && self.is_numbers()
     }
+
+    /// Whether nothing is to be said.
+    pub(super) fn is_numbers(&self) -> bool {
+        self.wall_time.is_none() && self.logs.iter().all(|log| log.1.is_none())
+    }
+
+    /// The options that are numbers.
+    pub(super) fn numbers(&self) -> &[JitOption] {
+        &self.numbers
+    }
+
+    /// Stores what was said where the caller wants it; then the outcome.
+    pub(super) fn tell(
+        &self,
+        values: In<Out<u8>>,
+        wanted: [u32; 2],
+        answer: &JitAnswer<'_>,
+    ) -> Result<(), Code> {
+        let said = answer.said.map(|len| len as usize);
+        if said[0].checked_add(said[1]) != Some(answer.logs.len()) {
+            return Err(result::UNKNOWN);
+        }
+        let (info, error) = answer.logs.split_at(said[0]);
+        for ((log, said), wanted) in self.logs.iter().zip([info, error]).zip(wanted) {
+            set_log(log.0, wanted, said);
+            if let (Some(size), true) = (log.1, wanted > 0) {
+                values.place(size)?.set(said.len())?;
+            }
+        }
+        for (place, value) in [
+            (self.wall_time, answer.wall_time_bits),
+            (self.threads, answer.threads),
+        ] {
+            if let Some(i) = place {
+                values.place(i)?.set(value as usize)?;
+            }
+        }
+        match answer.result {
+            result::SUCCESS => Ok(()),
+            code => Err(code),
+        }
+    }
+}
+
+/// What the compiler or the linker answered.
+pub(super) struct JitAnswer<'a> {
+    pub result: Code,
+    pub wall_time_bits: u32,
+    pub threads: u32,
+    /// Bytes of the information log and of the error log.
+    pub said: [u32; 2],
+    /// Both.
+    pub logs: &'a [u8],
 }
 
 /// Puts a log where the caller wants it, with a terminator if there is room.
@@ -196,29 +252,21 @@ fn set_log(buffer: usize, wanted: u32, said: &[u8]) {
     }
 }
 
-/// Loads an image of `len` bytes, which `ask` asks the host for: the call, the context and the module's number, and the image's
-/// address.
+/// Loads a module into a context: `ask` makes the host load it, with the module's number from the image's copy at an address. Its
+/// handle.
 fn load_with(
-    place: Out<CUmodule>,
+    call: &Call,
+    context: u32,
     image: Host,
     len: u64,
-    ask: impl FnOnce(&Call, u32, u32, u64) -> Result<(), Code>,
-) -> Result<(), Code> {
-    let call = Call::enter()?;
-    let context = call.context()?;
-    place.check()?;
+    ask: impl FnOnce(u32, u64) -> Result<(), Code>,
+) -> Result<CUmodule, Code> {
     let session = call.session;
     let id = session.modules.reserve().ok_or(result::OUT_OF_MEMORY)?;
     // The host copies the image once, out of a buffer that it can reach.
-    let loaded = session.alloc(len, false).and_then(|addr| {
-        // SAFETY: a new buffer of at least this length, which nothing else uses.
-        let buffer = unsafe { std::slice::from_raw_parts_mut(addr as *mut u8, len as usize) };
-        let loaded = match image.read(0, buffer) {
-            true => ask(&call, context.id, id, addr),
-            false => Err(result::INVALID_IMAGE),
-        };
-        let freed = session.free(addr, len);
-        loaded.and(freed)
+    let loaded = call.with_buffer(len, |buffer, addr| match image.read(0, buffer) {
+        true => ask(id, addr),
+        false => Err(result::INVALID_IMAGE),
     });
     if let Err(code) = loaded {
         session.modules.release(id);
@@ -228,16 +276,16 @@ fn load_with(
         id,
         Module {
             id,
-            context: context.id,
+            context,
             functions: Mutex::new(HashMap::new()),
             globals: Mutex::new(HashMap::new()),
         },
     );
-    place.set(entry.handle())
+    Ok(entry.handle())
 }
 
-fn load(place: Out<CUmodule>, image: Host, len: u64) -> Result<(), Code> {
-    load_with(place, image, len, |call, context, module, image| {
+fn load(call: &Call, context: u32, image: Host, len: u64) -> Result<CUmodule, Code> {
+    load_with(call, context, image, len, |module, image| {
         let arguments = calls::cuModuleLoadData::In {
             image,
             bytes: len,
@@ -248,17 +296,41 @@ fn load(place: Out<CUmodule>, image: Host, len: u64) -> Result<(), Code> {
     })
 }
 
-/// Checks what comes before a look at the image.
-fn may_load(place: Out<CUmodule>) -> Result<(), Code> {
-    let call = Call::enter()?;
-    drop(call.context()?);
-    place.check().map(drop)
+/// The module of a library in a context.
+pub fn load_library_module(call: &Call, context: &Context, library: &Library) -> Result<CUmodule, Code> {
+    let (image, len) = (library.image.host(), library.len);
+    if library.options.is_empty() {
+        return load(call, context.id, image, len);
+    }
+    load_with(call, context.id, image, len, |module, image| {
+        let arguments = calls::cuModuleLoadDataEx::In {
+            image,
+            bytes: len,
+            module,
+            info_len: 0,
+            error_len: 0,
+        };
+        let options = library.options.as_bytes();
+        let (out, _) = call.ask_with::<calls::cuModuleLoadDataEx::Call>(context.id, arguments, options)?;
+        match out.result {
+            result::SUCCESS => Ok(()),
+            code => Err(code),
+        }
+    })
 }
 
-fn load_image(place: Out<CUmodule>, image: Host) -> Result<(), Code> {
-    may_load(place)?;
+/// Checks what comes before a look at the image; the call and its context.
+fn may_load(place: Out<CUmodule>) -> Result<(Call, u32), Code> {
+    let call = Call::enter()?;
+    let context = call.context()?.id;
+    place.check()?;
+    Ok((call, context))
+}
+
+pub(crate) fn load_image(place: Out<CUmodule>, image: Host) -> Result<(), Code> {
+    let (call, context) = may_load(place)?;
     let image = unwrapped(image)?;
-    load(place, image, image_len(image)?)
+    place.set(load(&call, context, image, image_len(image)?)?)
 }
 
 fn load_with_options(
@@ -268,14 +340,14 @@ fn load_with_options(
     options: In<c_int>,
     values: In<Out<u8>>,
 ) -> Result<(), Code> {
-    may_load(place)?;
+    let (call, context) = may_load(place)?;
     let jit = Jit::new(len, options, values)?;
     if jit.is_plain() {
         return load_image(place, image);
     }
     let image = unwrapped(image)?;
     let bytes = image_len(image)?;
-    load_with(place, image, bytes, |call, context, module, image| {
+    let module = load_with(&call, context, image, bytes, |module, image| {
         let arguments = calls::cuModuleLoadDataEx::In {
             image,
             bytes,
@@ -285,36 +357,20 @@ fn load_with_options(
         };
         let (out, logs) =
             call.ask_with::<calls::cuModuleLoadDataEx::Call>(context, arguments, jit.numbers.as_bytes())?;
-        let (info_len, error_len) = (out.info_said as usize, out.error_said as usize);
-        if info_len.checked_add(error_len) != Some(logs.len()) {
-            return Err(result::UNKNOWN);
-        }
-        let (info, error) = logs.split_at(info_len);
-        for ((log, said), wanted) in jit
-            .logs
-            .iter()
-            .zip([info, error])
-            .zip([arguments.info_len, arguments.error_len])
-        {
-            set_log(log.0, wanted, said);
-            if let (Some(size), true) = (log.1, wanted > 0) {
-                values.place(size)?.set(said.len())?;
-            }
-        }
-        for (place, value) in [(jit.wall_time, out.wall_time_bits), (jit.threads, out.threads)] {
-            if let Some(i) = place {
-                values.place(i)?.set(value as usize)?;
-            }
-        }
-        match out.result {
-            result::SUCCESS => Ok(()),
-            code => Err(code),
-        }
-    })
+        let answer = JitAnswer {
+            result: out.result,
+            wall_time_bits: out.wall_time_bits,
+            threads: out.threads,
+            said: [out.info_said, out.error_said],
+            logs: &logs,
+        };
+        jit.tell(values, [arguments.info_len, arguments.error_len], &answer)
+    })?;
+    place.set(module)
 }
 
 /// The image behind a pointer that may be one to a compiler's wrapper of it.
-fn unwrapped(image: Host) -> Result<Host, Code> {
+pub(super) fn unwrapped(image: Host) -> Result<Host, Code> {
     if image.is_null() {
         return Err(result::INVALID_VALUE);
     }
@@ -358,15 +414,127 @@ fn layout(blob: &[u8], count: u32) -> Option<(Box<[KernelParam]>, usize)> {
     (len <= KERNEL_PARAMS_LEN_MAX).then_some((params, len))
 }
 
+/// Unloads a module.
+pub(super) fn unload(call: &Call, module: CUmodule) -> Result<(), Code> {
+    let session = call.session;
+    let entry = session.modules.remove(module).ok_or(result::INVALID_HANDLE)?;
+    let arguments = calls::cuModuleUnload::In { module: entry.id };
+    let unloaded = call.ask::<calls::cuModuleUnload::Call>(entry.context, arguments);
+    for (_, function) in lock(&entry.functions).drain() {
+        if let Some(function) = session.functions.remove(function) {
+            session.functions.release(function.id);
+        }
+    }
+    session
+        .device_memory()
+        .retain(|_, memory| memory.module != Some(entry.id));
+    session.modules.release(entry.id);
+    unloaded.map(drop)
+}
+
+/// A module's function.
+pub fn module_function(call: &Call, module: CUmodule, name: &[u8]) -> Result<Arc<Entry<Function>>, Code> {
+    let session = call.session;
+    let entry = find(call, module)?;
+    let mut functions = lock(&entry.functions);
+    let known = functions
+        .get(name)
+        .and_then(|&known| session.functions.get(known));
+    if let Some(known) = known {
+        return Ok(Arc::clone(&*known));
+    }
+    let id = session.functions.reserve().ok_or(result::OUT_OF_MEMORY)?;
+    let arguments = calls::cuModuleGetFunction::In {
+        module: entry.id,
+        function: id,
+    };
+    let found = call
+        .ask_with::<calls::cuModuleGetFunction::Call>(entry.context, arguments, name)
+        .and_then(|(out, blob)| {
+            Ok((
+                layout(&blob, out.params).ok_or(result::UNKNOWN)?,
+                out.clusters != 0,
+            ))
+        });
+    let ((params, params_len), clusters) = match found {
+        Ok(found) => found,
+        Err(code) => {
+            session.functions.release(id);
+            return Err(code);
+        }
+    };
+    let made = session.functions.insert(
+        id,
+        Function {
+            id,
+            context: entry.context,
+            module,
+            name: CString::new(name).map_err(|_| result::INVALID_VALUE)?,
+            params,
+            params_len,
+            clusters,
+            answers: Mutex::default(),
+            proven: Proven::default(),
+        },
+    );
+    functions.insert(name.to_vec(), made.handle());
+    Ok(made)
+}
+
+/// Address and bytes of a module's variable.
+pub(super) fn module_global(call: &Call, module: &Module, name: &[u8]) -> Result<(u64, u64), Code> {
+    let mut globals = lock(&module.globals);
+    if let Some(&known) = globals.get(name) {
+        return Ok(known);
+    }
+    let arguments = calls::cuModuleGetGlobal::In { module: module.id };
+    let (out, _) = call.ask_with::<calls::cuModuleGetGlobal::Call>(module.context, arguments, name)?;
+    globals.insert(name.to_vec(), (out.pointer, out.bytes));
+    let memory = DeviceMemory {
+        module: Some(module.id),
+        ..DeviceMemory::allocated(out.bytes, module.context)
+    };
+    call.session.device_memory().insert(out.pointer, memory);
+    Ok((out.pointer, out.bytes))
+}
+
+/// Names of all functions of a module.
+pub fn module_function_names(call: &Call, module: &Module) -> Result<Vec<Vec<u8>>, Code> {
+    let mut names = Vec::new();
+    loop {
+        let from = u32::try_from(names.len()).map_err(|_| result::UNKNOWN)?;
+        let arguments = calls::cuModuleEnumerateFunctions::In {
+            module: module.id,
+            from,
+        };
+        let (out, blob) =
+            call.ask_with::<calls::cuModuleEnumerateFunctions::Call>(module.context, arguments, &[])?;
+        let told: Vec<_> = blob
+            .split_inclusive(|&byte| byte == 0)
+            .filter_map(|name| name.strip_suffix(&[0]))
+            .map(<[u8]>::to_vec)
+            .collect();
+        if told.len() != out.told as usize {
+            return Err(result::UNKNOWN);
+        }
+        let more = !told.is_empty();
+        names.extend(told);
+        if names.len() >= out.total as usize || !more {
+            return Ok(names);
+        }
+    }
+}
+
 cuda! {
     fn cuModuleLoad(module: Out<CUmodule>, path: Text) {
-        may_load(module)?;
+        let (call, context) = may_load(module)?;
         let path = OsStr::from_bytes(path.get()?.to_bytes());
         let mut image = std::fs::read(path).map_err(|_| result::FILE_NOT_FOUND)?;
         // A file of PTX need not have a terminator.
         image.push(0);
         // SAFETY: the file's content, which outlives the call.
-        load(module, unsafe { Host::new(image.as_ptr() as usize) }, image.len() as u64)
+        let host = unsafe { Host::new(image.as_ptr() as usize) };
+        module.set(load(&call, context, host, image.len() as u64)?)
     }
 
     fn cuModuleLoadData(module: Out<CUmodule>, image: Host) {
@@ -384,54 +552,15 @@ cuda! {
     }
 
     fn cuModuleUnload(module: CUmodule) {
-        let call = Call::enter()?;
-        let session = call.session;
-        let entry = session.modules.remove(module).ok_or(result::INVALID_HANDLE)?;
-        let arguments = calls::cuModuleUnload::In { module: entry.id };
-        let unloaded = call.ask::<calls::cuModuleUnload::Call>(entry.context, arguments);
-        for (_, function) in lock(&entry.functions).drain() {
-            if let Some(function) = session.functions.remove(function) {
-                session.functions.release(function.id);
-            }
-        }
-        session.device_memory().retain(|_, memory| memory.module != Some(entry.id));
-        session.modules.release(entry.id);
-        unloaded.map(drop)
+        unload(&Call::enter()?, module)
     }
 
     fn cuModuleGetFunction(function: Out<CUfunction>, module: CUmodule, name: Text) {
         let call = Call::enter()?;
-        let session = call.session;
         let entry = find(&call, module)?;
         function.check()?;
-        let name = name_of(name)?;
-        let mut functions = lock(&entry.functions);
-        if let Some(&known) = functions.get(name) {
-            return function.set(known);
-        }
-        let id = session.functions.reserve().ok_or(result::OUT_OF_MEMORY)?;
-        let arguments = calls::cuModuleGetFunction::In { module: entry.id, function: id };
-        let found = call
-            .ask_with::<calls::cuModuleGetFunction::Call>(entry.context, arguments, name)
-            .and_then(|(out, blob)| layout(&blob, out.params).ok_or(result::UNKNOWN));
-        let (params, params_len) = match found {
-            Ok(found) => found,
-            Err(code) => {
-                session.functions.release(id);
-                return Err(code);
-            }
-        };
-        let attributes = Mutex::new(HashMap::new());
-        let made = session.functions.insert(id, Function {
-            id,
-            context: entry.context,
-            params,
-            params_len,
-            attributes,
-            proven: Proven::default(),
-        });
-        functions.insert(name.to_vec(), made.handle());
-        function.set(made.handle())
+        drop(entry);
+        function.set(module_function(&call, module, name_of(name)?)?.handle())
     }
 
     fn cuModuleGetGlobal_v2(pointer: Out<CUdeviceptr>, bytes: Out<usize>, module: CUmodule, name: Text) {
@@ -441,18 +570,7 @@ cuda! {
         if pointer.is_null() && bytes.is_null() {
             return Err(result::INVALID_VALUE);
         }
-        let mut globals = lock(&entry.globals);
-        let (addr, len) = match globals.get(name) {
-            Some(&known) => known,
-            None => {
-                let arguments = calls::cuModuleGetGlobal::In { module: entry.id };
-                let (out, _) = call.ask_with::<calls::cuModuleGetGlobal::Call>(entry.context, arguments, name)?;
-                globals.insert(name.to_vec(), (out.pointer, out.bytes));
-                let memory = DeviceMemory { len: out.bytes, context: entry.context, module: Some(entry.id) };
-                call.session.device_memory().insert(out.pointer, memory);
-                (out.pointer, out.bytes)
-            }
-        };
+        let (addr, len) = module_global(&call, &entry, name)?;
         pointer.set_if_wanted(addr);
         bytes.set_if_wanted(len as usize);
         Ok(())
@@ -465,19 +583,21 @@ cuda! {
         mode.set(if eager { EAGER_LOADING } else { LAZY_LOADING })
     }
 
-    fn cuFuncGetAttribute(value: Out<c_int>, attribute: c_int, function: CUfunction) {
+    fn cuModuleGetFunctionCount(count: Out<c_uint>, module: CUmodule) {
         let call = Call::enter()?;
-        value.check()?;
-        let found = call.session.functions.get(function);
-        let function = found.ok_or(result::INVALID_HANDLE)?;
-        let mut attributes = lock(&function.attributes);
-        if let Some(&known) = attributes.get(&attribute) {
-            return value.set(known);
+        let module = find(&call, module)?;
+        count.check()?;
+        count.set(module_function_names(&call, &module)?.len() as c_uint)
+    }
+
+    fn cuModuleEnumerateFunctions(functions: Out<CUfunction>, len: c_uint, module: CUmodule) {
+        let call = Call::enter()?;
+        let found = find(&call, module)?;
+        functions.check()?;
+        for (i, name) in module_function_names(&call, &found)?.iter().take(len as usize).enumerate() {
+            functions.set_at(i, module_function(&call, module, name)?.handle())?;
         }
-        let arguments = calls::cuFuncGetAttribute::In { attribute, function: function.id };
-        let out = call.ask::<calls::cuFuncGetAttribute::Call>(function.context, arguments)?;
-        attributes.insert(attribute, out.value);
-        value.set(out.value)
+        Ok(())
     }
 }
 

@@ -1,26 +1,23 @@
-//! Streams, and their capture.
+//! Streams.
+use super::capture::{CAPTURE_MODE_MAX, abandon, end_capture, flush_before_capture};
 use super::{cuda, cuda_pairs};
-use crate::abi::{CUevent, CUgraph, CUstream, Out};
-use crate::host_functions::Kept;
+use crate::abi::{CUcontext, CUdevice, CUevent, CUstream, In, Out};
 use crate::lock;
-use crate::objects::{Context, Graph, Recorded, Stream, StreamKind};
+use crate::objects::{Context, Recorded, Stream, StreamKind};
 use crate::session::Call;
 use std::ffi::{c_int, c_uint};
 use std::sync::Arc;
 use vgpu_protocol::calls;
 use vgpu_protocol::result::{self, Code};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// CU_STREAM_NON_BLOCKING.
 const NON_BLOCKING: c_uint = 1;
 /// CU_EVENT_WAIT_EXTERNAL.
 const WAIT_EXTERNAL: c_uint = 1;
-/// CUstreamCaptureMode: the highest, relaxed.
-const CAPTURE_MODE_MAX: c_uint = 2;
-/// The CUstreamCaptureStatus of a stream that does not capture.
-const CAPTURE_NONE: c_int = 0;
 
 /// The context of a stream, which its program has not destroyed.
-fn context_of(call: &Call, stream: &Stream) -> Result<Arc<crate::handles::Entry<Context>>, Code> {
+pub(super) fn context_of(call: &Call, stream: &Stream) -> Result<Arc<crate::handles::Entry<Context>>, Code> {
     let contexts = call.session.contexts.all();
     contexts
         .into_iter()
@@ -28,44 +25,67 @@ fn context_of(call: &Call, stream: &Stream) -> Result<Arc<crate::handles::Entry<
         .ok_or(result::CONTEXT_IS_DESTROYED)
 }
 
-/// Ends a capture for all streams that take part in it.
-/// The host functions in it.
-fn end_capture(call: &Call, context: &Context, capture: u64) -> Vec<Kept> {
-    for stream in context.streams.all() {
-        if stream.capture() == capture {
-            stream.set_capture(0);
-        }
+/// The priorities that streams may have: numerically the least important's is the greatest.
+fn priorities(call: &Call, context: &Context) -> Result<(c_int, c_int), Code> {
+    if let Some(&known) = context.priorities.get() {
+        return Ok(known);
     }
-    call.session.captures.ended(capture)
+    let arguments = calls::cuCtxGetStreamPriorityRange::In {};
+    let out = call.ask::<calls::cuCtxGetStreamPriorityRange::Call>(context.id, arguments)?;
+    Ok(*context.priorities.get_or_init(|| (out.least, out.greatest)))
 }
 
-/// Whether a failed cuStreamEndCapture leaves the capture as it is.
-fn goes_on(code: Code) -> bool {
-    matches!(
-        code,
-        result::STREAM_CAPTURE_UNMATCHED | result::STREAM_CAPTURE_WRONG_THREAD | result::ILLEGAL_STATE
-    )
+fn create(place: Out<CUstream>, flags: c_uint, priority: c_int) -> Result<(), Code> {
+    let call = Call::enter()?;
+    let context = call.context()?;
+    place.check()?;
+    if flags & !NON_BLOCKING != 0 {
+        return Err(result::INVALID_VALUE);
+    }
+    let priority = match priority {
+        0 => 0,
+        other => {
+            let (least, greatest) = priorities(&call, &context)?;
+            other.clamp(greatest, least)
+        }
+    };
+    let session = call.session;
+    let (id, sequence) = session.reserve_slot()?;
+    let arguments = calls::cuStreamCreate::In {
+        stream: id,
+        flags,
+        priority,
+    };
+    if let Err(code) = call.submit::<calls::cuStreamCreate::Call>(context.id, arguments) {
+        session.streams.release(id);
+        return Err(code);
+    }
+    let kind = match flags & NON_BLOCKING {
+        0 => StreamKind::Blocking,
+        _ => StreamKind::NonBlocking,
+    };
+    let stream = Stream::new(id, id.into(), context.id, kind, sequence).with_priority(priority);
+    let stream = Arc::new(stream);
+    context.streams.add(stream.clone());
+    place.set(session.streams.insert(id, stream).handle())
 }
 
 cuda! {
     fn cuStreamCreate(place: Out<CUstream>, flags: c_uint) {
+        create(place, flags, 0)
+    }
+
+    fn cuStreamCreateWithPriority(place: Out<CUstream>, flags: c_uint, priority: c_int) {
+        create(place, flags, priority)
+    }
+
+    fn cuCtxGetStreamPriorityRange(least: Out<c_int>, greatest: Out<c_int>) {
         let call = Call::enter()?;
         let context = call.context()?;
-        place.check()?;
-        if flags & !NON_BLOCKING != 0 {
-            return Err(result::INVALID_VALUE);
-        }
-        let session = call.session;
-        let (id, sequence) = session.reserve_slot()?;
-        let arguments = calls::cuStreamCreate::In { stream: id, flags, priority: 0 };
-        if let Err(code) = call.submit::<calls::cuStreamCreate::Call>(context.id, arguments) {
-            session.streams.release(id);
-            return Err(code);
-        }
-        let kind = if flags & NON_BLOCKING != 0 { StreamKind::NonBlocking } else { StreamKind::Blocking };
-        let stream = Arc::new(Stream::new(id, id.into(), context.id, kind, sequence));
-        context.streams.add(stream.clone());
-        place.set(session.streams.insert(id, stream).handle())
+        let (lowest, highest) = priorities(&call, &context)?;
+        least.set_if_wanted(lowest);
+        greatest.set_if_wanted(highest);
+        Ok(())
     }
 
     fn cuStreamDestroy_v2(stream: CUstream) {
@@ -85,7 +105,7 @@ cuda! {
         }
         let capture = stream.capture();
         if call.session.captures.began_on(capture, stream.slot) {
-            end_capture(&call, &context, capture);
+            abandon(&call, end_capture(&call, &context, capture));
         }
         let arguments = calls::cuStreamDestroy::In { stream: stream.slot };
         let destroyed = call.submit::<calls::cuStreamDestroy::Call>(stream.context, arguments);
@@ -140,7 +160,7 @@ cuda_pairs! {
         let mut joins = 0;
         match recorded {
             Recorded::Never => return Ok(()),
-            Recorded::At(_) => {}
+            Recorded::At(_) | Recorded::ByGraph => {}
             Recorded::Captured(capture) => match stream.capture() {
                 0 if stream.kind == StreamKind::Legacy => return Err(result::STREAM_CAPTURE_IMPLICIT),
                 // It joins the capture.
@@ -161,76 +181,70 @@ cuda_pairs! {
         Ok(())
     }
 
-    fn cuStreamBeginCapture_v2 / cuStreamBeginCapture_v2_ptsz(stream: CUstream, mode: c_uint) |null| {
+    fn cuStreamGetPriority / cuStreamGetPriority_ptsz(stream: CUstream, priority: Out<c_int>) |null| {
         let call = Call::enter()?;
-        let context = call.context()?;
-        let stream = call.work_stream(&context, stream, null)?;
-        if mode > CAPTURE_MODE_MAX {
-            return Err(result::INVALID_VALUE);
-        }
-        if stream.kind == StreamKind::Legacy {
-            return Err(result::STREAM_CAPTURE_UNSUPPORTED);
-        }
-        if stream.capture() == 0 {
-            flush_before_capture(&call, &stream)?;
-        }
-        let arguments = calls::cuStreamBeginCapture::In { stream: stream.word, mode };
-        call.ask::<calls::cuStreamBeginCapture::Call>(context.id, arguments)?;
-        stream.set_capture(call.session.captures.began(stream.slot));
+        priority.set(call.stream(stream, null)?.priority)
+    }
+
+    fn cuStreamGetFlags / cuStreamGetFlags_ptsz(stream: CUstream, flags: Out<c_uint>) |null| {
+        let call = Call::enter()?;
+        let stream = call.stream(stream, null)?;
+        flags.set(if stream.kind == StreamKind::NonBlocking { NON_BLOCKING } else { 0 })
+    }
+
+    fn cuStreamGetId / cuStreamGetId_ptsz(stream: CUstream, id: Out<u64>) |null| {
+        let call = Call::enter()?;
+        id.set(call.stream(stream, null)?.serial)
+    }
+
+    fn cuStreamGetCtx / cuStreamGetCtx_ptsz(stream: CUstream, context: Out<CUcontext>) |null| {
+        let call = Call::enter()?;
+        let stream = call.stream(stream, null)?;
+        context.set(context_of(&call, &stream)?.handle())
+    }
+
+    fn cuStreamGetCtx_v2 / cuStreamGetCtx_v2_ptsz(
+        stream: CUstream, context: Out<CUcontext>, green: Out<usize>,
+    ) |null| {
+        let call = Call::enter()?;
+        let stream = call.stream(stream, null)?;
+        context.check()?;
+        context.set(context_of(&call, &stream)?.handle())?;
+        green.set_if_wanted(0);
         Ok(())
     }
 
-    fn cuStreamEndCapture / cuStreamEndCapture_ptsz(stream: CUstream, graph: Out<CUgraph>) |null| {
-        let call = Call::enter()?;
-        let context = call.context()?;
-        let stream = call.work_stream(&context, stream, null)?;
-        graph.check()?;
-        let capture = stream.capture();
-        if capture == 0 {
-            return Err(result::ILLEGAL_STATE);
-        }
-        let session = call.session;
-        let id = session.graphs.reserve().ok_or(result::OUT_OF_MEMORY)?;
-        let arguments = calls::cuStreamEndCapture::In { stream: stream.word, graph: id };
-        match call.ask::<calls::cuStreamEndCapture::Call>(context.id, arguments) {
-            Ok(_) => {
-                let functions = end_capture(&call, &context, capture);
-                graph.set(session.graphs.insert(id, Graph::new(id, context.id, functions)).handle())
-            }
-            Err(code) => {
-                session.graphs.release(id);
-                if !goes_on(code) {
-                    end_capture(&call, &context, capture);
-                    graph.set(0)?;
-                }
-                Err(code)
-            }
-        }
-    }
-
-    fn cuStreamIsCapturing / cuStreamIsCapturing_ptsz(stream: CUstream, status: Out<c_int>) |null| {
+    fn cuStreamGetDevice / cuStreamGetDevice_ptsz(stream: CUstream, device: Out<CUdevice>) |null| {
         let call = Call::enter()?;
         let stream = call.stream(stream, null)?;
-        status.check()?;
-        if stream.capture() == 0 && !stream.waits_for_capture() {
-            return status.set(CAPTURE_NONE);
-        }
-        // An error may have ended it.
-        let arguments = calls::cuStreamIsCapturing::In { stream: stream.word };
-        let out = call.ask::<calls::cuStreamIsCapturing::Call>(stream.context, arguments)?;
-        status.set(out.status)
+        device.set(context_of(&call, &stream)?.device as CUdevice)
     }
-}
 
-/// Asks for the fences of a stream's work while they may still be asked for: none may on a capturing stream, nor on
-/// the legacy stream while it waits for one. Staging and destruction then need no new ones.
-fn flush_before_capture(call: &Call, stream: &Stream) -> Result<(), Code> {
-    call.session.fence(call.thread, stream)?;
-    if stream.is_blocking() {
-        let context = context_of(call, stream)?;
-        if !context.legacy.waits_for_capture() {
-            call.session.fence(call.thread, &context.legacy)?;
-        }
+    fn cuStreamGetAttribute / cuStreamGetAttribute_ptsz(
+        stream: CUstream, attribute: c_int, value: Out<[u64; 8]>,
+    ) |null| {
+        let call = Call::enter()?;
+        let stream = call.stream(stream, null)?;
+        value.check()?;
+        let arguments = calls::cuStreamGetAttribute::In { stream: stream.word, attribute };
+        let (_, said) = call.ask_with::<calls::cuStreamGetAttribute::Call>(stream.context, arguments, &[])?;
+        value.set(<[u64; 8]>::read_from_bytes(&said).map_err(|_| result::UNKNOWN)?)
     }
-    Ok(())
+
+    fn cuStreamSetAttribute / cuStreamSetAttribute_ptsz(
+        stream: CUstream, attribute: c_int, value: In<[u64; 8]>,
+    ) |null| {
+        let call = Call::enter()?;
+        let stream = call.stream(stream, null)?;
+        let value = value.get()?;
+        let arguments = calls::cuStreamSetAttribute::In { stream: stream.word, attribute };
+        call.ask_with::<calls::cuStreamSetAttribute::Call>(stream.context, arguments, value.as_bytes()).map(drop)
+    }
+
+    fn cuStreamCopyAttributes / cuStreamCopyAttributes_ptsz(to: CUstream, from: CUstream) |null| {
+        let call = Call::enter()?;
+        let (to, from) = (call.stream(to, null)?, call.stream(from, null)?);
+        let arguments = calls::cuStreamCopyAttributes::In { to: to.word, from: from.word };
+        call.ask::<calls::cuStreamCopyAttributes::Call>(to.context, arguments).map(drop)
+    }
 }

@@ -54,7 +54,7 @@ impl<Guard> Test<Guard> {
     fn beside(others: Guard) -> Self {
         ok(cuInit(0));
         let mut context = 0;
-        ok(cuCtxCreate_v4(Out::to(&mut context), In::null(), 0, 0));
+        ok(cuCtxCreate_v4(Out::to(&mut context), In::none(), 0, 0));
         Self {
             context,
             _others: others,
@@ -109,7 +109,7 @@ fn fill(
         0,
         stream,
         In::from(&params),
-        In::null(),
+        In::none(),
     )
 }
 
@@ -226,7 +226,7 @@ fn kernels_run_with_their_parameters_in_either_form() {
         1,
         0,
         stream,
-        In::null(),
+        In::none(),
         In::from(&extra),
     ));
     ok(cuLaunchKernel(
@@ -239,14 +239,14 @@ fn kernels_run_with_their_parameters_in_either_form() {
         1,
         0,
         stream,
-        In::null(),
-        In::null(),
+        In::none(),
+        In::none(),
     ));
     ok(cuStreamSynchronize(stream));
     assert_eq!(read(pointer, 20), [[11; 10], [12; 10]].concat());
     let launch =
-        |block, params| cuLaunchKernel(function, 1, 1, 1, block, 1, 1, 0, stream, params, In::null());
-    assert_eq!(launch(1, In::null()), result::INVALID_VALUE);
+        |block, params| cuLaunchKernel(function, 1, 1, 1, block, 1, 1, 0, stream, params, In::none());
+    assert_eq!(launch(1, In::none()), result::INVALID_VALUE);
     assert_eq!(fill(nothing + 1, stream, pointer, 1, 1), result::INVALID_HANDLE);
     assert_eq!(fill(function, stream + 1, pointer, 1, 1), result::INVALID_HANDLE);
     let params = [at(0); 3];
@@ -514,8 +514,8 @@ fn nothing_is_asked_of_the_host_when_nothing_was_submitted() {
             1,
             0,
             stream,
-            In::null(),
-            In::null(),
+            In::none(),
+            In::none(),
         ));
     }
     ok(cuStreamSynchronize(stream));
@@ -540,7 +540,7 @@ fn contexts_are_a_stack_per_thread() {
     let stream = test.stream();
     ok(cuCtxPushCurrent_v2(second));
     assert_eq!(
-        cuLaunchKernel(1, 1, 1, 1, 1, 1, 1, 0, stream, In::null(), In::null()),
+        cuLaunchKernel(1, 1, 1, 1, 1, 1, 1, 0, stream, In::none(), In::none()),
         result::INVALID_HANDLE
     );
     std::thread::scope(|scope| {

@@ -14,6 +14,13 @@ pub(super) struct Activation {
     back: usize,
 }
 
+impl Activation {
+    /// Where its frame begins in local memory.
+    pub(super) fn frame(&self) -> usize {
+        self.frame
+    }
+}
+
 impl Machine<'_> {
     /// Begins the call at `ins`, which is at `pc`; gives the first instruction of the function.
     pub(super) fn call(&mut self, thread: usize, ins: &Ins, pc: usize) -> Result<usize, Stop> {
@@ -108,7 +115,7 @@ impl Machine<'_> {
     }
 
     /// The local memory of a thread.
-    fn local(&mut self, thread: usize) -> &mut [u8] {
+    pub(super) fn local(&mut self, thread: usize) -> &mut [u8] {
         let place = self.block.local.as_mut_ptr().cast::<u8>();
         // SAFETY: the bytes of a vector that has as many for each thread. Only this machine uses them.
         unsafe { std::slice::from_raw_parts_mut(place.add(thread * self.local_len), self.local_len) }

@@ -87,7 +87,10 @@ impl<'m> Lowering<'m> {
         let (target, params, returns) = match rest.first() {
             Some(Arg::Symbol(name, 0)) => match self.routine(name) {
                 Some((index, function)) => (Target::Routine(index), &function.params, &function.returns),
-                None if name == "__assertfail" => return self.run(Run::Assert),
+                None if name == "__assertfail" => return self.outside(frame, Run::Assert, inputs, results),
+                None if name == "vprintf" && inputs.len() == 2 => {
+                    return self.outside(frame, Run::Print, inputs, results);
+                }
                 None => return self.error(format!("call of unknown function {name}")),
             },
             Some(pointer @ Arg::Reg(_)) => {
@@ -120,6 +123,52 @@ impl<'m> Lowering<'m> {
         self.emit(ins)
     }
 
+    /// A call of a function that is none of the module's: `run` carries it out. Each argument and each result has 8 bytes at
+    /// most.
+    fn outside(
+        &mut self,
+        frame: &Frame<'m>,
+        run: Run,
+        inputs: &[Arg],
+        results: &[Arg],
+    ) -> Result<(), PtxError> {
+        let mut passed = |list: &[Arg]| -> Result<Vec<Passed>, PtxError> {
+            let mut all = Vec::with_capacity(list.len());
+            for actual in list {
+                let here = self.actual(frame, actual)?;
+                all.push(Passed {
+                    here,
+                    there: 0,
+                    size: 8,
+                });
+            }
+            Ok(all)
+        };
+        let (inputs, outputs) = (passed(inputs)?, passed(results)?);
+        let imm = self.calls.len() as i64;
+        // Nothing of the module's is called.
+        let target = Target::Routine(0);
+        self.calls.push(CallSite {
+            target,
+            inputs,
+            outputs,
+        });
+        let ins = Ins { imm, ..self.ins(run) };
+        self.emit(ins)
+    }
+
+    /// Where what is passed is with the caller.
+    fn actual(&mut self, frame: &Frame<'m>, actual: &Arg) -> Result<ir::Place, PtxError> {
+        Ok(match actual {
+            Arg::Symbol(name, 0) => match self.place(frame, name)? {
+                Place::Local(at) => ir::Place::Frame(at as usize),
+                _ => return self.error(format!("{name} cannot be passed")),
+            },
+            Arg::Literal(Literal::Int(bits)) => ir::Place::Slot(self.literal(*bits)?),
+            actual => ir::Place::Slot(self.dest(frame, actual)?),
+        })
+    }
+
     fn passed(
         &mut self,
         frame: &Frame<'m>,
@@ -129,14 +178,7 @@ impl<'m> Lowering<'m> {
     ) -> Result<Vec<Passed>, PtxError> {
         let mut passed = Vec::with_capacity(params.len());
         for (param, actual) in params.iter().zip(actuals) {
-            let here = match actual {
-                Arg::Symbol(name, 0) => match self.place(frame, name)? {
-                    Place::Local(at) => ir::Place::Frame(at as usize),
-                    _ => return self.error(format!("{name} cannot be passed")),
-                },
-                Arg::Literal(Literal::Int(bits)) => ir::Place::Slot(self.literal(*bits)?),
-                actual => ir::Place::Slot(self.dest(frame, actual)?),
-            };
+            let here = self.actual(frame, actual)?;
             if matches!(here, ir::Place::Slot(_)) && param.size > 8 {
                 return self.error("a register cannot hold that argument");
             }

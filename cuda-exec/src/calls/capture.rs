@@ -1,0 +1,164 @@
+//! What streams capture.
+use super::{BAD_HANDLE, answered};
+use crate::cuda;
+use crate::cuda::graph::{CAPTURE_ACTIVE, Dependencies};
+use crate::dispatch::handlers_of;
+use crate::graphs::Graph;
+use crate::handles::Stream;
+use crate::ring::{Consumer, Failure};
+use std::sync::{Arc, PoisonError};
+use vgpu_protocol::calls;
+use vgpu_protocol::limits::REPLY_LEN_MAX;
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::structs::graph::{Dependency, GRAPH_NONE};
+use zerocopy::IntoBytes;
+
+/// CU_STREAM_SET_CAPTURE_DEPENDENCIES, the highest flag of cuStreamUpdateCaptureDependencies.
+const UPDATE_FLAGS_MAX: u32 = 1;
+
+/// A CUstreamCaptureMode.
+fn mode(mode: u32) -> Result<i32, Code> {
+    let mode = i32::try_from(mode).ok();
+    mode.filter(|mode| (0..=cuda::CAPTURE_RELAXED).contains(mode))
+        .ok_or(result::INVALID_VALUE)
+}
+
+/// Begins a capture on a stream. Nothing of our own can be recorded on it, nor on the legacy stream, until it ends.
+fn begin(
+    ring: &Consumer,
+    stream: &Arc<Stream>,
+    begin: impl FnOnce(cuda::Raw) -> Result<(), Code>,
+) -> Result<(), Failure> {
+    let session = ring.session;
+    let raw = stream.raw()?;
+    session.relaxed(|| {
+        for other in session.completion.streams() {
+            if Arc::ptr_eq(&other.context, &stream.context)
+                && !session.cuda.stream_is_capturing(other.raw()?)?
+            {
+                other.mark_before_capture()?;
+            }
+        }
+        Ok::<(), Code>(())
+    })?;
+    // Counted first: whoever finds no capture under way must not find its stream capturing.
+    stream.capture_began();
+    begin(raw).inspect_err(|_| {
+        if !session.cuda.stream_is_capturing(raw).unwrap_or(false) {
+            stream.capture_ended();
+        }
+    })?;
+    Ok(())
+}
+
+/// As many elements from number `first` on as an answer holds.
+pub fn page<T>(all: &[T], first: u32) -> &[T] {
+    let rest = all.get(first as usize..).unwrap_or_default();
+    &rest[..rest.len().min(REPLY_LEN_MAX as usize / 2 / size_of::<T>())]
+}
+
+handlers_of! {
+    cuStreamBeginCapture(ring, arguments) {
+        let mode = mode(arguments.mode)?;
+        let stream = answered(ring.stream(calls::cuStreamBeginCapture::OP, arguments.stream))?;
+        let _alone = stream.context.capture.write().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = ring.session.graphs.lock();
+        nodes.capture_ended(None);
+        begin(ring, &stream, |raw| ring.session.cuda.stream_begin_capture(raw, mode))?;
+        Ok(Out {})
+    }
+
+    cuStreamBeginCaptureToGraph(ring, arguments, blob, _reply) {
+        let session = ring.session;
+        let mode = mode(arguments.mode)?;
+        let stream = answered(ring.stream(calls::cuStreamBeginCaptureToGraph::OP, arguments.stream))?;
+        let _alone = stream.context.capture.write().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = session.graphs.lock();
+        nodes.capture_ended(None);
+        let graph = nodes.graph(session, arguments.graph)?;
+        if !graph.is_owned() {
+            // A part of another graph stays one.
+            return Err(result::INVALID_VALUE.into());
+        }
+        let after = nodes.dependencies(&graph, blob)?;
+        begin(ring, &stream, |raw| {
+            // SAFETY: arrays of that length.
+            unsafe {
+                session.cuda.graphs.stream_begin_capture_to_graph(
+                    raw, graph.raw, after.nodes(), after.edges(), after.len(), mode)
+            }
+        })?;
+        nodes.capture_into(arguments.graph, &graph, &stream);
+        Ok(Out {})
+    }
+
+    cuStreamEndCapture(ring, arguments) {
+        let session = ring.session;
+        let id = arguments.graph;
+        let stream = answered(ring.stream(calls::cuStreamEndCapture::OP, arguments.stream))?;
+        let raw = stream.raw()?;
+        let _alone = stream.context.capture.write().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = session.graphs.lock();
+        let is_new = session.objects.graphs.check_new(id).is_ok();
+        // One that has an id must be the one that is captured; which that is, is known when it is.
+        if !is_new && !nodes.is_captured(id) {
+            return Err(BAD_HANDLE);
+        }
+        let ended = session.cuda.stream_end_capture(raw);
+        if !session.cuda.stream_is_capturing(raw).unwrap_or(false) {
+            stream.capture_ended();
+        }
+        let known = nodes.capture_ended(ended.ok());
+        let captured = ended?;
+        match known {
+            Some(known) if known == id => {}
+            Some(_) => return Err(BAD_HANDLE),
+            None => {
+                let graph = Graph::owned(stream.context.clone(), id, captured);
+                session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?;
+            }
+        }
+        Ok(Out {})
+    }
+
+    cuStreamGetCaptureInfo(ring, arguments, _blob, reply) {
+        let session = ring.session;
+        let stream = answered(ring.stream(calls::cuStreamGetCaptureInfo::OP, arguments.stream))?;
+        let raw = stream.raw()?;
+        let mut nodes = session.graphs.lock();
+        let info = session.cuda.graphs.capture_info(raw)?;
+        let mut total = 0;
+        if info.status == CAPTURE_ACTIVE && arguments.named != GRAPH_NONE {
+            let graph = nodes.captured_by(session, &stream, arguments.named, info.graph)?;
+            total = info.dependencies.len() as u32;
+            for &(raw, data) in page(&info.dependencies, arguments.first) {
+                let node = nodes.name(&graph, raw)?;
+                reply.extend_from_slice(Dependency { node, reserved: 0, data }.as_bytes());
+            }
+        }
+        Ok(Out { status: info.status, id: info.id, total })
+    }
+
+    cuStreamUpdateCaptureDependencies(ring, arguments, blob, _reply) {
+        let session = ring.session;
+        let stream = answered(ring.stream(calls::cuStreamUpdateCaptureDependencies::OP, arguments.stream))?;
+        if arguments.flags > UPDATE_FLAGS_MAX {
+            return Err(result::INVALID_VALUE.into());
+        }
+        let raw = stream.raw()?;
+        let nodes = session.graphs.lock();
+        let info = session.cuda.graphs.capture_info(raw)?;
+        let after = match nodes.captured_graph(info.graph) {
+            Some(graph) if info.status == CAPTURE_ACTIVE => nodes.dependencies(&graph, blob)?,
+            // No node of it has a name.
+            _ if blob.is_empty() => Dependencies::default(),
+            _ => return Err(result::INVALID_VALUE.into()),
+        };
+        // SAFETY: arrays of that length.
+        unsafe {
+            session.cuda.graphs.stream_update_capture_dependencies(
+                raw, after.nodes(), after.edges(), after.len(), arguments.flags)
+        }?;
+        Ok(Out {})
+    }
+}

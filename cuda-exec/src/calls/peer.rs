@@ -1,0 +1,58 @@
+//! What one GPU of the session may do with the memory of another.
+use super::BAD_HANDLE;
+use crate::cuda::Raw;
+use crate::dispatch::handlers_of;
+use crate::ring::{Consumer, Failure};
+use vgpu_protocol::limits::ATOMIC_OPERATIONS_MAX;
+use vgpu_protocol::result;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// The context with that id, as libcuda knows it.
+fn context_of(ring: &Consumer, id: u32) -> Result<Raw, Failure> {
+    let context = ring.session.objects.contexts.get(id).ok_or(BAD_HANDLE)?;
+    Ok(context.raw)
+}
+
+handlers_of! {
+    cuCtxEnablePeerAccess(ring, arguments) {
+        let _context = ring.context()?;
+        let peer = context_of(ring, arguments.context)?;
+        ring.session.cuda.memories.enable_peer(peer, arguments.flags)?;
+        Ok(Out {})
+    }
+
+    cuCtxDisablePeerAccess(ring, arguments) {
+        let _context = ring.context()?;
+        let peer = context_of(ring, arguments.context)?;
+        ring.session.cuda.memories.disable_peer(peer)?;
+        Ok(Out {})
+    }
+
+    cuDeviceCanAccessPeer(ring, arguments) {
+        let cuda = &ring.session.cuda;
+        let can = cuda.memories.can_access_peer(cuda.device(arguments.device)?, cuda.device(arguments.peer)?)?;
+        Ok(Out { can })
+    }
+
+    cuDeviceGetP2PAttribute(ring, arguments) {
+        let cuda = &ring.session.cuda;
+        let (device, peer) = (cuda.device(arguments.device)?, cuda.device(arguments.peer)?);
+        let value = cuda.memories.p2p_attribute(arguments.attribute, device, peer)?;
+        Ok(Out { value })
+    }
+
+    cuDeviceGetP2PAtomicCapabilities(ring, arguments, blob, reply) {
+        let cuda = &ring.session.cuda;
+        let (device, peer) = (cuda.device(arguments.device)?, cuda.device(arguments.peer)?);
+        let operations = <[u32]>::ref_from_bytes(blob).map_err(|_| result::INVALID_VALUE)?;
+        if operations.is_empty() || operations.len() > ATOMIC_OPERATIONS_MAX {
+            return Err(result::INVALID_VALUE.into());
+        }
+        let mut can = vec![0u32; operations.len()];
+        let len = operations.len() as u32;
+        // SAFETY: two arrays that are as long as is said and outlive the call.
+        unsafe { cuda.memories.p2p_atomics(can.as_mut_ptr(), operations.as_ptr(), len, device, peer) }?;
+        reply.extend_from_slice(can.as_bytes());
+        Ok(Out {})
+    }
+}

@@ -1,0 +1,472 @@
+//! Memory pools, and allocation in the order of a stream.
+//!
+//! A pool takes memory from the driver in pieces and keeps some of what is freed: what it counts for is what it has reserved.
+//! libcuda gives what is freed back when a program waits for its work; our guests wait by themselves, so it is told to when
+//! all work is done. An allocation that a graph makes has its address from the time of the capture on, and its memory, which
+//! all graphs of a GPU share, when the graph runs: see [`admit_graphs`].
+//!
+//! A pointer is taken out of the table when its free is submitted, though work that was submitted before may use it until the
+//! stream comes there. Nothing is refused by that which was to be carried out: whoever uses it in another stream has to do so
+//! before an event that the freeing stream waits for, so that record was written, and had returned, before this one, and was
+//! run before it (see DEPS).
+use super::memory::freed;
+use super::{BAD_HANDLE, answered};
+use crate::cuda::Raw;
+use crate::device_memory::Owner;
+use crate::dispatch::handlers_of;
+use crate::limits::{Charge, Limits};
+use crate::ring::Failure;
+use crate::session::Session;
+use crate::window::Work;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vgpu_protocol::calls::{cuMemAllocFromPoolAsync, cuMemFreeAsync};
+use vgpu_protocol::limits::ACCESSES_MAX;
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::structs::{Access, Location, PoolProps};
+use zerocopy::FromBytes;
+
+/// CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, _RESERVED_MEM_CURRENT, _USED_MEM_CURRENT.
+const THRESHOLD: i32 = 4;
+const RESERVED: i32 = 5;
+const USED: i32 = 7;
+/// CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT.
+const GRAPHS_RESERVED: i32 = 2;
+
+/// A pool.
+pub struct Pool {
+    session: &'static Session,
+    raw: Raw,
+    gpu: u32,
+    /// It is no device's default pool.
+    owned: bool,
+    /// What it has reserved, as last seen. Held while memory of it is allocated.
+    charge: Mutex<Charge>,
+    /// What it keeps of what is freed, in bytes.
+    threshold: AtomicU64,
+    /// Something was freed since it was last settled.
+    has_freed: AtomicBool,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("raw", &self.raw)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    fn new(session: &'static Session, raw: Raw, gpu: u32, owned: bool) -> Self {
+        Self {
+            session,
+            raw,
+            gpu,
+            owned,
+            charge: Mutex::new(Limits::nothing(gpu)),
+            threshold: AtomicU64::new(0),
+            has_freed: AtomicBool::new(false),
+        }
+    }
+
+    fn charge(&self) -> MutexGuard<'_, Charge> {
+        self.charge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attribute(&self, attribute: i32) -> Result<u64, Code> {
+        let mut value = 0;
+        // SAFETY: a place for the longest of the attributes, which outlives the call.
+        unsafe {
+            self.session
+                .cuda
+                .memories
+                .pool_get_attribute(self.raw, attribute, &mut value)
+        }?;
+        Ok(value)
+    }
+
+    /// Something of it is freed, or will be in the order of a stream.
+    pub fn has_freed(&self) {
+        self.has_freed.store(true, SeqCst);
+    }
+
+    fn recount(&self, charge: &mut Charge) {
+        match self.attribute(RESERVED) {
+            Ok(reserved) => self.session.limits.recount(charge, reserved),
+            Err(code) => self.session.survive(Err(code)),
+        }
+    }
+
+    /// Gives back what is not in use beyond `keep` bytes.
+    fn trim(&self, charge: &mut Charge, keep: u64) -> Result<(), Code> {
+        let session = self.session;
+        let trimmed = session.relaxed(|| session.cuda.memories.pool_trim(self.raw, keep as usize));
+        self.recount(charge);
+        trimmed
+    }
+
+    /// Gives back what was freed meanwhile, as far as it does not keep it; not now, if somebody allocates of it: who does may be
+    /// waiting for the GPU, and the completion thread must not wait with it.
+    fn settle(&self) {
+        let Ok(mut charge) = self.charge.try_lock() else {
+            return;
+        };
+        if self.has_freed.swap(false, SeqCst) {
+            let trimmed = self.trim(&mut charge, self.threshold.load(SeqCst));
+            self.session.survive(trimmed);
+        }
+    }
+
+    /// Allocates with `allocate`, unless that does not fit under the quota; then it is undone.
+    fn allocate(
+        &self,
+        bytes: u64,
+        allocate: impl FnOnce() -> Result<u64, Failure>,
+        undo: impl FnOnce(u64) -> Result<(), Failure>,
+    ) -> Result<u64, Failure> {
+        let limits = &self.session.limits;
+        let mut charge = self.charge();
+        self.recount(&mut charge);
+        // What it has and does not use may do, or not, if that lies in pieces.
+        let spare = self.attribute(RESERVED)?.saturating_sub(self.attribute(USED)?);
+        let grows = bytes.saturating_sub(spare);
+        if grows > 0 && !limits.grow(&mut charge, grows) {
+            self.trim(&mut charge, 0)?;
+            drop(charge);
+            trim_all(self.session, self.gpu);
+            charge = self.charge();
+            if !limits.grow(&mut charge, bytes) {
+                return Err(limits.refuse().into());
+            }
+        }
+        let allocated = allocate();
+        self.recount(&mut charge);
+        let pointer = allocated?;
+        if limits.fits(self.gpu, 0) {
+            return Ok(pointer);
+        }
+        undo(pointer)?;
+        self.has_freed();
+        self.trim(&mut charge, 0)?;
+        Err(limits.refuse().into())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if !self.owned {
+            // The device's own stays with it.
+            self.session.limits.give(*self.charge());
+            return;
+        }
+        // Streams may still have to come to where the last of it is freed: until then it counts.
+        let charge = *self.charge();
+        self.session.pooled.dying().push((self.raw, charge));
+        self.session.pooled.settle(self.session);
+    }
+}
+
+/// Gives back what was freed in all pools, as far as they do not keep it.
+pub fn settle_pools(session: &Session) {
+    session.pooled.settle(session);
+    for pool in session.objects.pools.all() {
+        pool.settle();
+    }
+}
+
+/// How often to look whether libcuda has seen that all work is done.
+const LOOKS: u32 = 20;
+
+/// Whether libcuda finds all streams done. What was freed counts as freed once it has seen its stream come to it; it looks only
+/// when it is asked, and sees it a moment after the guest, which has the GPU's own word for it.
+fn has_seen_all(session: &Session) -> bool {
+    session.captures()
+        || session.objects.streams.all().iter().all(|stream| {
+            let seen = stream.raw().map(|raw| session.cuda.stream_query(raw));
+            seen.is_ok_and(|seen| seen.is_ok())
+        })
+}
+
+/// Gives back what no pool of that GPU, and no graph, uses.
+fn trim_all(session: &Session, gpu: u32) {
+    for pool in session.objects.pools.all().iter().filter(|pool| pool.gpu == gpu) {
+        session.survive(pool.trim(&mut pool.charge(), 0));
+    }
+    if session.pooled.graphs.load(SeqCst)
+        && let Ok(device) = session.cuda.device(gpu)
+    {
+        session.survive(session.relaxed(|| session.cuda.memories.graph_memory_trim(device)));
+        count_graphs(session, gpu);
+    }
+}
+
+/// Takes memory for an allocation; what pools keep and do not use is given back for it.
+pub fn allocate(session: &Session, gpu: u32, bytes: u64) -> Result<Charge, Code> {
+    session.limits.allocate(gpu, bytes, || trim_all(session, gpu))
+}
+
+/// Memory of pools that are destroyed and still in use, and of graphs.
+#[derive(Default)]
+pub struct Pooled {
+    /// Pools that have no allocation left, and what they count for.
+    dying: Mutex<Vec<(Raw, Charge)>>,
+    /// There are graphs that allocate.
+    graphs: AtomicBool,
+    /// What the graphs on each GPU count for.
+    graph_charges: Mutex<HashMap<u32, Charge>>,
+}
+
+impl Pooled {
+    fn dying(&self) -> MutexGuard<'_, Vec<(Raw, Charge)>> {
+        self.dying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Destroys the pools of which nothing is in use any more.
+    fn settle(&self, session: &Session) {
+        let memories = &session.cuda.memories;
+        self.dying().retain_mut(|(raw, charge)| {
+            session.survive(session.relaxed(|| memories.pool_trim(*raw, 0)));
+            let mut reserved = 0;
+            // SAFETY: a place for the longest of the attributes, which outlives the call.
+            let told = unsafe { memories.pool_get_attribute(*raw, RESERVED, &mut reserved) };
+            session.survive(told);
+            session.limits.recount(charge, reserved);
+            if reserved == 0 {
+                session.survive(memories.pool_destroy(*raw));
+            }
+            reserved != 0
+        });
+    }
+}
+
+/// Counts what graphs have of a GPU's memory.
+pub fn count_graphs(session: &Session, gpu: u32) {
+    if !session.pooled.graphs.load(SeqCst) {
+        return;
+    }
+    let charges = &session.pooled.graph_charges;
+    let mut charges = charges.lock().unwrap_or_else(PoisonError::into_inner);
+    match graph_bytes(session, gpu) {
+        Ok(bytes) => {
+            let charge = charges.entry(gpu).or_insert_with(|| Limits::nothing(gpu));
+            session.limits.recount(charge, bytes);
+        }
+        Err(code) => session.survive(Err(code)),
+    }
+}
+
+fn graph_bytes(session: &Session, gpu: u32) -> Result<u64, Code> {
+    let mut bytes = 0;
+    let device = session.cuda.device(gpu)?;
+    // SAFETY: a place for the result that outlives the call.
+    unsafe {
+        session
+            .cuda
+            .memories
+            .graph_memory_attribute(device, GRAPHS_RESERVED, &mut bytes)
+    }?;
+    Ok(bytes)
+}
+
+/// Lets a graph be launched if the quota has room for all that graphs may allocate, whichever of them this one is. That may be
+/// less than fits, never more.
+pub fn admit_graphs(session: &Session, gpu: u32) -> Result<(), Code> {
+    if !session.pooled.graphs.load(SeqCst) {
+        return Ok(());
+    }
+    let fits = || {
+        let most = session.memory.graph_bytes(gpu);
+        Ok::<bool, Code>(
+            session
+                .limits
+                .fits(gpu, most.saturating_sub(graph_bytes(session, gpu)?)),
+        )
+    };
+    if fits()? {
+        return Ok(());
+    }
+    trim_all(session, gpu);
+    if fits()? {
+        Ok(())
+    } else {
+        Err(session.limits.refuse())
+    }
+}
+
+/// A graph on that GPU has an allocation.
+pub fn add_to_graph(session: &Session, gpu: u32, context: u32, pointer: u64, bytes: u64) {
+    session.pooled.graphs.store(true, SeqCst);
+    session
+        .memory
+        .add_device(pointer, bytes, context, Owner::Graph(gpu));
+}
+
+/// libcuda's name for the place that a device is.
+pub fn location(device: i32) -> Location {
+    Location {
+        kind: Location::DEVICE,
+        id: device,
+    }
+}
+
+/// The accesses in a blob, of GPUs of the session.
+pub fn accesses(session: &Session, blob: &[u8]) -> Result<Vec<Access>, Code> {
+    let found = <[Access]>::ref_from_bytes(blob).map_err(|_| result::INVALID_VALUE)?;
+    if found.is_empty() || found.len() > ACCESSES_MAX {
+        return Err(result::INVALID_VALUE);
+    }
+    let known = |access: &Access| {
+        if access.location.kind != Location::DEVICE {
+            return Err(result::NOT_SUPPORTED);
+        }
+        let gpu = u32::try_from(access.location.id).map_err(|_| result::INVALID_DEVICE)?;
+        let id = session.cuda.device(gpu)?;
+        let location = Location {
+            id,
+            ..access.location
+        };
+        Ok(Access { location, ..*access })
+    };
+    found.iter().map(known).collect()
+}
+
+handlers_of! {
+    cuDeviceGetDefaultMemPool(ring, arguments) {
+        let session = ring.session;
+        let device = session.cuda.device(arguments.device)?;
+        let raw = session.cuda.memories.default_pool(device)?;
+        let is_known = |pool: &Arc<Pool>| pool.raw == raw;
+        if session.objects.pools.all().iter().any(is_known) {
+            return Err(BAD_HANDLE);
+        }
+        let pool = Pool::new(session, raw, arguments.device, false);
+        session.objects.pools.insert(arguments.pool, pool).map_err(|_| BAD_HANDLE)?;
+        Ok(Out {})
+    }
+
+    cuMemPoolCreate(ring, arguments) {
+        let session = ring.session;
+        let pools = &session.objects.pools;
+        pools.check_new(arguments.pool).map_err(|_| BAD_HANDLE)?;
+        let device = session.cuda.device(arguments.device)?;
+        let usage = u16::try_from(arguments.usage).map_err(|_| result::INVALID_VALUE)?;
+        let props = PoolProps::new(location(device), arguments.most as usize, usage);
+        let mut raw = 0;
+        // SAFETY: two places that outlive the call.
+        unsafe { session.cuda.memories.pool_create(&mut raw, &props) }?;
+        let pool = Pool::new(session, raw, arguments.device, true);
+        pools.insert(arguments.pool, pool).map_err(|_| BAD_HANDLE)?;
+        Ok(Out {})
+    }
+
+    /// It goes with the last allocation of it.
+    cuMemPoolDestroy(ring, arguments) {
+        let pools = &ring.session.objects.pools;
+        let pool = pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        if !pool.owned {
+            return Err(result::INVALID_VALUE.into());
+        }
+        pools.remove(arguments.pool);
+        Ok(Out {})
+    }
+
+    cuMemPoolTrimTo(ring, arguments) {
+        let pool = ring.session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        for _ in 0..LOOKS {
+            if has_seen_all(ring.session) {
+                break;
+            }
+            std::thread::sleep(crate::completion::FAST);
+        }
+        pool.trim(&mut pool.charge(), arguments.keep)?;
+        Ok(Out {})
+    }
+
+    cuMemPoolGetAttribute(ring, arguments) {
+        let pool = ring.session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        pool.settle();
+        Ok(Out { value: pool.attribute(arguments.attribute)? })
+    }
+
+    cuMemPoolSetAttribute(ring, arguments) {
+        let session = ring.session;
+        let pool = session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        let mut value = arguments.value;
+        // SAFETY: a value as long as the longest of the attributes, which outlives the call.
+        unsafe { session.cuda.memories.pool_set_attribute(pool.raw, arguments.attribute, &mut value) }?;
+        if arguments.attribute == THRESHOLD {
+            pool.threshold.store(arguments.value, SeqCst);
+            pool.has_freed();
+        }
+        Ok(Out {})
+    }
+
+    cuMemPoolSetAccess(ring, arguments, blob, _reply) {
+        let session = ring.session;
+        let pool = session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        let accesses = accesses(session, blob)?;
+        // SAFETY: the array is as long as is said and outlives the call.
+        unsafe { session.cuda.memories.pool_set_access(pool.raw, accesses.as_ptr(), accesses.len()) }?;
+        Ok(Out {})
+    }
+
+    cuMemPoolGetAccess(ring, arguments) {
+        let session = ring.session;
+        let pool = session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        let device = session.cuda.device(arguments.device)?;
+        let mut flags = 0;
+        let location = location(device);
+        // SAFETY: two places that outlive the call.
+        unsafe { session.cuda.memories.pool_get_access(&mut flags, pool.raw, &location) }?;
+        Ok(Out { flags })
+    }
+
+    cuMemAllocFromPoolAsync(ring, arguments) {
+        let session = ring.session;
+        let pool = session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        let stream = answered(ring.stream(cuMemAllocFromPoolAsync::OP, arguments.stream))?;
+        let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
+        let memories = &session.cuda.memories;
+        let (context, gpu) = (stream.context.id, stream.context.gpu);
+        let allocate = || {
+            let mut pointer = 0;
+            ring.submit(&stream, Work::Other, |raw| {
+                pointer = memories.alloc_from_pool(bytes, pool.raw, raw)?;
+                Ok(())
+            })?;
+            Ok(pointer)
+        };
+        if session.captures() && session.cuda.stream_is_capturing(stream.raw()?)? {
+            if !session.limits.fits(gpu, arguments.bytes) {
+                return Err(session.limits.refuse().into());
+            }
+            let pointer = allocate()?;
+            add_to_graph(session, gpu, context, pointer, arguments.bytes);
+            return Ok(Out { pointer });
+        }
+        let undo = |pointer| ring.submit(&stream, Work::Other, |raw| memories.free_async(pointer, raw));
+        let pointer = pool.allocate(arguments.bytes, allocate, undo)?;
+        session.memory.add_device(pointer, arguments.bytes, context, Owner::Pool(pool));
+        super::memory::still_there(session, &stream.context, pointer)?;
+        Ok(Out { pointer })
+    }
+
+    cuMemFreeAsync(ring, arguments) {
+        let session = ring.session;
+        let stream = ring.stream(cuMemFreeAsync::OP, arguments.stream)?;
+        let device = session.memory.remove_allocation(arguments.pointer).ok_or(result::INVALID_VALUE)?;
+        let free = |raw| session.cuda.memories.free_async(arguments.pointer, raw);
+        if let Err(failure) = ring.submit(&stream, Work::Other, free) {
+            // libcuda still has it.
+            session.memory.add_device(arguments.pointer, device.len, device.context, device.owner);
+            return Err(failure);
+        }
+        if let Owner::Allocated(_) = device.owner {
+            // It counts until it is free, and nothing else says when that is.
+            session.relaxed(|| session.completion.finish(session, &stream));
+        }
+        freed(session, device.owner);
+        Ok(Out {})
+    }
+}

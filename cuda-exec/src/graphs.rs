@@ -1,0 +1,399 @@
+//! Graphs, and the names of their nodes.
+//!
+//! libcuda's graphs are not safe to use from several threads, and it follows a node's handle wherever that points. So every
+//! call that looks into a graph, or changes one, is made while [`Graphs`] is locked, what captures record included; and a
+//! node has a name here, which is found only while the node is known to exist.
+//!
+//! The host names nodes, as captures and copies of graphs make nodes that no call names: a node gets the next number when
+//! the guest is first told of it. It loses it when it is destroyed, or the graph that it is in.
+use crate::cuda::Raw;
+use crate::cuda::graph::{CAPTURE_ACTIVE, Dependencies};
+use crate::handles::{Context, Stream, report};
+use crate::session::Session;
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use vgpu_protocol::limits::GRAPH_NODES_MAX;
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::structs::graph::Dependency;
+use zerocopy::FromBytes;
+
+/// A graph.
+pub struct Graph {
+    pub context: Arc<Context>,
+    /// The guest's id.
+    pub id: u32,
+    pub raw: Raw,
+    hold: Mutex<Hold>,
+    /// The names of its nodes.
+    nodes: Mutex<Vec<u32>>,
+    /// The ids of graphs that are part of it, each with its node's name.
+    parts: Mutex<Vec<(u32, u32)>>,
+    /// The values that conditional nodes of it may look at.
+    values: Mutex<Vec<u64>>,
+    /// What its nodes name: libcuda follows their handles when it runs.
+    named: Mutex<Kept>,
+}
+
+/// An object that a node names.
+pub type Named = Arc<dyn Any + Send + Sync>;
+
+/// Each of them once, by its address.
+#[derive(Clone, Default)]
+struct Kept(HashMap<usize, Named>);
+
+impl Kept {
+    fn add(&mut self, named: impl IntoIterator<Item = Named>) {
+        let by_address = |named: Named| (Arc::as_ptr(&named).cast::<()>() as usize, named);
+        self.0.extend(named.into_iter().map(by_address));
+    }
+}
+
+/// What a graph's existence depends on.
+#[derive(Clone)]
+enum Hold {
+    /// The guest destroys it.
+    Owned,
+    /// It is part of another one.
+    Part(Arc<Graph>),
+    /// A stream captures it, and it is the guest's once the capture has ended.
+    Captured(Weak<Stream>),
+    /// It is gone, or nobody knows whether it is.
+    Lost,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Graph {
+    fn new(context: Arc<Context>, id: u32, raw: Raw, hold: Hold) -> Self {
+        Self {
+            context,
+            id,
+            raw,
+            hold: Mutex::new(hold),
+            nodes: Mutex::default(),
+            parts: Mutex::default(),
+            values: Mutex::default(),
+            named: Mutex::default(),
+        }
+    }
+
+    /// One that the guest destroys.
+    pub fn owned(context: Arc<Context>, id: u32, raw: Raw) -> Self {
+        Self::new(context, id, raw, Hold::Owned)
+    }
+
+    /// Runs of it need these as well.
+    pub fn name(&self, named: impl IntoIterator<Item = Named>) {
+        match self.hold() {
+            Hold::Part(of) => of.name(named),
+            _ => lock(&self.named).add(named),
+        }
+    }
+
+    /// What runs of it need.
+    pub fn named(&self) -> Vec<Named> {
+        match self.hold() {
+            Hold::Part(of) => of.named(),
+            _ => lock(&self.named).0.values().cloned().collect(),
+        }
+    }
+
+    /// A conditional node of it may look at this value.
+    pub fn add_value(&self, value: u64) {
+        lock(&self.values).push(value);
+    }
+
+    /// Whether a conditional node of it may look at this value.
+    pub fn has_value(&self, value: u64) -> bool {
+        lock(&self.values).contains(&value)
+    }
+
+    fn hold(&self) -> Hold {
+        lock(&self.hold).clone()
+    }
+
+    /// Whether it is the guest's, and no stream captures it.
+    pub fn is_owned(&self) -> bool {
+        matches!(self.hold(), Hold::Owned)
+    }
+
+    /// Whether a stream captures it, or what it is part of.
+    pub fn is_captured(&self) -> bool {
+        match self.hold() {
+            Hold::Part(of) => of.is_captured(),
+            hold => matches!(hold, Hold::Captured(_)),
+        }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if let Hold::Owned = self.hold() {
+            report(
+                self.context.session.cuda.graphs.graph_destroy(self.raw),
+                "cuGraphDestroy",
+            );
+        }
+    }
+}
+
+/// An executable graph.
+pub struct GraphExec {
+    pub context: Arc<Context>,
+    pub raw: Raw,
+    /// Held while it is launched or changed.
+    pub busy: Mutex<()>,
+    /// What its nodes name.
+    named: Mutex<Kept>,
+}
+
+impl GraphExec {
+    pub fn new(context: Arc<Context>, raw: Raw, named: Vec<Named>) -> Self {
+        let exec = Self {
+            context,
+            raw,
+            busy: Mutex::default(),
+            named: Mutex::default(),
+        };
+        exec.name(named);
+        exec
+    }
+
+    /// Runs of it need these as well.
+    pub fn name(&self, named: impl IntoIterator<Item = Named>) {
+        lock(&self.named).add(named);
+    }
+}
+
+impl Drop for GraphExec {
+    fn drop(&mut self) {
+        report(
+            self.context.session.cuda.graphs.graph_exec_destroy(self.raw),
+            "cuGraphExecDestroy",
+        );
+    }
+}
+
+/// All that is known of graphs' nodes.
+#[derive(Default)]
+pub struct Graphs(Mutex<Nodes>);
+
+impl Graphs {
+    /// Nobody else uses a graph until the result is dropped.
+    pub fn lock(&self) -> MutexGuard<'_, Nodes> {
+        lock(&self.0)
+    }
+}
+
+/// See [`Graphs`].
+#[derive(Default)]
+pub struct Nodes {
+    last: u32,
+    by_id: HashMap<u32, Node>,
+    by_raw: HashMap<Raw, u32>,
+    /// Graphs that streams capture.
+    captured: Vec<(u32, Arc<Graph>)>,
+}
+
+#[derive(Clone)]
+struct Node {
+    raw: Raw,
+    graph: Arc<Graph>,
+}
+
+impl Nodes {
+    /// The graph with that id, if it exists.
+    pub fn graph(&self, session: &Session, id: u32) -> Result<Arc<Graph>, Code> {
+        let graph = session.objects.graphs.get(id).ok_or(result::INVALID_HANDLE)?;
+        exists(&graph)?;
+        Ok(graph)
+    }
+
+    /// The node with that name, and its graph.
+    pub fn node(&self, id: u32) -> Result<(Raw, Arc<Graph>), Code> {
+        let node = self.by_id.get(&id).ok_or(result::INVALID_VALUE)?;
+        exists(&node.graph)?;
+        Ok((node.raw, node.graph.clone()))
+    }
+
+    /// The node with that name, which must be one of that graph.
+    pub fn node_in(&self, id: u32, graph: &Arc<Graph>) -> Result<Raw, Code> {
+        let (raw, of) = self.node(id)?;
+        if Arc::ptr_eq(&of, graph) {
+            Ok(raw)
+        } else {
+            Err(result::INVALID_VALUE)
+        }
+    }
+
+    /// The name of a node of that graph.
+    pub fn name(&mut self, graph: &Arc<Graph>, raw: Raw) -> Result<u32, Code> {
+        if let Some(&id) = self.by_raw.get(&raw) {
+            let known = self
+                .by_id
+                .get(&id)
+                .is_some_and(|node| Arc::ptr_eq(&node.graph, graph));
+            if known {
+                return Ok(id);
+            }
+            // Its graph was lost without anybody knowing, and another node lies there now.
+            self.by_id.remove(&id);
+        }
+        if self.by_id.len() >= GRAPH_NODES_MAX {
+            return Err(result::OUT_OF_MEMORY);
+        }
+        // No name comes twice, so that an old one names nothing.
+        self.last = self
+            .last
+            .checked_add(1)
+            .filter(|&id| id != u32::MAX)
+            .ok_or(result::OUT_OF_MEMORY)?;
+        let graph = graph.clone();
+        lock(&graph.nodes).push(self.last);
+        self.by_raw.insert(raw, self.last);
+        self.by_id.insert(self.last, Node { raw, graph });
+        Ok(self.last)
+    }
+
+    /// The names of nodes of that graph.
+    pub fn names(&mut self, graph: &Arc<Graph>, raw: &[Raw]) -> Result<Vec<u32>, Code> {
+        raw.iter().map(|&raw| self.name(graph, raw)).collect()
+    }
+
+    /// The nodes of a graph that a record's blob names.
+    pub fn dependencies(&self, graph: &Arc<Graph>, blob: &[u8]) -> Result<Dependencies, Code> {
+        let named = <[Dependency]>::ref_from_bytes(blob).map_err(|_| result::INVALID_VALUE)?;
+        let mut all = Dependencies::default();
+        for one in named {
+            all.push(self.node_in(one.node, graph)?, one.data);
+        }
+        Ok(all)
+    }
+
+    /// A node is destroyed: it has no name any more, nor have the graphs in it.
+    pub fn forget_node(&mut self, session: &Session, id: u32) {
+        let Some(node) = self.by_id.remove(&id) else {
+            return;
+        };
+        self.by_raw.remove(&node.raw);
+        lock(&node.graph.nodes).retain(|&other| other != id);
+        let parts: Vec<_> = lock(&node.graph.parts)
+            .extract_if(.., |(_, of)| *of == id)
+            .collect();
+        self.forget_parts(session, parts);
+    }
+
+    /// A graph is destroyed, or is no longer the guest's: nothing in it has a name.
+    pub fn forget(&mut self, session: &Session, graph: &Graph) {
+        for id in lock(&graph.nodes).drain(..) {
+            if let Some(node) = self.by_id.remove(&id) {
+                self.by_raw.remove(&node.raw);
+            }
+        }
+        let parts = std::mem::take(&mut *lock(&graph.parts));
+        self.forget_parts(session, parts);
+        self.captured
+            .retain(|(_, captured)| !std::ptr::eq(&**captured, graph));
+    }
+
+    fn forget_parts(&mut self, session: &Session, parts: Vec<(u32, u32)>) {
+        for (part, _) in parts {
+            if let Some(part) = session.objects.graphs.remove(part) {
+                self.forget(session, &part);
+            }
+        }
+    }
+
+    /// Gives the guest an id for a graph that is part of the graph of a node.
+    pub fn add_part(&mut self, session: &Session, node: u32, id: u32, raw: Raw) -> Result<(), Code> {
+        let (_, of) = self.node(node)?;
+        let part = Graph::new(of.context.clone(), id, raw, Hold::Part(of.clone()));
+        let added = session.objects.graphs.insert(id, part);
+        added.map_err(|_| result::INVALID_HANDLE)?;
+        lock(&of.parts).push((id, node));
+        Ok(())
+    }
+
+    /// A graph that a stream captures, under the id that the guest has for it or gives it.
+    pub fn captured_by(
+        &mut self,
+        session: &Session,
+        stream: &Arc<Stream>,
+        id: u32,
+        raw: Raw,
+    ) -> Result<Arc<Graph>, Code> {
+        self.capture_ended(None);
+        if let Some((known, graph)) = self.captured.iter().find(|(_, graph)| graph.raw == raw) {
+            let same = *known == id && session.objects.graphs.get(id).is_some();
+            return if same {
+                Ok(graph.clone())
+            } else {
+                Err(result::INVALID_HANDLE)
+            };
+        }
+        let hold = Hold::Captured(Arc::downgrade(stream));
+        let graph = Graph::new(stream.context.clone(), id, raw, hold);
+        let graph = session.objects.graphs.insert(id, graph);
+        let graph = graph.map_err(|_| result::INVALID_HANDLE)?;
+        self.captured.push((id, graph.clone()));
+        Ok(graph)
+    }
+
+    /// The graph that is captured and that libcuda knows as this, if the guest has an id for it.
+    pub fn captured_graph(&self, raw: Raw) -> Option<Arc<Graph>> {
+        let found = self.captured.iter().find(|(_, graph)| graph.raw == raw);
+        found.map(|(_, graph)| graph.clone())
+    }
+
+    /// Whether that is the id of a graph that is captured.
+    pub fn is_captured(&self, id: u32) -> bool {
+        self.captured.iter().any(|(known, _)| *known == id)
+    }
+
+    /// A stream captures into a graph of the guest's.
+    pub fn capture_into(&mut self, id: u32, graph: &Arc<Graph>, stream: &Arc<Stream>) {
+        *lock(&graph.hold) = Hold::Captured(Arc::downgrade(stream));
+        self.captured.push((id, graph.clone()));
+    }
+
+    /// A capture has ended with this graph, if it made one. The id that the guest had for it.
+    pub fn capture_ended(&mut self, raw: Option<Raw>) -> Option<u32> {
+        let over: Vec<_> = self
+            .captured
+            .extract_if(.., |(_, graph)| Some(graph.raw) == raw || exists(graph).is_err())
+            .collect();
+        let mut owned = None;
+        for (id, graph) in over {
+            let is_made = Some(graph.raw) == raw;
+            *lock(&graph.hold) = if is_made { Hold::Owned } else { Hold::Lost };
+            owned = owned.or(is_made.then_some(id));
+        }
+        owned
+    }
+}
+
+/// Refuses a graph that is gone. One that is captured may go whenever its capture fails; one that was captured into is not
+/// known to be left then.
+fn exists(graph: &Graph) -> Result<(), Code> {
+    match graph.hold() {
+        Hold::Owned => Ok(()),
+        Hold::Part(of) => exists(&of),
+        Hold::Lost => Err(result::INVALID_VALUE),
+        Hold::Captured(stream) => {
+            let session = graph.context.session;
+            let info = stream
+                .upgrade()
+                .and_then(|stream| session.cuda.graphs.capture_info(stream.raw().ok()?).ok());
+            match info {
+                Some(info) if info.status == CAPTURE_ACTIVE && info.graph == graph.raw => Ok(()),
+                _ => {
+                    *lock(&graph.hold) = Hold::Lost;
+                    Err(result::INVALID_VALUE)
+                }
+            }
+        }
+    }
+}

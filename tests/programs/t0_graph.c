@@ -1,0 +1,516 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+// Graphs: what captures tell of theirs, graphs that are built node by node, looked at, changed, copied, updated.
+#include "graph_abi.h"
+#include "t0.h"
+
+enum { N = 256 };
+
+static CUstream stream;
+static CUdeviceptr numbers;
+static uint32_t *pinned;
+
+static void with_memory(void) {
+    with_kernels();
+    NEED(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    NEED(cuMemAlloc_v2(&numbers, N * sizeof(uint32_t)));
+    NEED(cuMemsetD32_v2(numbers, 0, N));
+    NEED(cuCtxSynchronize());
+    NEED(cuMemHostAlloc((void **)&pinned, N * sizeof(uint32_t), 0));
+    memset(pinned, 0, N * sizeof(uint32_t));
+}
+
+// A kernel that adds to every number.
+static uint32_t by, count = N;
+static void *arguments[] = {&numbers, &by, &count};
+static struct kernel_params adding(uint32_t amount) {
+    by = amount;
+    return (struct kernel_params){.function = kernel_of(module, "increment"),
+                                  .grid = {N / 64, 1, 1},
+                                  .block = {64, 1, 1},
+                                  .params = arguments};
+}
+
+static struct memset_params filling(uint32_t value) {
+    return (struct memset_params){.to = numbers, .value = value, .element = 4, .width = N, .height = 1};
+}
+
+// A copy of all numbers to pinned memory.
+static struct copy_params copying(void) {
+    size_t bytes = N * sizeof(uint32_t);
+    return (struct copy_params){.from = {.memory = DEVICE_MEMORY, .device = numbers, .pitch = bytes, .rows = 1},
+                                .to = {.memory = HOST_MEMORY, .host = pinned, .pitch = bytes, .rows = 1},
+                                .width = bytes,
+                                .height = 1,
+                                .depth = 1};
+}
+
+// All numbers, if they are the same, once all work is done.
+static long number;
+static void read_number(void) {
+    static uint32_t got[N];
+    NEED(cuCtxSynchronize());
+    NEED(cuMemcpyDtoH_v2(got, numbers, sizeof got));
+    for (int i = 1; i < N; i++)
+        if (got[i] != got[0])
+            got[0] = -1u;
+    number = got[0];
+}
+
+// Types of a graph's nodes, in order, and how many edges it has.
+static void describe(const char *what, CUgraph graph) {
+    CUgraphNode nodes[32];
+    size_t len = 32, edges = 0, roots = 0;
+    char types[128] = "";
+    NEED(cuGraphGetNodes(graph, nodes, &len));
+    NEED(cuGraphGetRootNodes(graph, NULL, &roots));
+    NEED(cuGraphGetEdges_v2(graph, NULL, NULL, NULL, &edges));
+    int found[16] = {0};
+    for (size_t i = 0; i < len; i++) {
+        unsigned type = 15;
+        NEED(cuGraphNodeGetType(nodes[i], &type));
+        found[type & 15]++;
+    }
+    for (int i = 0; i < 16; i++)
+        if (found[i] != 0)
+            snprintf(types + strlen(types), sizeof types - strlen(types), " %dx%d", found[i], i);
+    say("%s: %zu nodes%s, %zu edges, %zu roots", what, len, types, edges, roots);
+}
+
+static void launch(CUgraph graph) {
+    CUgraphExec exec;
+    NEED(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    NEED(cuGraphLaunch(exec, stream));
+    NEED(cuStreamSynchronize(stream));
+    NEED(cuGraphExecDestroy(exec));
+}
+
+static void captures_told(void) {
+    with_memory();
+    int status = -1;
+    uint64_t id = 0, again = 0;
+    CUgraph graph = NULL, same = NULL, ended = NULL;
+    const CUgraphNode *nodes = NULL;
+    const struct edge_data *edges = NULL;
+    size_t len = 99;
+    TELL_VALUE(cuStreamGetCaptureInfo_v2(stream, &status, NULL, NULL, NULL, NULL), status);
+    TELL(cuStreamGetCaptureInfo_v2(stream, NULL, NULL, NULL, NULL, NULL));
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+    TELL_VALUE(cuStreamGetCaptureInfo_v2(stream, &status, &id, &graph, &nodes, &len), status);
+    say("%zu dependencies, a graph: %d, an id: %d", len, graph != NULL, id != 0);
+    struct kernel_params add = adding(3);
+    NEED(cuLaunchKernel(add.function, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+    NEED(cuMemsetD32Async(numbers, 5, N, stream));
+    TELL_VALUE(cuStreamGetCaptureInfo_v3(stream, &status, &again, &same, &nodes, &edges, &len), status);
+    say("%zu dependencies, the same graph: %d, the same id: %d", len, graph == same, id == again);
+    unsigned type = 99;
+    TELL_VALUE(cuGraphNodeGetType(nodes[0], &type), type);
+    describe("so far", graph);
+    TELL(cuStreamEndCapture(stream, &ended));
+    say("that graph: %d", ended == graph);
+    describe("ended", ended);
+    TELL(cuGraphDestroy(ended));
+    // A capture that fails takes its graph with it.
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+    NEED(cuStreamGetCaptureInfo_v2(stream, &status, &id, &graph, &nodes, &len));
+    TELL(cuStreamSynchronize(stream));
+    TELL_VALUE(cuStreamGetCaptureInfo_v2(stream, &status, NULL, NULL, NULL, NULL), status);
+    TELL(cuStreamEndCapture(stream, &ended));
+    say("a graph: %d", ended != NULL);
+}
+
+static void dependencies_updated(void) {
+    with_memory();
+    int status;
+    CUgraph graph, ended;
+    const CUgraphNode *nodes;
+    size_t len;
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+    NEED(cuMemsetD32Async(numbers, 1, N, stream));
+    NEED(cuStreamGetCaptureInfo_v2(stream, &status, NULL, &graph, &nodes, &len));
+    CUgraphNode first = nodes[0], own = NULL, stranger = NULL;
+    // A node of one's own between two that are captured.
+    TELL(cuGraphAddEmptyNode(&own, graph, &first, 1));
+    TELL(cuStreamUpdateCaptureDependencies(stream, &own, 1, 1));
+    NEED(cuStreamGetCaptureInfo_v2(stream, &status, NULL, &graph, &nodes, &len));
+    say("%zu dependencies, that node: %d", len, nodes[0] == own);
+    TELL(cuStreamUpdateCaptureDependencies(stream, &first, 1, 0));
+    NEED(cuStreamGetCaptureInfo_v2(stream, &status, NULL, &graph, &nodes, &len));
+    say("%zu dependencies", len);
+    TELL(cuStreamUpdateCaptureDependencies(stream, &own, 1, 7));
+    struct kernel_params add = adding(3);
+    NEED(cuLaunchKernel(add.function, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+    TELL(cuStreamEndCapture(stream, &ended));
+    describe("ended", ended);
+    launch(ended);
+    read_number();
+    say("the number is %ld", number);
+    TELL(cuStreamUpdateCaptureDependencies(stream, &stranger, 0, 0));
+}
+
+static void captures_into_graphs(void) {
+    with_memory();
+    CUgraph graph, ended = NULL;
+    CUgraphNode fill;
+    struct memset_params seven = filling(7);
+    NEED(cuGraphCreate(&graph, 0));
+    NEED(cuGraphAddMemsetNode(&fill, graph, NULL, 0, &seven, context));
+    TELL(cuStreamBeginCaptureToGraph(stream, NULL, NULL, NULL, 0, CU_STREAM_CAPTURE_GLOBAL));
+    TELL(cuStreamBeginCaptureToGraph(stream, graph, &fill, NULL, 1, CU_STREAM_CAPTURE_GLOBAL));
+    struct kernel_params add = adding(3);
+    NEED(cuLaunchKernel(add.function, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+    TELL(cuStreamEndCapture(stream, &ended));
+    say("that graph: %d", ended == graph);
+    describe("captured into", graph);
+    launch(graph);
+    read_number();
+    say("the number is %ld", number);
+    TELL(cuGraphDestroy(graph));
+}
+
+static void instantiating(void) {
+    with_memory();
+    CUgraph graph;
+    CUgraphExec exec = NULL;
+    CUgraphNode fill, error = (CUgraphNode)&graph;
+    char log[16] = "log";
+    uint64_t flags = 99;
+    struct memset_params seven = filling(7);
+    NEED(cuGraphCreate(&graph, 0));
+    NEED(cuGraphAddMemsetNode(&fill, graph, NULL, 0, &seven, context));
+    TELL(cuGraphInstantiateWithFlags(NULL, graph, 0));
+    TELL(cuGraphInstantiateWithFlags(&exec, NULL, 0));
+    TELL(cuGraphInstantiate_v2(&exec, graph, &error, log, sizeof log));
+    say("the error's node: %d", error != NULL);
+    TELL_VALUE(cuGraphExecGetFlags(exec, &flags), flags);
+    NEED(cuGraphExecDestroy(exec));
+    struct instantiate_params params = {.flags = 2 | 8, .upload_stream = stream, .result = 99};
+    TELL_VALUE(cuGraphInstantiateWithParams(&exec, graph, &params), params.result);
+    TELL_VALUE(cuGraphExecGetFlags(exec, &flags), flags);
+    TELL(cuGraphUpload(exec, stream));
+    TELL(cuGraphUpload(NULL, stream));
+    NEED(cuGraphLaunch(exec, stream));
+    read_number();
+    say("the number is %ld", number);
+    TELL(cuGraphExecDestroy(exec));
+    TELL(cuGraphDestroy(graph));
+}
+
+static int host_calls;
+static void count_call(void *data) {
+    host_calls += (int)(intptr_t)data;
+}
+
+static void building(void) {
+    with_memory();
+    CUgraph graph, child;
+    CUgraphNode fill, add, copy, host, nothing, part, node;
+    CUevent event;
+    NEED(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+    TELL(cuGraphCreate(&graph, 1));
+    TELL(cuGraphCreate(NULL, 0));
+    TELL(cuGraphCreate(&graph, 0));
+    describe("empty", graph);
+    struct memset_params seven = filling(7);
+    struct kernel_params three = adding(3);
+    struct copy_params out = copying();
+    struct host_params call = {count_call, (void *)100};
+    TELL(cuGraphAddMemsetNode(&fill, graph, NULL, 0, &seven, context));
+    TELL(cuGraphAddKernelNode_v2(&add, graph, &fill, 1, &three));
+    TELL(cuGraphAddMemcpyNode(&copy, graph, &add, 1, &out, context));
+    TELL(cuGraphAddHostNode(&host, graph, &copy, 1, &call));
+    TELL(cuGraphAddEmptyNode(&nothing, graph, &host, 1));
+    NEED(cuGraphCreate(&child, 0));
+    struct kernel_params five = adding(5);
+    NEED(cuGraphAddKernelNode_v2(&node, child, NULL, 0, &five));
+    TELL(cuGraphAddChildGraphNode(&part, graph, &nothing, 1, child));
+    TELL(cuGraphAddEventRecordNode(&node, graph, &part, 1, event));
+    TELL(cuGraphAddEventWaitNode(&node, graph, &node, 1, event));
+    describe("built", graph);
+    CUgraph inner = NULL;
+    TELL(cuGraphChildGraphNodeGetGraph(part, &inner));
+    say("the child's copy: %d", inner != child);
+    describe("the child's", inner);
+    TELL(cuGraphChildGraphNodeGetGraph(fill, &inner));
+    NEED(cuGraphDestroy(child));
+    launch(graph);
+    read_number();
+    say("the number is %ld, the copy says %u, host functions counted %d", number, pinned[N - 1], host_calls);
+    launch(graph);
+    read_number();
+    say("the number is %ld, the copy says %u, host functions counted %d", number, pinned[N - 1], host_calls);
+    TELL(cuEventQuery(event));
+    // Wrong ones.
+    struct memset_params bad = filling(1);
+    bad.element = 3;
+    TELL(cuGraphAddMemsetNode(&node, graph, NULL, 0, &bad, context));
+    TELL(cuGraphAddMemsetNode(NULL, graph, NULL, 0, &seven, context));
+    TELL(cuGraphAddMemsetNode(&node, NULL, NULL, 0, &seven, context));
+    struct host_params none = {NULL, NULL};
+    TELL(cuGraphAddHostNode(&node, graph, NULL, 0, &none));
+    TELL(cuGraphAddEmptyNode(&node, graph, NULL, 1));
+    describe("still", graph);
+    TELL(cuGraphDestroy(graph));
+}
+
+static void looking(void) {
+    with_memory();
+    CUgraph graph;
+    CUgraphNode fill, add, copy, host, record, wait;
+    CUevent event, other, got_event;
+    NEED(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+    NEED(cuEventCreate(&other, CU_EVENT_DISABLE_TIMING));
+    NEED(cuGraphCreate(&graph, 0));
+    struct memset_params seven = filling(7), got_fill = {0};
+    struct kernel_params three = adding(3), got = {0};
+    struct copy_params out = copying(), got_copy = {0};
+    struct host_params call = {count_call, (void *)100}, got_call = {0};
+    NEED(cuGraphAddMemsetNode(&fill, graph, NULL, 0, &seven, context));
+    NEED(cuGraphAddKernelNode_v2(&add, graph, &fill, 1, &three));
+    NEED(cuGraphAddMemcpyNode(&copy, graph, &add, 1, &out, context));
+    NEED(cuGraphAddHostNode(&host, graph, &copy, 1, &call));
+    NEED(cuGraphAddEventRecordNode(&record, graph, &host, 1, event));
+    NEED(cuGraphAddEventWaitNode(&wait, graph, &record, 1, event));
+    by = 99;
+    TELL(cuGraphKernelNodeGetParams_v2(add, &got));
+    say("the function: %d, grid %u %u %u, block %u, parameters %u %u, the pointer: %d", got.function == three.function,
+        got.grid[0], got.grid[1], got.grid[2], got.block[0], *(uint32_t *)got.params[1], *(uint32_t *)got.params[2],
+        *(CUdeviceptr *)got.params[0] == numbers);
+    TELL(cuGraphMemsetNodeGetParams(fill, &got_fill));
+    say("value %u, element %u, %zu x %zu, there: %d", got_fill.value, got_fill.element, got_fill.width, got_fill.height,
+        got_fill.to == numbers);
+    TELL(cuGraphMemcpyNodeGetParams(copy, &got_copy));
+    say("%zu x %zu x %zu, from %u to %u, there: %d %d", got_copy.width, got_copy.height, got_copy.depth,
+        got_copy.from.memory, got_copy.to.memory, got_copy.from.device == numbers, got_copy.to.host == pinned);
+    TELL(cuGraphHostNodeGetParams(host, &got_call));
+    say("the function: %d, its data: %d", got_call.function == count_call, got_call.data == (void *)100);
+    TELL(cuGraphEventRecordNodeGetEvent(record, &got_event));
+    say("the event: %d", got_event == event);
+    TELL(cuGraphEventWaitNodeGetEvent(wait, &got_event));
+    say("the event: %d", got_event == event);
+    // Of another kind.
+    TELL(cuGraphKernelNodeGetParams_v2(fill, &got));
+    TELL(cuGraphMemsetNodeGetParams(add, &got_fill));
+    TELL(cuGraphEventRecordNodeGetEvent(wait, &got_event));
+    // Changed.
+    struct kernel_params five = adding(5);
+    five.grid[1] = 2;
+    TELL(cuGraphKernelNodeSetParams_v2(add, &five));
+    by = 1;
+    NEED(cuGraphKernelNodeGetParams_v2(add, &got));
+    say("grid %u %u, parameter %u", got.grid[0], got.grid[1], *(uint32_t *)got.params[1]);
+    struct memset_params nine = filling(9);
+    TELL(cuGraphMemsetNodeSetParams(fill, &nine));
+    NEED(cuGraphMemsetNodeGetParams(fill, &got_fill));
+    say("value %u", got_fill.value);
+    call.data = (void *)200;
+    TELL(cuGraphHostNodeSetParams(host, &call));
+    NEED(cuGraphHostNodeGetParams(host, &got_call));
+    say("its data: %d", got_call.data == (void *)200);
+    TELL(cuGraphEventRecordNodeSetEvent(record, other));
+    NEED(cuGraphEventRecordNodeGetEvent(record, &got_event));
+    say("the other event: %d", got_event == other);
+    TELL(cuGraphMemcpyNodeSetParams(copy, &out));
+    TELL(cuGraphMemsetNodeSetParams(add, &nine));
+    struct node_params any = {.type = MEMSET, .memset = filling(11)};
+    any.words[5] = (uint64_t)context;
+    TELL(cuGraphNodeSetParams(fill, &any));
+    NEED(cuGraphMemsetNodeGetParams(fill, &got_fill));
+    say("value %u", got_fill.value);
+    TELL(cuGraphNodeSetParams(add, &any));
+}
+
+static void captured_nodes(void) {
+    with_memory();
+    CUgraph graph;
+    CUgraphNode nodes[4];
+    size_t len = 4;
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+    struct kernel_params add = adding(3), got = {0};
+    NEED(cuLaunchKernel(add.function, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+    NEED(cuMemcpyDtoHAsync_v2(pinned, numbers, N * sizeof(uint32_t), stream));
+    NEED(cuLaunchHostFunc(stream, count_call, (void *)1));
+    NEED(cuStreamEndCapture(stream, &graph));
+    TELL_VALUE(cuGraphGetNodes(graph, nodes, &len), len);
+    say("the fourth is none: %d", nodes[3] == NULL);
+    for (size_t i = 0; i < len; i++) {
+        unsigned type;
+        NEED(cuGraphNodeGetType(nodes[i], &type));
+        if (type == KERNEL) {
+            by = 77;
+            TELL(cuGraphKernelNodeGetParams_v2(nodes[i], &got));
+            say("the function: %d, parameter %u", got.function == add.function, *(uint32_t *)got.params[1]);
+        } else if (type == MEMCPY) {
+            struct copy_params copy;
+            TELL(cuGraphMemcpyNodeGetParams(nodes[i], &copy));
+            say("%zu bytes", copy.width * copy.height * copy.depth);
+        } else if (type == HOST) {
+            struct host_params call;
+            TELL(cuGraphHostNodeGetParams(nodes[i], &call));
+            say("the function: %d", call.function == count_call);
+        }
+    }
+}
+
+static void edges(void) {
+    with_memory();
+    CUgraph graph, other;
+    CUgraphNode a, b, c, foreign, got[4];
+    size_t len = 4;
+    NEED(cuGraphCreate(&graph, 0));
+    NEED(cuGraphCreate(&other, 0));
+    NEED(cuGraphAddEmptyNode(&a, graph, NULL, 0));
+    NEED(cuGraphAddEmptyNode(&b, graph, NULL, 0));
+    NEED(cuGraphAddEmptyNode(&c, graph, NULL, 0));
+    NEED(cuGraphAddEmptyNode(&foreign, other, NULL, 0));
+    CUgraphNode from[] = {a, b}, to[] = {b, c};
+    TELL(cuGraphAddDependencies(graph, from, to, 2));
+    TELL(cuGraphAddDependencies(graph, from, to, 1));
+    describe("a, b, c", graph);
+    TELL_VALUE(cuGraphNodeGetDependencies(b, got, &len), len);
+    say("that is a: %d", got[0] == a);
+    len = 4;
+    TELL_VALUE(cuGraphNodeGetDependentNodes(b, got, &len), len);
+    say("that is c: %d", got[0] == c);
+    TELL_VALUE(cuGraphNodeGetDependentNodes(c, NULL, &len), len);
+    TELL(cuGraphAddDependencies(graph, &foreign, &a, 1));
+    TELL(cuGraphRemoveDependencies(graph, from, to, 1));
+    TELL(cuGraphRemoveDependencies(graph, from, to, 1));
+    describe("without the first", graph);
+    TELL(cuGraphDestroyNode(b));
+    describe("without b", graph);
+    NEED(cuGraphDestroy(other));
+    NEED(cuGraphDestroy(graph));
+}
+
+static void copies(void) {
+    with_memory();
+    CUgraph graph, clone;
+    CUgraphNode fill, add, found, none;
+    NEED(cuGraphCreate(&graph, 0));
+    struct memset_params seven = filling(7);
+    struct kernel_params three = adding(3), got = {0};
+    NEED(cuGraphAddMemsetNode(&fill, graph, NULL, 0, &seven, context));
+    NEED(cuGraphAddKernelNode_v2(&add, graph, &fill, 1, &three));
+    TELL(cuGraphClone(NULL, graph));
+    TELL(cuGraphClone(&clone, graph));
+    describe("the copy", clone);
+    TELL(cuGraphNodeFindInClone(&found, add, clone));
+    say("another node: %d", found != add);
+    TELL(cuGraphNodeFindInClone(&none, found, graph));
+    NEED(cuGraphKernelNodeGetParams_v2(found, &got));
+    say("parameter %u", *(uint32_t *)got.params[1]);
+    struct kernel_params five = adding(5);
+    NEED(cuGraphKernelNodeSetParams_v2(found, &five));
+    NEED(cuGraphDestroy(graph));
+    launch(clone);
+    read_number();
+    say("the number is %ld", number);
+    TELL(cuGraphDestroy(clone));
+}
+
+static void changing_executables(void) {
+    with_memory();
+    CUgraph graph, other;
+    CUgraphExec exec;
+    CUgraphNode fill, add, host, node;
+    unsigned enabled = 99;
+    NEED(cuGraphCreate(&graph, 0));
+    struct memset_params seven = filling(7), nine = filling(9);
+    struct kernel_params three = adding(3);
+    struct host_params call = {count_call, (void *)1};
+    NEED(cuGraphAddMemsetNode(&fill, graph, NULL, 0, &seven, context));
+    NEED(cuGraphAddKernelNode_v2(&add, graph, &fill, 1, &three));
+    NEED(cuGraphAddHostNode(&host, graph, &add, 1, &call));
+    NEED(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    NEED(cuGraphLaunch(exec, stream));
+    read_number();
+    say("the number is %ld, host functions counted %d", number, host_calls);
+    TELL(cuGraphExecMemsetNodeSetParams(exec, fill, &nine, context));
+    struct kernel_params five = adding(5);
+    TELL(cuGraphExecKernelNodeSetParams_v2(exec, add, &five));
+    call.data = (void *)10;
+    TELL(cuGraphExecHostNodeSetParams(exec, host, &call));
+    TELL(cuGraphExecMemsetNodeSetParams(exec, add, &nine, context));
+    NEED(cuGraphLaunch(exec, stream));
+    read_number();
+    say("the number is %ld, host functions counted %d", number, host_calls);
+    TELL_VALUE(cuGraphNodeGetEnabled(exec, add, &enabled), enabled);
+    TELL(cuGraphNodeSetEnabled(exec, add, 0));
+    TELL_VALUE(cuGraphNodeGetEnabled(exec, add, &enabled), enabled);
+    NEED(cuGraphLaunch(exec, stream));
+    read_number();
+    say("the number is %ld", number);
+    TELL(cuGraphNodeSetEnabled(exec, add, 1));
+    // From another graph of the same shape.
+    NEED(cuGraphCreate(&other, 0));
+    struct memset_params one = filling(1);
+    struct kernel_params two = adding(2);
+    NEED(cuGraphAddMemsetNode(&node, other, NULL, 0, &one, context));
+    NEED(cuGraphAddKernelNode_v2(&node, other, &node, 1, &two));
+    NEED(cuGraphAddHostNode(&node, other, &node, 1, &call));
+    struct update_info info = {.result = 99};
+    TELL_VALUE(cuGraphExecUpdate_v2(exec, other, &info), info.result);
+    NEED(cuGraphLaunch(exec, stream));
+    read_number();
+    say("the number is %ld", number);
+    NEED(cuGraphAddEmptyNode(&node, other, &node, 1));
+    TELL(cuGraphExecUpdate_v2(exec, other, &info));
+    say("why: %d", info.result);
+    NEED(cuGraphDestroy(other));
+    NEED(cuGraphDestroy(graph));
+    NEED(cuGraphExecDestroy(exec));
+}
+
+static void memory_in_graphs(void) {
+    with_memory();
+    CUgraph graph;
+    CUgraphNode alloc, fill, copy, end;
+    CUdeviceptr told = 0;
+    NEED(cuGraphCreate(&graph, 0));
+    struct node_params params = {.type = MEM_ALLOC,
+                                 .alloc = {.type = 1, .location_type = 1, .location = 0, .bytes = N * sizeof(uint32_t)}};
+    TELL(cuGraphAddNode_v2(&alloc, graph, NULL, NULL, 0, &params));
+    CUdeviceptr inner = params.alloc.pointer;
+    say("an address: %d", inner != 0);
+    struct memset_params eight = filling(8);
+    eight.to = inner;
+    TELL(cuGraphAddMemsetNode(&fill, graph, &alloc, 1, &eight, context));
+    struct copy_params out = copying();
+    out.from.device = inner;
+    TELL(cuGraphAddMemcpyNode(&copy, graph, &fill, 1, &out, context));
+    struct node_params freed = {.type = MEM_FREE, .free = inner};
+    TELL(cuGraphAddNode_v2(&end, graph, &copy, NULL, 1, &freed));
+    TELL(cuGraphMemFreeNodeGetParams(end, &told));
+    say("the address: %d", told == inner);
+    describe("with memory", graph);
+    launch(graph);
+    say("the copy says %u", pinned[N - 1]);
+    TELL(cuGraphDestroy(graph));
+}
+
+static void many_nodes(void) {
+    with_memory();
+    enum { MANY = 5000 };
+    static CUgraphNode nodes[MANY], got[MANY];
+    CUgraph graph;
+    CUgraphNode last;
+    size_t len = MANY, edges = 0;
+    NEED(cuGraphCreate(&graph, 0));
+    for (int i = 0; i < MANY; i++)
+        NEED(cuGraphAddEmptyNode(&nodes[i], graph, NULL, 0));
+    TELL(cuGraphAddEmptyNode(&last, graph, nodes, MANY));
+    TELL_VALUE(cuGraphNodeGetDependencies(last, got, &len), len);
+    TELL(cuGraphGetEdges_v2(graph, NULL, NULL, NULL, &edges));
+    say("%zu edges", edges);
+    launch(graph);
+    TELL(cuGraphDestroy(graph));
+}
+
+int main(int argc, char **argv) {
+    static const struct section sections[] = {
+        SECTION(captures_told), SECTION(dependencies_updated), SECTION(captures_into_graphs), SECTION(instantiating),
+        SECTION(building),      SECTION(looking),              SECTION(captured_nodes),       SECTION(edges),
+        SECTION(copies),        SECTION(changing_executables), SECTION(memory_in_graphs),     SECTION(many_nodes),
+    };
+    return RUN_SECTIONS(sections);
+}

@@ -1,0 +1,164 @@
+//! A fresh Debian to install the guest's package in.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::fetch;
+use crate::util::{Layout, capture, capture_text};
+
+/// The suite; raise the number when what is installed in it changes.
+const NAME: &str = "debian-12-dkms-1";
+const SUITE: &str = "bookworm";
+/// What the package depends on, and the headers of one kernel.
+const INCLUDED: &str = "apt,dkms,kmod,udev,libgcc-s1,linux-headers-cloud-amd64";
+
+/// What apt, dpkg and dkms keep of their own, whatever is installed.
+const NOT_LOOKED_AT: [&str; 5] = ["/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/log", "/tmp"];
+
+/// Makes and installs a package with the name of NVIDIA's, with nothing in it.
+const PACKAGE_OF_NVIDIAS: &str = "cd /tmp && mkdir -p other/DEBIAN && \
+    printf 'Package: libcuda1\nVersion: 535\nArchitecture: amd64\nMaintainer: nobody\nDescription: a name\n' \
+    >other/DEBIAN/control && dpkg-deb --build other other.deb && dpkg -i other.deb";
+
+fn fetch_root(layout: &Layout) -> Result<PathBuf> {
+    layout.cached(NAME, "fetching a Debian to install in (about 130 MB)", |folder| {
+        let mut make = Command::new("mmdebstrap");
+        make.args(["--variant=essential", "--mode=root", "--include", INCLUDED]);
+        // What nobody reads there.
+        for pattern in ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*"] {
+            make.arg(format!("--dpkgopt=path-exclude={pattern}"));
+        }
+        make.arg(SUITE).arg(folder).arg(fetch::source_line(SUITE)?);
+        capture(&mut make).map(drop)
+    })
+}
+
+/// A copy of it, to be changed.
+struct Debian {
+    root: PathBuf,
+}
+
+impl Debian {
+    /// What a shell command prints that runs inside and must succeed.
+    fn run(&self, command: &str) -> Result<String> {
+        // Mounted for this command alone.
+        let with_proc = "mount -t proc proc \"$1/proc\" && exec chroot \"$1\" /bin/sh -c \"exec 2>&1; $2\"";
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["--mount", "/bin/sh", "-c", with_proc, "sh"])
+            .arg(&self.root)
+            .arg(command)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        capture_text(&mut unshare).with_context(|| format!("inside of Debian: {command}"))
+    }
+
+    /// Every file and folder there.
+    fn files(&self) -> Result<BTreeSet<String>> {
+        let all = self.run("find / -xdev")?;
+        let kept = |path: &&str| {
+            !NOT_LOOKED_AT
+                .iter()
+                .any(|folder| Path::new(path).starts_with(folder))
+        };
+        Ok(all.lines().filter(kept).map(str::to_owned).collect())
+    }
+
+    /// Which file a program gets for a library.
+    fn library_of(&self, program: &str, name: &str) -> Result<String> {
+        let loaded = self.run(&format!("ldd {program}"))?;
+        let line = loaded.lines().find_map(|line| line.trim().strip_prefix(name));
+        let line = line.with_context(|| format!("{program} does not use {name}:\n{loaded}"))?;
+        Ok(line
+            .trim_start_matches(" => ")
+            .split(" (")
+            .next()
+            .unwrap_or(line)
+            .to_owned())
+    }
+}
+
+/// Installs the package, has a program use its library, builds the driver, installs it once more, removes all.
+pub fn check_guest_package(layout: &Layout, package: &Path, program: &Path) -> Result<()> {
+    let fresh = fetch_root(layout)?;
+    let scratch = tempfile::tempdir_in(&layout.target)?;
+    let root = scratch.path().join("root");
+    capture(Command::new("cp").arg("-a").arg(fresh).arg(&root))?;
+    let debian = Debian { root };
+    // As the kernel's own package does, of which only the headers are there.
+    debian.run("depmod $(ls /lib/modules)")?;
+    let before = debian.files()?;
+
+    fs::copy(package, debian.root.join("tmp/vgpu-guest.deb"))?;
+    fs::copy(program, debian.root.join("tmp/program"))?;
+    let install = "apt-get -o Dpkg::Use-Pty=0 install --yes --no-install-recommends /tmp/vgpu-guest.deb";
+    debian.run(PACKAGE_OF_NVIDIAS)?;
+    debian.run(install)?;
+    let others = debian.run("! dpkg -L libcuda1")?;
+    ensure!(
+        others.contains("not installed"),
+        "libcuda1 is still there:\n{others}"
+    );
+    the_driver_is_built(&debian)?;
+    the_library_is_found(&debian)?;
+
+    // Over itself, as an upgrade goes.
+    debian.run(&format!("{install} --reinstall"))?;
+    the_driver_is_built(&debian)?;
+
+    debian.run("apt-get purge --yes vgpu-guest")?;
+    let after = debian.files()?;
+    let left: Vec<_> = after.difference(&before).collect();
+    ensure!(left.is_empty(), "left when the package was removed: {left:?}");
+    let lost: Vec<_> = before.difference(&after).collect();
+    ensure!(lost.is_empty(), "gone with the package: {lost:?}");
+    let cached = debian.run("ldconfig -p")?;
+    ensure!(
+        !cached.contains("libcuda"),
+        "still in the loader's cache:\n{cached}"
+    );
+    Ok(())
+}
+
+fn the_driver_is_built(debian: &Debian) -> Result<()> {
+    let status = debian.run("dkms status -m vgpu")?;
+    ensure!(
+        status.contains(": installed"),
+        "DKMS did not build the driver: {status:?}"
+    );
+    let info = debian.run("modinfo -k $(ls /lib/modules) vgpu")?;
+    ensure!(
+        info.contains("alias:          virtio:"),
+        "the driver knows no device:\n{info}"
+    );
+    Ok(())
+}
+
+fn the_library_is_found(debian: &Debian) -> Result<()> {
+    const OURS: &str = "/usr/lib/vgpu/libcuda.so.1";
+    let found = debian.library_of("/tmp/program", "libcuda.so.1")?;
+    ensure!(found == OURS, "a program gets {found}");
+    let said = debian.run("! /tmp/program")?;
+    ensure!(
+        said.contains("vgpu:") && said.contains("/dev/vgpu"),
+        "a program said {said:?}"
+    );
+    let link = debian.run("readlink -e /usr/lib/x86_64-linux-gnu/libcuda.so")?;
+    ensure!(link.trim() == OURS, "compilers link to {link}");
+
+    // Remains of NVIDIA's do not come first.
+    let remains = "/usr/lib/x86_64-linux-gnu/libcuda.so.1";
+    debian.run(&format!("cp {OURS} {remains} && ldconfig"))?;
+    let found = debian.library_of("/tmp/program", "libcuda.so.1")?;
+    debian.run(&format!("rm {remains} && ldconfig"))?;
+    if found != OURS {
+        bail!("with another library on the machine a program gets {found}");
+    }
+    Ok(())
+}

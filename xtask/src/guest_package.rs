@@ -1,0 +1,181 @@
+//! The Debian package that makes a virtual machine a guest: libraries, the driver's source for DKMS, and what has both
+//! found. Its texts are in `guest-driver/package`.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use vgpu_vm::Artifacts;
+
+use crate::build::{self, Profile};
+use crate::util::{Layout, capture, file_name, files_below, progress};
+use crate::{debian, glibc, kernel};
+
+const NAME: &str = "vgpu-guest";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where the libraries lie: a folder of their own, which a container can be given as a whole.
+const LIBRARIES: &str = "usr/lib/vgpu";
+/// Where compilers look, which know nothing of that folder.
+const TO_LINK: &str = "usr/lib/x86_64-linux-gnu";
+/// The libraries, and Debian's packages of NVIDIA's, whose place they take. (Ubuntu's provide those names.)
+const TAKES_PLACE_OF: [(&str, &str); 2] = [
+    ("libcuda.so.1", "libcuda1"),
+    ("libnvidia-ml.so.1", "libnvidia-ml1"),
+];
+/// Files as they are, from the folder of the package's texts or that of the driver, to where they are installed.
+const FILES: [(&str, &str); 4] = [
+    ("package/00-vgpu.conf", "etc/ld.so.conf.d/00-vgpu.conf"),
+    ("package/modules-load.conf", "usr/lib/modules-load.d/vgpu.conf"),
+    ("kernel/70-vgpu.rules", "usr/lib/udev/rules.d/70-vgpu.rules"),
+    ("package/copyright", "usr/share/doc/vgpu-guest/copyright"),
+];
+const CONFFILES: &str = "/etc/ld.so.conf.d/00-vgpu.conf\n";
+/// Licences that Debian has no copy of, for beside the copyright.
+const LICENCES: [&str; 2] = ["MIT.txt", "BSD-3-Clause.txt"];
+/// What dpkg runs.
+const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Also install it in a fresh Debian, use it there, and remove it
+    #[arg(long)]
+    check: bool,
+}
+
+pub fn run(layout: &Layout, args: &Args) -> Result<()> {
+    let artifacts = build::everything(layout, Profile::Release)?;
+    let dist = layout.root.join("dist");
+    fs::create_dir_all(&dist)?;
+    let package = dist.join(format!("{NAME}_{VERSION}_amd64.deb"));
+    fs::copy(artifacts.guest_package(), &package)
+        .with_context(|| format!("cannot write {}", package.display()))?;
+    if args.check {
+        check(layout, &artifacts)?;
+    }
+    println!("{}", package.display());
+    Ok(())
+}
+
+/// Installs the artifacts' package in a fresh Debian and removes it again.
+pub fn check(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
+    progress("installing the guest's package in a fresh Debian", || {
+        debian::check_guest_package(layout, &artifacts.guest_package(), &artifacts.program("vadd"))
+    })
+}
+
+/// Makes the package among the artifacts, whose libraries are built.
+pub fn make(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
+    let scratch = tempfile::tempdir_in(&layout.target)?;
+    let root = scratch.path().join("root");
+    lay_out(layout, artifacts, &root)?;
+    add_control(layout, artifacts, &root)?;
+    let package = scratch.path().join("package.deb");
+    let mut pack = Command::new("dpkg-deb");
+    pack.args(["--build", "--root-owner-group", "-Zxz"]);
+    capture(pack.arg(&root).arg(&package))?;
+    Ok(fs::rename(package, artifacts.guest_package())?)
+}
+
+/// The files that it installs, below `root`.
+pub fn lay_out(layout: &Layout, artifacts: &Artifacts, root: &Path) -> Result<()> {
+    let guest_driver = layout.root.join("guest-driver");
+    for (from, to) in FILES {
+        put(&guest_driver.join(from), &root.join(to))?;
+    }
+    for name in LICENCES {
+        let to = root.join("usr/share/doc").join(NAME).join(name);
+        put(&layout.root.join("LICENSES").join(name), &to)?;
+    }
+    for (name, _) in libraries(artifacts)? {
+        let library = root.join(LIBRARIES).join(name);
+        put(&artifacts.guest_lib_dir().join(name), &library)?;
+        capture(Command::new("strip").arg("--strip-unneeded").arg(&library))?;
+        let to_link = root.join(TO_LINK).join(name.trim_end_matches(".1"));
+        fs::create_dir_all(to_link.with_file_name(""))?;
+        symlink(Path::new("../vgpu").join(name), to_link)?;
+    }
+    let source = root.join(format!("usr/src/vgpu-{}", kernel::module_version(layout)?));
+    let driver = kernel::driver_folder(layout);
+    put(&driver.join("dkms.conf"), &source.join("dkms.conf"))?;
+    for path in kernel::sources(layout)? {
+        put(&path, &source.join(path.strip_prefix(&driver)?))?;
+    }
+    Ok(())
+}
+
+/// The artifacts' libraries for guests, and what each takes the place of.
+fn libraries(artifacts: &Artifacts) -> Result<Vec<(&'static str, &'static str)>> {
+    let built = files_below(&artifacts.guest_lib_dir(), &|_| true)?;
+    let known = |path: &PathBuf| {
+        let known = TAKES_PLACE_OF.iter().find(|(name, _)| file_name(path) == *name);
+        known
+            .copied()
+            .with_context(|| format!("{} is no library that a guest has", path.display()))
+    };
+    built.iter().map(known).collect()
+}
+
+/// What dpkg reads and runs.
+fn add_control(layout: &Layout, artifacts: &Artifacts, root: &Path) -> Result<()> {
+    let installed = files_below(root, &|_| true)?;
+    let bytes = installed
+        .iter()
+        .map(|path| fs::symlink_metadata(path).map(|meta| meta.len()))
+        .sum::<std::io::Result<u64>>()?;
+    let provides: Vec<&str> = libraries(artifacts)?
+        .iter()
+        .map(|(_, package)| *package)
+        .collect();
+    let values = [
+        ("@VERSION@", VERSION.to_owned()),
+        ("@MODULE@", kernel::module_version(layout)?),
+        ("@GLIBC@", glibc::VERSION.to_owned()),
+        ("@SIZE@", bytes.div_ceil(1024).to_string()),
+        ("@PROVIDES@", provides.join(", ")),
+    ];
+    let control = root.join("DEBIAN");
+    fs::create_dir(&control)?;
+    for name in ["control", "triggers"].iter().chain(&SCRIPTS) {
+        let mut text = fs::read_to_string(layout.root.join("guest-driver/package").join(name))?;
+        for (key, value) in &values {
+            text = text.replace(key, value);
+        }
+        if text.contains('@') {
+            bail!("{name} asks for a value that is not known:\n{text}");
+        }
+        let path = control.join(name);
+        fs::write(&path, text)?;
+        set_mode(&path, if SCRIPTS.contains(name) { 0o755 } else { 0o644 })?;
+    }
+    fs::write(control.join("conffiles"), CONFFILES)?;
+    set_mode(&control.join("conffiles"), 0o644)?;
+    open_folders(root)
+}
+
+/// A copy that every user can read, whatever the original's mode.
+fn put(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    set_mode(to, 0o644)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
+}
+
+/// Lets every user look into all folders, whatever the mask of who builds.
+fn open_folders(folder: &Path) -> Result<()> {
+    set_mode(folder, 0o755)?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_folders(&entry.path())?;
+        }
+    }
+    Ok(())
+}
