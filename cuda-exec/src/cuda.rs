@@ -217,7 +217,7 @@ fn get<T: Default>(f: impl FnOnce(*mut T) -> Code) -> Result<T, Code> {
 fn with_packed(
     params: &[u8],
     mut len: usize,
-    launch: impl FnOnce(*mut *mut c_void) -> Code,
+    launch: impl FnOnce(*mut *mut c_void) -> Result<(), Code>,
 ) -> Result<(), Code> {
     // CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE and _END.
     let mut extra: [*mut c_void; 5] = [
@@ -227,11 +227,11 @@ fn with_packed(
         (&raw mut len).cast(),
         std::ptr::null_mut(),
     ];
-    check(launch(if params.is_empty() {
+    launch(if params.is_empty() {
         std::ptr::null_mut()
     } else {
         extra.as_mut_ptr()
-    }))
+    })
 }
 
 // A method that is named as a driver function is that function.
@@ -521,7 +521,9 @@ impl Cuda {
         let none = std::ptr::null_mut();
         with_packed(params, len, |extra| {
             // SAFETY: the parameters are read before the call returns; the caller checked their length.
-            unsafe { (self.f.launch_kernel)(function, gx, gy, gz, bx, by, bz, shared, stream, none, extra) }
+            check(unsafe {
+                (self.f.launch_kernel)(function, gx, gy, gz, bx, by, bz, shared, stream, none, extra)
+            })
         })
     }
     /// The same with attributes.
@@ -534,12 +536,9 @@ impl Cuda {
     ) -> Result<(), Code> {
         with_packed(params, len, |extra| {
             // SAFETY: as in `launch_kernel`; the configuration outlives the call.
-            match unsafe {
+            unsafe {
                 self.contexts
                     .launch_ex(config, function, std::ptr::null_mut(), extra)
-            } {
-                Ok(()) => result::SUCCESS,
-                Err(code) => code,
             }
         })
     }

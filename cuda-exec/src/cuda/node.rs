@@ -51,10 +51,7 @@ impl NodeParams {
                 0,
                 0,
             ];
-            match then(Self::new(kind::KERNEL, words)) {
-                Ok(()) => result::SUCCESS,
-                Err(code) => code,
-            }
+            then(Self::new(kind::KERNEL, words))
         })
     }
 

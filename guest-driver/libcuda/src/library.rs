@@ -100,18 +100,21 @@ impl Kernel {
     /// Sets an attribute for a device, in its contexts that there are and those that come.
     pub fn set_attribute(&self, call: &Call, device: usize, attribute: i32, value: i32) -> Result<(), Code> {
         // What is wrong with it is to be told now, so some context must have the function.
-        if let Ok(context) = call.context_on(device) {
-            self.function(call, &context)?
+        let told = call.context_on(device).ok();
+        if let Some(context) = &told {
+            self.function(call, context)?
                 .set_attribute(call, attribute, value)?;
         }
         let mut attributes = lock(&self.attributes);
         attributes.retain(|set| (set.0, set.1) != (device, attribute));
         attributes.push((device, attribute, value));
         drop(attributes);
+        let told = told.map(|context| context.serial);
+        let contexts = call.session.contexts.all();
         let functions = lock(&self.functions).clone();
         for (serial, function) in functions {
-            let of_device = |c: &&Arc<Entry<Context>>| c.serial == serial && c.device == device;
-            if call.session.contexts.all().iter().find(of_device).is_some() {
+            let of_device = contexts.iter().any(|c| c.serial == serial && c.device == device);
+            if of_device && Some(serial) != told {
                 function.set_attribute(call, attribute, value)?;
             }
         }

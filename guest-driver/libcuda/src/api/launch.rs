@@ -1,11 +1,12 @@
 //! Launching kernels.
 use super::{cuda, cuda_pairs};
 use crate::abi::{CUfunction, CUstream, Host, In, Out};
-use crate::objects::Function;
+use crate::handles::Entry;
+use crate::objects::{Function, Stream};
 use crate::session::{Call, NullStream};
 use std::ffi::{c_int, c_uint};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use vgpu_protocol::calls::{self, cuLaunchKernel as wire};
 use vgpu_protocol::limits::{KERNEL_PARAMS_LEN_MAX, LAUNCH_ATTRIBUTES_MAX};
 use vgpu_protocol::result::{self, Code};
@@ -111,25 +112,66 @@ struct Launch {
     stream: CUstream,
 }
 
-fn launch(launch: &Launch, each: In<Host>, extra: In<usize>, null: NullStream) -> Result<(), Code> {
-    let call = Call::enter()?;
-    let context = call.context()?;
-    let function = call.function(launch.function)?;
-    if function.clusters {
-        drop(context);
-        return launch_with(&call, launch, (Vec::new(), true), each, extra, null);
+/// A launch whose handles and shape are checked.
+struct Checked {
+    function: Arc<Entry<Function>>,
+    stream: Arc<Stream>,
+    params: Params,
+    /// Bytes of the packed parameters.
+    len: usize,
+    /// A capture is under way somewhere: what it forbids only the host's library knows.
+    captures: bool,
+}
+
+impl Launch {
+    fn check(
+        &self,
+        call: &Call,
+        each: In<Host>,
+        extra: In<usize>,
+        null: NullStream,
+    ) -> Result<Checked, Code> {
+        let context = call.context()?;
+        let function = call.function(self.function)?;
+        let stream = call.work_stream(&context, self.stream, null)?;
+        // Kernel and stream belong together; the current context may be another.
+        if function.context != stream.context {
+            return Err(result::INVALID_HANDLE);
+        }
+        // In a capture a launch beyond them invalidates the capture, so the host's library is to see it.
+        let captures = call.session.captures.any();
+        if !captures && !context.limits.allow(self.grid, self.block) {
+            return Err(result::INVALID_VALUE);
+        }
+        let params = Params::new(&function, each, extra)?;
+        Ok(Checked {
+            len: params.len(&function),
+            function,
+            stream,
+            params,
+            captures,
+        })
     }
-    let stream = call.work_stream(&context, launch.stream, null)?;
-    // Kernel and stream belong together; the current context may be another.
-    if function.context != stream.context {
-        return Err(result::INVALID_HANDLE);
+}
+
+fn launch(
+    call: &Call,
+    launch: &Launch,
+    each: In<Host>,
+    extra: In<usize>,
+    null: NullStream,
+) -> Result<(), Code> {
+    let checked = launch.check(call, each, extra, null)?;
+    if checked.function.clusters {
+        return launch_with(call, launch, checked, (Vec::new(), true));
     }
-    // In a capture a launch beyond them invalidates the capture, so the host's library is to see it.
-    let captures = call.session.captures.any();
-    if !captures && !context.limits.allow(launch.grid, launch.block) {
-        return Err(result::INVALID_VALUE);
-    }
-    let params = Params::new(&function, each, extra)?;
+    let Checked {
+        function,
+        stream,
+        params,
+        len,
+        captures,
+    } = checked;
     let ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]) = (launch.grid, launch.block);
     let arguments = wire::In {
         function: function.id,
@@ -142,7 +184,6 @@ fn launch(launch: &Launch, each: In<Host>, extra: In<usize>, null: NullStream) -
         shared: launch.shared,
         stream: stream.word,
     };
-    let len = params.len(&function);
     // Outside a capture the shape is within the device's limits, and this product fits.
     let threads = block_x.wrapping_mul(block_y).wrapping_mul(block_z);
     let proven = function.proven.covers(threads, launch.shared) && len == function.params_len;
@@ -212,23 +253,16 @@ fn fingerprint(launch: &Launch, attributes: &[LaunchAttribute], len: usize) -> u
 fn launch_with(
     call: &Call,
     launch: &Launch,
+    Checked {
+        function,
+        stream,
+        params,
+        len,
+        captures,
+    }: Checked,
     (attributes, repeatable): (Vec<LaunchAttribute>, bool),
-    each: In<Host>,
-    extra: In<usize>,
-    null: NullStream,
 ) -> Result<(), Code> {
     use calls::cuLaunchKernelEx as wire;
-    let context = call.context()?;
-    let function = call.function(launch.function)?;
-    let stream = call.work_stream(&context, launch.stream, null)?;
-    if function.context != stream.context {
-        return Err(result::INVALID_HANDLE);
-    }
-    let captures = call.session.captures.any();
-    if !captures && !context.limits.allow(launch.grid, launch.block) {
-        return Err(result::INVALID_VALUE);
-    }
-    let params = Params::new(&function, each, extra)?;
     let ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]) = (launch.grid, launch.block);
     let arguments = wire::In {
         function: function.id,
@@ -242,7 +276,6 @@ fn launch_with(
         stream: stream.word,
         attributes: attributes.len() as u32,
     };
-    let len = params.len(&function);
     let known = attributes.as_bytes();
     let fill = |to: &mut [u8]| {
         let (first, rest) = to.split_at_mut(known.len());
@@ -306,14 +339,14 @@ cuda_pairs! {
         config: In<LaunchConfig>, function: CUfunction, params: In<Host>, extra: In<usize>,
     ) |null| {
         let config = config.get()?;
+        let call = Call::enter()?;
         let LaunchConfig { grid, block, shared, stream, attributes_len, .. } = config;
         let plain = Launch { function, grid, block, shared, stream };
         if attributes_len == 0 {
-            return launch(&plain, params, extra, null);
+            return launch(&call, &plain, params, extra, null);
         }
-        let call = Call::enter()?;
         let attributes = attributes(&call, &config)?;
-        launch_with(&call, &plain, attributes, params, extra, null)
+        launch_with(&call, &plain, plain.check(&call, params, extra, null)?, attributes)
     }
 
     fn cuLaunchCooperativeKernel / cuLaunchCooperativeKernel_ptsz(
@@ -329,7 +362,8 @@ cuda_pairs! {
             value: [1, 0, 0, 0, 0, 0, 0, 0],
         };
         let plain = Launch { function, grid, block, shared, stream };
-        launch_with(&call, &plain, (vec![cooperative], true), params, In::none(), null)
+        let checked = plain.check(&call, params, In::none(), null)?;
+        launch_with(&call, &plain, checked, (vec![cooperative], true))
     }
 
     fn cuLaunchKernel / cuLaunchKernel_ptsz(
@@ -339,6 +373,6 @@ cuda_pairs! {
     ) |null| {
         let grid = [grid_x, grid_y, grid_z];
         let block = [block_x, block_y, block_z];
-        launch(&Launch { function, grid, block, shared, stream }, params, extra, null)
+        launch(&Call::enter()?, &Launch { function, grid, block, shared, stream }, params, extra, null)
     }
 }
