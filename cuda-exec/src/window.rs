@@ -557,8 +557,8 @@ mod tests {
     }
 
     proptest! {
-        /// However many others come and go beside and before it: once a kernel that never ends is the oldest on the engine,
-        /// nothing is progress but what is older and could not run before.
+        /// However many others come and go beside and before it: once a kernel that never ends runs, nothing is progress but
+        /// what is older and could not run before.
         #[test]
         fn beside_an_endless_kernel_progress_stops(before in steps(), after in steps()) {
             let mut streams = streams();
@@ -574,11 +574,14 @@ mod tests {
             streams[0].submit(Operation { work: Work::Compute, at, until: None });
             // What was submitted before is at most so many times progress.
             let older = streams.iter().map(|stream| stream.track.in_flight()).sum::<u64>();
+            let before_it = streams[0].operations.len() as u64 - 1;
             let mut seen = 0;
             for step_of in after {
                 at += 1;
+                // While a copy or a wait holds its stream up, the kernel does not run, and others may get on.
+                let runs = streams[0].done == before_it;
                 step(&mut streams, step_of, at, Some(endless));
-                seen += u64::from(look(&mut progress, &mut streams));
+                seen += u64::from(look(&mut progress, &mut streams) && runs);
             }
             prop_assert!(seen <= older, "{seen} > {older}");
         }
