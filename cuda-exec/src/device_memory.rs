@@ -2,7 +2,7 @@
 use crate::calls::{Allocation, Pool};
 use crate::limits::Charge;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use vgpu_protocol::limits::RESERVATIONS_MAX;
 use vgpu_protocol::words::handle::CONTEXT_NONE;
 
@@ -17,6 +17,10 @@ pub struct Device {
     pub owner: Owner,
 }
 
+/// An allocation of a graph: kept by every graph that has it.
+#[derive(Debug)]
+pub struct GraphMemory;
+
 /// What device memory goes with.
 #[derive(Clone, Debug)]
 pub enum Owner {
@@ -26,9 +30,10 @@ pub enum Owner {
     Variable(u32),
     /// An allocation in the order of a stream: the pool counts it.
     Pool(Arc<Pool>),
-    /// An allocation of a graph on that GPU. The address is the graph's while that lives, whether there is memory behind it or not: it
-    /// stays, also when it is freed, until something else lies there.
-    Graph(u32),
+    /// An allocation of a graph on that GPU. The address is the graph's, whether there is memory behind it or not, as long as any
+    /// graph has the allocation. After that it may be anybody's, unless the program has yet to free it: freeing it is then all
+    /// that may be done with it.
+    Graph(u32, Weak<GraphMemory>),
     /// Memory of a handle, mapped into a reserved range; `access` has a bit for each GPU that may access it.
     Mapped { _memory: Arc<Allocation>, access: u32 },
     /// Memory of another process of the VM, opened that often.
@@ -38,12 +43,16 @@ pub enum Owner {
 impl Owner {
     /// Whether work may be submitted on it.
     fn is_accessible(&self) -> bool {
-        !matches!(self, Self::Mapped { access: 0, .. })
+        match self {
+            Self::Mapped { access, .. } => *access != 0,
+            Self::Graph(_, graphs) => graphs.strong_count() > 0,
+            _ => true,
+        }
     }
 
     /// Whether the program frees it.
     fn is_allocation(&self) -> bool {
-        matches!(self, Self::Allocated(_) | Self::Pool(_) | Self::Graph(_))
+        matches!(self, Self::Allocated(_) | Self::Pool(_) | Self::Graph(..))
     }
 }
 
@@ -99,7 +108,7 @@ impl DeviceTable {
     pub fn insert(&mut self, addr: u64, device: Device) {
         while let Some((start, _)) = self
             .first_in(addr, device.len)
-            .filter(|(_, other)| matches!(other.owner, Owner::Graph(_)))
+            .filter(|(_, other)| matches!(other.owner, Owner::Graph(..)))
         {
             self.memory.remove(&start);
         }
@@ -112,8 +121,8 @@ impl DeviceTable {
             .memory
             .get(&addr)
             .filter(|device| device.owner.is_allocation())?;
-        match device.owner {
-            Owner::Graph(_) => Some(device.clone()),
+        match &device.owner {
+            Owner::Graph(_, graphs) if graphs.strong_count() > 0 => Some(device.clone()),
             _ => self.memory.remove(&addr),
         }
     }
@@ -164,7 +173,7 @@ impl DeviceTable {
     /// Bytes of the addresses that graphs on a GPU have for their allocations.
     pub fn graph_bytes(&self, gpu: u32) -> u64 {
         let graphs = self.memory.values();
-        let of = graphs.filter(|device| matches!(device.owner, Owner::Graph(on) if on == gpu));
+        let of = graphs.filter(|device| matches!(device.owner, Owner::Graph(on, _) if on == gpu));
         of.map(|device| device.len).sum()
     }
 
@@ -261,11 +270,11 @@ mod tests {
 
     const MB: u64 = 1 << 20;
 
-    fn graph(len: u64) -> Device {
+    fn graph(len: u64, graphs: &Arc<GraphMemory>) -> Device {
         Device {
             len,
             context: 1,
-            owner: Owner::Graph(0),
+            owner: Owner::Graph(0, Arc::downgrade(graphs)),
         }
     }
 
@@ -346,12 +355,28 @@ mod tests {
     #[test]
     fn a_graphs_address_stays_until_something_else_lies_there() {
         let mut table = DeviceTable::default();
-        table.insert(MB, graph(2 * MB));
+        let graphs = Arc::new(GraphMemory);
+        table.insert(MB, graph(2 * MB, &graphs));
         assert!(table.remove_allocation(MB).is_some() && table.remove_allocation(MB).is_some());
         assert!(table.holds(MB, 2 * MB));
         assert_eq!((table.graph_bytes(0), table.graph_bytes(1)), (2 * MB, 0));
         table.insert(2 * MB, variable(MB, 1));
         assert!(!table.holds(MB, 1) && table.holds(2 * MB, MB));
+    }
+
+    #[test]
+    fn what_no_graph_has_any_more_can_only_be_freed() {
+        let mut table = DeviceTable::default();
+        let graphs = Arc::new(GraphMemory);
+        table.insert(MB, graph(2 * MB, &graphs));
+        let copy = graphs.clone();
+        drop(graphs);
+        assert!(table.holds(MB, 2 * MB));
+        drop(copy);
+        assert!(!table.holds(MB, 1));
+        assert_eq!(table.graph_bytes(0), 2 * MB, "it may still be there");
+        assert!(table.remove_allocation(MB).is_some() && table.remove_allocation(MB).is_none());
+        assert_eq!(table.graph_bytes(0), 0);
     }
 
     #[test]

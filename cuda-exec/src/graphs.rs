@@ -4,14 +4,17 @@
 //! call that looks into a graph, or changes one, is made while [`Graphs`] is locked, what captures record included; and a
 //! node has a name here, which is found only while the node is known to exist.
 //!
+//! What a node names stays as long as any graph that has it ([`crate::recording`]).
+//!
 //! The host names nodes, as captures and copies of graphs make nodes that no call names: a node gets the next number when
 //! the guest is first told of it. It loses it when it is destroyed, or the graph that it is in.
 use crate::cuda::Raw;
 use crate::cuda::graph::{CAPTURE_ACTIVE, Dependencies};
 use crate::handles::{Context, Stream, report};
+use crate::recording::{Kept, Named, Recorded, Weight};
 use crate::session::Session;
-use std::any::Any;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use vgpu_protocol::limits::GRAPH_NODES_MAX;
 use vgpu_protocol::result::{self, Code};
@@ -31,22 +34,8 @@ pub struct Graph {
     parts: Mutex<Vec<(u32, u32)>>,
     /// The values that conditional nodes of it may look at.
     values: Mutex<Vec<u64>>,
-    /// What its nodes name: libcuda follows their handles when it runs.
-    named: Mutex<Kept>,
-}
-
-/// An object that a node names.
-pub type Named = Arc<dyn Any + Send + Sync>;
-
-/// Each of them once, by its address.
-#[derive(Clone, Default)]
-struct Kept(HashMap<usize, Named>);
-
-impl Kept {
-    fn add(&mut self, named: impl IntoIterator<Item = Named>) {
-        let by_address = |named: Named| (Arc::as_ptr(&named).cast::<()>() as usize, named);
-        self.0.extend(named.into_iter().map(by_address));
-    }
+    /// What its nodes name, and how many they are, those of its parts included.
+    recorded: Mutex<Recorded>,
 }
 
 /// What a graph's existence depends on.
@@ -68,6 +57,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Graph {
     fn new(context: Arc<Context>, id: u32, raw: Raw, hold: Hold) -> Self {
+        let recorded = Recorded::nothing(context.session);
         Self {
             context,
             id,
@@ -76,7 +66,7 @@ impl Graph {
             nodes: Mutex::default(),
             parts: Mutex::default(),
             values: Mutex::default(),
-            named: Mutex::default(),
+            recorded: Mutex::new(recorded),
         }
     }
 
@@ -85,20 +75,37 @@ impl Graph {
         Self::new(context, id, raw, Hold::Owned)
     }
 
+    /// Does something with what is recorded of the whole that it is part of.
+    fn recorded<R>(&self, f: impl FnOnce(&mut Recorded) -> R) -> R {
+        match self.hold() {
+            Hold::Part(of) => of.recorded(f),
+            _ => f(&mut lock(&self.recorded)),
+        }
+    }
+
     /// Runs of it need these as well.
     pub fn name(&self, named: impl IntoIterator<Item = Named>) {
-        match self.hold() {
-            Hold::Part(of) => of.name(named),
-            _ => lock(&self.named).add(named),
-        }
+        self.recorded(|recorded| recorded.kept.add(named));
     }
 
     /// What runs of it need.
     pub fn named(&self) -> Vec<Named> {
-        match self.hold() {
-            Hold::Part(of) => of.named(),
-            _ => lock(&self.named).0.values().cloned().collect(),
-        }
+        self.recorded(|recorded| recorded.kept.all())
+    }
+
+    /// Nodes of it and of what it is part of.
+    pub fn nodes(&self) -> u64 {
+        self.recorded(|recorded| recorded.weight.nodes())
+    }
+
+    /// It gets that many nodes more, unless the session would have too many.
+    pub fn grow(&self, nodes: u64) -> Result<(), Code> {
+        self.recorded(|recorded| recorded.weight.grow(nodes))
+    }
+
+    /// It has that many nodes less.
+    pub fn shrink(&self, nodes: u64) {
+        self.recorded(|recorded| recorded.weight.shrink(nodes));
     }
 
     /// A conditional node of it may look at this value.
@@ -113,6 +120,14 @@ impl Graph {
 
     fn hold(&self) -> Hold {
         lock(&self.hold).clone()
+    }
+
+    /// Takes over what captures have put into it.
+    pub fn record(&self, more: Recorded) {
+        self.recorded(|recorded| {
+            recorded.kept.add(more.kept.all());
+            recorded.weight.absorb(more.weight);
+        });
     }
 
     /// Whether it is the guest's, and no stream captures it.
@@ -148,23 +163,36 @@ pub struct GraphExec {
     pub busy: Mutex<()>,
     /// What its nodes name.
     named: Mutex<Kept>,
+    weight: Weight,
 }
 
 impl GraphExec {
-    pub fn new(context: Arc<Context>, raw: Raw, named: Vec<Named>) -> Self {
+    /// What was made of a graph with these objects, whose nodes are counted already.
+    pub fn new(context: Arc<Context>, raw: Raw, named: Vec<Named>, weight: Weight) -> Self {
         let exec = Self {
             context,
             raw,
             busy: Mutex::default(),
             named: Mutex::default(),
+            weight,
         };
         exec.name(named);
         exec
     }
 
+    /// Nodes of it.
+    pub fn nodes(&self) -> u64 {
+        self.weight.nodes()
+    }
+
     /// Runs of it need these as well.
     pub fn name(&self, named: impl IntoIterator<Item = Named>) {
         lock(&self.named).add(named);
+    }
+
+    /// What runs of it need.
+    pub fn named(&self) -> Vec<Named> {
+        lock(&self.named).all()
     }
 }
 
@@ -179,12 +207,21 @@ impl Drop for GraphExec {
 
 /// All that is known of graphs' nodes.
 #[derive(Default)]
-pub struct Graphs(Mutex<Nodes>);
+pub struct Graphs {
+    nodes: Mutex<Nodes>,
+    /// How many all graphs and executable graphs have.
+    weight: AtomicU64,
+}
 
 impl Graphs {
     /// Nobody else uses a graph until the result is dropped.
     pub fn lock(&self) -> MutexGuard<'_, Nodes> {
-        lock(&self.0)
+        lock(&self.nodes)
+    }
+
+    /// How many nodes all graphs and executable graphs have.
+    pub fn weight(&self) -> &AtomicU64 {
+        &self.weight
     }
 }
 
@@ -194,14 +231,18 @@ pub struct Nodes {
     last: u32,
     by_id: HashMap<u32, Node>,
     by_raw: HashMap<Raw, u32>,
-    /// Graphs that streams capture.
+    /// Graphs that streams capture, and for which the guest has an id.
     captured: Vec<(u32, Arc<Graph>)>,
+    /// What was put into each graph by a capture that is under way.
+    recorded: HashMap<Raw, Recorded>,
 }
 
 #[derive(Clone)]
 struct Node {
     raw: Raw,
     graph: Arc<Graph>,
+    /// As how many nodes it counts, as far as is known.
+    weight: u64,
 }
 
 impl Nodes {
@@ -254,8 +295,18 @@ impl Nodes {
         let graph = graph.clone();
         lock(&graph.nodes).push(self.last);
         self.by_raw.insert(raw, self.last);
-        self.by_id.insert(self.last, Node { raw, graph });
+        let weight = 1;
+        self.by_id.insert(self.last, Node { raw, graph, weight });
         Ok(self.last)
+    }
+
+    /// The name of a new node, which counts as that many.
+    pub fn name_new(&mut self, graph: &Arc<Graph>, raw: Raw, weight: u64) -> Result<u32, Code> {
+        let id = self.name(graph, raw)?;
+        if let Some(node) = self.by_id.get_mut(&id) {
+            node.weight = weight;
+        }
+        Ok(id)
     }
 
     /// The names of nodes of that graph.
@@ -279,6 +330,7 @@ impl Nodes {
             return;
         };
         self.by_raw.remove(&node.raw);
+        node.graph.shrink(node.weight);
         lock(&node.graph.nodes).retain(|&other| other != id);
         let parts: Vec<_> = lock(&node.graph.parts)
             .extract_if(.., |(_, of)| *of == id)
@@ -342,6 +394,18 @@ impl Nodes {
         Ok(graph)
     }
 
+    /// What the captures into the graph that a stream captures have put there; the caller adds a node.
+    pub fn recorded(&mut self, session: &'static Session, stream: Raw) -> Result<&mut Recorded, Code> {
+        // One that has failed has no graph any more.
+        let graph = session.cuda.graphs.captured_graph(stream)?.unwrap_or(0);
+        let recorded = self
+            .recorded
+            .entry(graph)
+            .or_insert_with(|| Recorded::nothing(session));
+        recorded.weight.grow(1)?;
+        Ok(recorded)
+    }
+
     /// The graph that is captured and that libcuda knows as this, if the guest has an id for it.
     pub fn captured_graph(&self, raw: Raw) -> Option<Arc<Graph>> {
         let found = self.captured.iter().find(|(_, graph)| graph.raw == raw);
@@ -357,6 +421,18 @@ impl Nodes {
     pub fn capture_into(&mut self, id: u32, graph: &Arc<Graph>, stream: &Arc<Stream>) {
         *lock(&graph.hold) = Hold::Captured(Arc::downgrade(stream));
         self.captured.push((id, graph.clone()));
+    }
+
+    /// Forgets what captures that failed have put into their graphs, once none is under way that may be theirs.
+    pub fn forget_recorded(&mut self, session: &Session) {
+        if !session.captures() {
+            self.recorded.clear();
+        }
+    }
+
+    /// What captures have put into a graph that is one now.
+    pub fn take_recorded(&mut self, raw: Raw) -> Option<Recorded> {
+        self.recorded.remove(&raw)
     }
 
     /// A capture has ended with this graph, if it made one. The id that the guest had for it.

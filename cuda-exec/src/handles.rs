@@ -163,9 +163,6 @@ pub struct Context {
     charge: Option<Charge>,
     serial: u64,
     destroyed: AtomicBool,
-    /// Held for writing while streams of this context begin, join or end a capture, and for reading while work of our own
-    /// goes to a stream that must not be capturing.
-    pub capture: RwLock<()>,
     spare_events: Mutex<Vec<Raw>>,
     defaults: Mutex<Defaults>,
 }
@@ -187,7 +184,6 @@ impl Context {
             charge,
             serial: SERIALS.fetch_add(1, SeqCst),
             destroyed: AtomicBool::new(false),
-            capture: RwLock::new(()),
             spare_events: Mutex::default(),
             defaults: Mutex::default(),
         }
@@ -366,16 +362,13 @@ impl Stream {
     /// Puts a mark behind the work submitted so far, unless there is one. A capturing stream takes none; it had none in
     /// flight when its capture began ([`Self::mark_before_capture`]).
     pub fn mark(&self) -> Result<(), Code> {
-        if self.context.session.captures() {
-            let _still = self
-                .context
-                .capture
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            if self.context.session.cuda.stream_is_capturing(self.raw?)? {
-                return Ok(());
-            }
+        let session = self.context.session;
+        if !session.captures() {
             return self.mark_before_capture();
+        }
+        let _still = session.still();
+        if session.cuda.stream_is_capturing(self.raw?)? {
+            return Ok(());
         }
         self.mark_before_capture()
     }

@@ -5,7 +5,6 @@
 //! debugging `--no-jail`, which leaves out the restrictions of [`jail`].
 mod area;
 mod calls;
-mod captured;
 mod clock;
 mod completion;
 mod confine;
@@ -25,6 +24,7 @@ mod mps;
 mod orders;
 mod output;
 mod preempt;
+mod recording;
 mod ring;
 mod sealed;
 mod session;

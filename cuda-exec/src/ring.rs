@@ -2,8 +2,10 @@
 //! it, and answers if it is asked to. The ring itself is written by the guest at any moment and decides nothing.
 use crate::calls::answered;
 use crate::clock::now_ns;
+use crate::cuda::Raw;
 use crate::dispatch;
 use crate::handles::{Context, Event, Stream};
+use crate::recording::{To, captures};
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::spin::Spin;
@@ -567,18 +569,19 @@ impl Consumer {
     }
 
     /// Has libcuda take one operation of a stream. What needs the compute engine waits for the turn; what a capture records
-    /// needs none. `submit` answers with whatever must be kept until the operation is counted.
+    /// needs none. `submit` is told where the operation goes, and answers with whatever must be kept until it is counted.
     pub fn submit<K>(
         &self,
         stream: &Arc<Stream>,
         work: Work,
-        submit: impl FnOnce(crate::cuda::Raw) -> Result<K, Code>,
+        submit: impl FnOnce(Raw, &mut To<'_>) -> Result<K, Code>,
     ) -> Result<(), Failure> {
-        let raw = stream.raw()?;
-        if self.session.captures() && self.session.cuda.stream_is_capturing(raw)? {
-            let _graphs = self.session.graphs.lock();
-            submit(raw)?;
-            return Ok(());
+        let session = self.session;
+        if session.captures() {
+            let _still = session.still();
+            if captures(session, stream)? {
+                return self.record(stream, submit);
+            }
         }
         if work != Work::Other {
             // One record may submit several.
@@ -603,12 +606,20 @@ impl Consumer {
         if turn.is_some() {
             self.session.preempt.prove_once(self.session);
         }
-        let kept = submit(raw)?;
+        let still = session.still();
+        // One may have begun while there was no room, or no turn.
+        if captures(session, stream)? {
+            drop((room, turn));
+            return self.record(stream, submit);
+        }
+        let kept = submit(stream.raw()?, &mut To::Gpu)?;
         let times = Times {
             taken: self.taken_ns,
             submitted: now_ns(),
         };
-        if stream.submitted(work, times, room) {
+        let wants_mark = stream.submitted(work, times, room);
+        drop(still);
+        if wants_mark {
             match self.unmarked.take() {
                 Some(same) if Arc::ptr_eq(&same, stream) => {}
                 other => {
@@ -619,6 +630,19 @@ impl Consumer {
             self.unmarked.set(Some(stream.clone()));
         }
         drop((kept, turn));
+        Ok(())
+    }
+
+    /// Has libcuda put one operation into the graph that a stream captures, and goes on capturing meanwhile.
+    fn record<K>(
+        &self,
+        stream: &Arc<Stream>,
+        submit: impl FnOnce(Raw, &mut To<'_>) -> Result<K, Code>,
+    ) -> Result<(), Failure> {
+        let raw = stream.raw()?;
+        let mut graphs = self.session.graphs.lock();
+        let recorded = graphs.recorded(self.session, raw)?;
+        submit(raw, &mut To::Graph(recorded))?;
         Ok(())
     }
 
@@ -666,15 +690,25 @@ impl Consumer {
 
     /// Has the GPU write a fence word behind a stream's work.
     pub fn write_fence(&self, stream: &Arc<Stream>, slot: u32, sequence: u64) -> Result<(), Failure> {
+        let fence = self.fence_word(slot)?;
+        self.submit(stream, Work::Other, |raw, to| match to {
+            To::Gpu => fence(raw, sequence),
+            // It would become a node, and come again and again.
+            To::Graph(_) => Err(result::STREAM_CAPTURE_UNSUPPORTED),
+        })
+    }
+
+    /// What has the GPU write a fence word behind what a stream has been given so far.
+    pub fn fence_word(&self, slot: u32) -> Result<impl Fn(Raw, u64) -> Result<(), Code>, Code> {
         let session = self.session;
         let words = session.area.words().ok_or(result::ILLEGAL_STATE)?;
         let word = words.u64(vgpu_protocol::area::fence(slot)).as_ptr() as u64;
-        self.submit(stream, Work::Other, |raw| {
+        Ok(move |raw, sequence| {
             // SAFETY: the session area is registered and stays so.
-            unsafe { session.cuda.stream_write_value64(raw, word, sequence) }
-        })?;
-        session.completion.fence(slot, sequence);
-        Ok(())
+            unsafe { session.cuda.stream_write_value64(raw, word, sequence) }?;
+            session.completion.fence(slot, sequence);
+            Ok(())
+        })
     }
 }
 

@@ -1,7 +1,6 @@
 //! One session: what one guest process has on the GPU. There is one per process, and it lives until the process ends.
 use crate::area::Area;
 use crate::calls::{Pooled, Shares, Slots};
-use crate::captured::Captured;
 use crate::completion::Completion;
 use crate::cuda::{self, Cuda};
 use crate::graphs::Graphs;
@@ -19,7 +18,9 @@ use crate::turn::Turn;
 use crate::window::{Load, WINDOW_DEFAULT};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, RwLock};
+use std::sync::{
+    Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::time::{Duration, Instant};
 use vgpu_protocol::limits::RINGS_MAX;
 use vgpu_protocol::result::{self, Code};
@@ -73,7 +74,6 @@ pub struct Session {
     pub memory: Memory,
     pub objects: Objects,
     pub graphs: Graphs,
-    pub captured: Captured,
     pub images: Images,
     pub area: Area,
     pub turn: Turn,
@@ -93,6 +93,8 @@ pub struct Session {
     home: Mutex<Home>,
     /// Captures that have begun and not ended.
     captures: AtomicU32,
+    /// Held for writing while streams begin, join or end a capture, for reading while it matters whether one does.
+    capturing: RwLock<()>,
     /// Operations that may be in flight per stream.
     window: AtomicU32,
     slice_us: AtomicU64,
@@ -115,7 +117,6 @@ impl Session {
             memory: Memory::new(window),
             objects: Objects::default(),
             graphs: Graphs::default(),
-            captured: Captured::default(),
             images: Images::default(),
             area: Area::new(event),
             turn: Turn::default(),
@@ -132,6 +133,7 @@ impl Session {
             rings: RwLock::new(vec![None; RINGS_MAX as usize]),
             home: Mutex::default(),
             captures: AtomicU32::new(0),
+            capturing: RwLock::new(()),
             window: AtomicU32::new(WINDOW_DEFAULT),
             slice_us: AtomicU64::new(0),
         }));
@@ -233,11 +235,14 @@ impl Session {
         self.captures.load(SeqCst) != 0
     }
 
-    /// Work that names this object of a context goes to a stream: should that be captured, the object stays.
-    pub fn named<T: std::any::Any + Send + Sync>(&self, context: u32, object: &Arc<T>) {
-        if self.captures() {
-            self.captured.keep(context, object);
-        }
+    /// No stream begins, joins or ends a capture until the result is dropped. Not to be taken twice by one thread.
+    pub fn still(&self) -> RwLockReadGuard<'_, ()> {
+        self.capturing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Streams may begin, join or end a capture until the result is dropped, and nothing is submitted meanwhile.
+    pub fn changes_captures(&self) -> RwLockWriteGuard<'_, ()> {
+        self.capturing.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A capture began, or ended.

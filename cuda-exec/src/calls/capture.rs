@@ -6,7 +6,7 @@ use crate::dispatch::handlers_of;
 use crate::graphs::Graph;
 use crate::handles::Stream;
 use crate::ring::{Consumer, Failure};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use vgpu_protocol::calls;
 use vgpu_protocol::limits::REPLY_LEN_MAX;
 use vgpu_protocol::result::{self, Code};
@@ -61,9 +61,10 @@ handlers_of! {
     cuStreamBeginCapture(ring, arguments) {
         let mode = mode(arguments.mode)?;
         let stream = answered(ring.stream(calls::cuStreamBeginCapture::OP, arguments.stream))?;
-        let _alone = stream.context.capture.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = ring.session.changes_captures();
         let mut nodes = ring.session.graphs.lock();
         nodes.capture_ended(None);
+        nodes.forget_recorded(ring.session);
         begin(ring, &stream, |raw| ring.session.cuda.stream_begin_capture(raw, mode))?;
         Ok(Out {})
     }
@@ -72,9 +73,10 @@ handlers_of! {
         let session = ring.session;
         let mode = mode(arguments.mode)?;
         let stream = answered(ring.stream(calls::cuStreamBeginCaptureToGraph::OP, arguments.stream))?;
-        let _alone = stream.context.capture.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = session.changes_captures();
         let mut nodes = session.graphs.lock();
         nodes.capture_ended(None);
+        nodes.forget_recorded(session);
         let graph = nodes.graph(session, arguments.graph)?;
         if !graph.is_owned() {
             // A part of another graph stays one.
@@ -97,7 +99,7 @@ handlers_of! {
         let id = arguments.graph;
         let stream = answered(ring.stream(calls::cuStreamEndCapture::OP, arguments.stream))?;
         let raw = stream.raw()?;
-        let _alone = stream.context.capture.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = session.changes_captures();
         let mut nodes = session.graphs.lock();
         let is_new = session.objects.graphs.check_new(id).is_ok();
         // One that has an id must be the one that is captured; which that is, is known when it is.
@@ -110,13 +112,16 @@ handlers_of! {
         }
         let known = nodes.capture_ended(ended.ok());
         let captured = ended?;
-        match known {
-            Some(known) if known == id => {}
+        let graph = match known {
+            Some(known) if known == id => session.objects.graphs.get(id).ok_or(BAD_HANDLE)?,
             Some(_) => return Err(BAD_HANDLE),
             None => {
                 let graph = Graph::owned(stream.context.clone(), id, captured);
-                session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?;
+                session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?
             }
+        };
+        if let Some(recorded) = nodes.take_recorded(captured) {
+            graph.record(recorded);
         }
         Ok(Out {})
     }

@@ -70,7 +70,6 @@ impl Handle for cuCtxDestroy::Call {
         objects.links.remove_all(|link| of(&link.context));
         objects.textures.remove_context(&context);
         objects.arrays.remove_all(|array| of(&array.context));
-        session.captured.forget_context(id);
         objects.mipmapped.remove_all(|array| of(&array.context));
         let allocations = session.memory.remove_context(id);
         // The context goes with its last user, and what it holds with it; as home it stays, so its memory is freed here.

@@ -81,13 +81,18 @@ impl Handle for cuEventRecord::Call {
         }
         let event = ring.event(cuEventRecord::OP, event)?;
         let stream = ring.stream(cuEventRecord::OP, stream)?;
-        let event = event.raw?;
-        ring.submit(&stream, Work::Other, |raw| session.cuda.event_record(event, raw))?;
-        // A sequence number of 0 asks for no fence; in a capture one would become a node, and come again and again.
-        let capturing = session.captures() && session.cuda.stream_is_capturing(stream.raw()?)?;
-        if sequence != 0 && !capturing {
-            ring.write_fence(&stream, slot, sequence)?;
-        }
+        let event_raw = event.raw?;
+        let fence = ring.fence_word(slot)?;
+        ring.submit(&stream, Work::Other, |raw, to| {
+            to.keep(&event);
+            session.cuda.event_record(event_raw, raw)?;
+            // A sequence number of 0 asks for no fence; in a capture one would become a node, and come again and again.
+            if sequence == 0 || to.is_graph() {
+                Ok(())
+            } else {
+                fence(raw, sequence)
+            }
+        })?;
         Ok(cuEventRecord::Out {})
     }
 }
@@ -159,8 +164,8 @@ handlers_of! {
             return Err(result::INVALID_VALUE.into());
         }
         let event_raw = event.raw?;
-        ring.submit(&stream, Work::Other, |raw| {
-            ring.session.named(event.context.id, &event);
+        ring.submit(&stream, Work::Other, |raw, to| {
+            to.keep(&event);
             ring.session.cuda.contexts.event_record_with_flags(event_raw, raw, arguments.flags)
         })?;
         Ok(Out {})

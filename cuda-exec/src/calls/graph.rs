@@ -4,6 +4,7 @@ use crate::cuda::graph::InstantiateParams;
 use crate::cuda::node::UpdateInfo;
 use crate::dispatch::handlers_of;
 use crate::graphs::{Graph, GraphExec, Nodes};
+use crate::recording::{Recorded, To, Weight};
 use crate::ring::{Consumer, Failure};
 use crate::window::Work;
 use std::sync::{Arc, PoisonError};
@@ -21,7 +22,7 @@ fn submit(
     ring: &Consumer,
     call: &vgpu_protocol::calls::Call,
     (exec, stream): (u32, u64),
-    submit: impl FnOnce(crate::cuda::Raw, crate::cuda::Raw) -> Result<(), Code>,
+    submit: impl FnOnce(&GraphExec, crate::cuda::Raw, &mut To<'_>) -> Result<(), Code>,
 ) -> Result<(), Failure> {
     let exec = ring
         .session
@@ -30,9 +31,9 @@ fn submit(
         .get(exec)
         .ok_or_else(|| unknown(call.op, exec))?;
     let stream = ring.stream(call.op, stream)?;
-    ring.submit(&stream, Work::data(call.turn), |raw| {
+    ring.submit(&stream, Work::data(call.turn), |raw, to| {
         let _busy = exec.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        submit(exec.raw, raw)
+        submit(&exec, raw, to)
     })
 }
 
@@ -64,12 +65,14 @@ handlers_of! {
         let context = ring.context()?;
         let mut nodes = session.graphs.lock();
         let graph = nodes.graph(session, arguments.graph)?;
+        let mut weight = Weight::none(session.graphs.weight());
+        weight.grow(graph.nodes())?;
         let (mut raw, mut params) = (0, InstantiateParams { flags: arguments.flags, ..Default::default() });
         // SAFETY: places that outlive the call.
         let made = unsafe { session.cuda.graphs.graph_instantiate(&mut raw, graph.raw, &mut params) };
         let result = match made {
             Ok(()) => {
-                let exec = GraphExec::new(context, raw, graph.named());
+                let exec = GraphExec::new(context, raw, graph.named(), weight);
                 execs.insert(arguments.exec, exec).map_err(|_| BAD_HANDLE)?;
                 result::SUCCESS
             }
@@ -87,16 +90,19 @@ handlers_of! {
         let exec = session.objects.graph_execs.get(arguments.exec);
         let gpu = exec.map_or(0, |exec| exec.context.gpu);
         super::admit_graphs(session, gpu)?;
-        submit(ring, cuGraphLaunch::Call::CALL, (arguments.exec, arguments.stream), |exec, stream| {
-            session.cuda.graphs.graph_launch(exec, stream)
+        submit(ring, cuGraphLaunch::Call::CALL, (arguments.exec, arguments.stream), |exec, stream, to| {
+            // In a capture it becomes a node with a copy of the graph.
+            to.weigh(exec.nodes())?;
+            to.keep_all(exec.named());
+            session.cuda.graphs.graph_launch(exec.raw, stream)
         })?;
         super::count_graphs(session, gpu);
         Ok(Out {})
     }
 
     cuGraphUpload(ring, arguments) {
-        submit(ring, cuGraphUpload::Call::CALL, (arguments.exec, arguments.stream), |exec, stream| {
-            ring.session.cuda.graphs.graph_upload(exec, stream)
+        submit(ring, cuGraphUpload::Call::CALL, (arguments.exec, arguments.stream), |exec, stream, _| {
+            ring.session.cuda.graphs.graph_upload(exec.raw, stream)
         })?;
         Ok(Out {})
     }
@@ -167,8 +173,11 @@ handlers_of! {
         session.objects.graphs.check_new(id).map_err(|_| BAD_HANDLE)?;
         let nodes = session.graphs.lock();
         let graph = nodes.graph(session, arguments.graph)?;
+        let mut copied = Recorded::nothing(session);
+        copied.weight.grow(graph.nodes())?;
+        copied.kept.add(graph.named());
         let clone = Graph::owned(graph.context.clone(), id, session.cuda.graphs.graph_clone(graph.raw)?);
-        clone.name(graph.named());
+        clone.record(copied);
         session.objects.graphs.insert(id, clone).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
     }

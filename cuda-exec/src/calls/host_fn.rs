@@ -17,8 +17,8 @@ use vgpu_protocol::limits::HOST_FUNCTIONS_MAX;
 pub struct Slots {
     free: Mutex<Vec<usize>>,
     freed: Condvar,
-    /// Functions that are called once and were not yet. libcuda gets their numbers: should one become part of a graph after
-    /// all, since another thread began a capture meanwhile, later calls find nothing here.
+    /// Functions that are called once and were not yet. libcuda gets their numbers: should it call one again, that finds
+    /// nothing here.
     once: Mutex<Waiting>,
 }
 
@@ -91,18 +91,12 @@ impl Handle for cuLaunchHostFunc::Call {
         let cuLaunchHostFunc::In { stream, cookie } = arguments;
         let session = ring.session;
         let stream = ring.stream(cuLaunchHostFunc::OP, stream)?;
-        let raw = stream.raw()?;
-        if session.captures() && session.cuda.stream_is_capturing(raw)? {
-            let _graphs = session.graphs.lock();
-            // SAFETY: the cookie is not dereferenced, and the function may be called any number of times.
-            unsafe {
-                session
-                    .cuda
-                    .launch_host_fn(raw, run_captured, cookie as usize as *mut c_void)
-            }?;
-            return Ok(cuLaunchHostFunc::Out {});
-        }
-        ring.submit(&stream, Work::Other, |raw| {
+        ring.submit(&stream, Work::Other, |raw, to| {
+            if to.is_graph() {
+                let user = std::ptr::without_provenance_mut(cookie as usize);
+                // SAFETY: the cookie is not dereferenced, and the function may be called any number of times.
+                return unsafe { session.cuda.launch_host_fn(raw, run_captured, user) };
+            }
             let number = session.host_functions.add(Once {
                 stream: stream.clone(),
                 cookie,

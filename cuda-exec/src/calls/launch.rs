@@ -91,8 +91,8 @@ handlers_of! {
         let function = function.ok_or_else(|| unknown(cuLaunchKernel::OP, a.function))?;
         let stream = ring.stream(cuLaunchKernel::OP, a.stream)?;
         let params = padded(&function, blob);
-        ring.submit(&stream, Work::data(cuLaunchKernel::Call::CALL.turn), |raw| {
-            session.named(function.module.context.id, &function);
+        ring.submit(&stream, Work::data(cuLaunchKernel::Call::CALL.turn), |raw, to| {
+            to.keep(&function);
             session.cuda.launch_kernel(function.raw, grid!(a), raw, &params, blob.len())
         })?;
         Ok(Out {})
@@ -105,11 +105,9 @@ handlers_of! {
         let stream = ring.stream(cuLaunchKernelEx::OP, a.stream)?;
         let (attributes, packed) = attributes(ring, cuLaunchKernelEx::OP, a.attributes, blob)?;
         let params = padded(&function, packed);
-        ring.submit(&stream, Work::data(cuLaunchKernelEx::Call::CALL.turn), |raw| {
-            session.named(function.module.context.id, &function);
-            for event in &attributes.events {
-                session.named(event.context.id, event);
-            }
+        ring.submit(&stream, Work::data(cuLaunchKernelEx::Call::CALL.turn), |raw, to| {
+            to.keep(&function);
+            attributes.events.iter().for_each(|event| to.keep(event));
             let config = LaunchConfig::new(grid!(a), raw, &attributes.list);
             session.cuda.launch_kernel_ex(function.raw, &config, &params, packed.len())
         })?;

@@ -21,7 +21,7 @@ pub fn give_back(session: &Session, pointer: u64, device: Device) -> Result<(), 
             }
         }
         // There may be no memory behind the address.
-        Owner::Graph(_) => session.survive(session.cuda.mem_free(pointer)),
+        Owner::Graph(..) => session.survive(session.cuda.mem_free(pointer)),
         _ => session.cuda.mem_free(pointer)?,
     }
     session.shares.withdraw(pointer);
@@ -34,7 +34,7 @@ pub fn freed(session: &Session, owner: Owner) {
     match owner {
         Owner::Allocated(charge) => session.limits.give(charge),
         Owner::Pool(pool) => pool.has_freed(),
-        Owner::Graph(gpu) => count_graphs(session, gpu),
+        Owner::Graph(gpu, _) => count_graphs(session, gpu),
         Owner::Variable(_) | Owner::Mapped { .. } | Owner::Imported(_) => {}
     }
 }
@@ -125,7 +125,7 @@ macro_rules! copy {
                     return Ok($call::Out {});
                 }
                 let stream = ring.stream($call::OP, stream)?;
-                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw| {
+                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, _| {
                     let $view = session.memory.view();
                     if !$known {
                         return Err(result::INVALID_VALUE);
@@ -167,7 +167,7 @@ macro_rules! fill {
                     return Ok($call::Out {});
                 }
                 let stream = ring.stream($call::OP, stream)?;
-                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw| {
+                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, _| {
                     let view = session.memory.view();
                     if !view.is_device(to, bytes) {
                         return Err(result::INVALID_VALUE);

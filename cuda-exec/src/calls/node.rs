@@ -4,12 +4,14 @@ use super::capture::page;
 use super::host_fn::run_captured;
 use super::launch::padded;
 use super::pool::add_to_graph;
+use crate::cuda::graph::Dependencies;
 use crate::cuda::node::{KernelParams, NodeParams, alloc_of, memcpy_of};
 use crate::cuda::{Grid, Raw};
 use crate::dispatch::handlers_of;
-use crate::graphs::{Graph, Named, Nodes};
-use crate::handles::{Event, Function};
+use crate::graphs::{Graph, Nodes};
+use crate::handles::{Context, Event, Function};
 use crate::memory::View;
+use crate::recording::Named;
 use crate::ring::Failure;
 use crate::session::Session;
 use std::ffi::c_void;
@@ -30,11 +32,10 @@ fn structure<T: FromBytes>(blob: &[u8]) -> Result<T, Code> {
     T::read_from_bytes(blob).map_err(|_| result::INVALID_VALUE)
 }
 
-/// The context with that id, for libcuda.
-fn context(session: &Session, id: u64) -> Result<Raw, Code> {
+/// The context with that id.
+fn context(session: &Session, id: u64) -> Result<Arc<Context>, Code> {
     let id = u32::try_from(id).map_err(|_| result::INVALID_CONTEXT)?;
-    let context = session.objects.contexts.get(id).ok_or(result::INVALID_CONTEXT)?;
-    Ok(context.raw)
+    session.objects.contexts.get(id).ok_or(result::INVALID_CONTEXT)
 }
 
 fn event(session: &Session, blob: &[u8]) -> Result<(Arc<Event>, Raw), Code> {
@@ -113,8 +114,9 @@ fn told(
             }
             check_side(&view, &node.from, &node)?;
             check_side(&view, &node.to, &node)?;
-            tell(&mut NodeParams::memcpy(&node, context(session, node.context)?))?;
-            Ok(Vec::new())
+            let context = context(session, node.context)?;
+            tell(&mut NodeParams::memcpy(&node, context.raw))?;
+            Ok(vec![context])
         }
         kind::MEMSET => {
             let node: MemsetNode = structure(blob)?;
@@ -135,8 +137,9 @@ fn told(
             {
                 return Err(result::INVALID_VALUE);
             }
-            tell(&mut NodeParams::memset(&node, context(session, node.context)?))?;
-            Ok(Vec::new())
+            let context = context(session, node.context)?;
+            tell(&mut NodeParams::memset(&node, context.raw))?;
+            Ok(vec![context])
         }
         kind::HOST => {
             let cookie: u64 = structure(blob)?;
@@ -206,13 +209,9 @@ fn event_id(session: &Session, raw: Raw) -> Result<u32, Code> {
 }
 
 /// Edges of a graph, as a record's blob lists them: from where, to where, and what they are.
-fn edges(
-    nodes: &Nodes,
-    graph: &Arc<Graph>,
-    blob: &[u8],
-) -> Result<[crate::cuda::graph::Dependencies; 2], Code> {
+fn edges(nodes: &Nodes, graph: &Arc<Graph>, blob: &[u8]) -> Result<[Dependencies; 2], Code> {
     let named = <[Edge]>::ref_from_bytes(blob).map_err(|_| result::INVALID_VALUE)?;
-    let [mut from, mut to] = <[crate::cuda::graph::Dependencies; 2]>::default();
+    let [mut from, mut to] = <[Dependencies; 2]>::default();
     for edge in named {
         from.push(nodes.node_in(edge.from, graph)?, edge.data);
         to.push(nodes.node_in(edge.to, graph)?, edge.data);
@@ -260,6 +259,69 @@ fn neighbours(
     Ok(all.len() as u32)
 }
 
+/// Adds a node to a graph, which counts it already: libcuda's handle of it, and the address of an allocation.
+fn add(
+    session: &'static Session,
+    nodes: &mut Nodes,
+    graph: &Arc<Graph>,
+    after: &Dependencies,
+    kind: u32,
+    made_of: &[u8],
+) -> Result<(Raw, u64), Code> {
+    let mut raw = 0;
+    let mut add = |params: &mut NodeParams| {
+        // SAFETY: places that outlive the call, and arrays of that length.
+        unsafe {
+            session.cuda.graphs.graph_add_node(
+                &mut raw,
+                graph.raw,
+                after.nodes(),
+                after.edges(),
+                after.len(),
+                params,
+            )
+        }
+    };
+    match kind {
+        kind::CONDITIONAL => {
+            let (node, ids) = conditional(session, graph, made_of)?;
+            let context = context(session, node.context.into())?;
+            let mut params = NodeParams::conditional(node.handle, node.kind, node.size, context.raw);
+            add(&mut params)?;
+            graph.name([context as Named]);
+            let name = nodes.name(graph, raw)?;
+            // SAFETY: the node was just made, with that many graphs.
+            for (id, body) in ids.into_iter().zip(unsafe { params.bodies(node.size as usize) }) {
+                nodes.add_part(session, name, id, body)?;
+            }
+            Ok((raw, 0))
+        }
+        kind::MEM_ALLOC => {
+            let node: MemAllocNode = structure(made_of)?;
+            let device = session.cuda.device(node.device)?;
+            if !session.limits.fits(node.device, node.bytes) {
+                return Err(session.limits.refuse());
+            }
+            let mut params = NodeParams::alloc(node.bytes, device);
+            add(&mut params)?;
+            let pointer = params.pointer();
+            graph.name([add_to_graph(
+                session,
+                node.device,
+                graph.context.id,
+                pointer,
+                node.bytes,
+            )]);
+            Ok((raw, pointer))
+        }
+        _ => {
+            let named = told(session, nodes, kind, made_of, add)?;
+            graph.name(named);
+            Ok((raw, 0))
+        }
+    }
+}
+
 handlers_of! {
     cuGraphAddNode(ring, arguments, blob, _reply) {
         let session = ring.session;
@@ -268,41 +330,15 @@ handlers_of! {
         let len = (arguments.dependencies as usize).checked_mul(size_of::<Dependency>());
         let (after, made_of) = len.and_then(|len| blob.split_at_checked(len)).ok_or(result::INVALID_VALUE)?;
         let after = nodes.dependencies(&graph, after)?;
-        let mut raw = 0;
-        let mut add = |params: &mut NodeParams| {
-            // SAFETY: places that outlive the call, and arrays of that length.
-            unsafe {
-                session.cuda.graphs.graph_add_node(
-                    &mut raw, graph.raw, after.nodes(), after.edges(), after.len(), params)
-            }
+        // A graph in a graph is a copy of all its nodes.
+        let weight = match arguments.kind {
+            kind::GRAPH => nodes.graph(session, structure(made_of)?)?.nodes() + 1,
+            _ => 1,
         };
-        if arguments.kind == kind::CONDITIONAL {
-            let (node, ids) = conditional(session, &graph, made_of)?;
-            let context = context(session, node.context.into())?;
-            let mut params = NodeParams::conditional(node.handle, node.kind, node.size, context);
-            add(&mut params)?;
-            let name = nodes.name(&graph, raw)?;
-            // SAFETY: the node was just made, with that many graphs.
-            for (id, body) in ids.into_iter().zip(unsafe { params.bodies(node.size as usize) }) {
-                nodes.add_part(session, name, id, body)?;
-            }
-            return Ok(Out { node: name, pointer: 0 });
-        }
-        if arguments.kind == kind::MEM_ALLOC {
-            let node: MemAllocNode = structure(made_of)?;
-            let device = session.cuda.device(node.device)?;
-            if !session.limits.fits(node.device, node.bytes) {
-                return Err(session.limits.refuse().into());
-            }
-            let mut params = NodeParams::alloc(node.bytes, device);
-            add(&mut params)?;
-            let pointer = params.pointer();
-            add_to_graph(session, node.device, graph.context.id, pointer, node.bytes);
-            return Ok(Out { node: nodes.name(&graph, raw)?, pointer });
-        }
-        let named = told(session, &nodes, arguments.kind, made_of, add)?;
-        graph.name(named);
-        Ok(Out { node: nodes.name(&graph, raw)?, pointer: 0 })
+        graph.grow(weight)?;
+        let added = add(session, &mut nodes, &graph, &after, arguments.kind, made_of);
+        let (raw, out) = added.inspect_err(|_| graph.shrink(weight))?;
+        Ok(Out { node: nodes.name_new(&graph, raw, weight)?, pointer: out })
     }
 
     cuGraphNodeSetParams(ring, arguments, blob, _reply) {

@@ -1,30 +1,30 @@
 //! What one GPU of the session may do with the memory of another.
 use super::BAD_HANDLE;
-use crate::cuda::Raw;
 use crate::dispatch::handlers_of;
+use crate::handles::Context;
 use crate::ring::{Consumer, Failure};
+use std::sync::Arc;
 use vgpu_protocol::limits::ATOMIC_OPERATIONS_MAX;
 use vgpu_protocol::result;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// The context with that id, as libcuda knows it.
-fn context_of(ring: &Consumer, id: u32) -> Result<Raw, Failure> {
-    let context = ring.session.objects.contexts.get(id).ok_or(BAD_HANDLE)?;
-    Ok(context.raw)
+/// The context with that id. It stays while libcuda looks at it.
+fn context_of(ring: &Consumer, id: u32) -> Result<Arc<Context>, Failure> {
+    ring.session.objects.contexts.get(id).ok_or(BAD_HANDLE)
 }
 
 handlers_of! {
     cuCtxEnablePeerAccess(ring, arguments) {
         let _context = ring.context()?;
         let peer = context_of(ring, arguments.context)?;
-        ring.session.cuda.memories.enable_peer(peer, arguments.flags)?;
+        ring.session.cuda.memories.enable_peer(peer.raw, arguments.flags)?;
         Ok(Out {})
     }
 
     cuCtxDisablePeerAccess(ring, arguments) {
         let _context = ring.context()?;
         let peer = context_of(ring, arguments.context)?;
-        ring.session.cuda.memories.disable_peer(peer)?;
+        ring.session.cuda.memories.disable_peer(peer.raw)?;
         Ok(Out {})
     }
 

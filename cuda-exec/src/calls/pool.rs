@@ -12,12 +12,14 @@
 use super::memory::freed;
 use super::{BAD_HANDLE, answered};
 use crate::cuda::Raw;
-use crate::device_memory::Owner;
+use crate::device_memory::{GraphMemory, Owner};
 use crate::dispatch::handlers_of;
 use crate::limits::{Charge, Limits};
+use crate::recording::{Named, To, captures};
 use crate::ring::Failure;
 use crate::session::Session;
 use crate::window::Work;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -294,12 +296,13 @@ pub fn admit_graphs(session: &Session, gpu: u32) -> Result<(), Code> {
     }
 }
 
-/// A graph on that GPU has an allocation.
-pub fn add_to_graph(session: &Session, gpu: u32, context: u32, pointer: u64, bytes: u64) {
+/// A graph on that GPU has an allocation: what it and its copies keep.
+pub fn add_to_graph(session: &Session, gpu: u32, context: u32, pointer: u64, bytes: u64) -> Named {
     session.pooled.graphs.store(true, SeqCst);
-    session
-        .memory
-        .add_device(pointer, bytes, context, Owner::Graph(gpu));
+    let memory = Arc::new(GraphMemory);
+    let owner = Owner::Graph(gpu, Arc::downgrade(&memory));
+    session.memory.add_device(pointer, bytes, context, owner);
+    memory
 }
 
 /// libcuda's name for the place that a device is.
@@ -429,26 +432,43 @@ handlers_of! {
         let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
         let memories = &session.cuda.memories;
         let (context, gpu) = (stream.context.id, stream.context.gpu);
+        let is_graphs = Cell::new(false);
         let allocate = || {
             let mut pointer = 0;
-            ring.submit(&stream, Work::Other, |raw| {
+            ring.submit(&stream, Work::Other, |raw, to| {
                 pointer = memories.alloc_from_pool(bytes, pool.raw, raw)?;
+                is_graphs.set(to.is_graph());
+                to.keep(&pool);
+                if let To::Graph(recorded) = to {
+                    let memory = add_to_graph(session, gpu, context, pointer, arguments.bytes);
+                    recorded.kept.add([memory]);
+                } else {
+                    let owner = Owner::Pool(pool.clone());
+                    session.memory.add_device(pointer, arguments.bytes, context, owner);
+                }
                 Ok(())
             })?;
             Ok(pointer)
         };
-        if session.captures() && session.cuda.stream_is_capturing(stream.raw()?)? {
+        let captured = captures(session, &stream)?;
+        let pointer = if captured {
             if !session.limits.fits(gpu, arguments.bytes) {
                 return Err(session.limits.refuse().into());
             }
-            let pointer = allocate()?;
-            add_to_graph(session, gpu, context, pointer, arguments.bytes);
-            return Ok(Out { pointer });
+            allocate()?
+        } else {
+            pool.allocate(arguments.bytes, allocate, |pointer| {
+                session.memory.remove_allocation(pointer);
+                ring.submit(&stream, Work::Other, |raw, _| memories.free_async(pointer, raw))
+            })?
+        };
+        if !is_graphs.get() {
+            if captured {
+                // The capture has ended meanwhile: what was allocated is not counted yet.
+                pool.has_freed();
+            }
+            super::memory::still_there(session, &stream.context, pointer)?;
         }
-        let undo = |pointer| ring.submit(&stream, Work::Other, |raw| memories.free_async(pointer, raw));
-        let pointer = pool.allocate(arguments.bytes, allocate, undo)?;
-        session.memory.add_device(pointer, arguments.bytes, context, Owner::Pool(pool));
-        super::memory::still_there(session, &stream.context, pointer)?;
         Ok(Out { pointer })
     }
 
@@ -456,7 +476,7 @@ handlers_of! {
         let session = ring.session;
         let stream = ring.stream(cuMemFreeAsync::OP, arguments.stream)?;
         let device = session.memory.remove_allocation(arguments.pointer).ok_or(result::INVALID_VALUE)?;
-        let free = |raw| session.cuda.memories.free_async(arguments.pointer, raw);
+        let free = |raw, _: &mut To<'_>| session.cuda.memories.free_async(arguments.pointer, raw);
         if let Err(failure) = ring.submit(&stream, Work::Other, free) {
             // libcuda still has it.
             session.memory.add_device(arguments.pointer, device.len, device.context, device.owner);

@@ -77,13 +77,11 @@ handlers_of! {
         let stream = ring.stream(cuMemcpy3DAsync::OP, arguments.stream)?;
         // Between host and device it is a copy engine's work.
         let compute = copy.from.memory != CopySide::HOST && copy.to.memory != CopySide::HOST;
-        ring.submit(&stream, Work::data(compute), |raw| {
+        ring.submit(&stream, Work::data(compute), |raw, to_where| {
             let view = session.memory.view();
             let (from, from_array) = side(session, &view, &copy.from, size)?;
             let (to, to_array) = side(session, &view, &copy.to, size)?;
-            for array in from_array.iter().chain(&to_array) {
-                session.named(array.context.id, array);
-            }
+            from_array.iter().chain(&to_array).for_each(|array| to_where.keep(array));
             let raw_copy = Memcpy3D {
                 from,
                 to,
@@ -112,7 +110,7 @@ macro_rules! fill {
                     return Ok(Out {});
                 }
                 let stream = ring.stream($call::OP, stream)?;
-                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw| {
+                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, _| {
                     let view = session.memory.view();
                     if !view.is_device(to, len) {
                         return Err(result::INVALID_VALUE);

@@ -2,9 +2,9 @@
 use super::{answered, unknown};
 use crate::dispatch::{Handle, handlers_of};
 use crate::handles::Stream;
+use crate::recording::To;
 use crate::ring::{Consumer, Failure};
 use crate::window::Work;
-use std::sync::PoisonError;
 use vgpu_protocol::calls::{
     cuStreamCreate, cuStreamDestroy, cuStreamIsCapturing, cuStreamQuery, cuStreamSynchronize,
     cuStreamWaitEvent,
@@ -75,29 +75,26 @@ impl Handle for cuStreamWaitEvent::Call {
         let session = ring.session;
         let event = ring.event(cuStreamWaitEvent::OP, event)?;
         let stream = ring.stream(cuStreamWaitEvent::OP, stream)?;
-        let kept = event;
-        let event = kept.raw?;
-        session.named(kept.context.id, &kept);
+        let event_raw = event.raw?;
         if !session.captures() {
-            ring.submit(&stream, Work::Wait, |raw| {
-                session.named(kept.context.id, &kept);
-                session.cuda.stream_wait_event(raw, event, flags)
+            ring.submit(&stream, Work::Wait, |raw, to| {
+                to.keep(&event);
+                session.cuda.stream_wait_event(raw, event_raw, flags)
             })?;
             return Ok(cuStreamWaitEvent::Out {});
         }
         // Waiting for an event of a capture makes the stream part of it.
-        let _alone = stream
-            .context
-            .capture
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _alone = session.changes_captures();
         let raw = stream.raw()?;
-        let _graphs = session.graphs.lock();
+        let mut graphs = session.graphs.lock();
         if !session.cuda.stream_is_capturing(raw)? {
             session.relaxed(|| stream.mark_before_capture())?;
         }
-        session.cuda.stream_wait_event(raw, event, flags)?;
-        if !session.cuda.stream_is_capturing(raw)? {
+        session.cuda.stream_wait_event(raw, event_raw, flags)?;
+        if session.cuda.stream_is_capturing(raw)? {
+            let recorded = graphs.recorded(session, raw)?;
+            To::Graph(recorded).keep(&event);
+        } else {
             session.relaxed(|| stream.submitted_wait(session.load.start()))?;
         }
         Ok(cuStreamWaitEvent::Out {})

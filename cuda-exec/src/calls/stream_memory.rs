@@ -41,7 +41,7 @@ fn one(
     } else {
         Work::Other
     };
-    ring.submit(&stream, work, |raw| {
+    ring.submit(&stream, work, |raw, _| {
         let view = ring.session.memory.view();
         check(&view, &operation)?;
         submit(raw)?;
@@ -87,7 +87,7 @@ handlers_of! {
         let mut operations = operations.to_vec();
         let stream = ring.stream(cuStreamBatchMemOp::OP, a.stream)?;
         let waits = operations.iter().any(BatchMemOp::waits);
-        ring.submit(&stream, if waits { Work::Value } else { Work::Other }, |raw| {
+        ring.submit(&stream, if waits { Work::Value } else { Work::Other }, |raw, _| {
             let view = session.memory.view();
             for operation in &mut operations {
                 check(&view, operation)?;

@@ -176,6 +176,15 @@ impl Graphs {
         })
     }
 
+    /// The graph that a stream captures, if its capture has not failed.
+    pub fn captured_graph(&self, stream: Raw) -> Result<Option<Raw>, Code> {
+        let (mut status, mut graph) = (0, 0);
+        let (id, nodes, edges, len) = (null_mut(), null_mut(), null_mut(), null_mut());
+        // SAFETY: see above; what is not asked for has no place.
+        unsafe { self.stream_capture_info(stream, &mut status, id, &mut graph, nodes, edges, len) }?;
+        Ok((status == CAPTURE_ACTIVE).then_some(graph))
+    }
+
     /// The nodes of a graph.
     pub fn nodes_of(&self, graph: Raw) -> Result<Vec<Raw>, Code> {
         // SAFETY: see above.
