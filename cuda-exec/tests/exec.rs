@@ -6,8 +6,10 @@ use support::program::*;
 use support::*;
 use vgpu_protocol::area;
 use vgpu_protocol::calls::*;
+use vgpu_protocol::limits::GRAPHS_WEIGHT_MAX;
 use vgpu_protocol::result;
 use vgpu_protocol::ring::{self, GpuInfo, op};
+use vgpu_protocol::structs::graph::kind;
 use vgpu_protocol::virtio::Status;
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use vgpu_sched_api::messages::{FromExec, ToExec};
@@ -251,6 +253,105 @@ fn a_capture_becomes_a_graph_that_runs_again_and_again() {
             .err(),
         Some(result::INVALID_HANDLE)
     );
+}
+
+/// Work of one thread goes to a stream on which another one begins and ends captures all the time: each kernel runs, or is in
+/// a graph, and nobody looks into a graph that another one changes.
+#[test]
+fn work_beside_the_beginnings_and_ends_of_captures_is_in_a_graph_or_runs() {
+    let mut exec = ready();
+    exec.ring_create(1).unwrap();
+    exec.put(1, op::SET_CONTEXT, false, &[1], &[]);
+    let word = counter(&mut exec);
+    let (stream, flags, priority) = (7, 1, 0);
+    let create = cuStreamCreate::In {
+        stream,
+        flags,
+        priority,
+    };
+    exec.call::<cuStreamCreate::Call>(create, &[]);
+    exec.fence(0, 7, 7, 1);
+    let (mut launched, mut captured) = (0, 0);
+    for round in 0..200 {
+        for _ in 0..10 {
+            bump(&mut exec, 1, 7, word);
+        }
+        launched += 10;
+        // Relaxed: the other thread's calls are its own affair.
+        exec.get::<cuStreamBeginCapture::Call>(cuStreamBeginCapture::In { stream: 7, mode: 2 }, &[])
+            .unwrap();
+        for _ in 0..3 {
+            let named = cuStreamGetCaptureInfo::In {
+                stream: 7,
+                named: 1,
+                first: 0,
+            };
+            exec.get::<cuStreamGetCaptureInfo::Call>(named, &[]).unwrap();
+        }
+        exec.get::<cuStreamEndCapture::Call>(cuStreamEndCapture::In { stream: 7, graph: 1 }, &[])
+            .unwrap();
+        let nodes = cuGraphGetNodes::In { graph: 1, first: 0 };
+        captured += exec.get::<cuGraphGetNodes::Call>(nodes, &[]).unwrap().0.total;
+        exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 1 }, &[]);
+        exec.fence(1, 7, 7, round + 2);
+    }
+    assert!(captured > 0, "no work came while a capture was under way");
+    let ran = exec.memory.u32(PINNED.start).load(SeqCst);
+    assert_eq!(ran + captured * 128, launched * 128);
+    assert_eq!(exec.context_error(1), 0);
+}
+
+/// A graph in a graph is a copy: a few calls would make more nodes than the host has memory for.
+#[test]
+fn graphs_are_weighed_with_the_graphs_in_them() {
+    let mut exec = ready();
+    let mut create = |exec: &mut Exec, graph| {
+        let create = cuGraphCreate::In { graph, flags: 0 };
+        exec.get::<cuGraphCreate::Call>(create, &[]).map(drop)
+    };
+    let add = |exec: &mut Exec, graph, kind, blob: &[u8]| {
+        let add = cuGraphAddNode::In {
+            graph,
+            kind,
+            dependencies: 0,
+        };
+        exec.get::<cuGraphAddNode::Call>(add, blob)
+            .map(|(out, _)| out.node)
+    };
+    create(&mut exec, 0).unwrap();
+    add(&mut exec, 0, kind::EMPTY, &[]).unwrap();
+    // Each consists of the one before, many times: 1, 128, 8,256 and 528,448 nodes.
+    for graph in 1..4u32 {
+        create(&mut exec, graph).unwrap();
+        for _ in 0..64 {
+            add(&mut exec, graph, kind::GRAPH, (graph - 1).as_bytes()).unwrap();
+        }
+    }
+    let again = |exec: &mut Exec| {
+        let clone = cuGraphClone::In { graph: 3, clone: 6 };
+        exec.get::<cuGraphClone::Call>(clone, &[]).map(drop)
+    };
+    create(&mut exec, 4).unwrap();
+    assert_eq!(
+        add(&mut exec, 4, kind::GRAPH, 3u32.as_bytes()),
+        Err(result::OUT_OF_MEMORY)
+    );
+    assert_eq!(again(&mut exec), Err(result::OUT_OF_MEMORY));
+    let instantiate = cuGraphInstantiateWithParams::In {
+        graph: 3,
+        flags: 0,
+        exec: 1,
+    };
+    let made = exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[]);
+    assert_eq!(made.err(), Some(result::OUT_OF_MEMORY));
+    // What is destroyed no longer counts.
+    let node = add(&mut exec, 4, kind::GRAPH, 2u32.as_bytes()).unwrap();
+    exec.get::<cuGraphDestroyNode::Call>(cuGraphDestroyNode::In { node }, &[])
+        .unwrap();
+    exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 3 }, &[]);
+    let full = (0..).find(|_| add(&mut exec, 4, kind::GRAPH, 2u32.as_bytes()).is_err());
+    assert_eq!(full, Some((GRAPHS_WEIGHT_MAX - 8385) as u32 / 8257));
+    assert_eq!(exec.context_error(1), 0);
 }
 
 #[test]

@@ -55,9 +55,9 @@ pub const SHARES_MAX: usize = 4096;
 pub const ACCESSES_MAX: usize = 64;
 /// Nodes of graphs that have a name at a time.
 pub const GRAPH_NODES_MAX: usize = 1 << 20;
-/// Nodes of all graphs and executable graphs of one session, those of graphs in graphs included: about as many as the host's
-/// library keeps in 4 GiB.
-pub const GRAPHS_WEIGHT_MAX: u64 = 4 << 20;
+/// Nodes of all graphs and executable graphs of one session, those of graphs in graphs included: many times what servers of
+/// language models have, which capture a graph for each size of a batch.
+pub const GRAPHS_WEIGHT_MAX: u64 = 1 << 20;
 /// Host functions of one session that wait for their acknowledgement at a time.
 pub const HOST_FUNCTIONS_MAX: usize = 256;
 /// Physical GPUs a session may see.

@@ -12,7 +12,7 @@ use super::stream::{Marker, Stream, stream};
 use super::work::{HostFunction, Work};
 use std::collections::BTreeMap;
 use std::ffi::c_char;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 
 /// `CUgraphEdgeData`
 pub type EdgeData = [u8; 8];
@@ -156,8 +156,16 @@ impl Graph {
         })
     }
 
+    /// Its nodes. Where two threads use a graph at once NVIDIA's library breaks, now or later: this one does at once.
     pub fn nodes(&self) -> MutexGuard<'_, Nodes> {
-        self.nodes.lock().unwrap_or_else(|e| e.into_inner())
+        match self.nodes.try_lock() {
+            Ok(nodes) => nodes,
+            Err(TryLockError::Poisoned(nodes)) => nodes.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                eprintln!("softgpu: two threads use a graph at once");
+                std::process::abort()
+            }
+        }
     }
 
     /// Adds a node behind some of it.
