@@ -5,7 +5,7 @@ use crate::clock::now_ns;
 use crate::cuda::{self, Raw};
 use crate::graphs::{Graph, GraphExec};
 use crate::image::Image;
-use crate::limits::Charge;
+use crate::limits::{Charge, Limits};
 use crate::session::Session;
 use crate::window::{Started, Times, Track, Work};
 use std::cell::Cell;
@@ -161,6 +161,8 @@ pub struct Context {
     pub gpu: u32,
     /// What it takes by itself; `None` for the session's home context, which is lent to the guest and stays.
     charge: Option<Charge>,
+    /// What its buffers on the device take beyond what they took at first.
+    buffers: Mutex<Charge>,
     serial: u64,
     destroyed: AtomicBool,
     spare_events: Mutex<Vec<Raw>>,
@@ -182,6 +184,7 @@ impl Context {
             raw,
             gpu,
             charge,
+            buffers: Mutex::new(Limits::nothing(gpu)),
             serial: SERIALS.fetch_add(1, SeqCst),
             destroyed: AtomicBool::new(false),
             spare_events: Mutex::default(),
@@ -196,6 +199,28 @@ impl Context {
             CURRENT.set(self.serial);
         }
         Ok(())
+    }
+
+    /// Changes the length of a buffer on the device with `change`: from `before` to `after` bytes, which must fit under the quota.
+    pub fn resize_buffer(
+        &self,
+        (before, after): (u64, u64),
+        change: impl FnOnce() -> Result<(), Code>,
+    ) -> Result<(), Code> {
+        let limits = &self.session.limits;
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = buffers.bytes();
+        if !limits.grow(&mut buffers, after.saturating_sub(before)) {
+            return Err(limits.refuse());
+        }
+        let changed = change();
+        // Longer by what it grew if it did, shorter by what it shrank, but for what it had at first.
+        let now = match changed {
+            Ok(()) => counted.saturating_add(after).saturating_sub(before),
+            Err(_) => counted,
+        };
+        limits.recount(&mut buffers, now);
+        changed
     }
 
     /// The guest has destroyed it.
@@ -262,11 +287,14 @@ impl Drop for Context {
             report(cuda.event_destroy(event), "cuEventDestroy");
         }
         match self.charge {
+            // Its buffers stay as they are, and count.
             None => self.session.home_is_free(),
             Some(charge) => {
                 report(cuda.ctx_destroy(self.raw), "cuCtxDestroy");
                 forget_current();
                 self.session.limits.give(charge);
+                let buffers = self.buffers.get_mut().unwrap_or_else(PoisonError::into_inner);
+                self.session.limits.give(*buffers);
             }
         }
     }

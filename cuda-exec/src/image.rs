@@ -5,7 +5,8 @@ use rustix::mm::{MapFlags, ProtFlags};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use vgpu_protocol::limits::IMAGES_LEN_MAX;
 
 const PAGE: usize = vgpu_protocol::limits::PAGE_LEN as usize;
@@ -109,22 +110,50 @@ impl Drop for Image {
 
 /// Images that are in use, by their hash.
 #[derive(Default)]
-pub struct Images(Mutex<HashMap<[u8; 32], Weak<Image>>>);
+pub struct Images {
+    images: Mutex<HashMap<[u8; 32], Weak<Image>>>,
+    /// Bytes of what libcuda made of images and keeps in memory of its own.
+    made: AtomicU64,
+}
+
+/// Bytes that libcuda keeps; they count as images until this is dropped.
+pub struct Made {
+    images: &'static Images,
+    len: u64,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.images.made.fetch_sub(self.len, Relaxed);
+    }
+}
 
 impl Images {
+    /// Counts what libcuda has made, unless that is more than may be kept.
+    pub fn made(&'static self, len: u64) -> std::io::Result<Made> {
+        self.make_room(len)?;
+        self.made.fetch_add(len, Relaxed);
+        Ok(Made { images: self, len })
+    }
+
     /// Whether an image of `len` bytes may be kept beside those that are in use. Rings that load at the same time may each find
     /// that there is room: so it is exceeded by an image per ring at most.
     fn make_room(&self, len: u64) -> std::io::Result<()> {
-        let mut images = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut images = self.lock();
         images.retain(|_, image| image.strong_count() > 0);
         let kept = images
             .values()
             .filter_map(Weak::upgrade)
             .map(|image| image.len as u64);
-        if kept.sum::<u64>() + len > IMAGES_LEN_MAX {
+        let kept = kept.sum::<u64>() + self.made.load(Relaxed);
+        if kept.saturating_add(len) > IMAGES_LEN_MAX {
             return Err(std::io::ErrorKind::OutOfMemory.into());
         }
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Weak<Image>>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The image in a range of guest memory. An error of kind `OutOfMemory` if there would be more of them than may be kept.
@@ -132,7 +161,7 @@ impl Images {
         self.make_room(from.len())?;
         let image = Image::copy(from)?;
         let hash: [u8; 32] = Sha256::digest(image.bytes()).into();
-        let mut images = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut images = self.lock();
         if let Some(known) = images.get(&hash).and_then(Weak::upgrade) {
             return Ok(known);
         }
@@ -148,13 +177,21 @@ mod tests {
 
     #[test]
     fn images_in_use_count_and_others_do_not() {
-        let images = Images::default();
+        let images: &'static Images = Box::leak(Box::default());
         let image = Arc::new(Image::new(b"kept").unwrap());
-        images.0.lock().unwrap().insert([1; 32], Arc::downgrade(&image));
+        images
+            .images
+            .lock()
+            .unwrap()
+            .insert([1; 32], Arc::downgrade(&image));
         assert!(images.make_room(IMAGES_LEN_MAX - 4).is_ok());
         assert!(images.make_room(IMAGES_LEN_MAX - 3).is_err());
         drop(image);
         assert!(images.make_room(IMAGES_LEN_MAX).is_ok());
-        assert!(images.0.lock().unwrap().is_empty());
+        let made = images.made(IMAGES_LEN_MAX).unwrap();
+        assert!(images.make_room(1).is_err() && images.made(1).is_err());
+        drop(made);
+        assert!(images.made(1).is_ok());
+        assert!(images.images.lock().unwrap().is_empty());
     }
 }

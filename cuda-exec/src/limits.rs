@@ -47,6 +47,13 @@ enum Part {
     Estimated,
 }
 
+impl Charge {
+    /// How much it is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// What the session has on one GPU, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {

@@ -305,7 +305,7 @@ fn work_beside_the_beginnings_and_ends_of_captures_is_in_a_graph_or_runs() {
 #[test]
 fn graphs_are_weighed_with_the_graphs_in_them() {
     let mut exec = ready();
-    let mut create = |exec: &mut Exec, graph| {
+    let create = |exec: &mut Exec, graph| {
         let create = cuGraphCreate::In { graph, flags: 0 };
         exec.get::<cuGraphCreate::Call>(create, &[]).map(drop)
     };

@@ -217,6 +217,51 @@ fn the_quota_of_memory_is_exact_and_shared_and_shown() {
     free(&mut one, all);
 }
 
+/// The heap and the printf buffer of a context's kernels are memory of the device.
+#[test]
+fn buffers_of_a_context_count() {
+    let page = SharedPage::new();
+    let mut exec = Exec::start();
+    make_ready(&mut exec, Some((&page, 0)));
+    let second = cuCtxCreate::In {
+        flags: 0,
+        device: 0,
+        context: 2,
+    };
+    exec.get::<cuCtxCreate::Call>(second, &[]).unwrap();
+    exec.put(0, op::SET_CONTEXT, false, &[2], &[]);
+    let used = page.get().used(0);
+    page.get().set_quota(Some(used + 8 * GRANULE));
+    // CU_LIMIT_PRINTF_FIFO_SIZE and CU_LIMIT_MALLOC_HEAP_SIZE.
+    let (fifo, heap) = (1, 2);
+    let get = |exec: &mut Exec, limit| {
+        let get = cuCtxGetLimit::In { limit };
+        exec.get::<cuCtxGetLimit::Call>(get, &[]).unwrap().0.value
+    };
+    let set = |exec: &mut Exec, limit, value| {
+        let set = cuCtxSetLimit::In { limit, value };
+        exec.get::<cuCtxSetLimit::Call>(set, &[]).map(drop)
+    };
+    let first = [get(&mut exec, fifo), get(&mut exec, heap)];
+    set(&mut exec, heap, first[1] + 6 * GRANULE).unwrap();
+    assert_eq!(page.get().used(0), used + 6 * GRANULE);
+    assert_eq!(
+        set(&mut exec, fifo, first[0] + 3 * GRANULE),
+        Err(result::OUT_OF_MEMORY)
+    );
+    assert_eq!(
+        (get(&mut exec, fifo), page.get().used(0)),
+        (first[0], used + 6 * GRANULE)
+    );
+    set(&mut exec, fifo, first[0] + 2 * GRANULE).unwrap();
+    assert_eq!(try_alloc(&mut exec, 1), Err(result::OUT_OF_MEMORY));
+    set(&mut exec, heap, first[1]).unwrap();
+    assert_eq!(page.get().used(0), used + 2 * GRANULE);
+    exec.get::<cuCtxDestroy::Call>(cuCtxDestroy::In { context: 2 }, &[])
+        .unwrap();
+    assert!(page.get().used(0) <= used, "its buffers go with the context");
+}
+
 /// Room is made before something is refused, which is one refusal however it was tried; libcuda's own refusals are none.
 #[test]
 fn what_the_quota_refuses_is_counted_once_for_each_call() {

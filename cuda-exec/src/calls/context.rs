@@ -125,11 +125,15 @@ handlers_of! {
     cuCtxSetLimit(ring, arguments) {
         let context = ring.context()?;
         let session = ring.session;
-        if LIMITS_IN_MEMORY.contains(&arguments.limit) && !session.limits.fits(context.gpu, arguments.value) {
-            return Err(session.limits.refuse().into());
-        }
         let value = usize::try_from(arguments.value).map_err(|_| result::INVALID_VALUE)?;
-        session.cuda.contexts.set_limit(arguments.limit, value)?;
+        let contexts = &session.cuda.contexts;
+        let set = || contexts.set_limit(arguments.limit, value);
+        if LIMITS_IN_MEMORY.contains(&arguments.limit) {
+            let before = contexts.get_limit(arguments.limit)? as u64;
+            context.resize_buffer((before, arguments.value), set)?;
+        } else {
+            set()?;
+        }
         Ok(Out {})
     }
 

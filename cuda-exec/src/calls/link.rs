@@ -4,7 +4,7 @@ use super::module::{jit_options, name, take_image};
 use crate::cuda::{Jit, Raw};
 use crate::dispatch::handlers_of;
 use crate::handles::Context;
-use crate::image::Image;
+use crate::image::{Image, Made};
 use crate::ring::{Consumer, Failure};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::limits::{JIT_LOG_LEN_MAX, JIT_OPTIONS_MAX};
@@ -27,8 +27,8 @@ struct State {
     jit: Jit,
     /// They count as images as long as the library may have them.
     inputs: Vec<Arc<Image>>,
-    /// Where the library keeps the result, and its bytes.
-    image: Option<(*const u8, usize)>,
+    /// Where the library keeps the result, its bytes, and their count.
+    image: Option<(*const u8, usize, Made)>,
 }
 
 // SAFETY: the pointer is to memory of libcuda's that lives as long as the link, and is only read.
@@ -133,12 +133,13 @@ handlers_of! {
             // SAFETY: two places that outlive the call.
             done = unsafe { session.cuda.linker.complete(link.raw, &mut image, &mut len) };
             if done.is_ok() {
-                state.image = Some((image, len));
+                let made = session.images.made(len as u64).map_err(|_| result::OUT_OF_MEMORY)?;
+                state.image = Some((image, len, made));
             }
         }
         let bytes = match state.image {
             None => 0,
-            Some((image, len)) => {
+            Some((image, len, _)) => {
                 if a.bytes != 0 {
                     copy_out(ring, image, len, a.to, a.bytes)?;
                 }
