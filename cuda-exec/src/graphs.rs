@@ -130,6 +130,15 @@ impl Graph {
         });
     }
 
+    /// Whether it is that graph, or what that is part of.
+    pub fn contains(&self, graph: &Graph) -> bool {
+        std::ptr::eq(self, graph)
+            || match graph.hold() {
+                Hold::Part(of) => self.contains(&of),
+                _ => false,
+            }
+    }
+
     /// Whether it is the guest's, and no stream captures it.
     pub fn is_owned(&self) -> bool {
         matches!(self.hold(), Hold::Owned)
@@ -369,6 +378,15 @@ impl Nodes {
         Ok(())
     }
 
+    /// A graph of the guest's has become part of another one, as a node of it.
+    pub fn moved(&mut self, child: &Graph, graph: &Arc<Graph>, node: u32) {
+        let whole = Recorded::nothing(child.context.session);
+        let recorded = std::mem::replace(&mut *lock(&child.recorded), whole);
+        *lock(&child.hold) = Hold::Part(graph.clone());
+        graph.record(recorded);
+        lock(&graph.parts).push((child.id, node));
+    }
+
     /// A graph that a stream captures, under the id that the guest has for it or gives it.
     pub fn captured_by(
         &mut self,
@@ -396,8 +414,15 @@ impl Nodes {
 
     /// What the captures into the graph that a stream captures have put there; the caller adds a node.
     pub fn recorded(&mut self, session: &'static Session, stream: Raw) -> Result<&mut Recorded, Code> {
-        // One that has failed has no graph any more.
-        let graph = session.cuda.graphs.captured_graph(stream)?.unwrap_or(0);
+        // One that has failed has no graph any more, and a stream that may not be touched now has none: what is submitted there
+        // is libcuda's to refuse.
+        let graph = session
+            .cuda
+            .graphs
+            .captured_graph(stream)
+            .ok()
+            .flatten()
+            .unwrap_or(0);
         let recorded = self
             .recorded
             .entry(graph)

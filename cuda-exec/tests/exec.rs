@@ -9,7 +9,7 @@ use vgpu_protocol::calls::*;
 use vgpu_protocol::limits::GRAPHS_WEIGHT_MAX;
 use vgpu_protocol::result;
 use vgpu_protocol::ring::{self, GpuInfo, op};
-use vgpu_protocol::structs::graph::kind;
+use vgpu_protocol::structs::graph::{ChildGraph, kind};
 use vgpu_protocol::virtio::Status;
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use vgpu_sched_api::messages::{FromExec, ToExec};
@@ -324,7 +324,13 @@ fn graphs_are_weighed_with_the_graphs_in_them() {
     for graph in 1..4u32 {
         create(&mut exec, graph).unwrap();
         for _ in 0..64 {
-            add(&mut exec, graph, kind::GRAPH, (graph - 1).as_bytes()).unwrap();
+            add(
+                &mut exec,
+                graph,
+                kind::GRAPH,
+                [graph - 1, ChildGraph::CLONE].as_bytes(),
+            )
+            .unwrap();
         }
     }
     let again = |exec: &mut Exec| {
@@ -333,7 +339,7 @@ fn graphs_are_weighed_with_the_graphs_in_them() {
     };
     create(&mut exec, 4).unwrap();
     assert_eq!(
-        add(&mut exec, 4, kind::GRAPH, 3u32.as_bytes()),
+        add(&mut exec, 4, kind::GRAPH, [3, ChildGraph::CLONE].as_bytes()),
         Err(result::OUT_OF_MEMORY)
     );
     assert_eq!(again(&mut exec), Err(result::OUT_OF_MEMORY));
@@ -345,11 +351,11 @@ fn graphs_are_weighed_with_the_graphs_in_them() {
     let made = exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[]);
     assert_eq!(made.err(), Some(result::OUT_OF_MEMORY));
     // What is destroyed no longer counts.
-    let node = add(&mut exec, 4, kind::GRAPH, 2u32.as_bytes()).unwrap();
+    let node = add(&mut exec, 4, kind::GRAPH, [2, ChildGraph::CLONE].as_bytes()).unwrap();
     exec.get::<cuGraphDestroyNode::Call>(cuGraphDestroyNode::In { node }, &[])
         .unwrap();
     exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 3 }, &[]);
-    let full = (0..).find(|_| add(&mut exec, 4, kind::GRAPH, 2u32.as_bytes()).is_err());
+    let full = (0..).find(|_| add(&mut exec, 4, kind::GRAPH, [2, ChildGraph::CLONE].as_bytes()).is_err());
     assert_eq!(full, Some((GRAPHS_WEIGHT_MAX - 8385) as u32 / 8257));
     assert_eq!(exec.context_error(1), 0);
 }

@@ -252,6 +252,45 @@ static void building(void) {
     TELL(cuGraphDestroy(graph));
 }
 
+// A graph that becomes part of another one itself, not a copy of it.
+static void moving(void) {
+    with_memory();
+    CUgraph graph, child, inner = NULL;
+    CUgraphNode fill, add, part, node;
+    NEED(cuGraphCreate(&graph, 0));
+    NEED(cuGraphCreate(&child, 0));
+    struct memset_params seven = filling(7);
+    struct kernel_params three = adding(3);
+    NEED(cuGraphAddMemsetNode(&fill, child, NULL, 0, &seven, context));
+    NEED(cuGraphAddKernelNode_v2(&add, child, &fill, 1, &three));
+    struct node_params moves = {.type = GRAPH};
+    moves.words[0] = (uint64_t)child;
+    moves.words[1] = 1;
+    TELL(cuGraphAddNode_v2(&part, graph, NULL, NULL, 0, &moves));
+    TELL(cuGraphChildGraphNodeGetGraph(part, &inner));
+    say("the child itself: %d", inner == child);
+    describe("the whole", graph);
+    describe("the child", child);
+    launch(graph);
+    read_number();
+    say("the number is %ld", number);
+    // Its nodes are what they were.
+    struct kernel_params five = adding(5);
+    TELL(cuGraphKernelNodeSetParams_v2(add, &five));
+    TELL(cuGraphAddKernelNode_v2(&node, child, &add, 1, &five));
+    launch(graph);
+    read_number();
+    say("the number is %ld", number);
+    // It is no longer the program's.
+    TELL(cuGraphAddNode_v2(&node, graph, &part, NULL, 1, &moves));
+    TELL(cuGraphDestroy(child));
+    moves.words[1] = 7;
+    TELL(cuGraphAddNode_v2(&node, graph, &part, NULL, 1, &moves));
+    describe("still", graph);
+    TELL(cuGraphDestroy(graph));
+    TELL(cuGraphNodeGetType(add, &(unsigned){0}));
+}
+
 static void looking(void) {
     with_memory();
     CUgraph graph;
@@ -509,7 +548,7 @@ static void many_nodes(void) {
 int main(int argc, char **argv) {
     static const struct section sections[] = {
         SECTION(captures_told), SECTION(dependencies_updated), SECTION(captures_into_graphs), SECTION(instantiating),
-        SECTION(building),      SECTION(looking),              SECTION(captured_nodes),       SECTION(edges),
+        SECTION(building),      SECTION(moving),               SECTION(looking),              SECTION(captured_nodes),       SECTION(edges),
         SECTION(copies),        SECTION(changing_executables), SECTION(memory_in_graphs),     SECTION(many_nodes),
     };
     return RUN_SECTIONS(sections);

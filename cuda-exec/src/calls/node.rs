@@ -19,7 +19,8 @@ use std::sync::{Arc, PoisonError};
 use vgpu_protocol::limits::KERNEL_PARAMS_LEN_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::graph::{
-    ConditionalNode, Dependency, Edge, KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind,
+    ChildGraph, ConditionalNode, Dependency, Edge, KernelNode, MemAllocNode, MemcpyNode, MemcpySide,
+    MemsetNode, kind,
 };
 use vgpu_protocol::words::LaunchAttribute;
 use zerocopy::{FromBytes, IntoBytes};
@@ -151,8 +152,9 @@ fn told(
             Ok(Vec::new())
         }
         kind::GRAPH => {
-            let graph = nodes.graph(session, structure(blob)?)?;
-            tell(&mut NodeParams::graph(graph.raw))?;
+            let child: ChildGraph = structure(blob)?;
+            let graph = nodes.graph(session, child.graph)?;
+            tell(&mut NodeParams::graph(graph.raw, child.ownership))?;
             Ok(graph.named())
         }
         kind::EMPTY => {
@@ -259,6 +261,26 @@ fn neighbours(
     Ok(all.len() as u32)
 }
 
+/// The graph that is to become part of another one, and whether by moving there.
+fn child(
+    session: &Session,
+    nodes: &Nodes,
+    graph: &Arc<Graph>,
+    made_of: &[u8],
+) -> Result<(Arc<Graph>, bool), Code> {
+    let ChildGraph {
+        graph: child,
+        ownership,
+    } = structure(made_of)?;
+    let child = nodes.graph(session, child)?;
+    match ownership {
+        ChildGraph::CLONE => Ok((child, false)),
+        // Nor can it move into what is part of it.
+        ChildGraph::MOVE if child.is_owned() && !child.contains(graph) => Ok((child, true)),
+        _ => Err(result::INVALID_VALUE),
+    }
+}
+
 /// Adds a node to a graph, which counts it already: libcuda's handle of it, and the address of an allocation.
 fn add(
     session: &'static Session,
@@ -330,15 +352,23 @@ handlers_of! {
         let len = (arguments.dependencies as usize).checked_mul(size_of::<Dependency>());
         let (after, made_of) = len.and_then(|len| blob.split_at_checked(len)).ok_or(result::INVALID_VALUE)?;
         let after = nodes.dependencies(&graph, after)?;
-        // A graph in a graph is a copy of all its nodes.
-        let weight = match arguments.kind {
-            kind::GRAPH => nodes.graph(session, structure(made_of)?)?.nodes() + 1,
+        // A graph in a graph is a copy of all its nodes, unless it moves there with what it counts.
+        let child = match arguments.kind {
+            kind::GRAPH => Some(child(session, &nodes, &graph, made_of)?),
+            _ => None,
+        };
+        let weight = match &child {
+            Some((child, false)) => child.nodes() + 1,
             _ => 1,
         };
         graph.grow(weight)?;
         let added = add(session, &mut nodes, &graph, &after, arguments.kind, made_of);
         let (raw, out) = added.inspect_err(|_| graph.shrink(weight))?;
-        Ok(Out { node: nodes.name_new(&graph, raw, weight)?, pointer: out })
+        let node = nodes.name_new(&graph, raw, weight)?;
+        if let Some((child, true)) = child {
+            nodes.moved(&child, &graph, node);
+        }
+        Ok(Out { node, pointer: out })
     }
 
     cuGraphNodeSetParams(ring, arguments, blob, _reply) {
@@ -366,6 +396,10 @@ handlers_of! {
         let exec = session.objects.graph_execs.get(arguments.exec).ok_or(BAD_HANDLE)?;
         let (raw, _graph) = nodes.node(arguments.node)?;
         if session.cuda.graphs.node_type(raw)? != arguments.kind {
+            return Err(result::INVALID_VALUE.into());
+        }
+        if arguments.kind == kind::GRAPH && structure::<ChildGraph>(blob)?.ownership != ChildGraph::CLONE {
+            // An executable graph owns none.
             return Err(result::INVALID_VALUE.into());
         }
         let _busy = exec.busy.lock().unwrap_or_else(PoisonError::into_inner);

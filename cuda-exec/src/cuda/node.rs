@@ -84,9 +84,9 @@ impl NodeParams {
         Self::new(kind::HOST, [function as usize as u64, user as u64])
     }
 
-    /// A copy of a graph.
-    pub fn graph(graph: Raw) -> Self {
-        Self::new(kind::GRAPH, [graph as u64])
+    /// A graph: a copy of it or, as `ownership` says, itself.
+    pub fn graph(graph: Raw, ownership: u32) -> Self {
+        Self::new(kind::GRAPH, [graph as u64, ownership.into()])
     }
 
     /// Nothing.
@@ -334,6 +334,7 @@ mod tests {
             word!(CUDA_CONDITIONAL_NODE_PARAMS.ctx),
         ];
         assert_eq!(conditional, [0.0, 1.0, 1.5, 2.0, 3.0]);
+        assert_eq!(word!(CUDA_CHILD_GRAPH_NODE_PARAMS.ownership), 1.0);
         assert_eq!(word!(CUDA_MEMCPY_NODE_PARAMS.copyCtx), 1.0);
         assert_eq!(word!(CUDA_MEMCPY_NODE_PARAMS.copyParams), 2.0);
         assert_eq!(size_of::<Memcpy3d>(), size_of::<sys::CUDA_MEMCPY3D>());

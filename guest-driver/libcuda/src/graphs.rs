@@ -7,7 +7,7 @@ use crate::objects::Stream;
 use crate::user_objects::{References, UserObject};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::words::KernelParam;
 use zerocopy::IntoBytes;
@@ -35,7 +35,7 @@ pub struct Graph {
     /// The context it was made in.
     pub context: u32,
     /// The graph that it is part of.
-    pub part_of: Option<Arc<Entry<Graph>>>,
+    part_of: OnceLock<Arc<Entry<Graph>>>,
     /// The program destroys it: it is part of no other, and no capture's.
     owned: AtomicBool,
     /// What runs of it need.
@@ -88,7 +88,7 @@ impl Graph {
         Self {
             id,
             context,
-            part_of: None,
+            part_of: OnceLock::new(),
             owned: AtomicBool::new(true),
             kept: Mutex::new(kept),
             parts: Mutex::default(),
@@ -98,11 +98,17 @@ impl Graph {
 
     /// One that is part of another.
     pub fn part(id: u32, of: Arc<Entry<Graph>>) -> Self {
-        Self {
-            part_of: Some(of.clone()),
-            owned: AtomicBool::new(false),
-            ..Self::owned(id, of.context, Vec::new())
-        }
+        let part = Self::owned(id, of.context, Vec::new());
+        part.move_to(of);
+        part
+    }
+
+    /// It becomes part of another one.
+    pub fn move_to(&self, of: Arc<Entry<Graph>>) {
+        self.owned.store(false, Ordering::Release);
+        of.keep(std::mem::take(&mut *lock(&self.kept)));
+        // It is part of no other: the program owned it.
+        let _ = self.part_of.set(of);
     }
 
     /// One that a stream captures.
@@ -125,7 +131,7 @@ impl Graph {
 
     /// Runs of it need that as well.
     pub fn keep(&self, kept: impl IntoIterator<Item = Kept>) {
-        match &self.part_of {
+        match self.part_of.get() {
             Some(whole) => whole.keep(kept),
             None => lock(&self.kept).extend(kept),
         }
@@ -133,7 +139,7 @@ impl Graph {
 
     /// What runs of it need.
     pub fn kept(&self) -> Vec<Kept> {
-        match &self.part_of {
+        match self.part_of.get() {
             Some(whole) => whole.kept(),
             None => lock(&self.kept).clone(),
         }
@@ -143,7 +149,7 @@ impl Graph {
 impl Graph {
     /// Takes references to a user object away; executable graphs that were made of it keep theirs.
     pub fn release_object(&self, object: &Arc<Entry<UserObject>>, mut count: u32) -> Result<(), Code> {
-        if let Some(whole) = &self.part_of {
+        if let Some(whole) = self.part_of.get() {
             return whole.release_object(object, count);
         }
         let is_of = |kept: &Kept| match kept {

@@ -72,6 +72,23 @@ pub mod kind {
     pub const CONDITIONAL: u32 = 13;
 }
 
+/// Another graph that is to be part of a graph (CUDA_CHILD_GRAPH_NODE_PARAMS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ChildGraph {
+    /// The graph.
+    pub graph: u32,
+    /// A CUgraphChildGraphNodeOwnership: [`Self::CLONE`] or [`Self::MOVE`].
+    pub ownership: u32,
+}
+
+impl ChildGraph {
+    /// A copy of the graph.
+    pub const CLONE: u32 = 0;
+    /// The graph itself, which is then no longer the program's to destroy.
+    pub const MOVE: u32 = 1;
+}
+
 /// What a kernel node is made of; its packed parameters follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

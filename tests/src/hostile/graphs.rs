@@ -1,6 +1,8 @@
 //! Graphs of fixtures: a node of each kind, and what calls about nodes do no harm with.
 use anyhow::Result;
-use vgpu_protocol::structs::graph::{KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind};
+use vgpu_protocol::structs::graph::{
+    ChildGraph, KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind,
+};
 use zerocopy::IntoBytes;
 
 use super::cases::Fixture;
@@ -73,7 +75,12 @@ pub fn make(fixture: &Fixture, session: &mut Session<'_>) -> Result<()> {
     add(session, CAPTURED, kind::HOST, 1u64.as_bytes())?;
     add(session, CAPTURED, kind::EVENT_RECORD, 1u32.as_bytes())?;
     add(session, CAPTURED, kind::WAIT_EVENT, 1u32.as_bytes())?;
-    add(session, CAPTURED, kind::GRAPH, (CLONE as u32).as_bytes())?;
+    add(
+        session,
+        CAPTURED,
+        kind::GRAPH,
+        [CLONE as u32, ChildGraph::CLONE].as_bytes(),
+    )?;
     make(session, "cuGraphCreate", &[("graph", ALLOCATES)], &[])?;
     add(session, ALLOCATES, kind::MEM_ALLOC, alloc.as_bytes())?;
     let allocated = session.results(0)[1];

@@ -12,6 +12,7 @@ use super::stream::{Marker, Stream, stream};
 use super::work::{HostFunction, Work};
 use std::collections::BTreeMap;
 use std::ffi::c_char;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 
 /// `CUgraphEdgeData`
@@ -142,7 +143,7 @@ pub type Nodes = BTreeMap<CUgraphNode, Node>;
 pub struct Graph {
     pub handle: CUgraph,
     /// It is the graph of a node of another one.
-    pub is_part: bool,
+    is_part: AtomicBool,
     nodes: Mutex<Nodes>,
 }
 
@@ -151,9 +152,22 @@ impl Graph {
     pub fn new(is_part: bool) -> Arc<Graph> {
         Arc::new(Graph {
             handle: new_handle(),
-            is_part,
+            is_part: AtomicBool::new(is_part),
             nodes: Mutex::default(),
         })
+    }
+
+    /// Whether it is the graph of a node of another one.
+    pub fn is_part(&self) -> bool {
+        self.is_part.load(Ordering::Relaxed)
+    }
+
+    /// It becomes that, if it was not.
+    pub fn become_part(&self) -> Result {
+        match self.is_part.swap(true, Ordering::Relaxed) {
+            true => Err(error::INVALID_VALUE),
+            false => Ok(()),
+        }
     }
 
     /// Its nodes. Where two threads use a graph at once NVIDIA's library breaks, now or later: this one does at once.
@@ -488,7 +502,7 @@ api! { SYMBOLS;
     fn cuGraphDestroy(graph: CUgraph) {
         let runtime = initialised()?;
         let graph = runtime.graphs.named(graph)?;
-        if graph.is_part {
+        if graph.is_part() {
             return Err(error::INVALID_VALUE);
         }
         graph.forget(runtime);

@@ -97,7 +97,16 @@ fn any(params: &NodeParams) -> Result<Op> {
         1 => copy(body(params, 2)?),
         2 => fill(body(params, 0)?),
         3 => host(&body(params, 0)?),
-        4 => child(params.body[0]),
+        4 => match params.body[1] as u32 {
+            0 => child(params.body[0]),
+            // It moves there itself.
+            1 => {
+                let part = runtime()?.graphs.named(params.body[0])?;
+                part.become_part()?;
+                Ok(Op::Graph(part))
+            }
+            _ => Err(error::INVALID_VALUE),
+        },
         5 => Ok(Op::Empty),
         6 => wait(params.body[0]),
         7 => record(params.body[0]),

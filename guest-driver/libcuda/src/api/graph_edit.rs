@@ -19,7 +19,7 @@ use std::sync::Arc;
 use vgpu_protocol::calls;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::graph::{
-    ConditionalNode, Dependency, Edge, EdgeData, MemAllocNode, NODE_NONE, kind,
+    ChildGraph, ConditionalNode, Dependency, Edge, EdgeData, MemAllocNode, NODE_NONE, kind,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -48,6 +48,10 @@ fn add(
     let before = after(before.0, before.1, before.2)?;
     let made = made(&call)?;
     let (node, pointer) = add_made(&call, &graph, &before, &made)?;
+    if let Some(child) = moved(&call, &made) {
+        child.move_to(graph.clone());
+        add_parts(&call, &graph, node, Box::new([child.handle()]));
+    }
     graph.keep(made.kept);
     place.set(node_handle(node))?;
     if let Ok(node) = MemAllocNode::read_from_bytes(&made.blob)
@@ -60,6 +64,13 @@ fn add(
         call.session.device_memory().insert(pointer, memory);
     }
     Ok(pointer)
+}
+
+/// The graph that a node is made of, if it has moved there.
+fn moved(call: &Call, made: &Made) -> Option<Arc<Entry<Graph>>> {
+    let child = ChildGraph::read_from_bytes(&made.blob).ok()?;
+    let moves = made.kind == kind::GRAPH && child.ownership == ChildGraph::MOVE;
+    moves.then(|| call.session.graphs.by_id(child.graph))?
 }
 
 fn add_made(call: &Call, graph: &Graph, before: &[u8], made: &Made) -> Result<(u32, u64), Code> {
@@ -294,7 +305,7 @@ nodes! {
     cuGraphAddMemsetNode(params: In<MemsetNodeParams>, context: CUcontext)
         |call: &Call| Made::memset(call, &params.get()?, context);
     cuGraphAddHostNode(params: In<HostNodeParams>) |call: &Call| Made::host(call, &params.get()?);
-    cuGraphAddChildGraphNode(child: CUgraph) |call: &Call| Made::graph(call, child);
+    cuGraphAddChildGraphNode(child: CUgraph) |call: &Call| Made::graph(call, child, ChildGraph::CLONE);
     cuGraphAddMemFreeNode(pointer: CUdeviceptr) |_: &Call| Ok(Made::mem_free(pointer));
     cuGraphAddEmptyNode() |_: &Call| Ok(Made::empty());
     cuGraphAddEventRecordNode(event: CUevent) |call: &Call| Made::event_record(call, event);
@@ -363,7 +374,7 @@ cuda! {
     }
 
     fn cuGraphExecChildGraphNodeSetParams(exec: CUgraphExec, node: CUgraphNode, child: CUgraph) {
-        set_in(exec, node, |call| Made::graph(call, child))
+        set_in(exec, node, |call| Made::graph(call, child, ChildGraph::CLONE))
     }
 
     fn cuGraphAddNode(

@@ -7,7 +7,9 @@ use crate::host_functions::Kept;
 use crate::session::Call;
 use std::ffi::{c_int, c_uint};
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::graph::{KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind};
+use vgpu_protocol::structs::graph::{
+    ChildGraph, KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind,
+};
 use vgpu_protocol::structs::{Access, Location, PoolProps};
 use zerocopy::IntoBytes;
 
@@ -207,12 +209,19 @@ impl Made {
         })
     }
 
-    /// A copy of a graph.
-    pub fn graph(call: &Call, graph: CUgraph) -> Result<Self, Code> {
+    /// A graph: a copy of it or, as `ownership` says, itself.
+    pub fn graph(call: &Call, graph: CUgraph, ownership: u32) -> Result<Self, Code> {
         let graph = find_graph(call, graph)?;
+        let child = ChildGraph {
+            graph: graph.id,
+            ownership,
+        };
+        if ownership == ChildGraph::MOVE && !graph.is_owned() {
+            return Err(result::INVALID_VALUE);
+        }
         Ok(Self {
             kept: graph.kept(),
-            ..Self::of(kind::GRAPH, graph.id.as_bytes())
+            ..Self::of(kind::GRAPH, child.as_bytes())
         })
     }
 
@@ -295,11 +304,7 @@ impl Made {
                 let params: MemAllocNodeParams = unsafe { structure(words) };
                 Self::mem_alloc(call, &params)
             }
-            kind::GRAPH => match words[1] as u32 {
-                0 => Self::graph(call, words[0] as usize),
-                // The graph is to move into the other one.
-                _ => Err(result::NOT_SUPPORTED),
-            },
+            kind::GRAPH => Self::graph(call, words[0] as usize, words[1] as u32),
             kind::EMPTY => Ok(Self::empty()),
             kind::WAIT_EVENT => Self::event_wait(call, words[0] as usize),
             kind::EVENT_RECORD => Self::event_record(call, words[0] as usize),
