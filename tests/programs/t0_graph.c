@@ -291,6 +291,93 @@ static void moving(void) {
     TELL(cuGraphNodeGetType(add, &(unsigned){0}));
 }
 
+// Copies from and to memory that nobody has pinned, which a graph reads and writes when it runs.
+static void ordinary_memory(void) {
+    with_memory();
+    static uint32_t in[N], out[N], other[N];
+    size_t bytes = sizeof in;
+    CUgraph graph, clone;
+    CUgraphNode copy_in, add, copy_out, found;
+    CUgraphExec exec;
+    for (int i = 0; i < N; i++)
+        in[i] = 5;
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+    TELL(cuMemcpyHtoDAsync_v2(numbers, in, bytes, stream));
+    struct kernel_params three = adding(3);
+    NEED(cuLaunchKernel(three.function, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+    TELL(cuMemcpyDtoHAsync_v2(out, numbers, bytes, stream));
+    NEED(cuStreamEndCapture(stream, &graph));
+    in[7] = 50;
+    say("nothing ran: %u", out[7]);
+    launch(graph);
+    say("as it was then: %u, %u", out[6], out[7]);
+    in[7] = 60;
+    launch(graph);
+    say("and then: %u, %u", out[6], out[7]);
+    NEED(cuGraphDestroy(graph));
+
+    NEED(cuGraphCreate(&graph, 0));
+    struct copy_params from_host = copying(), to_host = copying(), got = {0};
+    from_host.to = from_host.from;
+    from_host.from = to_host.to;
+    from_host.from.host = in;
+    to_host.to.host = out;
+    TELL(cuGraphAddMemcpyNode(&copy_in, graph, NULL, 0, &from_host, context));
+    NEED(cuGraphAddKernelNode_v2(&add, graph, &copy_in, 1, &three));
+    TELL(cuGraphAddMemcpyNode(&copy_out, graph, &add, 1, &to_host, context));
+    describe("from and to ordinary memory", graph);
+    TELL(cuGraphMemcpyNodeGetParams(copy_in, &got));
+    say("%zu x %zu x %zu, from %u to %u, there: %d %d", got.width, got.height, got.depth, got.from.memory, got.to.memory,
+        got.from.host == in, got.to.device == numbers);
+    in[7] = 70;
+    launch(graph);
+    say("through nodes: %u, %u", out[6], out[7]);
+    // Somewhere else.
+    to_host.to.host = other;
+    TELL(cuGraphMemcpyNodeSetParams(copy_out, &to_host));
+    NEED(cuGraphMemcpyNodeGetParams(copy_out, &got));
+    say("there: %d", got.to.host == other);
+    launch(graph);
+    say("elsewhere: %u, %u", other[6], other[7]);
+    // The other memory may be anything.
+    to_host.to.host = pinned;
+    TELL(cuGraphMemcpyNodeSetParams(copy_out, &to_host));
+    launch(graph);
+    say("pinned: %u, %u", pinned[6], pinned[7]);
+    // Changed in an executable graph alone.
+    NEED(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    from_host.from.host = other;
+    to_host.to.host = out;
+    TELL(cuGraphExecMemcpyNodeSetParams(exec, copy_in, &from_host, context));
+    TELL(cuGraphExecMemcpyNodeSetParams(exec, copy_out, &to_host, context));
+    NEED(cuGraphLaunch(exec, stream));
+    NEED(cuStreamSynchronize(stream));
+    say("in the executable graph: %u, %u", out[6], out[7]);
+    NEED(cuGraphExecDestroy(exec));
+    // A copy of the graph.
+    unsigned type = 99;
+    NEED(cuGraphClone(&clone, graph));
+    NEED(cuGraphNodeFindInClone(&found, copy_in, clone));
+    TELL_VALUE(cuGraphNodeGetType(found, &type), type);
+    describe("the copy", clone);
+    in[7] = 80;
+    launch(clone);
+    say("in the copy: %u, %u", pinned[6], pinned[7]);
+    // Every other number, into rows of another length.
+    struct copy_params rows = from_host;
+    rows.from.host = in;
+    rows.from.pitch = 8;
+    rows.to.pitch = 4;
+    rows.width = 4;
+    rows.height = N / 2;
+    TELL(cuGraphMemcpyNodeSetParams(copy_in, &rows));
+    in[8] = 90;
+    launch(graph);
+    say("rows: %u, %u, %u", pinned[3], pinned[4], pinned[5]);
+    TELL(cuGraphDestroy(clone));
+    TELL(cuGraphDestroy(graph));
+}
+
 static void looking(void) {
     with_memory();
     CUgraph graph;
@@ -548,8 +635,9 @@ static void many_nodes(void) {
 int main(int argc, char **argv) {
     static const struct section sections[] = {
         SECTION(captures_told), SECTION(dependencies_updated), SECTION(captures_into_graphs), SECTION(instantiating),
-        SECTION(building),      SECTION(moving),               SECTION(looking),              SECTION(captured_nodes),       SECTION(edges),
-        SECTION(copies),        SECTION(changing_executables), SECTION(memory_in_graphs),     SECTION(many_nodes),
+        SECTION(building), SECTION(moving), SECTION(ordinary_memory), SECTION(looking),
+        SECTION(captured_nodes), SECTION(edges), SECTION(copies), SECTION(changing_executables),
+        SECTION(memory_in_graphs), SECTION(many_nodes),
     };
     return RUN_SECTIONS(sections);
 }

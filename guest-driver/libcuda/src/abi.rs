@@ -457,6 +457,12 @@ impl HostCall {
         })
     }
 
+    /// A function of this library's.
+    pub fn ours(function: CUhostFn, data: usize) -> Self {
+        let function = HostFunction::Plain(function);
+        Self { function, data }
+    }
+
     /// Function and argument, unless it is a stream's.
     pub fn parts(self) -> Option<(CUhostFn, usize)> {
         match self.function {

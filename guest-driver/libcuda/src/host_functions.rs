@@ -6,6 +6,7 @@ use crate::session::Session;
 use crate::thread::Thread;
 use crate::user_objects::References;
 use crate::wait::Wake;
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -34,6 +35,8 @@ struct State {
 pub struct KeptFunction {
     functions: &'static HostFunctions,
     cookie: u64,
+    /// What its argument points to, if it is a function of this library's.
+    _data: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What runs of a graph need, which graphs share.
@@ -99,11 +102,12 @@ impl HostFunctions {
         Ok(cookie)
     }
 
-    /// Has a registered function kept until the result is dropped.
-    pub fn keep(&'static self, cookie: u64) -> Kept {
+    /// Has a registered function kept until the result is dropped, and with it what its argument points to.
+    pub fn keep(&'static self, cookie: u64, data: Option<Arc<dyn Any + Send + Sync>>) -> Kept {
         Kept::Function(Arc::new(KeptFunction {
             functions: self,
             cookie,
+            _data: data,
         }))
     }
 

@@ -30,6 +30,7 @@ use vgpu_protocol::limits::{
 };
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{GpuInfo, RING_LEN};
+use vgpu_protocol::structs::graph::MemcpyNode;
 use vgpu_protocol::virtio::Status;
 use vgpu_transport::device::Device;
 use vgpu_transport::socket::Socket;
@@ -95,6 +96,8 @@ pub struct Session {
     pub links: Table<Link>,
     /// The handles of the graphs that a node has, by node, for those that the program has.
     pub node_parts: Mutex<HashMap<u32, Box<[CUgraph]>>>,
+    /// Nodes that are copies from or to pageable memory, with their graph's context and what the program said of them.
+    pub graph_copies: Mutex<HashMap<u32, (u32, MemcpyNode)>>,
     /// Arrays.
     pub arrays: Table<Array>,
     /// Arrays of several levels.
@@ -248,6 +251,7 @@ impl Session {
             graph_execs: Table::new(7, 0, OBJECTS_MAX),
             links: Table::new(14, 0, LINKS_MAX),
             node_parts: Mutex::default(),
+            graph_copies: Mutex::default(),
             arrays: Table::new(12, 0, OBJECTS_MAX),
             mipmapped: Table::new(13, 0, OBJECTS_MAX),
             user_objects: Table::new(15, 0, OBJECTS_MAX),

@@ -148,6 +148,7 @@ pub(super) fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Co
     session.textures.forget_context(entry.id);
     session.surfaces.forget_context(entry.id);
     let graphs = &session.graphs;
+    lock(&session.graph_copies).retain(|_, (context, _)| *context != entry.id);
     lock(&session.node_parts).retain(|_, parts| parts.iter().all(|part| graphs.get(*part).is_some()));
     for stream in session.streams.all().iter().filter(|s| s.context == entry.id) {
         if session.streams.remove(stream.handle()).is_some() {

@@ -1,5 +1,7 @@
 //! Copies between host and device. Pinned memory is copied by address; pageable memory goes through staging.
 use super::cuda_pairs;
+use super::graph_copy::{self, Staging};
+use super::rows::Rows;
 use crate::abi::{CUdeviceptr, CUstream, Host};
 use crate::fence::refuse_capture;
 use crate::objects::{Point, Stream};
@@ -15,6 +17,8 @@ use vgpu_protocol::result::{self, Code};
 pub(super) enum HostKind {
     Pinned,
     Pageable,
+    /// Pageable, for a capture: a graph touches it when it runs, where the staging holds it only now.
+    Captured,
 }
 
 /// A copy's stream and whether the call returns only when it is done.
@@ -39,7 +43,9 @@ impl Job {
             // Past the end of pinned memory, or in none.
             Err(result::INVALID_VALUE)
         } else {
-            // A graph would read it when it runs; the staging holds it only now.
+            if self.stream.capture() != 0 {
+                return Ok(HostKind::Captured);
+            }
             refuse_capture(&self.stream)?;
             Ok(HostKind::Pageable)
         }
@@ -94,6 +100,15 @@ impl Job {
         })
     }
 
+    fn captured(&self, host: Host, len: usize, to_host: bool) -> Result<Arc<Staging>, Code> {
+        let rows = Rows {
+            first: host.addr(),
+            pitch: 0,
+            rows: 0,
+        };
+        Staging::new(self.call.session, rows, [len as u64, 1, 1], to_host)
+    }
+
     fn to_device(&self, to: CUdeviceptr, from: Host, len: usize) -> Result<(), Code> {
         if len == 0 {
             return Ok(());
@@ -103,6 +118,11 @@ impl Job {
             HostKind::Pinned => {
                 self.submit_to_device(to, from.addr(), len as u64)?;
                 self.finish()
+            }
+            HostKind::Captured => {
+                let staging = self.captured(from, len, false)?;
+                graph_copy::capture(&self.call, &self.stream, &staging)?;
+                self.submit_to_device(to, staging.addr, len as u64)
             }
             HostKind::Pageable => {
                 // The source may be reused as soon as it is staged, so neither kind of call waits for the device.
@@ -129,6 +149,11 @@ impl Job {
             HostKind::Pinned => {
                 self.submit_to_host(to.addr(), from, len as u64)?;
                 self.finish()
+            }
+            HostKind::Captured => {
+                let staging = self.captured(to, len, true)?;
+                self.submit_to_host(staging.addr, from, len as u64)?;
+                graph_copy::capture(&self.call, &self.stream, &staging)
             }
             // The call cannot return before the data is there, asynchronous or not: nothing else would unstage it.
             HostKind::Pageable => {

@@ -12,7 +12,7 @@ use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 use vgpu_protocol::calls::{self, Wire};
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::graph::{Dependency, Edge, EdgeData, NODE_NONE};
+use vgpu_protocol::structs::graph::{Dependency, Edge, EdgeData, NODE_NONE, kind};
 use vgpu_protocol::words::handle;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -123,6 +123,9 @@ pub(super) fn edges_of(call: &Call, graph: &Graph) -> Result<Vec<Edge>, Code> {
 
 /// The kind of a node.
 pub(super) fn type_of(call: &Call, node: u32) -> Result<u32, Code> {
+    if super::graph_copy::remembered(call, node).is_some() {
+        return Ok(kind::MEMCPY);
+    }
     let arguments = calls::cuGraphNodeGetType::In { node };
     Ok(call
         .ask::<calls::cuGraphNodeGetType::Call>(call.anywhere(), arguments)?
@@ -284,6 +287,7 @@ pub(super) fn forget(call: &Call, graph: &Entry<Graph>) {
 
 /// Forgets the graphs of a node.
 pub(super) fn forget_parts(call: &Call, node: u32) {
+    lock(&call.session.graph_copies).remove(&node);
     let parts = lock(&call.session.node_parts).remove(&node);
     for &part in parts.iter().flatten() {
         if let Some(part) = call.session.graphs.remove(part) {

@@ -1,11 +1,11 @@
 //! Graphs that a program builds, and changes.
-use super::cuda;
 use super::graph::{after, find_graph, forget_parts};
 use super::graph_edges::{EDGES_PER_RECORD, change_edges};
 use super::graph_node::{
     HostNodeParams, KernelNodeParams, KernelNodeParamsV2, Made, MemAllocNodeParams, Memcpy3d,
     MemsetNodeParams, NodeParams,
 };
+use super::{cuda, graph_copy};
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraph, CUgraphExec, CUgraphNode, In, Out};
 use crate::device_memory::{DeviceMemory, Origin};
 use crate::graphs::{Graph, GraphExec, node_handle, node_id};
@@ -46,7 +46,16 @@ fn add(
     place.check()?;
     let graph = find_graph(&call, graph)?;
     let before = after(before.0, before.1, before.2)?;
-    let made = made(&call)?;
+    let mut made = made(&call)?;
+    if let Some(copy) = made.copy.take_if(|copy| copy.is_pageable()) {
+        let mut three = copy.graph(&call, graph.context)?;
+        let made = three.as_node();
+        let (node, _) = add_made(&call, &graph, &before, &made)?;
+        graph.keep(made.kept);
+        graph_copy::remember(&call, &graph, node, copy.node);
+        place.set(node_handle(node))?;
+        return Ok(0);
+    }
     let (node, pointer) = add_made(&call, &graph, &before, &made)?;
     if let Some(child) = moved(&call, &made) {
         child.move_to(graph.clone());
@@ -73,7 +82,7 @@ fn moved(call: &Call, made: &Made) -> Option<Arc<Entry<Graph>>> {
     moves.then(|| call.session.graphs.by_id(child.graph))?
 }
 
-fn add_made(call: &Call, graph: &Graph, before: &[u8], made: &Made) -> Result<(u32, u64), Code> {
+pub(super) fn add_made(call: &Call, graph: &Graph, before: &[u8], made: &Made) -> Result<(u32, u64), Code> {
     // More edges than fit are added behind it.
     let (first, rest) = before.split_at(before.len().min(EDGES_PER_RECORD * size_of::<Dependency>()));
     let arguments = calls::cuGraphAddNode::In {
@@ -135,11 +144,7 @@ fn add_conditional(
         reserved: 0,
     };
     let blob = [node.as_bytes(), ids.as_bytes()].concat();
-    let made = Made {
-        kind: kind::CONDITIONAL,
-        blob,
-        kept: Vec::new(),
-    };
+    let made = Made::of(kind::CONDITIONAL, &blob);
     let added = if ids.len() == size as usize {
         add_made(&call, &graph, &before, &made)
     } else {
@@ -186,11 +191,25 @@ fn add_any(
     }
 }
 
+/// A node that was a copy among memories that the host reaches stays one.
+fn refuse_pageable(made: &Made) -> Result<(), Code> {
+    match &made.copy {
+        Some(copy) if copy.is_pageable() => Err(result::NOT_SUPPORTED),
+        _ => Ok(()),
+    }
+}
+
 /// Changes what a node is made of.
 fn set(node: CUgraphNode, made: impl FnOnce(&Call) -> Result<Made, Code>) -> Result<(), Code> {
     let call = Call::enter()?;
     let node = node_id(node)?;
     let made = made(&call)?;
+    if graph_copy::remembered(&call, node).is_some() {
+        let copy = made.copy.ok_or(result::INVALID_VALUE)?;
+        let kept = copy.set(&call, node)?;
+        return graph_copy::set(&call, node, copy.node, kept);
+    }
+    refuse_pageable(&made)?;
     let arguments = calls::cuGraphNodeSetParams::In {
         node,
         kind: made.kind,
@@ -217,7 +236,14 @@ fn set_in(
     let call = Call::enter()?;
     let exec = find_exec(&call, exec)?;
     let node = node_id(node)?;
-    let made = made(&call)?;
+    let mut made = made(&call)?;
+    let mut three;
+    if graph_copy::remembered(&call, node).is_some() {
+        let copy = made.copy.take().ok_or(result::INVALID_VALUE)?;
+        three = copy.graph(&call, exec.context)?;
+        made = three.as_node();
+    }
+    refuse_pageable(&made)?;
     let arguments = calls::cuGraphExecNodeSetParams::In {
         exec: exec.id,
         node,
@@ -409,7 +435,9 @@ cuda! {
         let id = graphs.reserve().ok_or(result::OUT_OF_MEMORY)?;
         let arguments = calls::cuGraphClone::In { graph: original.id, clone: id };
         call.ask::<calls::cuGraphClone::Call>(original.context, arguments).inspect_err(|_| graphs.release(id))?;
-        place.set(graphs.insert(id, Graph::owned(id, original.context, original.kept())).handle())
+        let clone = graphs.insert(id, Graph::owned(id, original.context, original.kept()));
+        graph_copy::remember_clones(&call, &original, &clone);
+        place.set(clone.handle())
     }
 
     fn cuGraphNodeFindInClone(place: Out<CUgraphNode>, node: CUgraphNode, clone: CUgraph) {
@@ -438,6 +466,9 @@ cuda! {
         let call = Call::enter()?;
         place.check()?;
         let node = node_id(node)?;
+        if graph_copy::remembered(&call, node).is_some() {
+            return Err(result::INVALID_VALUE);
+        }
         if let Some(&[known]) = lock(&call.session.node_parts).get(&node).map(|parts| &**parts) {
             return place.set(known);
         }

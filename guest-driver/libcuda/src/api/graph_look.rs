@@ -65,7 +65,11 @@ cuda! {
     fn cuGraphMemcpyNodeGetParams(node: CUgraphNode, place: Out<Memcpy3d>) {
         let call = Call::enter()?;
         place.check()?;
-        let arguments = calls::cuGraphMemcpyNodeGetParams::In { node: node_id(node)? };
+        let node = node_id(node)?;
+        if let Some(copy) = super::graph_copy::remembered(&call, node) {
+            return place.set(Memcpy3d::of(&copy));
+        }
+        let arguments = calls::cuGraphMemcpyNodeGetParams::In { node };
         let (_, blob) = call.ask_with::<calls::cuGraphMemcpyNodeGetParams::Call>(call.anywhere(), arguments, &[])?;
         place.set(Memcpy3d::of(&MemcpyNode::read_from_bytes(&blob).map_err(|_| result::UNKNOWN)?))
     }

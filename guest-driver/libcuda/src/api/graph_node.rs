@@ -1,11 +1,13 @@
 //! What nodes of graphs are made of.
 use super::context;
 use super::graph::find_graph;
+use super::graph_copy::{Described, Staging};
 use super::launch::Params;
 use crate::abi::{CUcontext, CUevent, CUfunction, CUgraph, CUhostFn, CUkernel, Host, HostCall, In};
 use crate::host_functions::Kept;
 use crate::session::Call;
 use std::ffi::{c_int, c_uint};
+use std::sync::Arc;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::graph::{
     ChildGraph, KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind,
@@ -128,12 +130,19 @@ pub struct Made {
     pub blob: Vec<u8>,
     /// What runs of it need.
     pub kept: Vec<Kept>,
+    /// What the program said, if it is a copy.
+    pub(super) copy: Option<Box<Described>>,
 }
 
 impl Made {
-    fn of(kind: u32, blob: &[u8]) -> Self {
-        let (blob, kept) = (blob.to_vec(), Vec::new());
-        Self { kind, blob, kept }
+    /// A node of that kind, with its structure.
+    pub(super) fn of(kind: u32, blob: &[u8]) -> Self {
+        Self {
+            kind,
+            blob: blob.to_vec(),
+            kept: Vec::new(),
+            copy: None,
+        }
     }
 
     /// A kernel.
@@ -165,24 +174,32 @@ impl Made {
         blob.resize(start + packed.len(&function), 0);
         packed.pack(&function, &mut blob[start..]);
         Ok(Self {
-            kind: kind::KERNEL,
             blob,
-            kept: Vec::new(),
+            ..Self::of(kind::KERNEL, &[])
         })
     }
 
-    /// A copy. What it copies from or to is read and written when the graph runs, so it cannot be pageable memory.
+    /// A copy. What it copies from or to is read and written when the graph runs: if that is pageable memory, not by this node.
     pub fn memcpy(call: &Call, params: &Memcpy3d, context: CUcontext) -> Result<Self, Code> {
         let (width, height, depth) = (params.width as u64, params.height as u64, params.depth as u64);
+        let (from, from_pageable) = params.from.wire(call, width, height, depth)?;
+        let (to, to_pageable) = params.to.wire(call, width, height, depth)?;
         let node = MemcpyNode {
-            from: params.from.wire(call, width, height, depth)?,
-            to: params.to.wire(call, width, height, depth)?,
+            from,
+            to,
             width,
             height,
             depth,
             context: context_id(call, context)?,
         };
-        Ok(Self::of(kind::MEMCPY, node.as_bytes()))
+        let described = Described {
+            node,
+            pageable: [from_pageable, to_pageable],
+        };
+        Ok(Self {
+            copy: Some(Box::new(described)),
+            ..Self::of(kind::MEMCPY, node.as_bytes())
+        })
     }
 
     /// A fill.
@@ -201,10 +218,19 @@ impl Made {
 
     /// A function of the program.
     pub fn host(call: &Call, params: &HostNodeParams) -> Result<Self, Code> {
+        Self::function(call, HostCall::new(params.function, params.data)?, None)
+    }
+
+    /// A function, with what its argument points to if that is this library's.
+    pub(super) fn function(
+        call: &Call,
+        function: HostCall,
+        data: Option<Arc<Staging>>,
+    ) -> Result<Self, Code> {
         let functions = &call.session.host_functions;
-        let cookie = functions.add(call.session, HostCall::new(params.function, params.data)?, true)?;
+        let cookie = functions.add(call.session, function, true)?;
         Ok(Self {
-            kept: vec![functions.keep(cookie)],
+            kept: vec![functions.keep(cookie, data.map(|data| data as _))],
             ..Self::of(kind::HOST, cookie.as_bytes())
         })
     }
@@ -335,7 +361,8 @@ fn context_id(call: &Call, context: CUcontext) -> Result<u64, Code> {
 }
 
 impl Memcpy3dSide {
-    fn wire(&self, call: &Call, width: u64, height: u64, depth: u64) -> Result<MemcpySide, Code> {
+    /// It as the wire has it, and whether it is pageable memory.
+    fn wire(&self, call: &Call, width: u64, height: u64, depth: u64) -> Result<(MemcpySide, bool), Code> {
         let side = MemcpySide {
             x: self.x as u64,
             y: self.y as u64,
@@ -357,15 +384,12 @@ impl Memcpy3dSide {
         }
         let (start, len) = side.range(width, height, depth).ok_or(result::INVALID_VALUE)?;
         let is_pageable = side.memory != MemcpySide::DEVICE
-            && start != 0
+            && side.address() != 0
+            && len != 0
             && !session.is_device(start)
             && !session.is_in_arena(start)
             && session.find_pinned(start, len).is_none();
-        if is_pageable {
-            Err(result::NOT_SUPPORTED)
-        } else {
-            Ok(side)
-        }
+        Ok((side, is_pageable))
     }
 
     fn of(side: &MemcpySide) -> Self {

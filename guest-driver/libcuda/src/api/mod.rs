@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod function;
 mod graph;
+mod graph_copy;
 mod graph_dot;
 mod graph_edges;
 mod graph_edit;

@@ -4,6 +4,7 @@
 //! goes through staging in blocks of rows.
 use super::copy::{HostKind, Job, copy};
 use super::cuda_pairs;
+use super::graph_copy::{self, Staging};
 use crate::abi::{CUcontext, CUdeviceptr, CUstream, Host, In, Memcpy2D, Memcpy2DSide};
 use crate::fence::refuse_capture;
 use crate::session::{Call, NullStream};
@@ -29,8 +30,27 @@ fn array(call: &Call, array: usize) -> Result<u32, Code> {
 enum Side {
     /// The device reaches it.
     Reached(CopySide),
-    /// Host memory that it does not reach: the first byte, bytes from row to row, rows from slice to slice.
-    Pageable { first: u64, pitch: u64, rows: u64 },
+    /// Host memory that it does not reach.
+    Pageable(Rows),
+}
+
+/// Rows of host memory.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// The first byte.
+    pub(super) first: u64,
+    /// Bytes from row to row.
+    pub(super) pitch: u64,
+    /// Rows from slice to slice.
+    pub(super) rows: u64,
+}
+
+impl Rows {
+    /// Where one of its bytes lies.
+    pub(super) fn at(&self, [x, y, z]: [u64; 3]) -> Host {
+        // SAFETY: inside the memory that the caller promised.
+        unsafe { Host::new((self.first + (z * self.rows + y) * self.pitch + x) as usize) }
+    }
 }
 
 impl Side {
@@ -99,7 +119,7 @@ impl Side {
         }
         Ok(match job.host_kind(host, len as usize)? {
             HostKind::Pinned => reached(HOST),
-            HostKind::Pageable => Self::Pageable { first, pitch, rows },
+            HostKind::Pageable | HostKind::Captured => Self::Pageable(Rows { first, pitch, rows }),
         })
     }
 }
@@ -128,7 +148,7 @@ fn blocks([width, height, depth]: [u64; 3]) -> impl Iterator<Item = ([u64; 3], [
 }
 
 /// Copies rows between host memory and packed rows of the same size.
-fn pack([width, height, depth]: [u64; 3], mut row: impl FnMut(u64, u64, usize, usize)) {
+pub(super) fn pack([width, height, depth]: [u64; 3], mut row: impl FnMut(u64, u64, usize, usize)) {
     for z in 0..depth {
         for y in 0..height {
             row(y, z, ((z * height + y) * width) as usize, width as usize);
@@ -175,12 +195,6 @@ fn staged(address: u64, [width, height, _]: [u64; 3]) -> CopySide {
     }
 }
 
-/// Where a row of a block lies in pageable memory.
-fn at(first: u64, pitch: u64, rows: u64, [x, y, z]: [u64; 3]) -> Host {
-    // SAFETY: inside the memory that the caller promised.
-    unsafe { Host::new((first + (z * rows + y) * pitch + x) as usize) }
-}
-
 pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
     let size = [raw.width as u64, raw.height as u64, raw.depth as u64];
     if size.contains(&0) {
@@ -189,6 +203,7 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
     let session = job.call.session;
     let from = Side::new(job, &raw.from, size)?;
     let to = Side::new(job, &raw.to, size)?;
+    let captured = job.stream.capture() != 0;
     match (from, to) {
         (Side::Reached(from), Side::Reached(to)) => {
             submit(job, from, to, size)?;
@@ -198,11 +213,21 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
             }
             Ok(())
         }
-        (Side::Pageable { first, pitch, rows }, Side::Reached(to)) if to.memory != HOST => {
+        (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST && captured => {
+            let staging = Staging::new(session, rows, size, false)?;
+            graph_copy::capture(&job.call, &job.stream, &staging)?;
+            submit(job, staged(staging.addr, size), to, size)
+        }
+        (Side::Reached(from), Side::Pageable(rows)) if from.memory != HOST && captured => {
+            let staging = Staging::new(session, rows, size, true)?;
+            submit(job, from, staged(staging.addr, size), size)?;
+            graph_copy::capture(&job.call, &job.stream, &staging)
+        }
+        (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST => {
             for ([x, y, z], block) in blocks(size) {
                 let lease = session.stage(job.call.thread, block.iter().product::<u64>() as usize)?;
                 pack(block, |row, slice, offset, len| {
-                    let from = at(first, pitch, rows, [x, y + row, z + slice]);
+                    let from = rows.at([x, y + row, z + slice]);
                     // SAFETY: the lease is mapped memory of the block's size, which only this call writes.
                     unsafe { from.copy_out(0, (lease.addr as *mut u8).wrapping_add(offset), len) };
                 });
@@ -211,7 +236,7 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
             }
             Ok(())
         }
-        (Side::Reached(from), Side::Pageable { first, pitch, rows }) if from.memory != HOST => {
+        (Side::Reached(from), Side::Pageable(rows)) if from.memory != HOST => {
             for ([x, y, z], block) in blocks(size) {
                 let lease = session.stage(job.call.thread, block.iter().product::<u64>() as usize)?;
                 submit(
@@ -230,7 +255,7 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
                     return arrived;
                 }
                 pack(block, |row, slice, offset, len| {
-                    let to = at(first, pitch, rows, [x, y + row, z + slice]);
+                    let to = rows.at([x, y + row, z + slice]);
                     // SAFETY: the device has finished writing the lease, which is as long as the block.
                     unsafe { to.copy_in(0, (lease.addr as *const u8).wrapping_add(offset), len) };
                 });
@@ -240,15 +265,19 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
         // Host memory on both sides: behind the stream's work, as every copy.
         (from, to) => {
             let linear = |side: Side| match side {
-                Side::Reached(side) => (side.address, side.pitch, side.rows),
-                Side::Pageable { first, pitch, rows } => (first, pitch, rows),
+                Side::Reached(CopySide {
+                    address: first,
+                    pitch,
+                    rows,
+                    ..
+                }) => Rows { first, pitch, rows },
+                Side::Pageable(rows) => rows,
             };
-            let ((from, from_pitch, from_rows), (to, to_pitch, to_rows)) = (linear(from), linear(to));
+            let (from, to) = (linear(from), linear(to));
             refuse_capture(&job.stream)?;
             job.call.synchronize_stream(&job.stream)?;
             pack(size, |y, z, _, len| {
-                let from = at(from, from_pitch, from_rows, [0, y, z]);
-                at(to, to_pitch, to_rows, [0, y, z]).copy_from(from, len);
+                to.at([0, y, z]).copy_from(from.at([0, y, z]), len);
             });
             Ok(())
         }
