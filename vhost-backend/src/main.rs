@@ -123,6 +123,9 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("--vm-id, --vgpud and --exec are required");
     };
     check_paths(&exec, arguments.libcuda_dir.as_deref())?;
+    // Executors run in a folder of their own.
+    let libcuda_dir = arguments.libcuda_dir.map(std::path::absolute).transpose()?;
+    let mps_pipe_dir = std::path::absolute(arguments.mps_pipe_dir)?;
     if arguments.no_jail {
         log::warn!("vm {vm}: --no-jail: executors run without their jail");
     }
@@ -146,10 +149,10 @@ fn main() -> anyhow::Result<()> {
         vgpud,
         ExecOptions {
             path: exec,
-            libcuda_dir: arguments.libcuda_dir,
+            libcuda_dir,
             env: arguments.exec_env,
             jail: !arguments.no_jail,
-            mps_pipe_dir: arguments.mps_pipe_dir,
+            mps_pipe_dir,
         },
     )?;
     log::info!("vm {vm}: listening");
