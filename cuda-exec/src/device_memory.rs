@@ -17,9 +17,9 @@ pub struct Device {
     pub owner: Owner,
 }
 
-/// An allocation of a graph: kept by every graph that has it.
+/// An allocation of a graph, at this address: kept by every graph that has it, and while it is allocated.
 #[derive(Debug)]
-pub struct GraphMemory;
+pub struct GraphMemory(pub u64);
 
 /// What device memory goes with.
 #[derive(Clone, Debug)]
@@ -31,8 +31,7 @@ pub enum Owner {
     /// An allocation in the order of a stream: the pool counts it.
     Pool(Arc<Pool>),
     /// An allocation of a graph on that GPU. The address is the graph's, whether there is memory behind it or not, as long as any
-    /// graph has the allocation. After that it may be anybody's, unless the program has yet to free it: freeing it is then all
-    /// that may be done with it.
+    /// graph has the allocation, and then until it is freed. After that it may be anybody's.
     Graph(u32, Weak<GraphMemory>),
     /// Memory of a handle, mapped into a reserved range; `access` has a bit for each GPU that may access it.
     Mapped { _memory: Arc<Allocation>, access: u32 },
@@ -355,7 +354,7 @@ mod tests {
     #[test]
     fn a_graphs_address_stays_until_something_else_lies_there() {
         let mut table = DeviceTable::default();
-        let graphs = Arc::new(GraphMemory);
+        let graphs = Arc::new(GraphMemory(MB));
         table.insert(MB, graph(2 * MB, &graphs));
         assert!(table.remove_allocation(MB).is_some() && table.remove_allocation(MB).is_some());
         assert!(table.holds(MB, 2 * MB));
@@ -367,7 +366,7 @@ mod tests {
     #[test]
     fn what_no_graph_has_any_more_can_only_be_freed() {
         let mut table = DeviceTable::default();
-        let graphs = Arc::new(GraphMemory);
+        let graphs = Arc::new(GraphMemory(MB));
         table.insert(MB, graph(2 * MB, &graphs));
         let copy = graphs.clone();
         drop(graphs);

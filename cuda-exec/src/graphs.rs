@@ -11,7 +11,7 @@
 use crate::cuda::Raw;
 use crate::cuda::graph::{CAPTURE_ACTIVE, Dependencies};
 use crate::handles::{Context, Stream, report};
-use crate::recording::{Kept, Named, Recorded, Weight};
+use crate::recording::{Kept, Named, Recorded};
 use crate::session::Session;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -34,9 +34,12 @@ pub struct Graph {
     parts: Mutex<Vec<(u32, u32)>>,
     /// The values that conditional nodes of it may look at.
     values: Mutex<Vec<u64>>,
-    /// What its nodes name, and how many they are, those of its parts included.
-    recorded: Mutex<Recorded>,
+    /// What it has, its parts included; a capture into it has that, too.
+    recorded: Record,
 }
+
+/// See [`Recorded`].
+type Record = Arc<Mutex<Recorded>>;
 
 /// What a graph's existence depends on.
 #[derive(Clone)]
@@ -56,8 +59,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Graph {
-    fn new(context: Arc<Context>, id: u32, raw: Raw, hold: Hold) -> Self {
-        let recorded = Recorded::nothing(context.session);
+    fn new(context: Arc<Context>, id: u32, raw: Raw, hold: Hold, recorded: Record) -> Self {
         Self {
             context,
             id,
@@ -66,21 +68,26 @@ impl Graph {
             nodes: Mutex::default(),
             parts: Mutex::default(),
             values: Mutex::default(),
-            recorded: Mutex::new(recorded),
+            recorded,
         }
     }
 
-    /// One that the guest destroys.
-    pub fn owned(context: Arc<Context>, id: u32, raw: Raw) -> Self {
-        Self::new(context, id, raw, Hold::Owned)
+    /// One that the guest destroys, with what it has.
+    pub fn owned(context: Arc<Context>, id: u32, raw: Raw, recorded: Recorded) -> Self {
+        Self::new(context, id, raw, Hold::Owned, Arc::new(Mutex::new(recorded)))
     }
 
-    /// Does something with what is recorded of the whole that it is part of.
-    fn recorded<R>(&self, f: impl FnOnce(&mut Recorded) -> R) -> R {
+    /// What the whole that it is part of has.
+    fn record(&self) -> Record {
         match self.hold() {
-            Hold::Part(of) => of.recorded(f),
-            _ => f(&mut lock(&self.recorded)),
+            Hold::Part(of) => of.record(),
+            _ => self.recorded.clone(),
         }
+    }
+
+    /// Does something with what the whole that it is part of has.
+    pub fn recorded<R>(&self, f: impl FnOnce(&mut Recorded) -> R) -> R {
+        f(&mut lock(&self.record()))
     }
 
     /// Runs of it need these as well.
@@ -98,14 +105,9 @@ impl Graph {
         self.recorded(|recorded| recorded.weight.nodes())
     }
 
-    /// It gets that many nodes more, unless the session would have too many.
-    pub fn grow(&self, nodes: u64) -> Result<(), Code> {
-        self.recorded(|recorded| recorded.weight.grow(nodes))
-    }
-
-    /// It has that many nodes less.
-    pub fn shrink(&self, nodes: u64) {
-        self.recorded(|recorded| recorded.weight.shrink(nodes));
+    /// What it has, to be let go of when nobody waits for it: that may wait for the GPU.
+    pub fn all_that_it_has(&self) -> impl Sized + use<> {
+        self.recorded.clone()
     }
 
     /// A conditional node of it may look at this value.
@@ -120,14 +122,6 @@ impl Graph {
 
     fn hold(&self) -> Hold {
         lock(&self.hold).clone()
-    }
-
-    /// Takes over what captures have put into it.
-    pub fn record(&self, more: Recorded) {
-        self.recorded(|recorded| {
-            recorded.kept.add(more.kept.all());
-            recorded.weight.absorb(more.weight);
-        });
     }
 
     /// Whether it is that graph, or what that is part of.
@@ -156,6 +150,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         if let Hold::Owned = self.hold() {
+            lock(&self.recorded).forget_memory(self.context.session);
             report(
                 self.context.session.cuda.graphs.graph_destroy(self.raw),
                 "cuGraphDestroy",
@@ -170,43 +165,42 @@ pub struct GraphExec {
     pub raw: Raw,
     /// Held while it is launched or changed.
     pub busy: Mutex<()>,
-    /// What its nodes name.
-    named: Mutex<Kept>,
-    weight: Weight,
+    recorded: Mutex<Recorded>,
 }
 
 impl GraphExec {
-    /// What was made of a graph with these objects, whose nodes are counted already.
-    pub fn new(context: Arc<Context>, raw: Raw, named: Vec<Named>, weight: Weight) -> Self {
-        let exec = Self {
+    /// What was made of a graph that has this.
+    pub fn new(context: Arc<Context>, raw: Raw, recorded: Recorded) -> Self {
+        Self {
             context,
             raw,
             busy: Mutex::default(),
-            named: Mutex::default(),
-            weight,
-        };
-        exec.name(named);
-        exec
+            recorded: Mutex::new(recorded),
+        }
     }
 
-    /// Nodes of it.
-    pub fn nodes(&self) -> u64 {
-        self.weight.nodes()
+    /// Does something with what it has.
+    pub fn recorded<R>(&self, f: impl FnOnce(&mut Recorded) -> R) -> R {
+        f(&mut lock(&self.recorded))
     }
 
     /// Runs of it need these as well.
     pub fn name(&self, named: impl IntoIterator<Item = Named>) {
-        lock(&self.named).add(named);
+        lock(&self.recorded).kept.add(named);
     }
 
-    /// What runs of it need.
-    pub fn named(&self) -> Vec<Named> {
-        lock(&self.named).all()
+    /// Runs of it need these from now on; what they needed before.
+    pub fn name_instead(&self, named: impl IntoIterator<Item = Named>) -> Kept {
+        let mut recorded = lock(&self.recorded);
+        let before = std::mem::take(&mut recorded.kept);
+        recorded.kept.add(named);
+        before
     }
 }
 
 impl Drop for GraphExec {
     fn drop(&mut self) {
+        lock(&self.recorded).forget_memory(self.context.session);
         report(
             self.context.session.cuda.graphs.graph_exec_destroy(self.raw),
             "cuGraphExecDestroy",
@@ -242,8 +236,8 @@ pub struct Nodes {
     by_raw: HashMap<Raw, u32>,
     /// Graphs that streams capture, and for which the guest has an id.
     captured: Vec<(u32, Arc<Graph>)>,
-    /// What was put into each graph by a capture that is under way.
-    recorded: HashMap<Raw, Recorded>,
+    /// What each graph has that a capture may be adding to.
+    recorded: HashMap<Raw, Record>,
 }
 
 #[derive(Clone)]
@@ -279,6 +273,14 @@ impl Nodes {
         }
     }
 
+    /// Whether a node may get a name, of those that [`Self::name`] gives.
+    pub fn has_room(&self) -> Result<(), Code> {
+        match self.by_id.len() < GRAPH_NODES_MAX && self.last < u32::MAX - 1 {
+            true => Ok(()),
+            false => Err(result::OUT_OF_MEMORY),
+        }
+    }
+
     /// The name of a node of that graph.
     pub fn name(&mut self, graph: &Arc<Graph>, raw: Raw) -> Result<u32, Code> {
         if let Some(&id) = self.by_raw.get(&raw) {
@@ -292,15 +294,9 @@ impl Nodes {
             // Its graph was lost without anybody knowing, and another node lies there now.
             self.by_id.remove(&id);
         }
-        if self.by_id.len() >= GRAPH_NODES_MAX {
-            return Err(result::OUT_OF_MEMORY);
-        }
+        self.has_room()?;
         // No name comes twice, so that an old one names nothing.
-        self.last = self
-            .last
-            .checked_add(1)
-            .filter(|&id| id != u32::MAX)
-            .ok_or(result::OUT_OF_MEMORY)?;
+        self.last += 1;
         let graph = graph.clone();
         lock(&graph.nodes).push(self.last);
         self.by_raw.insert(raw, self.last);
@@ -339,7 +335,11 @@ impl Nodes {
             return;
         };
         self.by_raw.remove(&node.raw);
-        node.graph.shrink(node.weight);
+        // What is part of a node counts with that.
+        if !matches!(node.graph.hold(), Hold::Part(_)) {
+            node.graph
+                .recorded(|recorded| recorded.weight.shrink(node.weight));
+        }
         lock(&node.graph.nodes).retain(|&other| other != id);
         let parts: Vec<_> = lock(&node.graph.parts)
             .extract_if(.., |(_, of)| *of == id)
@@ -356,6 +356,10 @@ impl Nodes {
         }
         let parts = std::mem::take(&mut *lock(&graph.parts));
         self.forget_parts(session, parts);
+        // Its id may soon be another graph's.
+        if let Hold::Part(of) = graph.hold() {
+            lock(&of.parts).retain(|(id, _)| *id != graph.id);
+        }
         self.captured
             .retain(|(_, captured)| !std::ptr::eq(&**captured, graph));
     }
@@ -371,7 +375,13 @@ impl Nodes {
     /// Gives the guest an id for a graph that is part of the graph of a node.
     pub fn add_part(&mut self, session: &Session, node: u32, id: u32, raw: Raw) -> Result<(), Code> {
         let (_, of) = self.node(node)?;
-        let part = Graph::new(of.context.clone(), id, raw, Hold::Part(of.clone()));
+        let part = Graph::new(
+            of.context.clone(),
+            id,
+            raw,
+            Hold::Part(of.clone()),
+            of.recorded.clone(),
+        );
         let added = session.objects.graphs.insert(id, part);
         added.map_err(|_| result::INVALID_HANDLE)?;
         lock(&of.parts).push((id, node));
@@ -380,17 +390,19 @@ impl Nodes {
 
     /// A graph of the guest's has become part of another one, as a node of it.
     pub fn moved(&mut self, child: &Graph, graph: &Arc<Graph>, node: u32) {
-        let whole = Recorded::nothing(child.context.session);
-        let recorded = std::mem::replace(&mut *lock(&child.recorded), whole);
+        let mut recorded = lock(&child.recorded);
         *lock(&child.hold) = Hold::Part(graph.clone());
-        graph.record(recorded);
+        if let Some(node) = self.by_id.get_mut(&node) {
+            node.weight += recorded.weight.nodes();
+        }
+        graph.recorded(|whole| whole.absorb(&mut recorded));
         lock(&graph.parts).push((child.id, node));
     }
 
     /// A graph that a stream captures, under the id that the guest has for it or gives it.
     pub fn captured_by(
         &mut self,
-        session: &Session,
+        session: &'static Session,
         stream: &Arc<Stream>,
         id: u32,
         raw: Raw,
@@ -405,15 +417,27 @@ impl Nodes {
             };
         }
         let hold = Hold::Captured(Arc::downgrade(stream));
-        let graph = Graph::new(stream.context.clone(), id, raw, hold);
+        let recorded = self.record_of(session, raw);
+        let graph = Graph::new(stream.context.clone(), id, raw, hold, recorded);
         let graph = session.objects.graphs.insert(id, graph);
         let graph = graph.map_err(|_| result::INVALID_HANDLE)?;
         self.captured.push((id, graph.clone()));
         Ok(graph)
     }
 
-    /// What the captures into the graph that a stream captures have put there; the caller adds a node.
-    pub fn recorded(&mut self, session: &'static Session, stream: Raw) -> Result<&mut Recorded, Code> {
+    /// What a graph has that is captured.
+    fn record_of(&mut self, session: &'static Session, raw: Raw) -> Record {
+        let nothing = || Arc::new(Mutex::new(Recorded::nothing(session)));
+        self.recorded.entry(raw).or_insert_with(nothing).clone()
+    }
+
+    /// Does something with what the graph has that a stream captures, to which the caller adds a node.
+    pub fn record<R>(
+        &mut self,
+        session: &'static Session,
+        stream: Raw,
+        f: impl FnOnce(&mut Recorded) -> Result<R, Code>,
+    ) -> Result<R, Code> {
         // One that has failed has no graph any more, and a stream that may not be touched now has none: what is submitted there
         // is libcuda's to refuse.
         let graph = session
@@ -423,12 +447,10 @@ impl Nodes {
             .ok()
             .flatten()
             .unwrap_or(0);
-        let recorded = self
-            .recorded
-            .entry(graph)
-            .or_insert_with(|| Recorded::nothing(session));
+        let record = self.record_of(session, graph);
+        let mut recorded = lock(&record);
         recorded.weight.grow(1)?;
-        Ok(recorded)
+        f(&mut recorded)
     }
 
     /// The graph that is captured and that libcuda knows as this, if the guest has an id for it.
@@ -445,19 +467,30 @@ impl Nodes {
     /// A stream captures into a graph of the guest's.
     pub fn capture_into(&mut self, id: u32, graph: &Arc<Graph>, stream: &Arc<Stream>) {
         *lock(&graph.hold) = Hold::Captured(Arc::downgrade(stream));
+        self.recorded.insert(graph.raw, graph.recorded.clone());
         self.captured.push((id, graph.clone()));
     }
 
-    /// Forgets what captures that failed have put into their graphs, once none is under way that may be theirs.
-    pub fn forget_recorded(&mut self, session: &Session) {
-        if !session.captures() {
-            self.recorded.clear();
+    /// What captures that failed have put into their graphs, once none is under way that may be theirs: to be let go of when
+    /// nobody waits for it.
+    pub fn take_failed(&mut self, session: &Session) -> impl Sized + use<> {
+        match session.captures() {
+            true => HashMap::new(),
+            false => std::mem::take(&mut self.recorded),
         }
     }
 
-    /// What captures have put into a graph that is one now.
-    pub fn take_recorded(&mut self, raw: Raw) -> Option<Recorded> {
-        self.recorded.remove(&raw)
+    /// The guest's graph of a capture that has ended.
+    pub fn graph_of_capture(
+        &mut self,
+        session: &'static Session,
+        context: &Arc<Context>,
+        id: u32,
+        raw: Raw,
+    ) -> Graph {
+        let recorded = self.record_of(session, raw);
+        self.recorded.remove(&raw);
+        Graph::new(context.clone(), id, raw, Hold::Owned, recorded)
     }
 
     /// A capture has ended with this graph, if it made one. The id that the guest had for it.
@@ -469,6 +502,9 @@ impl Nodes {
         let mut owned = None;
         for (id, graph) in over {
             let is_made = Some(graph.raw) == raw;
+            if is_made {
+                self.recorded.remove(&graph.raw);
+            }
             *lock(&graph.hold) = if is_made { Hold::Owned } else { Hold::Lost };
             owned = owned.or(is_made.then_some(id));
         }

@@ -204,11 +204,13 @@ impl Context {
     /// Changes the length of a buffer on the device with `change`: from `before` to `after` bytes, which must fit under the quota.
     pub fn resize_buffer(
         &self,
-        (before, after): (u64, u64),
+        before: impl FnOnce() -> Result<u64, Code>,
+        after: u64,
         change: impl FnOnce() -> Result<(), Code>,
     ) -> Result<(), Code> {
         let limits = &self.session.limits;
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = before()?;
         let counted = buffers.bytes();
         if !limits.grow(&mut buffers, after.saturating_sub(before)) {
             return Err(limits.refuse());
@@ -485,11 +487,13 @@ impl Stream {
         self.track.try_lock().map_or(true, |track| track.computing())
     }
 
-    /// A capture began on this stream.
-    pub fn capture_began(&self) {
-        if !self.capturing.swap(true, SeqCst) {
+    /// A capture is about to begin on this stream; whether none was under way that had begun here.
+    pub fn capture_began(&self) -> bool {
+        let began = !self.capturing.swap(true, SeqCst);
+        if began {
             self.context.session.count_capture(true);
         }
+        began
     }
 
     /// The capture that began on this stream is over, if there was one.

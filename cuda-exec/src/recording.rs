@@ -3,6 +3,7 @@
 //! libcuda's graphs hold the handles of functions, events, arrays and pools, and do not keep them; and a graph in a graph is a
 //! copy, so that a few calls make any number of nodes. Both are kept account of here, from the moment at which a node is made
 //! or captured until all that has it is gone.
+use crate::device_memory::GraphMemory;
 use crate::handles::Stream;
 use crate::session::Session;
 use std::any::Any;
@@ -70,7 +71,7 @@ impl Weight {
     }
 
     /// Takes over what another one has.
-    pub fn absorb(&mut self, mut other: Self) {
+    pub fn absorb(&mut self, other: &mut Self) {
         self.nodes += std::mem::take(&mut other.nodes);
     }
 }
@@ -81,9 +82,14 @@ impl Drop for Weight {
     }
 }
 
-/// What captures have put into one graph so far.
+/// What a graph has, whoever puts it there: a call that adds a node, or a capture, which may outlive the guest's name for the graph.
 pub struct Recorded {
     pub kept: Kept,
+    /// Its allocations.
+    pub memory: Vec<Arc<GraphMemory>>,
+    /// The addresses of allocations that it frees.
+    pub frees: Vec<u64>,
+    /// How many nodes, those of graphs in it included.
     pub weight: Weight,
 }
 
@@ -92,8 +98,37 @@ impl Recorded {
     pub fn nothing(session: &'static Session) -> Self {
         Self {
             kept: Kept::default(),
+            memory: Vec::new(),
+            frees: Vec::new(),
             weight: Weight::none(session.graphs.weight()),
         }
+    }
+
+    /// It is gone: its allocations are no longer the guest's to name, unless others have them. Until this returns somebody
+    /// may still be looking at them.
+    pub fn forget_memory(&mut self, session: &Session) {
+        if !self.memory.is_empty() {
+            self.memory.clear();
+            session.memory.device(|_| ());
+        }
+    }
+
+    /// Takes over what another graph has that becomes part of this one.
+    pub fn absorb(&mut self, other: &mut Self) {
+        self.kept.add(std::mem::take(&mut other.kept).all());
+        self.memory.append(&mut other.memory);
+        self.frees.append(&mut other.frees);
+        self.weight.absorb(&mut other.weight);
+    }
+
+    /// What a copy of the graph has; whether the session may have that many nodes.
+    pub fn copy(&self, session: &'static Session) -> Result<Self, Code> {
+        let mut copy = Self::nothing(session);
+        copy.weight.grow(self.weight.nodes())?;
+        copy.kept = self.kept.clone();
+        copy.memory.clone_from(&self.memory);
+        copy.frees.clone_from(&self.frees);
+        Ok(copy)
     }
 }
 
@@ -110,21 +145,6 @@ impl To<'_> {
     pub fn keep<T: Any + Send + Sync>(&mut self, object: &Arc<T>) {
         if let Self::Graph(recorded) = self {
             recorded.kept.add([object.clone() as Named]);
-        }
-    }
-
-    /// The operation names all of these.
-    pub fn keep_all(&mut self, objects: Vec<Named>) {
-        if let Self::Graph(recorded) = self {
-            recorded.kept.add(objects);
-        }
-    }
-
-    /// A graph gets that many nodes by the operation, beside its own.
-    pub fn weigh(&mut self, nodes: u64) -> Result<(), Code> {
-        match self {
-            Self::Gpu => Ok(()),
-            Self::Graph(recorded) => recorded.weight.grow(nodes),
         }
     }
 
@@ -170,7 +190,7 @@ mod tests {
         copy.shrink(10);
         graph.grow(10).unwrap();
         assert_eq!(all(), GRAPHS_WEIGHT_MAX);
-        graph.absorb(copy);
+        graph.absorb(&mut copy);
         assert_eq!((all(), graph.nodes()), (GRAPHS_WEIGHT_MAX, GRAPHS_WEIGHT_MAX));
         graph.shrink(u64::MAX);
         assert_eq!((all(), graph.nodes()), (0, 0));

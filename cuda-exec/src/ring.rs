@@ -641,14 +641,15 @@ impl Consumer {
     ) -> Result<(), Failure> {
         let raw = stream.raw()?;
         let mut graphs = self.session.graphs.lock();
-        let recorded = graphs.recorded(self.session, raw)?;
-        submit(raw, &mut To::Graph(recorded))?;
+        graphs.record(self.session, raw, |recorded| {
+            submit(raw, &mut To::Graph(recorded)).map(drop)
+        })?;
         Ok(())
     }
 
     /// Waits until less than a window of operations is in flight on a stream, and less than the session's depth over all of
     /// them.
-    fn make_room(&self, stream: &Arc<Stream>) -> Result<Started<'static>, Failure> {
+    pub fn make_room(&self, stream: &Arc<Stream>) -> Result<Started<'static>, Failure> {
         let session = self.session;
         let try_now = || {
             let full = stream.track().full(session.window());

@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{
     Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    TryLockError,
 };
 use std::time::{Duration, Instant};
 use vgpu_protocol::limits::RINGS_MAX;
@@ -240,9 +241,17 @@ impl Session {
         self.capturing.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Streams may begin, join or end a capture until the result is dropped, and nothing is submitted meanwhile.
+    /// Streams may begin, join or end a capture until the result is dropped, and nothing is submitted meanwhile. Whoever
+    /// submits may be waiting for the GPU, and that for what another one has yet to submit: so this keeps nobody out while it
+    /// waits.
     pub fn changes_captures(&self) -> RwLockWriteGuard<'_, ()> {
-        self.capturing.write().unwrap_or_else(PoisonError::into_inner)
+        loop {
+            match self.capturing.try_write() {
+                Ok(alone) => return alone,
+                Err(TryLockError::Poisoned(alone)) => return alone.into_inner(),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(crate::completion::FAST),
+            }
+        }
     }
 
     /// A capture began, or ended.

@@ -344,6 +344,14 @@ static void ordinary_memory(void) {
     TELL(cuGraphMemcpyNodeSetParams(copy_out, &to_host));
     launch(graph);
     say("pinned: %u, %u", pinned[6], pinned[7]);
+    // Nothing changes where the copy is refused; nor does another graph, which may have got a number that was used meanwhile.
+    CUgraph bystander;
+    NEED(cuGraphCreate(&bystander, 0));
+    struct copy_params refused = to_host;
+    refused.from.device = 0x1234;
+    TELL(cuGraphMemcpyNodeSetParams(copy_out, &refused));
+    launch(graph);
+    say("as before: %u, %u", pinned[6], pinned[7]);
     // Changed in an executable graph alone.
     NEED(cuGraphInstantiateWithFlags(&exec, graph, 0));
     from_host.from.host = other;
@@ -376,6 +384,8 @@ static void ordinary_memory(void) {
     say("rows: %u, %u, %u", pinned[3], pinned[4], pinned[5]);
     TELL(cuGraphDestroy(clone));
     TELL(cuGraphDestroy(graph));
+    describe("another", bystander);
+    TELL(cuGraphDestroy(bystander));
 }
 
 static void looking(void) {

@@ -3,9 +3,9 @@ use super::{BAD_HANDLE, answered};
 use crate::cuda;
 use crate::cuda::graph::{CAPTURE_ACTIVE, Dependencies};
 use crate::dispatch::handlers_of;
-use crate::graphs::Graph;
-use crate::handles::Stream;
+use crate::handles::{Stream, report};
 use crate::ring::{Consumer, Failure};
+use crate::session::Session;
 use std::sync::Arc;
 use vgpu_protocol::calls;
 use vgpu_protocol::limits::REPLY_LEN_MAX;
@@ -42,13 +42,39 @@ fn begin(
         Ok::<(), Code>(())
     })?;
     // Counted first: whoever finds no capture under way must not find its stream capturing.
-    stream.capture_began();
+    let counted = stream.capture_began();
     begin(raw).inspect_err(|_| {
-        if !session.cuda.stream_is_capturing(raw).unwrap_or(false) {
+        // It may capture all the same, since another one's capture came here; that is not counted twice.
+        if counted {
             stream.capture_ended();
         }
     })?;
     Ok(())
+}
+
+/// Streams are destroyed: what they capture ends, and is nobody's unless it was begun with a graph of the guest's.
+pub fn abandon(session: &'static Session, streams: &[Arc<Stream>]) {
+    if !session.captures() {
+        return;
+    }
+    let _gone;
+    let _alone = session.changes_captures();
+    let mut nodes = session.graphs.lock();
+    for stream in streams {
+        if let Ok(raw) = stream.raw()
+            && session.cuda.stream_is_capturing(raw).unwrap_or(false)
+        {
+            let ended = session.relaxed(|| session.cuda.stream_end_capture(raw));
+            if nodes.capture_ended(ended.ok()).is_none()
+                && let Ok(graph) = ended
+                && graph != 0
+            {
+                report(session.cuda.graphs.graph_destroy(graph), "cuGraphDestroy");
+            }
+        }
+        stream.capture_ended();
+    }
+    _gone = nodes.take_failed(session);
 }
 
 /// As many elements from number `first` on as an answer holds.
@@ -61,10 +87,11 @@ handlers_of! {
     cuStreamBeginCapture(ring, arguments) {
         let mode = mode(arguments.mode)?;
         let stream = answered(ring.stream(calls::cuStreamBeginCapture::OP, arguments.stream))?;
+        let _failed;
         let _alone = ring.session.changes_captures();
         let mut nodes = ring.session.graphs.lock();
         nodes.capture_ended(None);
-        nodes.forget_recorded(ring.session);
+        _failed = nodes.take_failed(ring.session);
         begin(ring, &stream, |raw| ring.session.cuda.stream_begin_capture(raw, mode))?;
         Ok(Out {})
     }
@@ -73,10 +100,11 @@ handlers_of! {
         let session = ring.session;
         let mode = mode(arguments.mode)?;
         let stream = answered(ring.stream(calls::cuStreamBeginCaptureToGraph::OP, arguments.stream))?;
+        let _failed;
         let _alone = session.changes_captures();
         let mut nodes = session.graphs.lock();
         nodes.capture_ended(None);
-        nodes.forget_recorded(session);
+        _failed = nodes.take_failed(session);
         let graph = nodes.graph(session, arguments.graph)?;
         if !graph.is_owned() {
             // A part of another graph stays one.
@@ -99,6 +127,7 @@ handlers_of! {
         let id = arguments.graph;
         let stream = answered(ring.stream(calls::cuStreamEndCapture::OP, arguments.stream))?;
         let raw = stream.raw()?;
+        let _failed;
         let _alone = session.changes_captures();
         let mut nodes = session.graphs.lock();
         let is_new = session.objects.graphs.check_new(id).is_ok();
@@ -111,17 +140,15 @@ handlers_of! {
             stream.capture_ended();
         }
         let known = nodes.capture_ended(ended.ok());
-        let captured = ended?;
-        let graph = match known {
-            Some(known) if known == id => session.objects.graphs.get(id).ok_or(BAD_HANDLE)?,
-            Some(_) => return Err(BAD_HANDLE),
-            None => {
-                let graph = Graph::owned(stream.context.clone(), id, captured);
-                session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?
-            }
-        };
-        if let Some(recorded) = nodes.take_recorded(captured) {
-            graph.record(recorded);
+        let captured = ended;
+        if let (Ok(captured), None) = (captured, known) {
+            let graph = nodes.graph_of_capture(session, &stream.context, id, captured);
+            session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?;
+        }
+        _failed = nodes.take_failed(session);
+        captured?;
+        if known.is_some_and(|known| known != id) {
+            return Err(BAD_HANDLE);
         }
         Ok(Out {})
     }

@@ -49,6 +49,7 @@ impl Handle for cuCtxDestroy::Call {
         let objects = &session.objects;
         let of = |other: &std::sync::Arc<crate::handles::Context>| std::sync::Arc::ptr_eq(other, &context);
         streams.extend(objects.streams.remove_all(|stream| of(&stream.context)));
+        super::capture::abandon(session, &streams);
         // What was submitted to it ends before its memory goes.
         session.relaxed(|| {
             for stream in &streams {
@@ -58,11 +59,14 @@ impl Handle for cuCtxDestroy::Call {
         drop(streams);
         objects.events.remove_all(|event| of(&event.context));
         objects.graph_execs.remove_all(|exec| of(&exec.context));
+        let graphs = objects.graphs.remove_all(|graph| of(&graph.context));
+        let had: Vec<_> = graphs.iter().map(|graph| graph.all_that_it_has()).collect();
         let mut nodes = session.graphs.lock();
-        for graph in objects.graphs.remove_all(|graph| of(&graph.context)) {
+        for graph in graphs {
             nodes.forget(session, &graph);
         }
         drop(nodes);
+        drop(had);
         objects
             .functions
             .remove_all(|function| of(&function.module.context));
@@ -129,8 +133,8 @@ handlers_of! {
         let contexts = &session.cuda.contexts;
         let set = || contexts.set_limit(arguments.limit, value);
         if LIMITS_IN_MEMORY.contains(&arguments.limit) {
-            let before = contexts.get_limit(arguments.limit)? as u64;
-            context.resize_buffer((before, arguments.value), set)?;
+            let before = || Ok(contexts.get_limit(arguments.limit)? as u64);
+            context.resize_buffer(before, arguments.value, set)?;
         } else {
             set()?;
         }

@@ -4,7 +4,7 @@ use crate::cuda::graph::InstantiateParams;
 use crate::cuda::node::UpdateInfo;
 use crate::dispatch::handlers_of;
 use crate::graphs::{Graph, GraphExec, Nodes};
-use crate::recording::{Recorded, To, Weight};
+use crate::recording::{Recorded, To};
 use crate::ring::{Consumer, Failure};
 use crate::window::Work;
 use std::sync::{Arc, PoisonError};
@@ -65,14 +65,13 @@ handlers_of! {
         let context = ring.context()?;
         let mut nodes = session.graphs.lock();
         let graph = nodes.graph(session, arguments.graph)?;
-        let mut weight = Weight::none(session.graphs.weight());
-        weight.grow(graph.nodes())?;
+        let recorded = graph.recorded(|graph| graph.copy(session))?;
         let (mut raw, mut params) = (0, InstantiateParams { flags: arguments.flags, ..Default::default() });
         // SAFETY: places that outlive the call.
         let made = unsafe { session.cuda.graphs.graph_instantiate(&mut raw, graph.raw, &mut params) };
         let result = match made {
             Ok(()) => {
-                let exec = GraphExec::new(context, raw, graph.named(), weight);
+                let exec = GraphExec::new(context, raw, recorded);
                 execs.insert(arguments.exec, exec).map_err(|_| BAD_HANDLE)?;
                 result::SUCCESS
             }
@@ -91,10 +90,16 @@ handlers_of! {
         let gpu = exec.map_or(0, |exec| exec.context.gpu);
         super::admit_graphs(session, gpu)?;
         submit(ring, cuGraphLaunch::Call::CALL, (arguments.exec, arguments.stream), |exec, stream, to| {
-            // In a capture it becomes a node with a copy of the graph.
-            to.weigh(exec.nodes())?;
-            to.keep_all(exec.named());
-            session.cuda.graphs.graph_launch(exec.raw, stream)
+            if let To::Graph(recorded) = to {
+                // It becomes a node with a copy of the graph.
+                let mut copy = exec.recorded(|exec| exec.copy(session))?;
+                session.cuda.graphs.graph_launch(exec.raw, stream)?;
+                recorded.absorb(&mut copy);
+                return Ok(());
+            }
+            session.cuda.graphs.graph_launch(exec.raw, stream)?;
+            exec.recorded(|exec| session.pooled.launched(&exec.memory, &exec.frees));
+            Ok(())
         })?;
         super::count_graphs(session, gpu);
         Ok(Out {})
@@ -111,11 +116,13 @@ handlers_of! {
     cuGraphDestroy(ring, arguments) {
         let session = ring.session;
         let id = arguments.graph;
+        let _had;
         let mut nodes = session.graphs.lock();
         let graphs = &session.objects.graphs;
         let graph = graphs.get(id).ok_or_else(|| unknown(cuGraphDestroy::OP, id))?;
         nodes.forget(session, &graph);
         graphs.remove(id);
+        _had = graph.all_that_it_has();
         drop(graph);
         Ok(Out {})
     }
@@ -162,7 +169,8 @@ handlers_of! {
         let id = arguments.graph;
         session.objects.graphs.check_new(id).map_err(|_| BAD_HANDLE)?;
         let context = ring.context()?;
-        let graph = Graph::owned(context, id, session.cuda.graphs.graph_create(arguments.flags)?);
+        let recorded = Recorded::nothing(session);
+        let graph = Graph::owned(context, id, session.cuda.graphs.graph_create(arguments.flags)?, recorded);
         session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
     }
@@ -173,17 +181,15 @@ handlers_of! {
         session.objects.graphs.check_new(id).map_err(|_| BAD_HANDLE)?;
         let nodes = session.graphs.lock();
         let graph = nodes.graph(session, arguments.graph)?;
-        let mut copied = Recorded::nothing(session);
-        copied.weight.grow(graph.nodes())?;
-        copied.kept.add(graph.named());
-        let clone = Graph::owned(graph.context.clone(), id, session.cuda.graphs.graph_clone(graph.raw)?);
-        clone.record(copied);
+        let recorded = graph.recorded(|graph| graph.copy(session))?;
+        let clone = Graph::owned(graph.context.clone(), id, session.cuda.graphs.graph_clone(graph.raw)?, recorded);
         session.objects.graphs.insert(id, clone).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
     }
 
     cuGraphExecUpdate(ring, arguments) {
         let session = ring.session;
+        let _before;
         let mut nodes = session.graphs.lock();
         let exec = session.objects.graph_execs.get(arguments.exec).ok_or(BAD_HANDLE)?;
         let graph = nodes.graph(session, arguments.graph)?;
@@ -193,7 +199,14 @@ handlers_of! {
             // SAFETY: a place that outlives the call.
             unsafe { session.cuda.graphs.exec_update(exec.raw, graph.raw, &mut info) }
         };
-        exec.name(graph.named());
+        _before = match updated {
+            Ok(()) => Some(exec.name_instead(graph.named())),
+            // Who knows how far it came.
+            Err(_) => {
+                exec.name(graph.named());
+                None
+            }
+        };
         let result = updated.err().unwrap_or(result::SUCCESS);
         session.look_at(result);
         Ok(Out {

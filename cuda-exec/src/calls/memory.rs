@@ -21,7 +21,10 @@ pub fn give_back(session: &Session, pointer: u64, device: Device) -> Result<(), 
             }
         }
         // There may be no memory behind the address.
-        Owner::Graph(..) => session.survive(session.cuda.mem_free(pointer)),
+        Owner::Graph(..) => {
+            session.pooled.freed(pointer);
+            session.survive(session.cuda.mem_free(pointer));
+        }
         _ => session.cuda.mem_free(pointer)?,
     }
     session.shares.withdraw(pointer);

@@ -180,6 +180,12 @@ fn told(
     }
 }
 
+/// How many graphs a conditional node is to have.
+fn bodies(blob: &[u8]) -> Result<u64, Code> {
+    let (node, _) = ConditionalNode::read_from_prefix(blob).map_err(|_| result::INVALID_VALUE)?;
+    Ok(node.size.into())
+}
+
 /// A conditional node, and its graphs' ids.
 fn conditional(session: &Session, graph: &Graph, blob: &[u8]) -> Result<(ConditionalNode, Vec<u32>), Code> {
     let (node, ids) = ConditionalNode::read_from_prefix(blob).map_err(|_| result::INVALID_VALUE)?;
@@ -327,18 +333,17 @@ fn add(
             let mut params = NodeParams::alloc(node.bytes, device);
             add(&mut params)?;
             let pointer = params.pointer();
-            graph.name([add_to_graph(
-                session,
-                node.device,
-                graph.context.id,
-                pointer,
-                node.bytes,
-            )]);
+            let memory = add_to_graph(session, node.device, graph.context.id, pointer, node.bytes);
+            graph.recorded(|graph| graph.memory.push(memory));
             Ok((raw, pointer))
         }
         _ => {
             let named = told(session, nodes, kind, made_of, add)?;
             graph.name(named);
+            if kind == kind::MEM_FREE {
+                let pointer = structure(made_of)?;
+                graph.recorded(|graph| graph.frees.push(pointer));
+            }
             Ok((raw, 0))
         }
     }
@@ -357,13 +362,15 @@ handlers_of! {
             kind::GRAPH => Some(child(session, &nodes, &graph, made_of)?),
             _ => None,
         };
-        let weight = match &child {
-            Some((child, false)) => child.nodes() + 1,
+        let weight = match (&child, arguments.kind) {
+            (Some((child, false)), _) => child.nodes() + 1,
+            (_, kind::CONDITIONAL) => bodies(made_of)? + 1,
             _ => 1,
         };
-        graph.grow(weight)?;
+        nodes.has_room()?;
+        graph.recorded(|graph| graph.weight.grow(weight))?;
         let added = add(session, &mut nodes, &graph, &after, arguments.kind, made_of);
-        let (raw, out) = added.inspect_err(|_| graph.shrink(weight))?;
+        let (raw, out) = added.inspect_err(|_| graph.recorded(|graph| graph.weight.shrink(weight)))?;
         let node = nodes.name_new(&graph, raw, weight)?;
         if let Some((child, true)) = child {
             nodes.moved(&child, &graph, node);

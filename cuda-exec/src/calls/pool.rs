@@ -15,7 +15,7 @@ use crate::cuda::Raw;
 use crate::device_memory::{GraphMemory, Owner};
 use crate::dispatch::handlers_of;
 use crate::limits::{Charge, Limits};
-use crate::recording::{Named, To, captures};
+use crate::recording::{To, captures};
 use crate::ring::Failure;
 use crate::session::Session;
 use crate::window::Work;
@@ -217,9 +217,32 @@ pub struct Pooled {
     graphs: AtomicBool,
     /// What the graphs on each GPU count for.
     graph_charges: Mutex<HashMap<u32, Charge>>,
+    /// Allocations that graphs have made, by address, and that nobody has freed: they outlive their graphs.
+    live: Mutex<HashMap<u64, Arc<GraphMemory>>>,
 }
 
 impl Pooled {
+    fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<GraphMemory>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A graph with these allocations is launched, which frees those addresses.
+    pub fn launched(&self, memory: &[Arc<GraphMemory>], frees: &[u64]) {
+        if memory.is_empty() && frees.is_empty() {
+            return;
+        }
+        let mut live = self.live();
+        live.extend(memory.iter().map(|memory| (memory.0, memory.clone())));
+        for address in frees {
+            live.remove(address);
+        }
+    }
+
+    /// A graph's allocation is freed.
+    pub fn freed(&self, address: u64) {
+        self.live().remove(&address);
+    }
+
     fn dying(&self) -> MutexGuard<'_, Vec<(Raw, Charge)>> {
         self.dying.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -297,9 +320,9 @@ pub fn admit_graphs(session: &Session, gpu: u32) -> Result<(), Code> {
 }
 
 /// A graph on that GPU has an allocation: what it and its copies keep.
-pub fn add_to_graph(session: &Session, gpu: u32, context: u32, pointer: u64, bytes: u64) -> Named {
+pub fn add_to_graph(session: &Session, gpu: u32, context: u32, pointer: u64, bytes: u64) -> Arc<GraphMemory> {
     session.pooled.graphs.store(true, SeqCst);
-    let memory = Arc::new(GraphMemory);
+    let memory = Arc::new(GraphMemory(pointer));
     let owner = Owner::Graph(gpu, Arc::downgrade(&memory));
     session.memory.add_device(pointer, bytes, context, owner);
     memory
@@ -441,7 +464,7 @@ handlers_of! {
                 to.keep(&pool);
                 if let To::Graph(recorded) = to {
                     let memory = add_to_graph(session, gpu, context, pointer, arguments.bytes);
-                    recorded.kept.add([memory]);
+                    recorded.memory.push(memory);
                 } else {
                     let owner = Owner::Pool(pool.clone());
                     session.memory.add_device(pointer, arguments.bytes, context, owner);
@@ -465,7 +488,7 @@ handlers_of! {
         if !is_graphs.get() {
             if captured {
                 // The capture has ended meanwhile: what was allocated is not counted yet.
-                pool.has_freed();
+                pool.recount(&mut pool.charge());
             }
             super::memory::still_there(session, &stream.context, pointer)?;
         }
@@ -476,7 +499,14 @@ handlers_of! {
         let session = ring.session;
         let stream = ring.stream(cuMemFreeAsync::OP, arguments.stream)?;
         let device = session.memory.remove_allocation(arguments.pointer).ok_or(result::INVALID_VALUE)?;
-        let free = |raw, _: &mut To<'_>| session.cuda.memories.free_async(arguments.pointer, raw);
+        let free = |raw, to: &mut To<'_>| {
+            session.cuda.memories.free_async(arguments.pointer, raw)?;
+            match to {
+                To::Gpu => session.pooled.freed(arguments.pointer),
+                To::Graph(recorded) => recorded.frees.push(arguments.pointer),
+            }
+            Ok(())
+        };
         if let Err(failure) = ring.submit(&stream, Work::Other, free) {
             // libcuda still has it.
             session.memory.add_device(arguments.pointer, device.len, device.context, device.owner);

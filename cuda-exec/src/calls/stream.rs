@@ -52,14 +52,14 @@ impl Handle for cuStreamDestroy::Call {
         _: &mut Vec<u8>,
     ) -> Result<cuStreamDestroy::Out, Failure> {
         let id = arguments.stream;
-        let stream = ring
-            .session
+        let session = ring.session;
+        let stream = session
             .objects
             .streams
             .remove(id)
             .ok_or_else(|| unknown(cuStreamDestroy::OP, id))?;
-        // Destroyed with its last user: the completion thread keeps it while its work is in flight.
-        stream.capture_ended();
+        // Destroyed with its last user: the completion thread keeps it while its work is in flight. But its capture ends here.
+        super::capture::abandon(session, &[stream]);
         Ok(cuStreamDestroy::Out {})
     }
 }
@@ -76,14 +76,21 @@ impl Handle for cuStreamWaitEvent::Call {
         let event = ring.event(cuStreamWaitEvent::OP, event)?;
         let stream = ring.stream(cuStreamWaitEvent::OP, stream)?;
         let event_raw = event.raw?;
-        if !session.captures() {
-            ring.submit(&stream, Work::Wait, |raw, to| {
-                to.keep(&event);
-                session.cuda.stream_wait_event(raw, event_raw, flags)
+        // Waiting for an event of a capture makes the stream part of it: while there is any, only who may change captures waits.
+        let mut captures = session.captures();
+        if !captures {
+            ring.submit(&stream, Work::Wait, |raw, _| {
+                captures = session.captures();
+                match captures {
+                    true => Ok(()),
+                    false => session.cuda.stream_wait_event(raw, event_raw, flags),
+                }
             })?;
+        }
+        if !captures {
             return Ok(cuStreamWaitEvent::Out {});
         }
-        // Waiting for an event of a capture makes the stream part of it.
+        let room = ring.make_room(&stream)?;
         let _alone = session.changes_captures();
         let raw = stream.raw()?;
         let mut graphs = session.graphs.lock();
@@ -92,10 +99,12 @@ impl Handle for cuStreamWaitEvent::Call {
         }
         session.cuda.stream_wait_event(raw, event_raw, flags)?;
         if session.cuda.stream_is_capturing(raw)? {
-            let recorded = graphs.recorded(session, raw)?;
-            To::Graph(recorded).keep(&event);
+            graphs.record(session, raw, |recorded| {
+                To::Graph(recorded).keep(&event);
+                Ok(())
+            })?;
         } else {
-            session.relaxed(|| stream.submitted_wait(session.load.start()))?;
+            session.relaxed(|| stream.submitted_wait(room))?;
         }
         Ok(cuStreamWaitEvent::Out {})
     }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::structs::graph::NODE_NONE;
 use vgpu_protocol::words::KernelParam;
 use zerocopy::IntoBytes;
 
@@ -39,7 +40,7 @@ pub struct Graph {
     /// The program destroys it: it is part of no other, and no capture's.
     owned: AtomicBool,
     /// What runs of it need.
-    kept: Mutex<Vec<Kept>>,
+    needs: Mutex<Needs>,
     /// Its nodes that the program has graphs of.
     pub parts: Mutex<Vec<u32>>,
     /// What the program was told of its kernels' parameters, by node: it may look at it until that changes.
@@ -84,13 +85,13 @@ impl Params {
 
 impl Graph {
     /// One that the program destroys.
-    pub fn owned(id: u32, context: u32, kept: Vec<Kept>) -> Self {
+    pub fn owned(id: u32, context: u32, needs: Needs) -> Self {
         Self {
             id,
             context,
             part_of: OnceLock::new(),
             owned: AtomicBool::new(true),
-            kept: Mutex::new(kept),
+            needs: Mutex::new(needs),
             parts: Mutex::default(),
             params: Mutex::default(),
         }
@@ -98,7 +99,7 @@ impl Graph {
 
     /// One that is part of another.
     pub fn part(id: u32, of: Arc<Entry<Graph>>) -> Self {
-        let part = Self::owned(id, of.context, Vec::new());
+        let part = Self::owned(id, of.context, Needs::default());
         part.move_to(of);
         part
     }
@@ -106,7 +107,8 @@ impl Graph {
     /// It becomes part of another one.
     pub fn move_to(&self, of: Arc<Entry<Graph>>) {
         self.owned.store(false, Ordering::Release);
-        of.keep(std::mem::take(&mut *lock(&self.kept)));
+        let needs = std::mem::take(&mut *lock(&self.needs));
+        of.change(|whole| whole.0.extend(needs.0));
         // It is part of no other: the program owned it.
         let _ = self.part_of.set(of);
     }
@@ -115,7 +117,7 @@ impl Graph {
     pub fn captured(id: u32, context: u32) -> Self {
         Self {
             owned: AtomicBool::new(false),
-            ..Self::owned(id, context, Vec::new())
+            ..Self::owned(id, context, Needs::default())
         }
     }
 
@@ -129,34 +131,72 @@ impl Graph {
         self.owned.store(true, Ordering::Release);
     }
 
-    /// Runs of it need that as well.
-    pub fn keep(&self, kept: impl IntoIterator<Item = Kept>) {
+    fn change<R>(&self, f: impl FnOnce(&mut Needs) -> R) -> R {
         match self.part_of.get() {
-            Some(whole) => whole.keep(kept),
-            None => lock(&self.kept).extend(kept),
+            Some(whole) => whole.change(f),
+            None => f(&mut lock(&self.needs)),
         }
     }
 
+    /// Runs of it need that as well.
+    pub fn keep(&self, kept: impl IntoIterator<Item = Kept>) {
+        self.keep_for(NODE_NONE, kept);
+    }
+
+    /// Runs of it need that for a node, and no longer what they needed for it.
+    pub fn keep_for(&self, node: u32, kept: impl IntoIterator<Item = Kept>) {
+        // What nobody needs any more may call the program.
+        drop(self.change(|needs| needs.set(node, kept)));
+    }
+
     /// What runs of it need.
-    pub fn kept(&self) -> Vec<Kept> {
-        match self.part_of.get() {
-            Some(whole) => whole.kept(),
-            None => lock(&self.kept).clone(),
-        }
+    pub fn needs(&self) -> Needs {
+        self.change(|needs| needs.clone())
+    }
+}
+
+/// What runs of a graph need, each with the node because of which they do, if that is known.
+#[derive(Clone, Default)]
+pub struct Needs(Vec<(u32, Kept)>);
+
+impl Needs {
+    /// All of it.
+    pub fn all(&self) -> Vec<Kept> {
+        self.0.iter().map(|(_, kept)| kept.clone()).collect()
+    }
+
+    /// That is needed for a node; what was.
+    fn set(&mut self, node: u32, kept: impl IntoIterator<Item = Kept>) -> Vec<Kept> {
+        let gone = self
+            .0
+            .extract_if(.., |(of, _)| *of == node && node != NODE_NONE)
+            .map(|(_, kept)| kept)
+            .collect();
+        self.0.extend(kept.into_iter().map(|kept| (node, kept)));
+        gone
     }
 }
 
 impl Graph {
     /// Takes references to a user object away; executable graphs that were made of it keep theirs.
-    pub fn release_object(&self, object: &Arc<Entry<UserObject>>, mut count: u32) -> Result<(), Code> {
-        if let Some(whole) = self.part_of.get() {
-            return whole.release_object(object, count);
-        }
-        let is_of = |kept: &Kept| match kept {
+    pub fn release_object(&self, object: &Arc<Entry<UserObject>>, count: u32) -> Result<(), Code> {
+        // The last reference calls the program.
+        self.change(|needs| needs.release(object, count)).map(drop)
+    }
+}
+
+impl Needs {
+    /// Takes references to a user object out.
+    fn release(
+        &mut self,
+        object: &Arc<Entry<UserObject>>,
+        mut count: u32,
+    ) -> Result<impl Sized + use<>, Code> {
+        let is_of = |(_, kept): &(u32, Kept)| match kept {
             Kept::Object(held) if Arc::ptr_eq(held.object(), object) => held.count(),
             _ => 0,
         };
-        let mut kept = lock(&self.kept);
+        let kept = &mut self.0;
         let there: u64 = kept.iter().map(|kept| u64::from(is_of(kept))).sum();
         if count == 0 || u64::from(count) > there {
             return Err(result::INVALID_VALUE);
@@ -170,14 +210,11 @@ impl Graph {
             count -= held - left;
             if left > 0 {
                 let rest = References::take(object.clone(), left, false)?;
-                kept.push(Kept::Object(Arc::new(rest)));
+                kept.push((NODE_NONE, Kept::Object(Arc::new(rest))));
             }
             gone.push(kept.swap_remove(i));
         }
-        // The last reference calls the program.
-        drop(kept);
-        drop(gone);
-        Ok(())
+        Ok(gone)
     }
 }
 
@@ -190,31 +227,41 @@ pub struct GraphExec {
     /// The flags it was made with.
     pub flags: u64,
     /// What runs of it need.
-    kept: Mutex<Vec<Kept>>,
+    needs: Mutex<Needs>,
     /// The streams that it was launched on, if it needs anything.
     pub launched: Mutex<Vec<Arc<Stream>>>,
 }
 
 impl GraphExec {
     /// One that was not launched yet.
-    pub fn new(id: u32, context: u32, flags: u64, kept: Vec<Kept>) -> Self {
+    pub fn new(id: u32, context: u32, flags: u64, needs: Needs) -> Self {
         Self {
             id,
             context,
             flags,
-            kept: Mutex::new(kept),
+            needs: Mutex::new(needs),
             launched: Mutex::default(),
         }
     }
 
-    /// Runs of it need that as well, from now on.
-    pub fn keep(&self, kept: impl IntoIterator<Item = Kept>) {
-        lock(&self.kept).extend(kept);
+    /// From now on runs of it need that for a node; what those before needed.
+    pub fn keep_for(&self, node: u32, kept: impl IntoIterator<Item = Kept>) -> Vec<Kept> {
+        lock(&self.needs).set(node, kept)
+    }
+
+    /// From now on runs of it need that; what those before needed.
+    pub fn keep_instead(&self, needs: Needs) -> Vec<Kept> {
+        std::mem::replace(&mut *lock(&self.needs), needs).all()
+    }
+
+    /// Runs of it may need that as well, from now on.
+    pub fn keep(&self, needs: Needs) {
+        lock(&self.needs).0.extend(needs.0);
     }
 
     /// What runs of it need.
     pub fn kept(&self) -> Vec<Kept> {
-        lock(&self.kept).clone()
+        lock(&self.needs).all()
     }
 }
 

@@ -15,6 +15,7 @@ mod advice;
 mod api;
 mod area;
 mod arena;
+mod blocks;
 mod bulk;
 mod device_memory;
 mod export_tables;

@@ -4,6 +4,7 @@ use crate::advice::Advices;
 use crate::api::{Array, Link, Mipmapped, Objects, Pools, TensorMaps, VirtualMemory};
 use crate::area::{Area, Shared};
 use crate::arena::{ALIGN, Arena};
+use crate::blocks::Blocks;
 use crate::device_memory::{DeviceMemory, DeviceTable};
 use crate::graphs::{Graph, GraphExec};
 use crate::handles::{Entry, Table};
@@ -96,6 +97,8 @@ pub struct Session {
     pub links: Table<Link>,
     /// The handles of the graphs that a node has, by node, for those that the program has.
     pub node_parts: Mutex<HashMap<u32, Box<[CUgraph]>>>,
+    /// Pinned memory that graphs' copies have given back.
+    pub blocks: Blocks,
     /// Nodes that are copies from or to pageable memory, with their graph's context and what the program said of them.
     pub graph_copies: Mutex<HashMap<u32, (u32, MemcpyNode)>>,
     /// Arrays.
@@ -251,6 +254,7 @@ impl Session {
             graph_execs: Table::new(7, 0, OBJECTS_MAX),
             links: Table::new(14, 0, LINKS_MAX),
             node_parts: Mutex::default(),
+            blocks: Blocks::default(),
             graph_copies: Mutex::default(),
             arrays: Table::new(12, 0, OBJECTS_MAX),
             mipmapped: Table::new(13, 0, OBJECTS_MAX),

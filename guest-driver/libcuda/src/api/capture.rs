@@ -3,7 +3,7 @@ use super::cuda_pairs;
 use super::graph::{after, all, edges_wanted};
 use super::stream::context_of;
 use crate::abi::{CUgraph, CUgraphNode, CUstream, In, Out};
-use crate::graphs::{Graph, node_handle};
+use crate::graphs::{Graph, Needs, node_handle};
 use crate::lock;
 use crate::objects::{Capture, Context, Stream, StreamKind};
 use crate::session::{Call, NullStream};
@@ -253,7 +253,11 @@ cuda_pairs! {
                         known.give();
                         known.handle()
                     }
-                    None => session.graphs.insert(id, Graph::owned(id, context.id, kept)).handle(),
+                    None => {
+                        let graph = session.graphs.insert(id, Graph::owned(id, context.id, Needs::default()));
+                        graph.keep(kept);
+                        graph.handle()
+                    }
                 })
             }
             (Err(code), known) => {

@@ -122,7 +122,7 @@ impl Job {
             HostKind::Captured => {
                 let staging = self.captured(from, len, false)?;
                 graph_copy::capture(&self.call, &self.stream, &staging)?;
-                self.submit_to_device(to, staging.addr, len as u64)
+                self.submit_to_device(to, staging.addr(), len as u64)
             }
             HostKind::Pageable => {
                 // The source may be reused as soon as it is staged, so neither kind of call waits for the device.
@@ -152,7 +152,7 @@ impl Job {
             }
             HostKind::Captured => {
                 let staging = self.captured(to, len, true)?;
-                self.submit_to_host(staging.addr, from, len as u64)?;
+                self.submit_to_host(staging.addr(), from, len as u64)?;
                 graph_copy::capture(&self.call, &self.stream, &staging)
             }
             // The call cannot return before the data is there, asynchronous or not: nothing else would unstage it.

@@ -203,7 +203,7 @@ fn instantiate(
         session.graph_execs.release(id);
         return Err(code);
     }
-    let exec = GraphExec::new(id, graph.context, flags & !UPLOAD, graph.kept());
+    let exec = GraphExec::new(id, graph.context, flags & !UPLOAD, graph.needs());
     Ok(session.graph_execs.insert(id, exec).handle())
 }
 
@@ -259,8 +259,11 @@ fn submit<C: Wire>(
     Ok(())
 }
 
-/// Keeps what an executable graph that is gone needs as long as runs of it may be under way.
-fn retire(call: &Call, exec: &GraphExec) -> Result<(), Code> {
+/// Keeps what runs of an executable graph needed as long as they may be under way.
+pub(super) fn retire(call: &Call, exec: &GraphExec, kept: Vec<Kept>) -> Result<(), Code> {
+    if kept.is_empty() {
+        return Ok(());
+    }
     let session = call.session;
     let launched = lock(&exec.launched);
     let points: Result<Vec<_>, _> = launched
@@ -271,10 +274,7 @@ fn retire(call: &Call, exec: &GraphExec) -> Result<(), Code> {
             Err(_) => Ok(stream.last_fence()),
         })
         .collect();
-    let kept = exec.kept();
-    if !kept.is_empty() {
-        session.host_functions.retire(session, kept, points?);
-    }
+    session.host_functions.retire(session, kept, points?);
     Ok(())
 }
 
@@ -339,7 +339,7 @@ cuda! {
         let arguments = calls::cuGraphExecDestroy::In { exec: entry.id };
         let destroyed = call.submit::<calls::cuGraphExecDestroy::Call>(entry.context, arguments);
         call.session.graph_execs.release(entry.id);
-        retire(&call, &entry)?;
+        retire(&call, &entry, entry.kept())?;
         destroyed
     }
 

@@ -8,7 +8,8 @@ use super::graph_edit::add_made;
 use super::graph_node::Made;
 use super::rows::{Rows, pack};
 use crate::abi::HostCall;
-use crate::graphs::Graph;
+use crate::blocks::Block;
+use crate::graphs::{Graph, Needs};
 use crate::host_functions::Kept;
 use crate::lock;
 use crate::objects::Stream;
@@ -23,8 +24,7 @@ use zerocopy::{FromBytes, IntoBytes};
 /// Pinned memory for the rows of one side of a copy.
 pub(super) struct Staging {
     session: &'static Session,
-    /// Where it lies, for both sides.
-    pub(super) addr: u64,
+    block: Block,
     size: [u64; 3],
     rows: Rows,
     to_host: bool,
@@ -38,19 +38,24 @@ impl Staging {
         size: [u64; 3],
         to_host: bool,
     ) -> Result<Arc<Self>, Code> {
-        let addr = session.alloc(size.iter().product(), true)?;
+        let block = session.take_block(size.iter().product())?;
         Ok(Arc::new(Self {
             session,
-            addr,
+            block,
             size,
             rows,
             to_host,
         }))
     }
 
+    /// Where it lies, for both sides.
+    pub(super) fn addr(&self) -> u64 {
+        self.block.addr
+    }
+
     fn run(&self) {
         pack(self.size, |y, z, offset, len| {
-            let (row, staged) = (self.rows.at([0, y, z]), self.addr + offset as u64);
+            let (row, staged) = (self.rows.at([0, y, z]), self.addr() + offset as u64);
             // SAFETY: the staging has room for all rows, and the GPU does not use it while the function runs. The program
             // promised memory of this size whenever the graph runs.
             unsafe {
@@ -70,8 +75,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What the host does not give back stays reserved.
-        let _ = self.session.free(self.addr, self.size.iter().product());
+        self.session.give_block(self.block);
     }
 }
 
@@ -119,7 +123,7 @@ impl Described {
             let staging = Staging::new(call.session, rows, size, to_host)?;
             *side = MemcpySide {
                 memory: MemcpySide::HOST,
-                host: staging.addr,
+                host: staging.addr(),
                 pitch: size[0],
                 rows: size[1],
                 ..MemcpySide::default()
@@ -139,7 +143,7 @@ impl Described {
         let arguments = calls::cuGraphCreate::In { graph: id, flags: 0 };
         call.ask::<calls::cuGraphCreate::Call>(context, arguments)
             .inspect_err(|_| graphs.release(id))?;
-        let graph = Graph::owned(id, context, Vec::new());
+        let graph = Graph::owned(id, context, Needs::default());
         let mut temporary = Temporary {
             call,
             graph,
@@ -169,12 +173,14 @@ impl Described {
             .inspect_err(|_| graphs.release(id))?;
         let part = Temporary {
             call,
-            graph: Graph::owned(id, context, Vec::new()),
+            graph: Graph::owned(id, context, Needs::default()),
             kept: Vec::new(),
         };
         let [before, copy, behind] = three(call, &part.graph)?;
+        let [fill, copied, take] = self.made(call)?;
         let mut kept = Vec::new();
-        for (node, made) in [before, copy, behind].into_iter().zip(self.made(call)?) {
+        // The copy first: it is what the host may refuse, and then nothing has changed.
+        for (node, made) in [(copy, copied), (before, fill), (behind, take)] {
             let arguments = calls::cuGraphNodeSetParams::In {
                 node,
                 kind: made.kind,
@@ -257,7 +263,7 @@ pub(super) fn set(call: &Call, node: u32, copy: MemcpyNode, kept: Vec<Kept>) -> 
     }
     let graphs = call.session.graphs.all();
     let graph = graphs.iter().find(|graph| lock(&graph.parts).contains(&node));
-    graph.ok_or(result::INVALID_VALUE)?.keep(kept);
+    graph.ok_or(result::INVALID_VALUE)?.keep_for(node, kept);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 //! Graphs that a program builds, and changes.
-use super::graph::{after, find_graph, forget_parts};
+use super::graph::{after, find_graph, forget_parts, retire};
 use super::graph_edges::{EDGES_PER_RECORD, change_edges};
 use super::graph_node::{
     HostNodeParams, KernelNodeParams, KernelNodeParamsV2, Made, MemAllocNodeParams, Memcpy3d,
@@ -8,7 +8,7 @@ use super::graph_node::{
 use super::{cuda, graph_copy};
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraph, CUgraphExec, CUgraphNode, In, Out};
 use crate::device_memory::{DeviceMemory, Origin};
-use crate::graphs::{Graph, GraphExec, node_handle, node_id};
+use crate::graphs::{Graph, GraphExec, Needs, node_handle, node_id};
 use crate::handles::Entry;
 use crate::host_functions::Kept;
 use crate::lock;
@@ -51,7 +51,7 @@ fn add(
         let mut three = copy.graph(&call, graph.context)?;
         let made = three.as_node();
         let (node, _) = add_made(&call, &graph, &before, &made)?;
-        graph.keep(made.kept);
+        graph.keep_for(node, made.kept);
         graph_copy::remember(&call, &graph, node, copy.node);
         place.set(node_handle(node))?;
         return Ok(0);
@@ -61,7 +61,7 @@ fn add(
         child.move_to(graph.clone());
         add_parts(&call, &graph, node, Box::new([child.handle()]));
     }
-    graph.keep(made.kept);
+    graph.keep_for(node, made.kept);
     place.set(node_handle(node))?;
     if let Ok(node) = MemAllocNode::read_from_bytes(&made.blob)
         && made.kind == kind::MEM_ALLOC
@@ -217,7 +217,7 @@ fn set(node: CUgraphNode, made: impl FnOnce(&Call) -> Result<Made, Code>) -> Res
     let (out, _) =
         call.ask_with::<calls::cuGraphNodeSetParams::Call>(call.anywhere(), arguments, &made.blob)?;
     if let Some(graph) = call.session.graphs.by_id(out.graph) {
-        graph.keep(made.kept);
+        graph.keep_for(node, made.kept);
     }
     Ok(())
 }
@@ -250,8 +250,8 @@ fn set_in(
         kind: made.kind,
     };
     call.ask_with::<calls::cuGraphExecNodeSetParams::Call>(exec.context, arguments, &made.blob)?;
-    exec.keep(made.kept);
-    Ok(())
+    let before = exec.keep_for(node, made.kept);
+    retire(&call, &exec, before)
 }
 
 fn update(exec: CUgraphExec, graph: CUgraph) -> Result<(UpdateInfo, Code), Code> {
@@ -262,7 +262,13 @@ fn update(exec: CUgraphExec, graph: CUgraph) -> Result<(UpdateInfo, Code), Code>
         graph: graph.id,
     };
     let out = call.ask::<calls::cuGraphExecUpdate::Call>(exec.context, arguments)?;
-    exec.keep(graph.kept());
+    if out.result == result::SUCCESS {
+        let before = exec.keep_instead(graph.needs());
+        retire(&call, &exec, before)?;
+    } else {
+        // Who knows how far it came.
+        exec.keep(graph.needs());
+    }
     let handle = |node| if node == NODE_NONE { 0 } else { node_handle(node) };
     let info = UpdateInfo {
         outcome: out.outcome,
@@ -424,7 +430,7 @@ cuda! {
         let id = graphs.reserve().ok_or(result::OUT_OF_MEMORY)?;
         let arguments = calls::cuGraphCreate::In { graph: id, flags };
         call.ask::<calls::cuGraphCreate::Call>(context, arguments).inspect_err(|_| graphs.release(id))?;
-        place.set(graphs.insert(id, Graph::owned(id, context, Vec::new())).handle())
+        place.set(graphs.insert(id, Graph::owned(id, context, Needs::default())).handle())
     }
 
     fn cuGraphClone(place: Out<CUgraph>, original: CUgraph) {
@@ -435,7 +441,7 @@ cuda! {
         let id = graphs.reserve().ok_or(result::OUT_OF_MEMORY)?;
         let arguments = calls::cuGraphClone::In { graph: original.id, clone: id };
         call.ask::<calls::cuGraphClone::Call>(original.context, arguments).inspect_err(|_| graphs.release(id))?;
-        let clone = graphs.insert(id, Graph::owned(id, original.context, original.kept()));
+        let clone = graphs.insert(id, Graph::owned(id, original.context, original.needs()));
         graph_copy::remember_clones(&call, &original, &clone);
         place.set(clone.handle())
     }
@@ -456,6 +462,7 @@ cuda! {
         let out = call.ask::<calls::cuGraphDestroyNode::Call>(call.anywhere(), arguments)?;
         if let Some(graph) = call.session.graphs.by_id(out.graph) {
             lock(&graph.params).remove(&node);
+            graph.keep_for(node, []);
             lock(&graph.parts).retain(|&other| other != node);
         }
         forget_parts(&call, node);

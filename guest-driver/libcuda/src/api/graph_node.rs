@@ -245,8 +245,13 @@ impl Made {
         if ownership == ChildGraph::MOVE && !graph.is_owned() {
             return Err(result::INVALID_VALUE);
         }
+        // One that moves takes along what it needs.
+        let kept = match ownership {
+            ChildGraph::MOVE => Vec::new(),
+            _ => graph.needs().all(),
+        };
         Ok(Self {
-            kept: graph.kept(),
+            kept,
             ..Self::of(kind::GRAPH, child.as_bytes())
         })
     }

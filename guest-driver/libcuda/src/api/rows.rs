@@ -216,11 +216,11 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
         (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST && captured => {
             let staging = Staging::new(session, rows, size, false)?;
             graph_copy::capture(&job.call, &job.stream, &staging)?;
-            submit(job, staged(staging.addr, size), to, size)
+            submit(job, staged(staging.addr(), size), to, size)
         }
         (Side::Reached(from), Side::Pageable(rows)) if from.memory != HOST && captured => {
             let staging = Staging::new(session, rows, size, true)?;
-            submit(job, from, staged(staging.addr, size), size)?;
+            submit(job, from, staged(staging.addr(), size), size)?;
             graph_copy::capture(&job.call, &job.stream, &staging)
         }
         (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST => {
