@@ -301,6 +301,65 @@ fn work_beside_the_beginnings_and_ends_of_captures_is_in_a_graph_or_runs() {
     assert_eq!(exec.context_error(1), 0);
 }
 
+/// The guest's names for a captured graph come and go; what its nodes name stays. A stream that is destroyed ends its capture.
+#[test]
+fn what_a_captured_graph_names_outlives_the_graphs_names() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    for stream in [7, 8] {
+        let (flags, priority) = (1, 0);
+        let create = cuStreamCreate::In {
+            stream,
+            flags,
+            priority,
+        };
+        exec.call::<cuStreamCreate::Call>(create, &[]);
+    }
+    let begin = cuStreamBeginCapture::In { stream: 7, mode: 2 };
+    let end = |graph| cuStreamEndCapture::In { stream: 7, graph };
+    exec.get::<cuStreamBeginCapture::Call>(begin, &[]).unwrap();
+    let named = cuStreamGetCaptureInfo::In {
+        stream: 7,
+        named: 1,
+        first: 0,
+    };
+    exec.get::<cuStreamGetCaptureInfo::Call>(named, &[]).unwrap();
+    bump(&mut exec, 0, 7, word);
+    exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 1 }, &[]);
+    exec.get::<cuStreamEndCapture::Call>(end(2), &[]).unwrap();
+    // The module is the guest's no longer, and stays.
+    exec.get::<cuModuleUnload::Call>(cuModuleUnload::In { module: 1 }, &[])
+        .unwrap();
+    let instantiate = cuGraphInstantiateWithParams::In {
+        graph: 2,
+        flags: 0,
+        exec: 1,
+    };
+    exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
+        .unwrap();
+    exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 2 }, &[]);
+    exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 8 }, &[]);
+    exec.fence(0, 8, 8, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 128);
+
+    // Another capture ends with its stream, and does not hold up what others do.
+    exec.get::<cuStreamBeginCapture::Call>(begin, &[]).unwrap();
+    exec.call::<cuStreamDestroy::Call>(cuStreamDestroy::In { stream: 7 }, &[]);
+    let again = cuStreamCreate::In {
+        stream: 7,
+        flags: 1,
+        priority: 0,
+    };
+    exec.call::<cuStreamCreate::Call>(again, &[]);
+    let is_capturing = cuStreamIsCapturing::In { stream: 7 };
+    let (out, _) = exec.get::<cuStreamIsCapturing::Call>(is_capturing, &[]).unwrap();
+    assert_eq!(out.status, 0);
+    exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 7 }, &[]);
+    exec.fence(0, 7, 7, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 256);
+    assert_eq!(exec.context_error(1), 0);
+}
+
 /// A graph in a graph is a copy: a few calls would make more nodes than the host has memory for.
 #[test]
 fn graphs_are_weighed_with_the_graphs_in_them() {
