@@ -119,8 +119,9 @@ impl Daemon {
 
     /// Looks how busy the VMs are that have sessions.
     pub(crate) fn sample_use(&mut self) {
-        // Turns that are held are charged up to now.
+        // Turns that are held are charged up to now, less idle time.
         self.feed(Event::Tick);
+        self.see_idle(|_| true);
         let now_us = self.now_us();
         let vms: BTreeSet<u32> = self.sessions.keys().map(|session| session.vm).collect();
         self.busy.retain(|vm, _| vms.contains(vm));

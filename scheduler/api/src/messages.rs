@@ -625,7 +625,7 @@ pub struct TurnRecord {
     pub granted_us: u64,
     /// Microseconds it waited.
     pub waited_us: u64,
-    /// Microseconds it was held; `None` while it is.
+    /// Microseconds it was held, up to its last work if it was idle at the end; `None` while it is.
     pub held_us: Option<u64>,
     /// How it ended.
     pub end: Option<String>,

@@ -16,6 +16,8 @@ pub enum Page {
 pub struct Real {
     pub gpus: GpuSet,
     pub page: Page,
+    /// Since when its page says idle, while the scheduler has not seen it.
+    pub unseen_since: Option<u64>,
     /// It said that it wants a turn and has none since.
     pub wants: bool,
     /// It said so before it said that its last turn is over.
@@ -128,6 +130,7 @@ impl Sim {
             Real {
                 gpus,
                 page,
+                unseen_since: None,
                 wants: false,
                 wants_early: false,
                 contended: false,
@@ -145,6 +148,11 @@ impl Sim {
 
     pub fn gone(&mut self, session: Session) {
         if self.sessions.contains_key(&session) {
+            for other in self.sessions.keys().copied().collect::<Vec<_>>() {
+                if let Some(event) = self.see_idle(other) {
+                    self.step(event);
+                }
+            }
             self.step(Event::Gone { session });
         }
     }
@@ -161,21 +169,35 @@ impl Sim {
             }
             Page::Idle => {
                 real.page = Page::Held;
-                self.step(Event::BusySeen { session });
+                if real.unseen_since.take().is_none() {
+                    self.step(Event::BusySeen { session });
+                }
             }
             _ => {}
         }
     }
 
-    /// It runs dry, and says so if somebody cares.
+    /// It runs dry, and says so; it is seen if somebody cares.
     pub fn rest(&mut self, session: Session) {
         let Some(real) = self.sessions.get_mut(&session) else {
             return;
         };
-        if real.page == Page::Held && real.contended {
+        if real.page == Page::Held {
             real.page = Page::Idle;
-            self.step(Event::IdleSeen { session });
+            real.unseen_since = Some(self.now);
+            if real.contended
+                && let Some(event) = self.see_idle(session)
+            {
+                self.step(event);
+            }
         }
+    }
+
+    /// What the scheduler is told when it looks at a page.
+    fn see_idle(&mut self, session: Session) -> Option<Event> {
+        let since = self.sessions.get_mut(&session)?.unseen_since.take()?;
+        let idle_us = self.now - since;
+        Some(Event::IdleSeen { session, idle_us })
     }
 
     /// It gives its turn back, if it was asked to and is not stopped.
@@ -252,10 +274,12 @@ impl Sim {
                 real.page = Page::Held;
             }
             Action::TakeIfIdle { session } => {
+                events.extend(self.see_idle(session));
                 let taken = self.take(session);
                 events.push(Event::TakeResult { session, taken });
             }
             Action::AskBack { session } => {
+                events.extend(self.see_idle(session));
                 let taken = self.take(session);
                 let real = self.sessions.get_mut(&session).unwrap();
                 if real.page == Page::Held {
@@ -266,6 +290,9 @@ impl Sim {
             }
             Action::SetContended { session, contended } => {
                 self.sessions.get_mut(&session).unwrap().contended = contended;
+                if contended {
+                    events.extend(self.see_idle(session));
+                }
             }
             Action::Stop {
                 session,
