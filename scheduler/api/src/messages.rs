@@ -322,6 +322,9 @@ pub struct VmGpu {
     pub used: u64,
     /// Percent of the last second in which the VM had its turn and worked.
     pub utilisation: Option<u32>,
+    /// The places in [`VmGpus::gpus`] of those whose memory it can read and write.
+    #[serde(default)]
+    pub peers: Vec<u32>,
     pub facts: GpuFacts,
     pub readings: GpuReadings,
 }
