@@ -375,11 +375,12 @@ impl Sim {
             .map(|(id, real)| (*id, real))
     }
 
-    /// The GPUs on which a session above that level works.
+    /// The GPUs on which a session above that level works: not one whose turn is over, though that was not said yet.
     fn busy_above(&self, level: Level) -> GpuSet {
+        let works = |real: &Real| real.turn.is_some() && matches!(real.page, Page::Held | Page::Yield);
         self.sessions
             .iter()
-            .filter(|(id, real)| self.level(id.vm) > level && real.turn.is_some() && real.page != Page::Idle)
+            .filter(|(id, real)| self.level(id.vm) > level && works(real))
             .fold(GpuSet::EMPTY, |set, (_, real)| set.or(real.gpus))
     }
 
