@@ -15,12 +15,17 @@ impl Charge {
     }
 }
 
-/// A part of some time, by slice.
+/// A part of some time, by slice, rounded down.
 fn part(ns: u64, slice: u64, all: u64) -> u64 {
     if slice == all {
         return ns;
     }
     (u128::from(ns) * u128::from(slice) / u128::from(all.max(1))) as u64
+}
+
+/// The same, rounded up.
+fn part_or_more(ns: u64, slice: u64, all: u64) -> u64 {
+    ns - part(ns, all - slice, all)
 }
 
 impl Core {
@@ -41,7 +46,7 @@ impl Core {
         if passed_ns == 0 {
             return;
         }
-        for ((slot, number), ns, split) in self.parts(gpu, passed_ns) {
+        for ((slot, number), ns, split) in self.parts(gpu, passed_ns, part) {
             self.charge(slot, number, ns as i64, split);
             let Self { gpus, vms, .. } = self;
             let Some(vm) = vms.get_mut(slot as usize).and_then(Option::as_mut) else {
@@ -66,7 +71,7 @@ impl Core {
     }
 
     /// Who works on a GPU, with the part of some time there that each is charged for, and whether that is less than all.
-    fn parts(&self, gpu: Gpu, ns: u64) -> Few<(Holder, u64, bool)> {
+    fn parts(&self, gpu: Gpu, ns: u64, part: fn(u64, u64, u64) -> u64) -> Few<(Holder, u64, bool)> {
         let holders = self.gpus[gpu as usize].holders.iter();
         let slices = holders.filter_map(|holder| {
             let session = self.session_at(holder.0, holder.1)?;
@@ -105,19 +110,20 @@ impl Core {
     /// Charges the time since then anew, after a change that should have been made then; nothing else changed since. Virtual
     /// times stay: whoever came meanwhile began at what they were.
     pub(crate) fn recount(&mut self, gpus: GpuSet, since: u64, change: impl FnOnce(&mut Self)) {
-        let ns = (self.now - since) * 1000;
+        let passed_ns = (self.now - since) * 1000;
         for gpu in gpus.iter() {
-            self.count_busy(gpu, -(ns as i64));
-            for ((slot, number), ns, _) in self.parts(gpu, ns) {
+            self.count_busy(gpu, -(passed_ns as i64));
+            // Rounded up, so that no more is charged in the end than there was.
+            for ((slot, number), ns, _) in self.parts(gpu, passed_ns, part_or_more) {
                 self.charge(slot, number, -(ns as i64), false);
             }
         }
         change(self);
         for gpu in gpus.iter() {
-            for ((slot, number), ns, split) in self.parts(gpu, ns) {
-                self.charge(slot, number, ns as i64, split && ns > 0);
+            for ((slot, number), ns, split) in self.parts(gpu, passed_ns, part) {
+                self.charge(slot, number, ns as i64, split && passed_ns > 0);
             }
-            self.count_busy(gpu, ns as i64);
+            self.count_busy(gpu, passed_ns as i64);
             self.gpus[gpu as usize].split_since = since;
         }
     }

@@ -571,6 +571,24 @@ fn idle_time_that_nobody_saw_is_charged_to_who_worked_meanwhile() {
     );
 }
 
+/// Thirds of microseconds are no whole nanoseconds.
+#[test]
+fn no_more_is_charged_anew_than_there_was() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low)]);
+    story.want(A);
+    for number in 2..=3 {
+        story.attach(session(1, number), &[0]);
+        story.want(session(1, number));
+    }
+    story.until(15_216);
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 15_203,
+    });
+    let charged_ns = story.core.usage(1).unwrap().1.ns;
+    assert!((15_215_990..=15_216_000).contains(&charged_ns), "{charged_ns}");
+}
+
 /// The books are right back to when somebody else began or ceased to be charged.
 #[test]
 fn what_was_charged_is_counted_anew_back_to_the_last_change() {
