@@ -1,6 +1,6 @@
 //! A host played in the test: sessions with their turn pages, and checks of everything the scheduler does to them.
 use std::collections::{BTreeMap, BTreeSet};
-use vgpu_sched_core::{Action, Config, Core, Event, Found, GpuSet, Level, Session, Standing, Terms, Vm};
+use vgpu_sched_core::{Action, Config, Core, Event, Found, Gpu, GpuSet, Level, Session, Standing, Terms, Vm};
 
 /// The state in a turn page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Sim {
     adopted: BTreeSet<Session>,
     /// The longest that each VM waited.
     longest_wait: BTreeMap<Vm, u64>,
+    /// When a session of a level was last seen to work again on a GPU.
+    at_work: BTreeMap<(Gpu, Level), u64>,
 }
 
 impl Sim {
@@ -68,6 +70,7 @@ impl Sim {
             charged_ns: 0,
             adopted: BTreeSet::new(),
             longest_wait: BTreeMap::new(),
+            at_work: BTreeMap::new(),
         };
         for (vm, (terms, _)) in sim.vms.clone() {
             sim.step(Event::VmSet { vm, terms });
@@ -96,6 +99,17 @@ impl Sim {
         let mut events = vec![event];
         while !events.is_empty() {
             let event = events.remove(0);
+            if let Event::BusySeen { session }
+            | Event::TakeResult {
+                session,
+                taken: false,
+            } = event
+            {
+                let level = self.level(session.vm);
+                let gpus = self.sessions[&session].gpus;
+                self.at_work
+                    .extend(gpus.iter().map(|gpu| ((gpu, level), self.now)));
+            }
             let (mut actions, mut again) = (Vec::new(), Vec::new());
             self.core.step(self.now, event.clone(), &mut actions);
             self.twin.step(self.now, event.clone(), &mut again);
@@ -469,15 +483,19 @@ impl Sim {
             return;
         }
         for (id, real) in &self.sessions {
-            // Nobody waits whom nobody keeps from running: a holder, or a VM that came earlier or is more
-            // urgent (a gang that still lacks one of its GPUs).
+            // Nobody waits whom nobody keeps from running: a holder, a VM that came earlier or is more
+            // urgent (a gang that still lacks one of its GPUs), or what may be a burst above it.
             if self.waits(*id) && self.others_seated(*id).next().is_none() {
                 let mine = self.queue.get(&id.vm).map(|(place, _)| *place);
                 let earlier = self.queue.iter().any(|(vm, (place, _))| {
                     (Some(*place) < mine || self.level(*vm) > self.level(id.vm))
                         && self.gang(*vm).meets(self.gang(id.vm))
                 });
-                assert!(earlier, "{id:?} waits for nothing, {real:?}");
+                let burst = self.at_work.iter().any(|((gpu, level), at)| {
+                    let lasts = self.now < at + self.config.burst_gap_us;
+                    lasts && *level > self.level(id.vm) && real.gpus.iter().any(|own| own == *gpu)
+                });
+                assert!(earlier || burst, "{id:?} waits for nothing, {real:?}");
             }
             // At most one guest that is to stay below one that works.
             if real.turn.is_some() && matches!(real.page, Page::Held | Page::Idle) {
