@@ -517,7 +517,8 @@ impl Core {
             }
             // It is giving this turn back, or lost it before this event and we do not know yet.
             Place::Seated(seat) if seat.asked || seat.taking => seat.wants_again = true,
-            Place::Seated(_) | Place::Waiting { .. } | Place::Stopped { .. } => {}
+            Place::Stopped { wants_again, .. } => *wants_again = true,
+            Place::Seated(_) | Place::Waiting { .. } => {}
         }
     }
 
@@ -547,8 +548,9 @@ impl Core {
     }
 
     fn released(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
+        let since = self.now;
         let Some(vm) = self.vm_mut(slot) else { return };
-        let id = vm.id(number);
+        let (id, turns) = (vm.id(number), vm.pool.turns);
         let Some(session) = vm.session_mut(number) else {
             return;
         };
@@ -564,11 +566,19 @@ impl Core {
                 }
             }
             // It had drained just when the stop took effect: there is nothing to keep stopped.
-            Place::Stopped { .. } => {
+            Place::Stopped { wants_again, .. } => {
+                let after = if *wants_again {
+                    Place::Waiting { since }
+                } else {
+                    Place::Out
+                };
                 self.work_done(slot, number);
-                self.set_place(slot, number, Place::Out);
+                self.set_place(slot, number, after);
                 self.order_resume(id, actions);
                 self.settle_queue(slot, None);
+                if !turns {
+                    self.seat_all(slot, actions);
+                }
             }
             Place::Out | Place::Waiting { .. } => {}
         }
@@ -670,7 +680,11 @@ impl Core {
             return;
         };
         if ok {
-            let after = Place::Stopped { since, repeat_at };
+            let after = Place::Stopped {
+                since,
+                repeat_at,
+                wants_again: seat.wants_again,
+            };
             self.stand_up(slot, number, End::Stopped, after, actions);
         } else {
             seat.stopping = None;
@@ -710,11 +724,13 @@ impl Core {
         let Some(session) = vm.session_mut(number) else {
             return;
         };
-        let (waited_us, asked) = match session.place {
-            Place::Waiting { since } => (now - since, false),
+        let (waited_us, asked, wants_again) = match session.place {
+            Place::Waiting { since } => (now - since, false, false),
             // It is resumed, and still being asked back: it can only finish what it has.
-            Place::Stopped { since, .. } => (now - since, true),
-            Place::Out | Place::Seated(_) => (0, false),
+            Place::Stopped {
+                since, wants_again, ..
+            } => (now - since, true, wants_again),
+            Place::Out | Place::Seated(_) => (0, false, false),
         };
         let seat = Seat {
             turn,
@@ -725,7 +741,7 @@ impl Core {
             stopping: None,
             unwanted_since: None,
             over: None,
-            wants_again: false,
+            wants_again,
             look_at,
             charge: Charge::default(),
         };

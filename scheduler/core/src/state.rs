@@ -93,9 +93,16 @@ pub(crate) enum Suspend {
 #[derive(Debug)]
 pub(crate) enum Place {
     Out,
-    Waiting { since: u64 },
+    Waiting {
+        since: u64,
+    },
     Seated(Seat),
-    Stopped { since: u64, repeat_at: u64 },
+    Stopped {
+        since: u64,
+        repeat_at: u64,
+        /// It already wants the next turn: it had drained when the stop took effect, and will say so.
+        wants_again: bool,
+    },
 }
 
 #[derive(Debug)]

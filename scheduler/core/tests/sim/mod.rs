@@ -214,12 +214,12 @@ impl Sim {
         Some(Event::IdleSeen { session, idle_us })
     }
 
-    /// It gives its turn back, if it was asked to and is not stopped.
+    /// It gives its turn back, if it was asked to; if it is stopped, it had drained just then.
     pub fn give_back(&mut self, session: Session) {
         let Some(real) = self.sessions.get_mut(&session) else {
             return;
         };
-        if real.page == Page::Yield && real.stopped_until.is_none() {
+        if real.page == Page::Yield {
             real.page = Page::None;
             self.adopted.remove(&session);
             self.step(Event::Released { session });
@@ -231,7 +231,7 @@ impl Sim {
         let Some(real) = self.sessions.get_mut(&session) else {
             return;
         };
-        if real.page == Page::Yield && real.stopped_until.is_none() {
+        if real.page == Page::Yield {
             real.page = Page::None;
             real.wants = true;
             real.wants_early = true;

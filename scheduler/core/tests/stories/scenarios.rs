@@ -326,6 +326,57 @@ fn the_first_that_waits_rises_with_its_slice_and_falls_back() {
     assert_eq!(story.core.level(4), Some(Level::Medium));
 }
 
+/// A session drains just when the stop takes effect; a thread of it asks for the next turn before the last one is said to be
+/// given back, before or after the stop is confirmed. It gets that turn.
+#[test]
+fn a_wish_that_comes_while_it_is_stopped_is_not_lost() {
+    for (confirmed_first, resumed_first) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::Low)]);
+        story.event(Event::Proved {
+            session: A,
+            slices: true,
+            stop: true,
+        });
+        story.want(A);
+        story.want(B);
+        story.until(29_999);
+        story.refuse_taking(A);
+        story.done();
+        story.until(30_000);
+        let [Action::Stop { sequence, .. }] = story.done()[..] else {
+            panic!()
+        };
+        let done = Event::OrderDone {
+            session: A,
+            sequence,
+            ok: true,
+        };
+        if confirmed_first {
+            story.event(done);
+            story.want(A);
+        } else {
+            story.want(A);
+            story.event(done);
+        }
+        assert_eq!(story.standing(A), Standing::Stopped);
+        if resumed_first {
+            // B is through, so A is to go on with what it had.
+            story.release(B);
+            assert_eq!(story.standing(A), Standing::Asked);
+        }
+        story.release(A);
+        if !resumed_first {
+            assert_eq!(story.standing(A), Standing::Waiting);
+            story.release(B);
+        }
+        assert_eq!(
+            story.standing(A),
+            Standing::Running,
+            "{confirmed_first} {resumed_first}"
+        );
+    }
+}
+
 #[test]
 fn one_that_does_not_give_back_is_stopped_kept_stopped_and_resumed() {
     let config = Config {
