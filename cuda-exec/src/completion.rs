@@ -113,11 +113,12 @@ impl Completion {
         self.watched().streams.clone()
     }
 
+    /// Takes a stream off the list, unless it has work again. Under the lock: who adds a fence behind its work must find it
+    /// listed, or the fence would be taken for one that was written.
     fn remove(&self, stream: &Arc<Stream>) {
         self.watched()
             .streams
-            .retain(|listed| !Arc::ptr_eq(listed, stream));
-        stream.unlist();
+            .retain(|listed| !Arc::ptr_eq(listed, stream) || !stream.unlist());
     }
 
     /// Looks at the fence words; whether one moved.

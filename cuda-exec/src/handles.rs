@@ -380,13 +380,12 @@ impl Stream {
         }
     }
 
-    /// The completion thread takes it off its list: nothing is in flight.
-    pub fn unlist(self: &Arc<Self>) {
+    /// It is about to be taken off the completion thread's list: nothing is in flight. Whether it is still so.
+    pub fn unlist(&self) -> bool {
         self.listed.store(false, SeqCst);
-        // Work that was submitted in between found it listed.
-        if self.track().dirty() {
-            self.list();
-        }
+        // Work that was submitted in between found it listed, and it stays; or it is being listed anew.
+        let stays = self.track().dirty() && !self.listed.swap(true, SeqCst);
+        !stays
     }
 
     /// Puts a mark behind the work submitted so far, unless there is one. A capturing stream takes none; it had none in

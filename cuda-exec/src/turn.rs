@@ -6,6 +6,7 @@
 //!
 //! A drain that does not end (a kernel that runs long, or work that waits for an event which only a thread that waits for
 //! the turn would record) is not cut short here: `vgpud` sees that the turn does not come back and stops the session.
+use crate::clock::now_ns;
 use crate::sealed::{check_sealed, map_for_good};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::SeqCst};
@@ -231,6 +232,7 @@ impl Turn {
             return;
         };
         if !computing() {
+            page.set_idle_since(now_ns() / 1000);
             // Refused only if the turn was asked back this moment.
             let _ = page.change(
                 word,
@@ -402,8 +404,11 @@ mod tests {
         turn.idle(|| false);
         assert_eq!(page.word(), held);
         drop(entered);
+        assert_eq!(page.idle_since(), 0);
+        let before_us = now_ns() / 1000;
         turn.idle(|| false);
         assert_eq!(page.word().state, State::Idle);
+        assert!((before_us..=now_ns() / 1000).contains(&page.idle_since()));
         // Whoever submits next has it again without a word.
         drop(turn.enter(|| false).unwrap());
         assert_eq!(page.word(), held);

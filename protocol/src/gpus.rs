@@ -29,7 +29,9 @@ pub struct Gpus {
 #[repr(C)]
 pub struct Gpu {
     /// Its model, zero-padded.
-    pub name: [u8; 96],
+    pub name: [u8; 92],
+    /// Bit n: it can read and write the memory of the reply's n-th GPU, as `cuDeviceCanAccessPeer` says.
+    pub peers: u32,
     /// "GPU-" or "MIG-" and a UUID, zero-padded.
     pub uuid: [u8; 64],
     /// PCI address as text ("00000000:17:00.0"), zero-padded.

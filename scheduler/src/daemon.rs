@@ -184,6 +184,19 @@ impl Live {
         let progress = self.page.progress();
         std::mem::replace(&mut self.progress, progress) != progress
     }
+
+    /// What the core is told if its page says idle and nobody saw it.
+    pub(crate) fn if_idle(&mut self, session: Session) -> Option<Event> {
+        let unseen = self.seated && !self.idle && self.page.state() == State::Idle;
+        unseen.then(|| self.idle_seen(session))
+    }
+
+    /// Its page says idle: what the core is told of it.
+    fn idle_seen(&mut self, session: Session) -> Event {
+        self.idle = true;
+        let idle_us = self.page.idle_us();
+        Event::IdleSeen { session, idle_us }
+    }
 }
 
 impl Daemon {
@@ -493,7 +506,12 @@ impl Daemon {
 
     /// Takes a turn or asks for it; `None` if the session is gone.
     fn take(&mut self, session: Session, take: impl FnOnce(&TurnPage) -> Taken) -> Option<Taken> {
-        let taken = take(&self.sessions.get(&session)?.page);
+        let live = self.sessions.get_mut(&session)?;
+        let taken = take(&live.page);
+        if taken == Taken::Yes && !live.idle {
+            let idle = live.idle_seen(session);
+            self.events.push_back(idle);
+        }
         self.events.push_back(match taken {
             Taken::Yes => Event::TakeResult { session, taken: true },
             Taken::No => Event::TakeResult {
@@ -529,6 +547,19 @@ impl Daemon {
         }
     }
 
+    /// Has the core know who is idle, and since when, of those as well that nobody watches.
+    pub(crate) fn see_idle(&mut self, of: impl Fn(&Live) -> bool) {
+        let mut idle = Vec::new();
+        for (session, live) in &mut self.sessions {
+            if of(live) {
+                idle.extend(live.if_idle(*session));
+            }
+        }
+        for event in idle {
+            self.feed(event);
+        }
+    }
+
     fn look_at_pages(&mut self) {
         for session in self.watched.iter().copied().collect::<Vec<_>>() {
             let Some(live) = self.sessions.get_mut(&session) else {
@@ -548,8 +579,8 @@ impl Daemon {
                 // Its message comes as well; the sooner the better.
                 State::None => self.feed(Event::Released { session }),
                 State::Idle if !live.idle => {
-                    live.idle = true;
-                    self.feed(Event::IdleSeen { session });
+                    let idle = live.idle_seen(session);
+                    self.feed(idle);
                 }
                 State::Held if live.idle => {
                     live.idle = false;

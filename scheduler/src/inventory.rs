@@ -1,6 +1,6 @@
 //! The host's GPUs: those that are there, and those that were.
 use anyhow::{Context, Result};
-use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
+use nvml_wrapper::enum_wrappers::device::{Clock, P2pCapabilitiesIndex, P2pStatus, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct Gpu {
     pub driver: Option<String>,
     #[serde(default)]
     pub facts: GpuFacts,
+    /// UUIDs of the GPUs whose memory it can read and write.
+    #[serde(default)]
+    pub peers: Vec<String>,
 }
 
 /// Every GPU that matters, each with a number of its own for as long as this program runs: the core knows it by that.
@@ -233,9 +236,13 @@ pub fn list(library: &Path) -> Result<Vec<Gpu>> {
     let cuda_version = cuda_version.ok().and_then(|version| version.try_into().ok());
     let left_out = |index, error| log::warn!("GPU {index} is left out: {error}");
     let found = devices(&nvml, left_out)?;
-    let gpus = found.iter().filter_map(|found| {
-        let gpu = describe(found, driver.clone(), cuda_version);
-        gpu.map_err(|error| left_out(found.index, error)).ok()
+    let gpus = found.iter().filter_map(|of| {
+        let gpu = describe(of, driver.clone(), cuda_version);
+        let gpu = gpu.map_err(|error| left_out(of.index, error)).ok()?;
+        Some(Gpu {
+            peers: peers(of, &found),
+            ..gpu
+        })
     });
     Ok(gpus.collect())
 }
@@ -312,7 +319,21 @@ fn describe(found: &Found<'_>, driver: Option<String>, cuda_version: Option<u32>
         memory: device.memory_info()?.total,
         driver,
         facts,
+        peers: Vec::new(),
     })
+}
+
+/// The UUIDs of the GPUs whose memory one can read and write, which is what `cuDeviceCanAccessPeer` means. MIG instances reach
+/// nobody.
+fn peers(of: &Found<'_>, all: &[Found<'_>]) -> Vec<String> {
+    let reaches = |other: &Device<'_>| {
+        let mut kinds = [P2pCapabilitiesIndex::Read, P2pCapabilitiesIndex::Write].into_iter();
+        kinds.all(|kind| matches!(of.device.p2p_status(other, kind), Ok(P2pStatus::Ok)))
+    };
+    let whole = |found: &Found<'_>| !found.divided && !found.instance;
+    let others = all.iter().filter(|other| other.index != of.index && whole(other));
+    let peers = others.filter(|other| whole(of) && reaches(&other.device));
+    peers.filter_map(|other| other.device.uuid().ok()).collect()
 }
 
 /// What a clock is called, in the order of the messages.
@@ -368,6 +389,7 @@ pub(crate) mod tests {
             memory: 1 << 30,
             driver: None,
             facts: GpuFacts::default(),
+            peers: Vec::new(),
         }
     }
 

@@ -1,4 +1,5 @@
 //! A session's turn page, mapped from the memfd that its backend handed over.
+use crate::watch::monotonic_us;
 use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::os::fd::AsFd;
@@ -92,6 +93,15 @@ impl TurnPage {
     /// A number that grows when some of the session's work is done, as its executor says.
     pub fn progress(&self) -> u64 {
         self.page().progress()
+    }
+
+    /// For how long the session has been idle by its executor's word, if it is, in microseconds.
+    pub fn idle_us(&self) -> u64 {
+        match self.page().idle_since() {
+            // It said so when this was not told yet.
+            0 => 0,
+            since_us => monotonic_us().saturating_sub(since_us),
+        }
     }
 
     /// The session's last calls, as its executor noted them.
@@ -255,6 +265,9 @@ mod tests {
             },
         )
         .unwrap();
+        assert_eq!(ours.idle_us(), 0);
+        exec.set_idle_since(monotonic_us() - 1_000_000);
+        assert!(ours.idle_us() >= 1_000_000);
         assert_eq!(ours.take_if_idle(), Taken::Yes);
         assert_eq!(ours.grant(), State::None);
         assert_eq!(ours.ask_back(), Taken::No);

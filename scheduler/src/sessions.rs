@@ -205,7 +205,7 @@ impl Daemon {
     fn let_go(&mut self, session: Session, why: &str) -> bool {
         self.count(session);
         self.let_go_on(session);
-        let Some(live) = self.sessions.remove(&session) else {
+        let Some(mut live) = self.sessions.remove(&session) else {
             return false;
         };
         log::info!("{}: gone: {why}", name(session));
@@ -216,6 +216,11 @@ impl Daemon {
             .note_end(now_us, live.exec_pid, session, live.gpus);
         self.limited.remove(&session);
         self.endings.remove(&session);
+        // Time in which it had nothing to do, or others that it shared its turn with, is not charged.
+        if let Some(idle) = live.if_idle(session) {
+            self.feed(idle);
+        }
+        self.see_idle(|other| other.gpus.meets(live.gpus));
         live.page.revoke();
         self.poller.remove(&live.socket, live.socket_token);
         self.poller.remove(&live.pidfd, live.pidfd_token);

@@ -43,9 +43,10 @@ impl Daemon {
         }
     }
 
-    /// Turns that are held are charged up to now, and calls counted.
+    /// Turns that are held are charged up to now, less idle time, and calls counted.
     pub(crate) fn look_at_all(&mut self) {
         self.feed(Event::Tick);
+        self.see_idle(|_| true);
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.count(session);
         }

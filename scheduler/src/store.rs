@@ -248,6 +248,7 @@ fn read(connection: &Connection) -> Result<Saved> {
             divided: false,
             driver: None,
             facts: GpuFacts::default(),
+            peers: Vec::new(),
         })
     })?;
     saved.gpus = rows.collect::<Result<_, _>>()?;

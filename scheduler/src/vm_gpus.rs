@@ -36,6 +36,12 @@ impl Busy {
     }
 }
 
+/// The places of some among all.
+fn places(some: &[String], all: &[String]) -> Vec<u32> {
+    let places = (0u32..).zip(all).filter(|(_, uuid)| some.contains(uuid));
+    places.map(|(place, _)| place).collect()
+}
+
 impl Daemon {
     /// The answer to a backend.
     pub(crate) fn vm_gpus(&mut self, client: u64) -> Result<Answer, (Refusal, String)> {
@@ -94,6 +100,7 @@ impl Daemon {
                 used: used.get(uuid.as_str()).copied().unwrap_or_default(),
                 utilisation,
                 facts: known.map(|gpu| gpu.facts).unwrap_or_default(),
+                peers: known.map(|gpu| places(&gpu.peers, uuids)).unwrap_or_default(),
                 readings: self.watcher.readings(uuid),
             }
         };
@@ -119,8 +126,9 @@ impl Daemon {
 
     /// Looks how busy the VMs are that have sessions.
     pub(crate) fn sample_use(&mut self) {
-        // Turns that are held are charged up to now.
+        // Turns that are held are charged up to now, less idle time.
         self.feed(Event::Tick);
+        self.see_idle(|_| true);
         let now_us = self.now_us();
         let vms: BTreeSet<u32> = self.sessions.keys().map(|session| session.vm).collect();
         self.busy.retain(|vm, _| vms.contains(vm));
@@ -152,5 +160,12 @@ mod tests {
         // Counted anew.
         busy.look(5_000_000, 0, 0);
         assert_eq!(busy.percent, 0);
+    }
+
+    #[test]
+    fn who_reaches_whom_is_told_of_the_vms_gpus_alone() {
+        let uuids = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        assert_eq!(places(&uuids("c x a"), &uuids("a b c")), [0, 2]);
+        assert_eq!(places(&[], &uuids("a")), [0; 0]);
     }
 }

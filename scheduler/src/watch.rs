@@ -142,7 +142,7 @@ fn look(nvml: &Nvml) -> Result<Finding> {
 }
 
 /// Microseconds on the host's monotonic clock, which is the same for all processes.
-fn monotonic_us() -> u64 {
+pub(crate) fn monotonic_us() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }

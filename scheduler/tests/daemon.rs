@@ -5,6 +5,7 @@ mod common;
 use common::{Daemon, Exec, ask, map, page_memfd, socket_pair};
 use rustix::process::Signal;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 use vgpu_sched_api::messages::{Answer, FromExec, Priority, Refusal, Request, ToExec, VERSION};
 use vgpu_sched_api::turn::{State, Word};
 
@@ -65,6 +66,29 @@ fn a_session_gets_its_turn_and_keeps_it_while_nobody_waits() {
     assert_eq!(exec.state(), State::None);
     assert_eq!(daemon.vm(1).turns, 2);
     assert!(daemon.vm(1).gpu_microseconds > 0);
+}
+
+/// Nobody waits for it, so nobody watches it; at its end its page says since when it had nothing to do.
+#[test]
+fn a_session_that_ends_is_not_charged_for_having_been_idle_before() {
+    const PART: Duration = Duration::from_millis(300);
+    let daemon = Daemon::start(&map(&[(1, "low")], SHORT));
+    let backend = daemon.backend(1);
+    let exec = backend.session(1);
+    exec.take_turn();
+    let taken = Instant::now();
+    std::thread::sleep(PART);
+    exec.rest();
+    let worked_us = taken.elapsed().as_micros() as u64;
+    std::thread::sleep(2 * PART);
+    assert_eq!(backend.ask(&Request::CloseSession { session: 1 }), Answer::Ok);
+    let part_us = PART.as_micros() as u64;
+    for us in [daemon.turns()[0].held_us.unwrap(), daemon.vm(1).gpu_microseconds] {
+        assert!(
+            (part_us..worked_us + part_us).contains(&us),
+            "{us} us of {worked_us} us"
+        );
+    }
 }
 
 #[test]

@@ -107,15 +107,19 @@ def library_flags(names, home, packages, links):
     return flags
 
 
-def cuda_programs(nvcc, arch, folder, python):
-    found, packages = toolkit(nvcc), package_folders(python)
+def cuda_programs(nvcc, arch, folder, python, built=False):
+    """The CUDA programs, compiled ones in a folder; if all are built already, no compiler is looked for."""
+    found, packages = (None, []) if built else (toolkit(nvcc), package_folders(python))
     for source in sorted((HERE / "cuda").glob("*.cu")):
         said = marks(source)
         for variant in said.get("variants", "static shared").split():
             name = f"cuda/{source.stem}.{variant}"
             program = Program(name, [str(folder / f"{source.stem}.{variant}")], limit=float(said.get("limit", 60)))
             if not found:
-                program.broken = "there is no nvcc: say where with --nvcc"
+                if not built:
+                    program.broken = "there is no nvcc: say where with --nvcc"
+                elif not Path(program.command[0]).is_file():
+                    program.broken = f"is not in {folder}: say where with --build"
                 yield program
                 continue
             home, compiler = found

@@ -23,6 +23,8 @@ import programs as all_programs
 # Exit statuses by which a program says more than right or wrong.
 SKIP = 77
 GO_ON = 75
+# What comes of a program that ran to be compared; a run without any says nothing.
+RAN = {"passed", "FAILED", "saved"}
 # How often a program runs natively again when only vgpu differed: two equal runs do not prove that all are.
 MORE_NATIVE_RUNS = 2
 
@@ -303,7 +305,8 @@ def parse_arguments():
 def choose(options, base):
     found = []
     if not options.only_extra:
-        found += all_programs.cuda_programs(options.nvcc, options.arch, Path(options.build or base / "build").resolve(), options.python)
+        folder = Path(options.build or base / "build").resolve()
+        found += all_programs.cuda_programs(options.nvcc, options.arch, folder, options.python, options.no_build)
         found += all_programs.python_programs(options.python, options.share)
     if options.extra:
         found += all_programs.foreign_programs(options.extra, options.extra_limit)
@@ -354,7 +357,10 @@ def main():
         Path(options.markdown).write_text(text)
     if not options.keep:
         shutil.rmtree(base)
-    return 1 if any(one.verdict == "FAILED" for one in outcomes) else 0
+    verdicts = {one.verdict for one in outcomes}
+    if verdicts.isdisjoint(RAN):
+        sys.exit("nothing ran: each program was skipped, was not built or has no native run to be compared with")
+    return 1 if "FAILED" in verdicts else 0
 
 
 if __name__ == "__main__":

@@ -132,6 +132,34 @@ class Runner(unittest.TestCase):
         self.assertEqual(self.run_all(1, *later)[0].returncode, 0)
         self.assertEqual(self.run_all(2, *later)[0].returncode, 1)
 
+    def run_built(self, folder, *more):
+        """Runs cuda/vadd.static as it is built in a folder, with no compiler for it."""
+        command = [sys.executable, str(HERE / "run.py"), "--build", str(folder), "--no-build", "--only", "cuda/vadd.static"]
+        command += ["--native-env", f"LD_LIBRARY_PATH={self.base}/one", "--vgpu-env", f"LD_LIBRARY_PATH={self.base}/other", *more]
+        return subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, PATH="/usr/bin:/bin"))
+
+    def test_what_is_built_runs_without_a_compiler(self):
+        built, kept = self.base / "built", self.base / "built-native"
+        built.mkdir()
+        (built / "vadd.static").write_bytes((self.base / "extra" / "value").read_bytes())
+        (built / "vadd.static").chmod(0o755)
+        saved = self.run_built(built, "--only-native", "--keep", str(kept), "--native-env", "VALUE=1")
+        self.assertEqual(saved.returncode, 0, saved.stdout + saved.stderr)
+        later = ["--only-vgpu", "--expected", str(kept)]
+        for value, status in ((1, 0), (2, 1)):
+            done = self.run_built(built, *later, "--vgpu-env", f"VALUE={value}")
+            self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+            self.assertIn("FAILED" if status else "passed", done.stdout)
+
+    def test_a_run_in_which_nothing_ran_says_so(self):
+        empty = self.base / "empty"
+        empty.mkdir(exist_ok=True)
+        for more in ([], ["--only-native", "--keep", str(self.base / "nothing")], ["--only-vgpu", "--expected", str(empty)]):
+            done = self.run_built(empty, *more)
+            self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+            self.assertIn("nothing ran", done.stderr)
+            self.assertIn(f"is not in {empty}", done.stdout)
+
     def test_one_libcuda_is_not_compared_with_itself(self):
         done, verdicts = self.run_all(1, "--vgpu-env", f"LD_LIBRARY_PATH={self.base}/one")
         self.assertNotEqual(done.returncode, 0)

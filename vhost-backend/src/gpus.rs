@@ -104,6 +104,11 @@ fn gpu(told: &VmGpu) -> Gpu {
     let (facts, readings) = (&told.facts, &told.readings);
     Gpu {
         name: padded(&told.model),
+        peers: told
+            .peers
+            .iter()
+            .filter_map(|place| 1u32.checked_shl(*place))
+            .fold(0, std::ops::BitOr::bitor),
         uuid: padded(&told.uuid),
         pci: padded(&told.pci),
         memory: told.memory,
@@ -172,6 +177,7 @@ mod tests {
                     model: "m".repeat(1000),
                     memory: 5,
                     utilisation: Some(50),
+                    peers: vec![1, 3, 99],
                     facts: GpuFacts {
                         cuda_version: Some(13_000),
                         ..GpuFacts::default()
@@ -203,7 +209,8 @@ mod tests {
             ("580.159.04", 13_000)
         );
         let gpu = &reply.gpus[0];
-        assert_eq!((text(&gpu.uuid).as_str(), text(&gpu.name).len()), ("GPU-a", 95));
+        assert_eq!((text(&gpu.uuid).as_str(), text(&gpu.name).len()), ("GPU-a", 91));
+        assert_eq!(gpu.peers, 0b1010);
         assert_eq!((gpu.memory, gpu.utilisation, gpu.power), (5, 50, UNKNOWN));
     }
 

@@ -9,11 +9,12 @@ use anyhow::{Result, bail};
 use vgpu_vm::Artifacts;
 
 use crate::build::{self, Profile};
+use crate::guest_package;
 use crate::util::{Layout, capture, files_below, progress};
 
 const NAME: &str = "vgpu-bundle";
 /// What the archive may have at most.
-const BYTES_MAX: u64 = 55 << 20;
+const BYTES_MAX: u64 = 64 << 20;
 
 /// The bundle's only command: the harness, which finds the rest beside itself.
 const RUN: &str = r#"#!/bin/sh
@@ -21,6 +22,7 @@ const RUN: &str = r#"#!/bin/sh
 # ./run gpu-tests   everything that must hold, in at most eight minutes
 # ./run gpu-tests sched   what the scheduler is measured by; sched:levels and the like are its parts
 # Run as root, so that each service gets a user of its own.
+# Virtual machines of your own get vgpu-guest_*.deb, which lies beside this.
 exec "$(dirname "$(readlink -f "$0")")/bin/vgpu-harness" "$@"
 "#;
 
@@ -73,6 +75,10 @@ fn fill(folder: &Path, artifacts: &Artifacts) -> Result<()> {
         )?;
     }
     fs::remove_file(folder.join("boot").join(build::BARE_INITRAMFS))?;
+    fs::copy(
+        artifacts.guest_package(),
+        folder.join(guest_package::file_name_in_full()),
+    )?;
     for name in OURS {
         for file in files_below(&folder.join(name), &|_| true)? {
             capture(Command::new("strip").arg("--strip-unneeded").arg(file))?;

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::fetch;
 use crate::util::{Layout, capture, capture_text};
+use crate::{fetch, kernel};
 
 /// The suite; raise the number when what is installed in it changes.
 const NAME: &str = "debian-12-dkms-1";
@@ -106,6 +106,7 @@ pub fn check_guest_package(layout: &Layout, package: &Path, program: &Path) -> R
         "libcuda1 is still there:\n{others}"
     );
     the_driver_is_built(&debian)?;
+    older_kernels_are_left_out(&debian, &kernel::module_version(layout)?)?;
     the_library_is_found(&debian)?;
 
     // Over itself, as an upgrade goes.
@@ -136,6 +137,18 @@ fn the_driver_is_built(debian: &Debian) -> Result<()> {
     ensure!(
         info.contains("alias:          virtio:"),
         "the driver knows no device:\n{info}"
+    );
+    Ok(())
+}
+
+/// DKMS says that it leaves a kernel out which the driver does not build for, by a status that its callers take for no failure.
+fn older_kernels_are_left_out(debian: &Debian, version: &str) -> Result<()> {
+    const OLD: &str = "/lib/modules/5.15.0-old";
+    let build = format!("dkms build vgpu/{version} -k 5.15.0-old; echo status $?");
+    let said = debian.run(&format!("mkdir -p {OLD}/build/include; {build}; rm -r {OLD}"))?;
+    ensure!(
+        said.contains("BUILD_EXCLUSIVE") && said.contains("status 77"),
+        "an old kernel is not left out:\n{said}"
     );
     Ok(())
 }

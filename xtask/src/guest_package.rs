@@ -45,11 +45,16 @@ pub struct Args {
     check: bool,
 }
 
+/// What the package's file is called where it is handed out.
+pub fn file_name_in_full() -> String {
+    format!("{NAME}_{VERSION}_amd64.deb")
+}
+
 pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     let artifacts = build::everything(layout, Profile::Release)?;
     let dist = layout.root.join("dist");
     fs::create_dir_all(&dist)?;
-    let package = dist.join(format!("{NAME}_{VERSION}_amd64.deb"));
+    let package = dist.join(file_name_in_full());
     fs::copy(artifacts.guest_package(), &package)
         .with_context(|| format!("cannot write {}", package.display()))?;
     if args.check {

@@ -300,6 +300,10 @@ fn gpus_of_a_vm_are_far_apart() {
         value(|p| topology::nvmlDeviceGetP2PStatus(one, other, 0, p)),
         Ok(5)
     );
+    assert_eq!(
+        value(|p| topology::nvmlDeviceGetP2PStatus(one, other, 5, p)),
+        Err(code::INVALID_ARGUMENT)
+    );
     let mut cpus = [0 as c_ulong; 1024];
     assert_eq!(
         topology::nvmlDeviceGetCpuAffinity(one, 1024, cpus.as_mut_ptr()),
@@ -311,6 +315,21 @@ fn gpus_of_a_vm_are_far_apart() {
         topology::nvmlDeviceGetCpuAffinity(one, 0, std::ptr::null_mut()),
         code::INSUFFICIENT_SIZE
     );
+}
+
+#[test]
+fn who_reaches_whom_is_told_as_the_host_tells_it() {
+    let _alone = alone();
+    let (mut first, second) = (gpu(1), gpu(2));
+    first.peers = 1 << 1;
+    start(Some(Ok(reply(vec![first, second]))));
+    let (one, other) = (handle(0), handle(1));
+    let status =
+        |from, to| [0, 1, 2, 3, 4].map(|kind| value(|p| topology::nvmlDeviceGetP2PStatus(from, to, kind, p)));
+    // To read and to write; of NVLink, atomics and PCI nothing is known.
+    assert_eq!(status(one, other), [0, 0, 5, 5, 5].map(Ok));
+    assert_eq!(status(other, one), [Ok(5); 5]);
+    assert_eq!(status(one, one), [Ok(5); 5]);
 }
 
 #[test]

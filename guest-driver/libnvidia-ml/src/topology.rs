@@ -11,9 +11,12 @@ const FABRIC_INFO_VERSIONS: [c_uint; 2] = [0x0200_0024, 0x0300_0028];
 const TOPOLOGY_INTERNAL: c_uint = 0;
 /// The farthest there is.
 const TOPOLOGY_SYSTEM: c_uint = 50;
+const P2P_OK: c_uint = 0;
 const P2P_NOT_SUPPORTED: c_uint = 5;
-/// Kinds of peer-to-peer access: read, write, NVLink, atomics, PCI.
+/// Kinds of peer-to-peer access: read, write, NVLink, atomics, PCI. The first two are what CUDA means by it; of the others the
+/// host does not tell.
 const P2P_KINDS: c_uint = 5;
+const P2P_READ_AND_WRITE: std::ops::Range<c_uint> = 0..2;
 
 api! {
     fn nvmlDeviceGetTopologyCommonAncestor(one: Handle, other: Handle, out: *mut c_uint) {
@@ -23,12 +26,13 @@ api! {
 
     // As cuDeviceCanAccessPeer says.
     fn nvmlDeviceGetP2PStatus(one: Handle, other: Handle, kind: c_uint, out: *mut c_uint) {
-        Device::of(one)?;
-        Device::of(other)?;
-        match kind < P2P_KINDS {
-            true => put(out, P2P_NOT_SUPPORTED),
-            false => Err(code::INVALID_ARGUMENT),
+        let (one, other) = (Device::of(one)?, Device::of(other)?);
+        if kind >= P2P_KINDS {
+            return Err(code::INVALID_ARGUMENT);
         }
+        let reaches = one.gpu().peers & 1 << other.index != 0;
+        let can = reaches && P2P_READ_AND_WRITE.contains(&kind);
+        put(out, if can { P2P_OK } else { P2P_NOT_SUPPORTED })
     }
 
     // To the VM all of its CPUs are as near.

@@ -322,6 +322,9 @@ pub struct VmGpu {
     pub used: u64,
     /// Percent of the last second in which the VM had its turn and worked.
     pub utilisation: Option<u32>,
+    /// The places in [`VmGpus::gpus`] of those whose memory it can read and write.
+    #[serde(default)]
+    pub peers: Vec<u32>,
     pub facts: GpuFacts,
     pub readings: GpuReadings,
 }
@@ -625,7 +628,7 @@ pub struct TurnRecord {
     pub granted_us: u64,
     /// Microseconds it waited.
     pub waited_us: u64,
-    /// Microseconds it was held; `None` while it is.
+    /// Microseconds it was held, up to its last work if it was idle at the end; `None` while it is.
     pub held_us: Option<u64>,
     /// How it ended.
     pub end: Option<String>,

@@ -9,6 +9,7 @@
 //! | 200 | u64 operations in flight: taken from the rings for a stream, and not known to be done | executor |
 //! | 208 | u64 progress: grows whenever the oldest work on the compute engine is seen to be done | executor |
 //! | 216 | u64 calls recorded so far: the next one goes to entry `n mod` [`RECORDED`] | executor |
+//! | 224 | u64 since when it is idle, if the turn word says so, in microseconds of the host's monotonic clock | executor |
 //! | 1024 | [`RECORDED`] × {u64 when, in microseconds of the host's monotonic clock; u64 operation in the low 16 bits, ring in the 16 above, microseconds it took, at most `u32::MAX`, in the upper 32}: the last calls | executor |
 //!
 //! | from | to | by | when |
@@ -22,7 +23,7 @@
 //!
 //! An executor submits work for the compute engine only while the word says Held. After storing or seeing a state
 //! from which it would sleep, the executor reads the bell first, the word second, and sleeps on the bell's value.
-//! While contended is 0 nobody cares whether it is idle, and it pays nothing for saying so.
+//! While contended is 0 nobody looks whether it is idle, and it takes its time to say so.
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of the page.
@@ -88,7 +89,8 @@ pub struct Page {
     queued: AtomicU64,
     progress: AtomicU64,
     recorded: AtomicU64,
-    _pad3: [u8; 1024 - 224],
+    idle_since: AtomicU64,
+    _pad3: [u8; 1024 - 232],
     records: [[AtomicU64; 2]; RECORDED],
 }
 
@@ -111,6 +113,7 @@ const _: () = assert!(std::mem::offset_of!(Page, contended) == 128);
 const _: () = assert!(std::mem::offset_of!(Page, calls) == 192);
 const _: () = assert!(std::mem::offset_of!(Page, queued) == 200);
 const _: () = assert!(std::mem::offset_of!(Page, progress) == 208);
+const _: () = assert!(std::mem::offset_of!(Page, idle_since) == 224);
 const _: () = assert!(std::mem::offset_of!(Page, records) == 1024);
 
 impl Default for Page {
@@ -126,7 +129,8 @@ impl Default for Page {
             queued: AtomicU64::new(0),
             progress: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
-            _pad3: [0; 1024 - 224],
+            idle_since: AtomicU64::new(0),
+            _pad3: [0; 1024 - 232],
             records: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; RECORDED],
         }
     }
@@ -185,6 +189,17 @@ impl Page {
     /// The oldest work on the compute engine was seen to be done; the executor alone.
     pub fn progressed(&self) {
         self.progress.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Since when the session is idle, if its word says that it is, in microseconds of the host's monotonic clock. What an
+    /// executor says of itself, like the word: it decides what is charged, and nobody waits the longer for it.
+    pub fn idle_since(&self) -> u64 {
+        self.idle_since.load(Ordering::SeqCst)
+    }
+
+    /// Sets what [`Page::idle_since`] reads, before the word says idle; the executor alone.
+    pub fn set_idle_since(&self, at_us: u64) {
+        self.idle_since.store(at_us, Ordering::SeqCst);
     }
 
     /// Notes a call that begins; the executor alone. The entry's number is for [`Page::record_end`].

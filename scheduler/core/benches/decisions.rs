@@ -149,7 +149,7 @@ impl Host {
                     self.coming.push(Reverse(again));
                     if busy.contended {
                         busy.idle = true;
-                        return Event::IdleSeen { session };
+                        return Event::IdleSeen { session, idle_us: 0 };
                     }
                     self.release(vm);
                     return Event::Released { session };

@@ -1,5 +1,6 @@
 //! GPU time: who is charged for it, and what that means for shares.
-use crate::state::{Budget, SessionState, Slot, VmState};
+use crate::plan::Few;
+use crate::state::{Budget, Holder, SessionState, Slot, VmState};
 use crate::{Charge, Core, Gpu, GpuSet, Level};
 
 /// The time slice of contexts for which none was set, in microseconds.
@@ -14,12 +15,17 @@ impl Charge {
     }
 }
 
-/// A part of some time, by slice.
+/// A part of some time, by slice, rounded down.
 fn part(ns: u64, slice: u64, all: u64) -> u64 {
     if slice == all {
         return ns;
     }
     (u128::from(ns) * u128::from(slice) / u128::from(all.max(1))) as u64
+}
+
+/// The same, rounded up.
+fn part_or_more(ns: u64, slice: u64, all: u64) -> u64 {
+    ns - part(ns, all - slice, all)
 }
 
 impl Core {
@@ -32,52 +38,100 @@ impl Core {
     }
 
     fn account_gpu(&mut self, gpu: Gpu) {
-        let Self { gpus, vms, now, .. } = self;
-        let Some(state) = gpus.get_mut(gpu as usize) else {
+        let Some(state) = self.gpus.get_mut(gpu as usize) else {
             return;
         };
-        let passed_ns = (*now - state.accounted) * 1000;
-        state.accounted = *now;
+        let passed_ns = (self.now - state.accounted) * 1000;
+        state.accounted = self.now;
         if passed_ns == 0 {
             return;
         }
-        let slice = |(slot, number): (Slot, u32)| {
-            let vm = vms.get(slot as usize)?.as_ref()?;
-            let session = vm.session(number)?;
-            session.works().then(|| session.slice_in_force())
-        };
-        let all: u64 = state.holders.iter().filter_map(|holder| slice(*holder)).sum();
-        if all == 0 {
-            return;
-        }
-        state.busy_ns += passed_ns;
-        for (slot, number) in &state.holders {
-            let Some(vm) = vms.get_mut(*slot as usize).and_then(Option::as_mut) else {
+        for ((slot, number), ns, split) in self.parts(gpu, passed_ns, part) {
+            self.charge(slot, number, ns as i64, split);
+            let Self { gpus, vms, .. } = self;
+            let Some(vm) = vms.get_mut(slot as usize).and_then(Option::as_mut) else {
                 continue;
             };
             let gang = u64::from(vm.gang.len().max(1));
             let weight = u64::from(vm.terms.weight.max(1));
             let pool_weight = u64::from(vm.pool.weight.max(1));
             let pool = vm.terms.pool;
-            let Some(session) = vm.session_mut(*number).filter(|session| session.works()) else {
-                continue;
-            };
-            let slice = session.slice_in_force();
-            let ns = part(passed_ns, slice, all);
-            if session.gpus.iter().next() == Some(gpu) {
+            vm.vtime += ns / (gang * weight);
+            if let Some(session) = vm.session_mut(number)
+                && session.gpus.iter().next() == Some(gpu)
+            {
                 session.stuck_ns += ns;
             }
-            if let Some(seat) = session.seat_mut() {
-                seat.charge.ns += ns;
-                seat.charge.estimated |= all != slice;
-            }
-            vm.vtime += ns / (gang * weight);
-            if let Some(budget) = &mut vm.budget {
-                budget.left_ns -= (ns / gang) as i64;
-            }
+            let state = &mut gpus[gpu as usize];
             if let Some(share) = state.pools.iter_mut().find(|share| share.pool == pool) {
                 share.vtime += ns / pool_weight;
             }
+        }
+        self.count_busy(gpu, passed_ns as i64);
+    }
+
+    /// Who works on a GPU, with the part of some time there that each is charged for, and whether that is less than all.
+    fn parts(&self, gpu: Gpu, ns: u64, part: fn(u64, u64, u64) -> u64) -> Few<(Holder, u64, bool)> {
+        let holders = self.gpus[gpu as usize].holders.iter();
+        let slices = holders.filter_map(|holder| {
+            let session = self.session_at(holder.0, holder.1)?;
+            session.works().then(|| (*holder, session.slice_in_force()))
+        });
+        let slices: Few<_> = slices.collect();
+        let all: u64 = slices.iter().map(|(_, slice)| slice).sum();
+        let parts = slices.into_iter();
+        parts
+            .map(|(holder, slice)| (holder, part(ns, slice, all), all != slice))
+            .collect()
+    }
+
+    /// Adds to what a seated session is charged, and takes it from its VM's budget.
+    fn charge(&mut self, slot: Slot, number: u32, ns: i64, split: bool) {
+        let Some(vm) = self.vm_mut(slot) else { return };
+        let gang = i64::from(vm.gang.len().max(1));
+        if let Some(budget) = &mut vm.budget {
+            budget.left_ns -= ns / gang;
+        }
+        if let Some(seat) = vm.session_mut(number).and_then(SessionState::seat_mut) {
+            seat.charge.ns = seat.charge.ns.saturating_add_signed(ns);
+            seat.charge.estimated |= split;
+        }
+    }
+
+    /// Counts time as busy if somebody works on the GPU.
+    fn count_busy(&mut self, gpu: Gpu, ns: i64) {
+        let state = &self.gpus[gpu as usize];
+        if state.holders.iter().any(|holder| self.works(*holder)) {
+            let busy_ns = &mut self.gpus[gpu as usize].busy_ns;
+            *busy_ns = busy_ns.saturating_add_signed(ns);
+        }
+    }
+
+    /// Charges the time since then anew, after a change that should have been made then; nothing else changed since. Virtual
+    /// times stay: whoever came meanwhile began at what they were.
+    pub(crate) fn recount(&mut self, gpus: GpuSet, since: u64, change: impl FnOnce(&mut Self)) {
+        let passed_ns = (self.now - since) * 1000;
+        for gpu in gpus.iter() {
+            self.count_busy(gpu, -(passed_ns as i64));
+            // Rounded up, so that no more is charged in the end than there was.
+            for ((slot, number), ns, _) in self.parts(gpu, passed_ns, part_or_more) {
+                self.charge(slot, number, -(ns as i64), false);
+            }
+        }
+        change(self);
+        for gpu in gpus.iter() {
+            for ((slot, number), ns, split) in self.parts(gpu, passed_ns, part) {
+                self.charge(slot, number, ns as i64, split && passed_ns > 0);
+            }
+            self.count_busy(gpu, passed_ns as i64);
+            self.gpus[gpu as usize].split_since = since;
+        }
+    }
+
+    /// Who works on these GPUs, or for which slices, is another from now on.
+    pub(crate) fn split_changed(&mut self, gpus: GpuSet) {
+        for gpu in gpus.iter() {
+            self.gpus[gpu as usize].split_since = self.now;
         }
     }
 

@@ -19,7 +19,7 @@
 //!
 //! **Active** means: seated and not idle, about to be seated, or so within the last `active_hold_us`. Without that
 //! delay a high VM that works for 50 us every 10 ms would throw the low ones off and back a hundred times a
-//! second, and each time costs more than it gains. A session says that it is idle only while it is contended, so a
+//! second, and each time costs more than it gains. Whether a session is idle is watched only while it is contended, so a
 //! holder counts as busy until it is seen idle.
 //!
 //! **Policies** of a pool say who of a level comes next, and for how long:
@@ -75,7 +75,8 @@
 //! **Charge** is host time while seated, less idle and stopped time, times the GPUs of the gang. Time in which
 //! several are seated on one GPU is split by their slices, as the hardware would, and marked as estimated.
 //! A turn that nobody else waits for has no end; it is looked at every `look_us` (by marking it as contended for
-//! a moment) and taken back when idle, so that a sleeping program is charged for no longer than that.
+//! a moment) and taken back when idle. Since when it is idle its page says, so what it was charged since is counted anew, back
+//! to when somebody else there began or ceased to work.
 //!
 //! # Cost
 //! A step looks at one *island*: GPUs that hang together through VMs that use several. There it looks at the few sessions
@@ -153,7 +154,7 @@ impl Core {
             Place::Waiting { .. } => Standing::Waiting,
             Place::Stopped { .. } => Standing::Stopped,
             Place::Seated(seat) if seat.asked => Standing::Asked,
-            Place::Seated(seat) if seat.idle => Standing::Idle,
+            Place::Seated(seat) if seat.is_idle() => Standing::Idle,
             Place::Seated(_) => Standing::Running,
         })
     }
@@ -217,6 +218,7 @@ impl Core {
                     state.slices_work = slices;
                     state.can_stop = stop;
                 }
+                self.split_changed(gpus);
                 gpus
             }
             Event::Want { session } => {
@@ -225,12 +227,10 @@ impl Core {
             Event::Released { session } => {
                 self.with(session, |core, slot, number| core.released(slot, number, actions))
             }
-            Event::IdleSeen { session } => {
-                self.with(session, |core, slot, number| core.set_idle(slot, number, true))
-            }
-            Event::BusySeen { session } => {
-                self.with(session, |core, slot, number| core.set_idle(slot, number, false))
-            }
+            Event::IdleSeen { session, idle_us } => self.with(session, |core, slot, number| {
+                core.idle_seen(slot, number, idle_us)
+            }),
+            Event::BusySeen { session } => self.with(session, Self::busy_seen),
             Event::Progress { session } => self.with(session, Self::progress),
             Event::Suspended { session, suspended } => {
                 let now = self.now;
@@ -468,7 +468,7 @@ impl Core {
         if found != Found::Nothing {
             self.sit_down(slot, number, actions);
             if let Some(seat) = self.seat_mut(slot, number) {
-                seat.idle = found == Found::Idle;
+                seat.idle_since = (found == Found::Idle).then_some(now);
                 seat.asked = found == Found::Asked;
             }
         }
@@ -517,7 +517,8 @@ impl Core {
             }
             // It is giving this turn back, or lost it before this event and we do not know yet.
             Place::Seated(seat) if seat.asked || seat.taking => seat.wants_again = true,
-            Place::Seated(_) | Place::Waiting { .. } | Place::Stopped { .. } => {}
+            Place::Stopped { wants_again, .. } => *wants_again = true,
+            Place::Seated(_) | Place::Waiting { .. } => {}
         }
     }
 
@@ -547,8 +548,9 @@ impl Core {
     }
 
     fn released(&mut self, slot: Slot, number: u32, actions: &mut Vec<Action>) {
+        let since = self.now;
         let Some(vm) = self.vm_mut(slot) else { return };
-        let id = vm.id(number);
+        let (id, turns) = (vm.id(number), vm.pool.turns);
         let Some(session) = vm.session_mut(number) else {
             return;
         };
@@ -564,39 +566,67 @@ impl Core {
                 }
             }
             // It had drained just when the stop took effect: there is nothing to keep stopped.
-            Place::Stopped { .. } => {
+            Place::Stopped { wants_again, .. } => {
+                let after = if *wants_again {
+                    Place::Waiting { since }
+                } else {
+                    Place::Out
+                };
                 self.work_done(slot, number);
-                self.set_place(slot, number, Place::Out);
+                self.set_place(slot, number, after);
                 self.order_resume(id, actions);
                 self.settle_queue(slot, None);
+                if !turns {
+                    self.seat_all(slot, actions);
+                }
             }
             Place::Out | Place::Waiting { .. } => {}
         }
     }
 
-    fn set_idle(&mut self, slot: Slot, number: u32, idle: bool) {
-        let Some(session) = self.vm(slot).and_then(|vm| vm.session(number)) else {
+    fn idle_seen(&mut self, slot: Slot, number: u32, idle_us: u64) {
+        let Some(session) = self.session_at(slot, number).filter(|session| session.works()) else {
             return;
         };
-        if session.seat().is_none_or(|seat| seat.idle == idle) {
-            return;
-        }
         let gpus = session.gpus;
         self.account(gpus);
-        if idle {
-            self.work_done(slot, number);
-        }
+        self.work_done(slot, number);
+        let splits = gpus.iter().map(|gpu| self.gpus[gpu as usize].split_since);
+        // The books are counted anew no further back than they are as simple as now.
+        let now = self.now;
+        let since = splits.fold(now.saturating_sub(idle_us), u64::max);
+        self.recount(gpus, since, |core| {
+            if let Some(seat) = core.seat_mut(slot, number) {
+                seat.idle_since = Some(since);
+                if idle_us >= LOOK_LASTS_US {
+                    // As long as a look takes: if nobody waits, it has been one.
+                    seat.look_at = now;
+                }
+            }
+        });
+        self.was_busy(slot);
+    }
+
+    fn busy_seen(&mut self, slot: Slot, number: u32) {
+        let idle = |seat: &Seat| seat.is_idle();
+        let Some(session) = self
+            .session_at(slot, number)
+            .filter(|session| session.seat().is_some_and(idle))
+        else {
+            return;
+        };
+        let gpus = session.gpus;
+        self.account(gpus);
         if let Some(seat) = self.seat_mut(slot, number) {
-            seat.idle = idle;
-            if !idle && !seat.asked {
+            seat.idle_since = None;
+            if !seat.asked {
                 // It was to go only because it was idle.
                 seat.unwanted_since = None;
             }
         }
+        self.split_changed(gpus);
         self.was_busy(slot);
-        if !idle {
-            self.progress(slot, number);
-        }
+        self.progress(slot, number);
     }
 
     fn take_result(&mut self, slot: Slot, number: u32, taken: bool, actions: &mut Vec<Action>) {
@@ -618,7 +648,7 @@ impl Core {
         } else {
             // It works again. If it wanted a turn it would not have one.
             seat.wants_again &= seat.asked;
-            self.set_idle(slot, number, false);
+            self.busy_seen(slot, number);
         }
     }
 
@@ -634,6 +664,7 @@ impl Core {
             .session_at(slot, number)
             .map_or(GpuSet::EMPTY, |session| session.gpus);
         self.account(gpus);
+        self.split_changed(gpus);
         let Some(vm) = self.vm_mut(slot) else { return };
         let id = vm.id(number);
         let Some(session) = vm.session_mut(number) else {
@@ -649,7 +680,11 @@ impl Core {
             return;
         };
         if ok {
-            let after = Place::Stopped { since, repeat_at };
+            let after = Place::Stopped {
+                since,
+                repeat_at,
+                wants_again: seat.wants_again,
+            };
             self.stand_up(slot, number, End::Stopped, after, actions);
         } else {
             seat.stopping = None;
@@ -689,22 +724,24 @@ impl Core {
         let Some(session) = vm.session_mut(number) else {
             return;
         };
-        let (waited_us, asked) = match session.place {
-            Place::Waiting { since } => (now - since, false),
+        let (waited_us, asked, wants_again) = match session.place {
+            Place::Waiting { since } => (now - since, false, false),
             // It is resumed, and still being asked back: it can only finish what it has.
-            Place::Stopped { since, .. } => (now - since, true),
-            Place::Out | Place::Seated(_) => (0, false),
+            Place::Stopped {
+                since, wants_again, ..
+            } => (now - since, true, wants_again),
+            Place::Out | Place::Seated(_) => (0, false, false),
         };
         let seat = Seat {
             turn,
             since: now,
-            idle: false,
+            idle_since: None,
             asked,
             taking: false,
             stopping: None,
             unwanted_since: None,
             over: None,
-            wants_again: false,
+            wants_again,
             look_at,
             charge: Charge::default(),
         };
@@ -747,7 +784,7 @@ impl Core {
         actions.push(Action::Ended {
             session: id,
             turn: seat.turn,
-            held_us: now - seat.since,
+            held_us: seat.idle_since.unwrap_or(now) - seat.since,
             charge: seat.charge,
             end,
         });
@@ -757,7 +794,7 @@ impl Core {
             vm.level = base_level(vm);
             self.set_slices(slot, actions);
         }
-        if !seat.idle {
+        if !seat.is_idle() {
             self.was_busy(slot);
         }
         self.settle_queue(slot, None);
@@ -786,11 +823,12 @@ impl Core {
         vm.wanting = vm.wanting + u32::from(after.1) - u32::from(before.1);
         if before.0 != after.0 {
             for gpu in session.gpus.iter() {
-                let holders = &mut self.gpus[gpu as usize].holders;
+                let state = &mut self.gpus[gpu as usize];
+                state.split_since = self.now;
                 if after.0 {
-                    holders.push((slot, number));
+                    state.holders.push((slot, number));
                 } else {
-                    holders.retain(|holder| *holder != (slot, number));
+                    state.holders.retain(|holder| *holder != (slot, number));
                 }
             }
         }
@@ -807,8 +845,10 @@ impl Core {
     fn set_slices(&mut self, slot: Slot, actions: &mut Vec<Action>) {
         let Self {
             vms,
+            gpus,
             config,
             sequence,
+            now,
             ..
         } = self;
         let Some(vm) = vms.get_mut(slot as usize).and_then(Option::as_mut) else {
@@ -826,6 +866,9 @@ impl Core {
             if session.slice.is_none_or(|(slice, _)| slice != slice_us) {
                 *sequence += 1;
                 session.slice = Some((slice_us, *sequence));
+                for gpu in session.gpus.iter() {
+                    gpus[gpu as usize].split_since = *now;
+                }
                 actions.push(Action::SetSlice {
                     session: id,
                     sequence: *sequence,

@@ -1,6 +1,6 @@
 //! Who is to be seated, and the steps from who is to who shall be. All of it on an island: GPUs on which nothing depends
 //! on what happens elsewhere.
-use crate::state::{Holder, Place, Slot, VmState};
+use crate::state::{Holder, Place, Seat, Slot, VmState};
 use crate::{Action, Core, GpuSet, LOOK_LASTS_US, Level, PerLevel, Policy};
 use smallvec::SmallVec;
 
@@ -272,12 +272,12 @@ impl Core {
             let order = match &session.place {
                 Place::Out => return None,
                 // One that is on its way out comes last, or two could be sent away at once.
-                Place::Seated(seat) if seat.idle || seat.unwanted_since.is_some() => 3,
+                Place::Seated(seat) if seat.is_idle() || seat.unwanted_since.is_some() => 3,
                 Place::Seated(seat) if self.now >= seat.since.saturating_add(quantum) => 2,
                 Place::Seated(_) => 0,
                 Place::Waiting { .. } | Place::Stopped { .. } => 1,
             };
-            let idle = session.seat().is_some_and(|seat| seat.idle);
+            let idle = session.seat().is_some_and(Seat::is_idle);
             Some((order, session.ticket, session.number, session.gpus, idle))
         });
         let mut candidates: Few<_> = candidates.collect();
@@ -338,7 +338,7 @@ impl Core {
                 continue;
             }
             let since = *seat.unwanted_since.get_or_insert(now);
-            if !seat.asked && seat.idle {
+            if !seat.asked && seat.is_idle() {
                 if !seat.taking {
                     seat.taking = true;
                     actions.push(Action::TakeIfIdle { session: id });
@@ -427,8 +427,8 @@ impl Core {
             }
             let look = now >= seat.look_at;
             // One that was seen idle stays watched, or nobody would see it work again.
-            let wanted = gpus.meets(contended) || look || seat.idle;
-            if look && seat.idle && !seat.asked && !seat.taking && !contended.meets(gpus) {
+            let wanted = gpus.meets(contended) || look || seat.is_idle();
+            if look && seat.is_idle() && !seat.asked && !seat.taking && !contended.meets(gpus) {
                 seat.taking = true;
                 actions.push(Action::TakeIfIdle { session: id });
             }

@@ -93,16 +93,24 @@ pub(crate) enum Suspend {
 #[derive(Debug)]
 pub(crate) enum Place {
     Out,
-    Waiting { since: u64 },
+    Waiting {
+        since: u64,
+    },
     Seated(Seat),
-    Stopped { since: u64, repeat_at: u64 },
+    Stopped {
+        since: u64,
+        repeat_at: u64,
+        /// It already wants the next turn: it had drained when the stop took effect, and will say so.
+        wants_again: bool,
+    },
 }
 
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) turn: u64,
     pub(crate) since: u64,
-    pub(crate) idle: bool,
+    /// Since when nothing of it is in flight, if that was seen.
+    pub(crate) idle_since: Option<u64>,
     /// Asked to give back.
     pub(crate) asked: bool,
     /// A [`crate::Action::TakeIfIdle`] or [`crate::Action::AskBack`] is not answered yet.
@@ -125,6 +133,8 @@ pub(crate) struct GpuState {
     pub(crate) holders: Vec<Holder>,
     /// Up to when its time was charged.
     pub(crate) accounted: u64,
+    /// Since when the same have worked on it, for the same slices.
+    pub(crate) split_since: u64,
     /// Nanoseconds in which somebody who was not idle had a turn on it.
     pub(crate) busy_ns: u64,
     /// When somebody of a level was last seen busy.
@@ -217,7 +227,13 @@ impl SessionState {
 
     /// Whether it has a seat and is not idle.
     pub(crate) fn works(&self) -> bool {
-        self.seat().is_some_and(|seat| !seat.idle)
+        self.seat().is_some_and(|seat| !seat.is_idle())
+    }
+}
+
+impl Seat {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle_since.is_some()
     }
 }
 

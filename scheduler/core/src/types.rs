@@ -155,8 +155,7 @@ pub struct Config {
     pub slice_us: PerLevel<u64>,
     /// Operations in flight per stream.
     pub window: PerLevel<u32>,
-    /// A turn that nobody else waits for is looked at this often, and taken back if it is idle, so that idle
-    /// time is not charged for long.
+    /// A turn that nobody else waits for is looked at this often, and taken back if it is idle.
     pub look_us: u64,
     /// Over how long [`Terms::share_max`] is averaged.
     pub share_window_us: u64,
@@ -361,8 +360,8 @@ pub enum Event {
     Want { session: Session },
     /// It has no turn any longer: asked for it or not.
     Released { session: Session },
-    /// Its page says that nothing of it is in flight.
-    IdleSeen { session: Session },
+    /// Its page says that nothing of it is in flight, and has not been for so long.
+    IdleSeen { session: Session, idle_us: u64 },
     /// Its page says that it works.
     BusySeen { session: Session },
     /// Its page says that some of its work is done since this was last said, or the session worked first.
@@ -436,6 +435,7 @@ pub enum Action {
     Ended {
         session: Session,
         turn: u64,
+        /// From the grant to its end, or to the end of its last work if it was idle then.
         held_us: u64,
         charge: Charge,
         end: End,

@@ -227,7 +227,7 @@ impl Checker {
                 }
                 self.touched.insert(*session);
             }
-            Event::IdleSeen { session } => self.set_idle(*session, true),
+            Event::IdleSeen { session, .. } => self.set_idle(*session, true),
             Event::BusySeen { session } => self.set_idle(*session, false),
             Event::TakeResult { session, taken } => {
                 if !taken {

@@ -568,7 +568,7 @@ impl Host {
                     && real.contended
                 {
                     real.page = Page::Idle;
-                    self.say(session, Event::IdleSeen { session });
+                    self.say(session, Event::IdleSeen { session, idle_us: 0 });
                 }
             }
             What::Look => self.look_for_progress(session),
@@ -716,7 +716,7 @@ impl Host {
         let honest = real.member.fault != Fault::Hoards;
         if real.page == Page::Held && real.contended && real.pieces.is_empty() && honest {
             real.page = Page::Idle;
-            self.say(session, Event::IdleSeen { session });
+            self.say(session, Event::IdleSeen { session, idle_us: 0 });
         }
     }
 

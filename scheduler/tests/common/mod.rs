@@ -456,6 +456,12 @@ pub fn socket_pair() -> (OwnedFd, OwnedFd) {
     .unwrap()
 }
 
+/// Microseconds of the clock by which executors tell times.
+fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
 /// A sealed memfd of a turn page's length.
 pub fn page_memfd() -> OwnedFd {
     let memfd = rustix::fs::memfd_create("turn", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
@@ -545,10 +551,14 @@ impl Exec {
 
     /// Notes a call in its page, as one that has not returned.
     pub fn record(&self, call: &str) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let now_us = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
         let op = vgpu_protocol::calls::find_name(call).unwrap().op;
-        self.page.record(now_us, op, 3);
+        self.page.record(monotonic_us(), op, 3);
+    }
+
+    /// Says that it is idle from now on.
+    pub fn rest(&self) {
+        self.page.set_idle_since(monotonic_us());
+        assert!(self.change(State::Held, State::Idle));
     }
 
     pub fn want(&self) {

@@ -100,6 +100,9 @@ pub struct ProcessInfo {
     compute_instance: c_uint,
 }
 
+/// A `nvmlGpuP2PStatus_t`.
+const P2P_NOT_SUPPORTED: c_uint = 5;
+
 /// Stands for the number of an instance where there is none.
 const NO_INSTANCE: c_uint = c_uint::MAX;
 
@@ -431,6 +434,13 @@ api! {
     fn nvmlDeviceGetComputeInstanceId(device: Device, id: *mut c_uint) {
         instance(device)?;
         put(id, 0)
+    }
+
+    // As cuDeviceCanAccessPeer says.
+    fn nvmlDeviceGetP2PStatus(one: Device, other: Device, _kind: c_uint, out: *mut c_uint) {
+        number(one)?;
+        number(other)?;
+        put(out, P2P_NOT_SUPPORTED)
     }
 
     fn nvmlDeviceGetComputeRunningProcesses_v3(device: Device, count: *mut c_uint, out: *mut ProcessInfo) {

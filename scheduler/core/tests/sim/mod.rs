@@ -1,6 +1,6 @@
 //! A host played in the test: sessions with their turn pages, and checks of everything the scheduler does to them.
 use std::collections::{BTreeMap, BTreeSet};
-use vgpu_sched_core::{Action, Config, Core, Event, Found, GpuSet, Level, Session, Standing, Terms, Vm};
+use vgpu_sched_core::{Action, Config, Core, Event, Found, Gpu, GpuSet, Level, Session, Standing, Terms, Vm};
 
 /// The state in a turn page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Page {
 pub struct Real {
     pub gpus: GpuSet,
     pub page: Page,
+    /// Since when its page says idle, while the scheduler has not seen it.
+    pub unseen_since: Option<u64>,
     /// It said that it wants a turn and has none since.
     pub wants: bool,
     /// It said so before it said that its last turn is over.
@@ -49,6 +51,8 @@ pub struct Sim {
     adopted: BTreeSet<Session>,
     /// The longest that each VM waited.
     longest_wait: BTreeMap<Vm, u64>,
+    /// When a session of a level was last seen to work again on a GPU.
+    at_work: BTreeMap<(Gpu, Level), u64>,
 }
 
 impl Sim {
@@ -66,6 +70,7 @@ impl Sim {
             charged_ns: 0,
             adopted: BTreeSet::new(),
             longest_wait: BTreeMap::new(),
+            at_work: BTreeMap::new(),
         };
         for (vm, (terms, _)) in sim.vms.clone() {
             sim.step(Event::VmSet { vm, terms });
@@ -94,6 +99,17 @@ impl Sim {
         let mut events = vec![event];
         while !events.is_empty() {
             let event = events.remove(0);
+            if let Event::BusySeen { session }
+            | Event::TakeResult {
+                session,
+                taken: false,
+            } = event
+            {
+                let level = self.level(session.vm);
+                let gpus = self.sessions[&session].gpus;
+                self.at_work
+                    .extend(gpus.iter().map(|gpu| ((gpu, level), self.now)));
+            }
             let (mut actions, mut again) = (Vec::new(), Vec::new());
             self.core.step(self.now, event.clone(), &mut actions);
             self.twin.step(self.now, event.clone(), &mut again);
@@ -128,6 +144,7 @@ impl Sim {
             Real {
                 gpus,
                 page,
+                unseen_since: None,
                 wants: false,
                 wants_early: false,
                 contended: false,
@@ -145,6 +162,11 @@ impl Sim {
 
     pub fn gone(&mut self, session: Session) {
         if self.sessions.contains_key(&session) {
+            for other in self.sessions.keys().copied().collect::<Vec<_>>() {
+                if let Some(event) = self.see_idle(other) {
+                    self.step(event);
+                }
+            }
             self.step(Event::Gone { session });
         }
     }
@@ -161,29 +183,43 @@ impl Sim {
             }
             Page::Idle => {
                 real.page = Page::Held;
-                self.step(Event::BusySeen { session });
+                if real.unseen_since.take().is_none() {
+                    self.step(Event::BusySeen { session });
+                }
             }
             _ => {}
         }
     }
 
-    /// It runs dry, and says so if somebody cares.
+    /// It runs dry, and says so; it is seen if somebody cares.
     pub fn rest(&mut self, session: Session) {
         let Some(real) = self.sessions.get_mut(&session) else {
             return;
         };
-        if real.page == Page::Held && real.contended {
+        if real.page == Page::Held {
             real.page = Page::Idle;
-            self.step(Event::IdleSeen { session });
+            real.unseen_since = Some(self.now);
+            if real.contended
+                && let Some(event) = self.see_idle(session)
+            {
+                self.step(event);
+            }
         }
     }
 
-    /// It gives its turn back, if it was asked to and is not stopped.
+    /// What the scheduler is told when it looks at a page.
+    fn see_idle(&mut self, session: Session) -> Option<Event> {
+        let since = self.sessions.get_mut(&session)?.unseen_since.take()?;
+        let idle_us = self.now - since;
+        Some(Event::IdleSeen { session, idle_us })
+    }
+
+    /// It gives its turn back, if it was asked to; if it is stopped, it had drained just then.
     pub fn give_back(&mut self, session: Session) {
         let Some(real) = self.sessions.get_mut(&session) else {
             return;
         };
-        if real.page == Page::Yield && real.stopped_until.is_none() {
+        if real.page == Page::Yield {
             real.page = Page::None;
             self.adopted.remove(&session);
             self.step(Event::Released { session });
@@ -195,7 +231,7 @@ impl Sim {
         let Some(real) = self.sessions.get_mut(&session) else {
             return;
         };
-        if real.page == Page::Yield && real.stopped_until.is_none() {
+        if real.page == Page::Yield {
             real.page = Page::None;
             real.wants = true;
             real.wants_early = true;
@@ -252,10 +288,12 @@ impl Sim {
                 real.page = Page::Held;
             }
             Action::TakeIfIdle { session } => {
+                events.extend(self.see_idle(session));
                 let taken = self.take(session);
                 events.push(Event::TakeResult { session, taken });
             }
             Action::AskBack { session } => {
+                events.extend(self.see_idle(session));
                 let taken = self.take(session);
                 let real = self.sessions.get_mut(&session).unwrap();
                 if real.page == Page::Held {
@@ -266,6 +304,9 @@ impl Sim {
             }
             Action::SetContended { session, contended } => {
                 self.sessions.get_mut(&session).unwrap().contended = contended;
+                if contended {
+                    events.extend(self.see_idle(session));
+                }
             }
             Action::Stop {
                 session,
@@ -348,11 +389,12 @@ impl Sim {
             .map(|(id, real)| (*id, real))
     }
 
-    /// The GPUs on which a session above that level works.
+    /// The GPUs on which a session above that level works: not one whose turn is over, though that was not said yet.
     fn busy_above(&self, level: Level) -> GpuSet {
+        let works = |real: &Real| real.turn.is_some() && matches!(real.page, Page::Held | Page::Yield);
         self.sessions
             .iter()
-            .filter(|(id, real)| self.level(id.vm) > level && real.turn.is_some() && real.page != Page::Idle)
+            .filter(|(id, real)| self.level(id.vm) > level && works(real))
             .fold(GpuSet::EMPTY, |set, (_, real)| set.or(real.gpus))
     }
 
@@ -441,15 +483,19 @@ impl Sim {
             return;
         }
         for (id, real) in &self.sessions {
-            // Nobody waits whom nobody keeps from running: a holder, or a VM that came earlier or is more
-            // urgent (a gang that still lacks one of its GPUs).
+            // Nobody waits whom nobody keeps from running: a holder, a VM that came earlier or is more
+            // urgent (a gang that still lacks one of its GPUs), or what may be a burst above it.
             if self.waits(*id) && self.others_seated(*id).next().is_none() {
                 let mine = self.queue.get(&id.vm).map(|(place, _)| *place);
                 let earlier = self.queue.iter().any(|(vm, (place, _))| {
                     (Some(*place) < mine || self.level(*vm) > self.level(id.vm))
                         && self.gang(*vm).meets(self.gang(id.vm))
                 });
-                assert!(earlier, "{id:?} waits for nothing, {real:?}");
+                let burst = self.at_work.iter().any(|((gpu, level), at)| {
+                    let lasts = self.now < at + self.config.burst_gap_us;
+                    lasts && *level > self.level(id.vm) && real.gpus.iter().any(|own| own == *gpu)
+                });
+                assert!(earlier || burst, "{id:?} waits for nothing, {real:?}");
             }
             // At most one guest that is to stay below one that works.
             if real.turn.is_some() && matches!(real.page, Page::Held | Page::Idle) {

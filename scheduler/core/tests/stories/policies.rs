@@ -334,7 +334,10 @@ fn first_in_first_out_lasts_until_the_work_is_done() {
             .any(|action| matches!(action, Action::AskBack { .. } | Action::Stop { .. })),
         "{asked:?}"
     );
-    story.event(Event::IdleSeen { session: A });
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 0,
+    });
     assert_eq!(story.done(), [Action::TakeIfIdle { session: A }]);
     story.event(Event::TakeResult {
         session: A,
@@ -359,7 +362,10 @@ fn one_that_works_again_when_it_is_to_be_taken_keeps_its_turn() {
     story.want(A);
     story.want(other);
     story.done();
-    story.event(Event::IdleSeen { session: A });
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 0,
+    });
     assert_eq!(story.done(), [Action::TakeIfIdle { session: A }]);
     story.refuse_taking(A);
     story.until(S);
@@ -378,11 +384,17 @@ fn a_turn_on_several_gpus_is_followed_when_the_last_seat_is_given_back() {
     story.want(A);
     story.want(elsewhere);
     story.done();
-    story.event(Event::IdleSeen { session: A });
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 0,
+    });
     assert_eq!(story.done(), [Action::TakeIfIdle { session: A }]);
     story.refuse_taking(A);
     assert_eq!(story.done(), [], "the turn goes on");
-    story.event(Event::IdleSeen { session: A });
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 0,
+    });
     story.event(Event::TakeResult {
         session: A,
         taken: true,
@@ -738,7 +750,10 @@ fn calls(story: &mut Story, calls: u32, apart_us: u64) {
         story.event(Event::BusySeen { session: B });
         story.until(story.now + 100);
         story.event(Event::Progress { session: B });
-        story.event(Event::IdleSeen { session: B });
+        story.event(Event::IdleSeen {
+            session: B,
+            idle_us: 0,
+        });
         story.until(story.now + apart_us);
     }
 }
@@ -749,7 +764,10 @@ fn a_burst_of_short_calls_stops_those_below_until_it_is_over() {
     let mut story = story(Config::default(), &[], &vms);
     story.want(A);
     story.want(B);
-    story.event(Event::IdleSeen { session: B });
+    story.event(Event::IdleSeen {
+        session: B,
+        idle_us: 0,
+    });
     story.done();
     // Now and then is no burst.
     calls(&mut story, 20, 10 * MS);
@@ -795,7 +813,10 @@ fn a_burst_without_end_lets_those_below_in_again() {
     let mut story = story(Config::default(), &[], &vms);
     story.want(A);
     story.want(B);
-    story.event(Event::IdleSeen { session: B });
+    story.event(Event::IdleSeen {
+        session: B,
+        idle_us: 0,
+    });
     calls(&mut story, 8, 200);
     story.refuse_taking(A);
     let stop = story.actions.iter().find_map(|action| match action {

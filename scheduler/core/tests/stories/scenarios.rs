@@ -1,7 +1,7 @@
 //! Short stories, to the microsecond.
 
 use crate::story::{A, B, C, Story, session};
-use vgpu_sched_core::{Action, Charge, Config, End, Event, GpuSet, Level, Standing, Terms};
+use vgpu_sched_core::{Action, Charge, Config, End, Event, GpuSet, Level, Session, Standing, Terms};
 
 #[test]
 fn a_turn_ends_with_its_quantum_and_only_if_somebody_waits() {
@@ -147,12 +147,18 @@ fn an_idle_holder_is_taken_off_at_once_if_somebody_waits() {
     story.want(A);
     story.want(B);
     story.done();
-    story.event(Event::IdleSeen { session: A });
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 0,
+    });
     assert_eq!(story.done(), [Action::TakeIfIdle { session: A }]);
     // It was quicker, and goes on.
     story.refuse_taking(A);
     assert_eq!((story.done(), story.standing(A)), (vec![], Standing::Running));
-    story.event(Event::IdleSeen { session: A });
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 0,
+    });
     story.event(Event::TakeResult {
         session: A,
         taken: true,
@@ -177,7 +183,10 @@ fn a_wish_that_comes_before_the_release_is_not_lost() {
         (Standing::Waiting, Standing::Running)
     );
     // The same for one that was idle and is taken.
-    story.event(Event::IdleSeen { session: B });
+    story.event(Event::IdleSeen {
+        session: B,
+        idle_us: 0,
+    });
     story.want(B);
     story.event(Event::TakeResult {
         session: B,
@@ -204,7 +213,10 @@ fn a_high_vm_that_works_now_and_then_does_not_throw_the_low_ones_about() {
         story.until(round * 10_000);
         story.event(Event::BusySeen { session: B });
         story.now += 50;
-        story.event(Event::IdleSeen { session: B });
+        story.event(Event::IdleSeen {
+            session: B,
+            idle_us: 0,
+        });
     }
     assert_eq!(
         story.done(),
@@ -312,6 +324,57 @@ fn the_first_that_waits_rises_with_its_slice_and_falls_back() {
     assert_eq!(story.core.level(4), Some(Level::Low));
     story.until(150_001);
     assert_eq!(story.core.level(4), Some(Level::Medium));
+}
+
+/// A session drains just when the stop takes effect; a thread of it asks for the next turn before the last one is said to be
+/// given back, before or after the stop is confirmed. It gets that turn.
+#[test]
+fn a_wish_that_comes_while_it_is_stopped_is_not_lost() {
+    for (confirmed_first, resumed_first) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut story = Story::new(Config::default(), &[(1, Level::Low), (2, Level::Low)]);
+        story.event(Event::Proved {
+            session: A,
+            slices: true,
+            stop: true,
+        });
+        story.want(A);
+        story.want(B);
+        story.until(29_999);
+        story.refuse_taking(A);
+        story.done();
+        story.until(30_000);
+        let [Action::Stop { sequence, .. }] = story.done()[..] else {
+            panic!()
+        };
+        let done = Event::OrderDone {
+            session: A,
+            sequence,
+            ok: true,
+        };
+        if confirmed_first {
+            story.event(done);
+            story.want(A);
+        } else {
+            story.want(A);
+            story.event(done);
+        }
+        assert_eq!(story.standing(A), Standing::Stopped);
+        if resumed_first {
+            // B is through, so A is to go on with what it had.
+            story.release(B);
+            assert_eq!(story.standing(A), Standing::Asked);
+        }
+        story.release(A);
+        if !resumed_first {
+            assert_eq!(story.standing(A), Standing::Waiting);
+            story.release(B);
+        }
+        assert_eq!(
+            story.standing(A),
+            Standing::Running,
+            "{confirmed_first} {resumed_first}"
+        );
+    }
 }
 
 #[test]
@@ -433,7 +496,10 @@ fn idle_time_is_not_charged_and_shared_time_is_split_by_slices() {
     story.want(B);
     // 1 ms alone; 1.01 ms with B: 10 us by 200 : 20,000; then B is idle for 1 ms.
     story.now = 2_010;
-    story.event(Event::IdleSeen { session: B });
+    story.event(Event::IdleSeen {
+        session: B,
+        idle_us: 0,
+    });
     story.now = 3_010;
     story.done();
     story.release(A);
@@ -473,6 +539,131 @@ fn idle_time_is_not_charged_and_shared_time_is_split_by_slices() {
     );
 }
 
+/// Turns that ended: who held them for how long, and what was charged.
+fn ends(story: &mut Story) -> Vec<(Session, End, u64, Charge)> {
+    let actions = std::mem::take(&mut story.actions);
+    let ends = actions.into_iter().filter_map(|action| match action {
+        Action::Ended {
+            session,
+            end,
+            held_us,
+            charge,
+            ..
+        } => Some((session, end, held_us, charge)),
+        _ => None,
+    });
+    ends.collect()
+}
+
+/// Nobody looks at a session that has the GPU for itself. When it ends, or is looked at, it says since when it was idle.
+#[test]
+fn idle_time_that_nobody_saw_is_not_charged_either() {
+    let charge = |ns, estimated| Charge { ns, estimated };
+    let mut story = Story::new(Config::default(), &[(1, Level::Low)]);
+    let second = session(1, 2);
+    story.attach(second, &[0]);
+    story.want(A);
+    story.until(5_000_000);
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 4_000_000,
+    });
+    assert_eq!(story.core.usage(1), Some((1, charge(1_000_000_000, false))));
+    assert_eq!(story.core.busy_ns(0), 1_000_000_000);
+    // It was a look: it is not watched for longer.
+    assert!(story.actions.contains(&Action::TakeIfIdle { session: A }));
+    story.event(Event::Gone { session: A });
+    assert_eq!(
+        ends(&mut story),
+        [(A, End::Gone, 1_000_000, charge(1_000_000_000, false))]
+    );
+
+    // It is no more than it was charged for this turn, whatever the executor says.
+    story.want(second);
+    story.until(6_000_000);
+    story.event(Event::IdleSeen {
+        session: second,
+        idle_us: u64::MAX,
+    });
+    story.until(6_500_000);
+    story.event(Event::Gone { session: second });
+    assert_eq!(ends(&mut story), [(second, End::Gone, 0, charge(0, false))]);
+    assert_eq!(story.core.usage(1), Some((2, charge(1_000_000_000, false))));
+}
+
+/// Two sessions of a VM share a GPU, and neither is watched: the time in which one of them was idle is the other's.
+#[test]
+fn idle_time_that_nobody_saw_is_charged_to_who_worked_meanwhile() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low)]);
+    let second = session(1, 2);
+    story.attach(second, &[0]);
+    story.want(A);
+    story.want(second);
+    story.until(10_000_000);
+    // A worked for 4 s, the other one for 7 s.
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 6_000_000,
+    });
+    story.event(Event::IdleSeen {
+        session: second,
+        idle_us: 3_000_000,
+    });
+    assert_eq!(story.core.busy_ns(0), 7_000_000_000);
+    story.event(Event::Gone { session: A });
+    story.event(Event::Gone { session: second });
+    let charge = |ns| Charge { ns, estimated: true };
+    assert_eq!(
+        ends(&mut story),
+        [
+            (A, End::Gone, 4_000_000, charge(2_000_000_000)),
+            (second, End::Gone, 7_000_000, charge(5_000_000_000))
+        ]
+    );
+}
+
+/// Thirds of microseconds are no whole nanoseconds.
+#[test]
+fn no_more_is_charged_anew_than_there_was() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low)]);
+    story.want(A);
+    for number in 2..=3 {
+        story.attach(session(1, number), &[0]);
+        story.want(session(1, number));
+    }
+    story.until(15_216);
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 15_203,
+    });
+    let charged_ns = story.core.usage(1).unwrap().1.ns;
+    assert!((15_215_990..=15_216_000).contains(&charged_ns), "{charged_ns}");
+}
+
+/// The books are right back to when somebody else began or ceased to be charged.
+#[test]
+fn what_was_charged_is_counted_anew_back_to_the_last_change() {
+    let mut story = Story::new(Config::default(), &[(1, Level::Low)]);
+    let second = session(1, 2);
+    story.attach(second, &[0]);
+    story.want(A);
+    story.until(1_000_000);
+    story.want(second);
+    story.until(2_000_000);
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 1_500_000,
+    });
+    story.event(Event::Gone { session: A });
+    story.event(Event::Gone { session: second });
+    let ends = ends(&mut story);
+    let charged: Vec<_> = ends
+        .iter()
+        .map(|(_, _, held_us, charge)| (*held_us, charge.ns))
+        .collect();
+    assert_eq!(charged, [(1_000_000, 1_000_000_000), (1_000_000, 1_000_000_000)]);
+}
+
 #[test]
 fn a_turn_that_nobody_waits_for_is_looked_at_and_taken_when_idle() {
     let config = Config {
@@ -494,7 +685,10 @@ fn a_turn_that_nobody_waits_for_is_looked_at_and_taken_when_idle() {
     story.until(1_500_000);
     assert_eq!(said(&mut story), [true, false], "it works, and is left alone");
     story.until(2_100_000);
-    story.event(Event::IdleSeen { session: A });
+    story.event(Event::IdleSeen {
+        session: A,
+        idle_us: 0,
+    });
     let looked = story.core.deadline().unwrap();
     story.until(looked + 2_000_000);
     assert!(story.actions.contains(&Action::TakeIfIdle { session: A }));
