@@ -25,6 +25,7 @@ mod orders;
 mod output;
 mod preempt;
 mod recording;
+mod reserved;
 mod ring;
 mod sealed;
 mod session;
