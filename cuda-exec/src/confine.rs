@@ -1,13 +1,18 @@
 //! Where things may lie in this process: a pointer means one thing in the guest and here, so libcuda gets only
 //! addresses that the guest process has reserved too. Everything else is occupied before libcuda is loaded, except
 //! what lies low, where libcuda insists on a range of its own.
+//!
+//! A program's own memory, once it registers it, is mapped at its own address too: over what is reserved here, or, low, where
+//! nothing lies. vgpu-backend starts this process such that its libraries and threads' stacks do not lie where programs have
+//! theirs (see there). What little remains here (program, heap, main thread's stack) is in the way of few programs.
+use crate::reserved::Reserved;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
 use std::ops::Range;
 use vgpu_protocol::limits::{ARENA_LEN, WINDOW_LEN};
 
 /// Below this libcuda keeps its queues and doorbells (0x2_0000_0000 to 0x3_0020_0000), and finds little else.
-const LOW: u64 = 64 << 30;
+pub const LOW: u64 = 64 << 30;
 /// The end of a process' addresses.
 const TOP: u64 = 0x7fff_ffff_f000;
 /// The main thread's stack is grown to this many bytes, since afterwards it cannot grow.
@@ -22,31 +27,36 @@ const RESERVED: MapFlags = MapFlags::PRIVATE
     .union(MapFlags::FIXED_NOREPLACE);
 
 /// Reserves the first window of `candidates` that is free here, and occupies everything around it. What remains free
-/// is the window's part behind the arena, and the low part. Returns the window's base, or `None` if none is free.
-pub fn confine(candidates: &[u64]) -> io::Result<Option<u64>> {
+/// is the window's part behind the arena, and the low part. Returns the window's base and what was reserved around it, or
+/// `None` if none is free.
+pub fn confine(candidates: &[u64]) -> io::Result<Option<(u64, Reserved)>> {
     let Some(&window) = candidates.iter().find(|&&window| take(window)) else {
         return Ok(None);
     };
     grow_stack();
-    occupy(window..window + WINDOW_LEN)?;
+    let reserved = occupy(window..window + WINDOW_LEN)?;
     // SAFETY: `take` reserved this range a moment ago and nothing uses it.
     unsafe { rustix::mm::munmap((window + ARENA_LEN) as *mut _, (WINDOW_LEN - ARENA_LEN) as usize) }?;
-    Ok(Some(window))
+    Ok(Some((window, reserved)))
 }
 
 /// Reserves all that is free around the window. Other threads (and reading the list) may map something at any moment, so
-/// looks again until a list shows no gap.
-fn occupy(window: Range<u64>) -> io::Result<()> {
+/// looks again until a list shows no gap. What it reserved.
+fn occupy(window: Range<u64>) -> io::Result<Reserved> {
+    let mut occupied = Vec::new();
     for _ in 0..PASSES {
         let maps = std::fs::read_to_string("/proc/self/maps")?;
         let gaps = gaps(&mapped(&maps), window.clone());
         if gaps.is_empty() {
-            return Ok(());
+            return Ok(Reserved::new(occupied));
         }
         for gap in gaps {
-            match reserve(gap) {
+            match reserve(gap.clone()) {
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-                reserved => reserved?,
+                reserved => {
+                    reserved?;
+                    occupied.push(gap);
+                }
             }
         }
     }
@@ -60,7 +70,8 @@ fn take(window: u64) -> bool {
         && reserve(window..window + WINDOW_LEN).is_ok()
 }
 
-fn reserve(range: Range<u64>) -> io::Result<()> {
+/// Reserves a range, if nothing is there.
+pub fn reserve(range: Range<u64>) -> io::Result<()> {
     let len = (range.end - range.start) as usize;
     // SAFETY: FIXED_NOREPLACE takes free addresses only, and nothing can be read or written there.
     let at = unsafe { rustix::mm::mmap_anonymous(range.start as *mut _, len, ProtFlags::empty(), RESERVED) }?;

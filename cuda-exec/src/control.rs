@@ -3,7 +3,7 @@ use crate::confine;
 use crate::cuda::Cuda;
 use crate::jail;
 use crate::journal::LABEL;
-use crate::memory::Region;
+use crate::memory::{Memory, Region};
 use crate::ring::{Consumer, RingState};
 use crate::session::{self, Exit, Session, spawn};
 use std::collections::HashMap;
@@ -111,7 +111,7 @@ impl Control {
             log::error!("confining this process: {error}");
             Status::HostError
         })?;
-        let window = window.ok_or(Status::NoWindow)?;
+        let (window, reserved) = window.ok_or(Status::NoWindow)?;
         let cuda = Cuda::load().map_err(|error| {
             log::error!("libcuda: {error}");
             if self.jailed.is_some() {
@@ -127,7 +127,7 @@ impl Control {
             "started with {} GPU(s), window at {window:#x}; jail: {jail}",
             cuda.gpus().len()
         );
-        let session = Session::start(cuda, window, event);
+        let session = Session::start(cuda, Memory::new(window, reserved), event);
         session.shares.connect(shares).map_err(|error| {
             log::error!("the socket to the backend's table of what is shared: {error}");
             Status::HostError

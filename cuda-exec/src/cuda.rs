@@ -413,14 +413,14 @@ impl Cuda {
         check(unsafe { (self.f.mem_get_info)(&mut free, &mut total) })?;
         Ok((free as u64, total as u64))
     }
-    /// Registers host memory for all contexts; its device pointer.
+    /// Registers host memory for all contexts, with `flags` beside that; its device pointer.
     ///
     /// # Safety
     /// The range is mapped shared memory that stays mapped until [`Self::host_unregister`].
-    pub unsafe fn host_register(&self, addr: u64, len: u64) -> Result<u64, Code> {
-        const FLAGS: u32 = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
+    pub unsafe fn host_register(&self, addr: u64, len: u64, flags: u32) -> Result<u64, Code> {
+        let flags = flags | sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
         // SAFETY: the caller's.
-        check(unsafe { (self.f.mem_host_register)(addr as *mut c_void, len as usize, FLAGS) })?;
+        check(unsafe { (self.f.mem_host_register)(addr as *mut c_void, len as usize, flags) })?;
         // SAFETY: the range was just registered.
         get(|p| unsafe { (self.f.mem_host_get_device_pointer)(p, addr as *mut c_void, 0) })
     }

@@ -25,6 +25,7 @@ mod orders;
 mod output;
 mod preempt;
 mod recording;
+mod reserved;
 mod ring;
 mod sealed;
 mod session;
@@ -59,6 +60,10 @@ fn main() {
     }));
     if let Err(error) = harden() {
         log::error!("giving up privileges: {error}");
+        session::exit(Exit::Start);
+    }
+    if let Err(error) = usual_stacks() {
+        log::error!("the size of threads' stacks: {error}");
         session::exit(Exit::Start);
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -104,6 +109,42 @@ fn harden() -> rustix::io::Result<()> {
             maximum: Some(0),
         },
     )
+}
+
+/// The limit on stacks was set high to have this process' addresses where they are (see vgpu-backend, which starts it). Threads
+/// that libcuda makes would get as much.
+fn usual_stacks() -> std::io::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    const USUAL: u64 = 8 << 20;
+    // SAFETY: declared as glibc does.
+    unsafe extern "C" {
+        fn pthread_setattr_default_np(attributes: *const libc::pthread_attr_t) -> libc::c_int;
+    }
+    let mut limit = getrlimit(Resource::Stack);
+    if limit.current.is_some_and(|current| current <= USUAL) {
+        return Ok(());
+    }
+    limit.current = Some(USUAL);
+    setrlimit(Resource::Stack, limit)?;
+    let mut attributes = std::mem::MaybeUninit::uninit();
+    // SAFETY: attributes that are initialised, used and destroyed here.
+    let failed = unsafe {
+        match libc::pthread_attr_init(attributes.as_mut_ptr()) {
+            0 => {
+                let set = match libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), USUAL as usize) {
+                    0 => pthread_setattr_default_np(attributes.as_ptr()),
+                    error => error,
+                };
+                libc::pthread_attr_destroy(attributes.as_mut_ptr());
+                set
+            }
+            error => error,
+        }
+    };
+    match failed {
+        0 => Ok(()),
+        error => Err(std::io::Error::from_raw_os_error(error)),
+    }
 }
 
 fn take_socket() -> Option<OwnedFd> {

@@ -1,18 +1,26 @@
-//! What a guest's pointers may name: its own memory, mapped in the arena, and the device memory it allocated. With one
-//! address space for host and device, libcuda would take any address of this process; so every range is looked up here.
+//! What a guest's pointers may name: its own memory, mapped in the arena or, of a program's own, where that lies, and the
+//! device memory it allocated. With one address space for host and device, libcuda would take any address of this process; so
+//! every range is looked up here.
 //!
 //! Whoever submits work on a range holds a [`View`] until libcuda has taken the work; whoever takes a range away removes
 //! it here first, then waits for the work, then gives it back. So no work starts on a range that is going.
+use crate::confine;
 use crate::device_memory::{Device, DeviceTable, Owner};
 use crate::limits::Charge;
+use crate::reserved::Reserved;
 use crate::shared::Shared;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use vgpu_protocol::host::{ExecMap, ExecRun};
-use vgpu_protocol::limits::{AREA_LEN, ARENA_LEN, MAP_LEN_MAX, MAPPED_LEN_MAX, MAPS_MAX, PAGE_LEN, RUNS_MAX};
-use vgpu_protocol::virtio::{MAP_REGISTER, Status};
+use vgpu_protocol::limits::{
+    ADDRESS_END, ADDRESS_START, AREA_LEN, ARENA_LEN, MAP_LEN_MAX, MAPPED_LEN_MAX, MAPS_MAX, PAGE_LEN,
+    REGISTERED_MAX, RUNS_MAX, WINDOW_LEN,
+};
+use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::virtio::{MAP_PROGRAM, MAP_REGISTER, Status};
 
 /// A file with guest memory.
 #[derive(Debug)]
@@ -49,6 +57,15 @@ struct Mapping {
     rings: u32,
 }
 
+/// A range of a program's own memory that it registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Registered {
+    len: u64,
+    context: u32,
+    /// libcuda has it, and it is not being taken back.
+    usable: bool,
+}
+
 /// A mapping of which not all messages have come.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
@@ -64,6 +81,7 @@ struct Tables {
     window: u64,
     maps: BTreeMap<u64, Mapping>,
     pending: BTreeMap<u64, Pending>,
+    registered: BTreeMap<u64, Registered>,
     device: DeviceTable,
     mapped: u64,
     runs: u32,
@@ -75,9 +93,14 @@ impl Tables {
     fn admit(&mut self, map: &ExecMap, len: u64) -> Result<bool, Status> {
         let pages = |n: u64| n != 0 && n.is_multiple_of(PAGE_LEN);
         let end = map.addr.checked_add(map.len).ok_or(Status::Invalid)?;
-        let in_arena =
-            map.addr.is_multiple_of(PAGE_LEN) && map.addr >= self.window && end <= self.window + ARENA_LEN;
-        if !in_arena || !pages(map.len) || !pages(len) || map.flags & !MAP_REGISTER != 0 {
+        let in_place = match map.flags {
+            MAP_PROGRAM => {
+                map.addr >= ADDRESS_START && end <= ADDRESS_END && !self.touches_window(map.addr, end)
+            }
+            0 | MAP_REGISTER => self.is_in_arena(map.addr, end),
+            _ => false,
+        };
+        if !in_place || !map.addr.is_multiple_of(PAGE_LEN) || !pages(map.len) || !pages(len) {
             return Err(Status::Invalid);
         }
         let is_area = map.addr == self.window && map.len == AREA_LEN && map.flags == MAP_REGISTER;
@@ -124,6 +147,70 @@ impl Tables {
         Ok(pending.covered == pending.len)
     }
 
+    fn is_in_arena(&self, addr: u64, end: u64) -> bool {
+        addr >= self.window && end <= self.window + ARENA_LEN
+    }
+
+    fn touches_window(&self, addr: u64, end: u64) -> bool {
+        addr < self.window + WINDOW_LEN && end > self.window
+    }
+
+    /// Whether a program's own memory that is mapped covers a range, in one mapping or in several side by side.
+    fn is_programs(&self, addr: u64, end: u64) -> bool {
+        let mut at = addr;
+        while at < end {
+            let Some((start, mapping)) = self.maps.range(..=at).next_back() else {
+                return false;
+            };
+            if start + mapping.len <= at || self.touches_window(*start, start + mapping.len) {
+                return false;
+            }
+            at = start + mapping.len;
+        }
+        true
+    }
+
+    /// Claims a range that is to be registered; nobody may use it yet.
+    fn claim(&mut self, addr: u64, len: u64, context: u32) -> Result<(), Code> {
+        let end = addr
+            .checked_add(len)
+            .filter(|&end| end > addr)
+            .ok_or(result::INVALID_VALUE)?;
+        if !self.is_programs(addr, end) {
+            return Err(result::INVALID_VALUE);
+        }
+        if overlap(&self.registered, addr, end, |range| range.len) {
+            return Err(result::HOST_MEMORY_ALREADY_REGISTERED);
+        }
+        if self.registered.len() >= REGISTERED_MAX {
+            return Err(result::OUT_OF_MEMORY);
+        }
+        let usable = false;
+        self.registered.insert(addr, Registered { len, context, usable });
+        Ok(())
+    }
+
+    /// Has no new work find the registered range that starts there.
+    fn withdraw(&mut self, addr: u64) -> Result<(), Code> {
+        let (start, range) = self
+            .registered
+            .range_mut(..=addr)
+            .next_back()
+            .filter(|(start, range)| range.usable && addr - **start < range.len)
+            .ok_or(result::HOST_MEMORY_NOT_REGISTERED)?;
+        if *start != addr {
+            return Err(result::INVALID_VALUE);
+        }
+        range.usable = false;
+        Ok(())
+    }
+
+    /// Whether a registered range holds all of a range.
+    fn is_registered(&self, addr: u64, len: u64) -> bool {
+        let below = self.registered.range(..=addr).next_back();
+        below.is_some_and(|(start, range)| range.usable && within(*start, range.len, addr, len))
+    }
+
     /// A mapping whose pages are all there may be used from now on.
     fn publish(&mut self, addr: u64, registered: bool) {
         if let Some(pending) = self.pending.remove(&addr) {
@@ -157,7 +244,21 @@ impl Tables {
     }
 
     fn is_device(&self, addr: u64, len: u64) -> bool {
-        self.device.holds(addr, len) || self.mapping(addr, len).is_some_and(|mapping| mapping.register)
+        self.device.holds(addr, len) || self.is_pinned(addr, len)
+    }
+
+    /// Whether it is memory of the guest's that may be read and written here: mapped in the arena, or registered.
+    fn is_host(&self, addr: u64, len: u64) -> bool {
+        let in_arena = || {
+            addr.checked_add(len)
+                .is_some_and(|end| self.is_in_arena(addr, end))
+        };
+        (in_arena() && self.mapping(addr, len).is_some()) || self.is_registered(addr, len)
+    }
+
+    /// Whether it is memory of the guest's that the GPU reaches.
+    fn is_pinned(&self, addr: u64, len: u64) -> bool {
+        self.mapping(addr, len).is_some_and(|mapping| mapping.register) || self.is_registered(addr, len)
     }
 }
 
@@ -179,6 +280,8 @@ pub struct Memory {
     window: u64,
     regions: OnceLock<Vec<Region>>,
     tables: RwLock<Tables>,
+    /// Where a program's own memory may be mapped.
+    reserved: Mutex<Reserved>,
 }
 
 /// Ranges stay what they are while this is held.
@@ -204,12 +307,12 @@ impl View<'_> {
 
     /// Whether the GPU may be told to read or write that range of pinned memory.
     pub fn is_pinned(&self, addr: u64, len: u64) -> bool {
-        self.0.mapping(addr, len).is_some_and(|mapping| mapping.register)
+        self.0.is_pinned(addr, len)
     }
 
     /// The range, if it is mapped guest memory.
     pub fn host(&self, addr: u64, len: u64) -> Option<HostRange<'_>> {
-        self.0.mapping(addr, len).map(|_| HostRange {
+        self.0.is_host(addr, len).then_some(HostRange {
             addr,
             len,
             _view: self,
@@ -246,11 +349,12 @@ impl HostRange<'_> {
 }
 
 impl Memory {
-    /// The arena at a window's base is reserved and empty.
-    pub fn new(window: u64) -> Self {
+    /// The arena at a window's base is reserved and empty, and so is `reserved`.
+    pub fn new(window: u64, reserved: Reserved) -> Self {
         Self {
             window,
             regions: OnceLock::new(),
+            reserved: Mutex::new(reserved),
             tables: RwLock::new(Tables {
                 window,
                 ..Tables::default()
@@ -261,6 +365,11 @@ impl Memory {
     /// The window's base.
     pub fn window(&self) -> u64 {
         self.window
+    }
+
+    /// Whether an address lies in the window; a program's own memory does not.
+    pub fn is_in_window(&self, addr: u64) -> bool {
+        (self.window..self.window + WINDOW_LEN).contains(&addr)
     }
 
     /// Looks ranges up.
@@ -297,6 +406,11 @@ impl Memory {
             return Err(Status::Invalid);
         }
         let complete = self.change(|tables| tables.admit(map, len))?;
+        let range = map.addr..map.addr + map.len;
+        if map.offset == 0 && map.flags == MAP_PROGRAM && !self.take(range) {
+            self.change(|tables| tables.forget(map.addr));
+            return Err(Status::Taken);
+        }
         let mut addr = map.addr + map.offset;
         for run in runs {
             if let Err(error) = self.map_run(&regions[run.region as usize], run, addr) {
@@ -309,8 +423,28 @@ impl Memory {
         Ok(complete)
     }
 
+    fn reserved(&self) -> MutexGuard<'_, Reserved> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes addresses outside the window for a program's own memory, if they are free: reserved already or, low, where
+    /// nothing lies. There they are reserved for good, so that what names them later never finds anything of this process'.
+    fn take(&self, range: Range<u64>) -> bool {
+        let mut reserved = self.reserved();
+        if range.end <= confine::LOW {
+            for missing in reserved.missing(range.clone()) {
+                if confine::reserve(missing.clone()).is_err() {
+                    return false;
+                }
+                reserved.give(missing);
+            }
+        }
+        reserved.take(range)
+    }
+
     fn map_run(&self, region: &Region, run: &ExecRun, addr: u64) -> std::io::Result<()> {
-        // SAFETY: `admit` has found the range free inside the arena, which holds nothing but the guest's memory.
+        // SAFETY: `admit` has found the range free inside the arena, which holds nothing but the guest's memory, or `take`
+        // has found it to be a reservation of this process', and nobody else's any more.
         unsafe {
             rustix::mm::mmap(
                 addr as *mut _,
@@ -352,10 +486,52 @@ impl Memory {
             // The guest's pages would stay in use behind its back.
             panic!("cannot take back {len} bytes at {addr:#x}: {error}");
         }
+        if !self.is_in_window(addr) {
+            self.reserved().give(addr..addr + len);
+        }
     }
 
-    /// Starts taking a mapping away: no new work finds it. Its length, and whether libcuda knows it. The session area
-    /// and mappings with rings stay.
+    /// Claims a range of a program's own memory that is to be registered for a context, so that it stays mapped.
+    pub fn claim(&self, addr: u64, len: u64, context: u32) -> Result<(), Code> {
+        self.change(|tables| tables.claim(addr, len, context))
+    }
+
+    /// libcuda has a range that was claimed: it may be used from now on.
+    pub fn use_claimed(&self, addr: u64) {
+        self.change(|tables| {
+            if let Some(range) = tables.registered.get_mut(&addr) {
+                range.usable = true;
+            }
+        });
+    }
+
+    /// Starts taking a registered range away: no new work finds it.
+    pub fn withdraw(&self, addr: u64) -> Result<(), Code> {
+        self.change(|tables| tables.withdraw(addr))
+    }
+
+    /// The same with all ranges of a context; where they start.
+    pub fn withdraw_context(&self, context: u32) -> Vec<u64> {
+        self.change(|tables| {
+            let of = tables
+                .registered
+                .iter_mut()
+                .filter(|(_, range)| range.usable && range.context == context);
+            of.map(|(addr, range)| {
+                range.usable = false;
+                *addr
+            })
+            .collect()
+        })
+    }
+
+    /// libcuda does not have a range, or no longer.
+    pub fn give_up(&self, addr: u64) {
+        self.change(|tables| tables.registered.remove(&addr));
+    }
+
+    /// Starts taking a mapping away: no new work finds it. Its length, and whether libcuda knows it. The session area,
+    /// mappings with rings and those that a registered range lies in stay.
     pub fn retire(&self, addr: u64) -> Result<(u64, bool), Status> {
         self.change(|tables| match tables.maps.get(&addr) {
             None if tables.pending.contains_key(&addr) => {
@@ -363,7 +539,13 @@ impl Memory {
                 Ok((len, false))
             }
             None => Err(Status::NotFound),
-            Some(mapping) if addr == tables.window || mapping.rings != 0 => Err(Status::Invalid),
+            Some(mapping)
+                if addr == tables.window
+                    || mapping.rings != 0
+                    || overlap(&tables.registered, addr, addr + mapping.len, |range| range.len) =>
+            {
+                Err(Status::Invalid)
+            }
             Some(mapping) => {
                 let found = (mapping.len, mapping.registered);
                 tables.forget(addr);
@@ -410,12 +592,13 @@ impl Memory {
     /// The memory of a whole range inside one mapping, which stays until [`Self::drop_ring`].
     pub fn hold_ring(&self, addr: u64, len: u64) -> Result<Shared, Status> {
         self.change(|tables| {
+            let in_arena = tables.is_in_arena(addr, addr.checked_add(len).ok_or(Status::Invalid)?);
             let (start, mapping) = tables
                 .maps
                 .range_mut(..=addr)
                 .next_back()
                 .ok_or(Status::Invalid)?;
-            if !addr.is_multiple_of(PAGE_LEN) || !within(*start, mapping.len, addr, len) {
+            if !in_arena || !addr.is_multiple_of(PAGE_LEN) || !within(*start, mapping.len, addr, len) {
                 return Err(Status::Invalid);
             }
             mapping.rings += 1;
@@ -573,6 +756,79 @@ mod tests {
             tables.admit(&message(addr, 4096, 0, 0, 1), 4096),
             Err(Status::Limit)
         );
+    }
+
+    #[test]
+    fn a_programs_memory_is_outside_the_window_and_used_where_it_is_registered() {
+        let mut tables = with_area();
+        let place = WINDOW + WINDOW_LEN;
+        let own = |addr, len| message(addr, len, 0, MAP_PROGRAM, 1);
+        for (addr, len) in [
+            (WINDOW + ARENA_LEN, 4096),
+            (WINDOW - 4096, 8192),
+            (place - 4096, 8192),
+            (ADDRESS_END - 4096, 8192),
+            (0, 4096),
+            (ADDRESS_START - 4096, 8192),
+        ] {
+            assert_eq!(
+                tables.admit(&own(addr, len), len),
+                Err(Status::Invalid),
+                "{addr:#x}"
+            );
+        }
+        for flags in [0, MAP_REGISTER, MAP_PROGRAM | MAP_REGISTER] {
+            let wrong = message(place, 4096, 0, flags, 1);
+            assert_eq!(tables.admit(&wrong, 4096), Err(Status::Invalid), "{flags}");
+        }
+        // Two mappings side by side, and a gap.
+        for (addr, len) in [(place, 4096), (place + 4096, 8192), (place + 16384, 4096)] {
+            assert_eq!(tables.admit(&own(addr, len), len), Ok(true));
+            tables.publish(addr, false);
+        }
+        assert!(!tables.is_host(place, 4096) && !tables.is_device(place, 4096));
+        for (addr, len) in [
+            (place - 1, 2),
+            (place + 12287, 2),
+            (place + 12288, 1),
+            (place, 0),
+            (u64::MAX, 2),
+        ] {
+            assert_eq!(
+                tables.claim(addr, len, 1),
+                Err(result::INVALID_VALUE),
+                "{addr:#x}"
+            );
+        }
+        assert_eq!(tables.claim(WINDOW, 10, 1), Err(result::INVALID_VALUE));
+        tables.claim(place + 100, 12000, 1).unwrap();
+        assert!(!tables.is_device(place + 100, 1), "claimed only");
+        assert_eq!(
+            tables.withdraw(place + 100),
+            Err(result::HOST_MEMORY_NOT_REGISTERED)
+        );
+        tables.registered.get_mut(&(place + 100)).unwrap().usable = true;
+        assert!(tables.is_host(place + 100, 12000) && tables.is_device(place + 100, 12000));
+        assert!(!tables.is_device(place + 99, 10) && !tables.is_device(place + 12099, 2));
+        for (addr, len) in [
+            (place + 100, 12000),
+            (place, 101),
+            (place + 12099, 1),
+            (place + 5000, 1),
+        ] {
+            assert_eq!(
+                tables.claim(addr, len, 1),
+                Err(result::HOST_MEMORY_ALREADY_REGISTERED)
+            );
+        }
+        tables.claim(place, 100, 2).unwrap();
+        assert_eq!(tables.withdraw(place + 101), Err(result::INVALID_VALUE));
+        assert_eq!(
+            tables.withdraw(place + 12100),
+            Err(result::HOST_MEMORY_NOT_REGISTERED)
+        );
+        assert_eq!(tables.withdraw(place + 100), Ok(()));
+        assert!(!tables.is_device(place + 100, 1));
     }
 
     proptest! {

@@ -110,12 +110,12 @@ struct Home {
 }
 
 impl Session {
-    /// Starts a session in a confined process: `window` is the base of its window, `event` the eventfd that wakes the guest.
-    pub fn start(cuda: Cuda, window: u64, event: OwnedFd) -> &'static Self {
+    /// Starts a session in a confined process: `event` is the eventfd that wakes the guest.
+    pub fn start(cuda: Cuda, memory: Memory, event: OwnedFd) -> &'static Self {
         let session: &'static Self = Box::leak(Box::new(Self {
             preempt: Preempt::new(&cuda),
             cuda,
-            memory: Memory::new(window),
+            memory,
             objects: Objects::default(),
             graphs: Graphs::default(),
             images: Images::default(),
@@ -367,7 +367,7 @@ impl Session {
     /// Registers mapped memory; a context is current.
     fn register(&self, addr: u64, len: u64) -> Result<(), Code> {
         // SAFETY: the caller has mapped the range, and unmaps it after unregistering it.
-        let pointer = unsafe { self.cuda.host_register(addr, len) }?;
+        let pointer = unsafe { self.cuda.host_register(addr, len, 0) }?;
         if pointer != addr {
             log::error!("memory at {addr:#x} is at {pointer:#x} for the GPU");
             self.survive(self.cuda.host_unregister(addr));
@@ -443,7 +443,10 @@ impl Session {
             false => None,
         };
         let (len, registered) = self.memory.retire(addr)?;
-        self.completion.drain(self);
+        // Of a program's own memory only what was registered could be used, and libcuda has waited for that.
+        if self.memory.is_in_window(addr) {
+            self.completion.drain(self);
+        }
         if registered {
             let home = self.home();
             if let Some((raw, _)) = home.context {

@@ -6,11 +6,18 @@
  * buffer holds one reference, each user mapping another, so a page outlives
  * both. They are charged to the caller's memory cgroup, and, being the
  * driver's and not the user's, not to RLIMIT_MEMLOCK.
+ *
+ * Or memory of a process' own, which it has anyway and which lies where it lies
+ * (VGPU_IOC_PIN): its pages are pinned, so that neither their content nor their
+ * place changes, whatever the process does with its addresses meanwhile. They
+ * count as pinned by it (VmPin), not against RLIMIT_MEMLOCK, as with other GPU
+ * drivers.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/gfp.h>
 #include <linux/mm.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
@@ -70,6 +77,8 @@ enum vgpu_buf_state {
  * @len:	bytes
  * @state:	changed under vgpu_file.lock and .bufs_lock
  * @named:	the host may use some of the pages. Under vgpu_file.lock
+ * @mm:		of the process whose memory it is, which need not be there any
+ *		more; NULL: the driver's
  * @pages:	its memory
  */
 struct vgpu_buf {
@@ -80,6 +89,7 @@ struct vgpu_buf {
 	u64 len;
 	enum vgpu_buf_state state;
 	bool named;
+	struct mm_struct *mm;
 	struct vgpu_pages pages;
 };
 
@@ -92,6 +102,27 @@ static void vgpu_pages_free(struct vgpu_pages *pages)
 			put_page(pfn_to_page(pfn + i));
 			if (i % BIT(VGPU_ORDER_MAX) == 0)
 				cond_resched();
+		}
+	}
+	kvfree(pages->runs);
+	memset(pages, 0, sizeof(*pages));
+}
+
+/* Unpins a process' pages, which the device may have written. */
+static void vgpu_pages_unpin(struct vgpu_pages *pages, struct mm_struct *mm)
+{
+	for (u32 run = 0; run < pages->len; run++) {
+		unsigned long pfn = pages->runs[run].pfn;
+		unsigned long left = pages->runs[run].pages;
+
+		atomic64_sub(left, &mm->pinned_vm);
+		while (left) {
+			unsigned long count = min(left, BIT(VGPU_ORDER_MAX));
+
+			unpin_user_page_range_dirty_lock(pfn_to_page(pfn), count, true);
+			pfn += count;
+			left -= count;
+			cond_resched();
 		}
 	}
 	kvfree(pages->runs);
@@ -203,11 +234,101 @@ static int vgpu_pages_alloc(struct vgpu_pages *pages, unsigned long count,
 	return err == -EFBIG ? -ENOMEM : err;
 }
 
+/*
+ * Whether the device may have a page: memory of processes' own and of tmpfs. A
+ * file's pages are its file system's, which is not asked when the device writes
+ * them, and another device's memory is not the guest's.
+ */
+static bool vgpu_page_suits(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	return folio_test_anon(folio) || folio_test_swapbacked(folio) ||
+	       folio_test_hugetlb(folio);
+}
+
+/* Adds a pinned page behind the others; false if that takes too many runs. */
+static bool vgpu_pages_append(struct vgpu_pages *pages, unsigned long pfn)
+{
+	struct vgpu_run *last = pages->len ? &pages->runs[pages->len - 1] : NULL;
+
+	if (last && last->pfn + last->pages == pfn) {
+		last->pages++;
+		return true;
+	}
+	if (pages->len == pages->cap)
+		return false;
+	pages->runs[pages->len].pfn = pfn;
+	pages->runs[pages->len].pages = 1;
+	pages->len++;
+	return true;
+}
+
+/* Pins the caller's pages from @addr on, in the order in which they lie there. */
+static int vgpu_pages_pin_all(struct vgpu_pages *pages, u64 addr,
+			      unsigned long count, struct page **batch)
+{
+	while (count) {
+		int wanted = min(count, PAGE_SIZE / sizeof(*batch));
+		int err = 0, pinned;
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		pinned = pin_user_pages_fast(addr, wanted,
+					     FOLL_WRITE | FOLL_LONGTERM, batch);
+		if (pinned <= 0)
+			return pinned ? pinned : -EFAULT;
+		for (int i = 0; i < pinned; i++) {
+			if (!err && !vgpu_page_suits(batch[i]))
+				err = -EOPNOTSUPP;
+			if (!err && !vgpu_pages_append(pages, page_to_pfn(batch[i])))
+				err = -ENOMEM;
+			if (err)
+				unpin_user_page(batch[i]);
+			else
+				atomic64_inc(&current->mm->pinned_vm);
+		}
+		if (err)
+			return err;
+		addr += (u64)pinned << PAGE_SHIFT;
+		count -= pinned;
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Pins @count pages of the caller's in at most @runs_max runs. */
+static int vgpu_pages_pin(struct vgpu_pages *pages, u64 addr,
+			  unsigned long count, u32 runs_max)
+{
+	struct page **batch;
+	int err = -ENOMEM;
+
+	pages->len = 0;
+	pages->cap = min_t(u64, count, runs_max);
+	if (!pages->cap)
+		return -ENOMEM;
+	pages->runs = kvmalloc_array(pages->cap, sizeof(*pages->runs),
+				     GFP_KERNEL_ACCOUNT);
+	batch = (struct page **)__get_free_page(GFP_KERNEL);
+	if (pages->runs && batch)
+		err = vgpu_pages_pin_all(pages, addr, count, batch);
+	free_page((unsigned long)batch);
+	if (err)
+		vgpu_pages_unpin(pages, current->mm);
+	return err;
+}
+
 static void vgpu_buf_release(struct kref *ref)
 {
 	struct vgpu_buf *buf = container_of(ref, struct vgpu_buf, ref);
 
-	vgpu_pages_free(&buf->pages);
+	if (buf->mm) {
+		vgpu_pages_unpin(&buf->pages, buf->mm);
+		mmdrop(buf->mm);
+	} else {
+		vgpu_pages_free(&buf->pages);
+	}
 	kfree(buf);
 }
 
@@ -294,9 +415,9 @@ static void vgpu_buf_set_state(struct vgpu_file *file, struct vgpu_buf *buf,
  * Names the pages to the host. On failure @buf->named says whether it may have
  * taken any. Context: vgpu_file.lock held.
  */
-static int vgpu_buf_map(struct vgpu_file *file, struct vgpu_buf *buf, u32 flags)
+static int vgpu_buf_map(struct vgpu_file *file, struct vgpu_buf *buf,
+			u32 wire_flags)
 {
-	u32 wire_flags = flags & VGPU_BUF_REGISTER ? VGPU_WIRE_MAP_REGISTER : 0;
 	u64 offset = 0;
 	u32 run = 0;
 
@@ -365,6 +486,57 @@ static bool vgpu_buf_in_arena(struct vgpu_file *file, u64 addr, u64 len)
 	       len <= arena_len - (addr - file->window);
 }
 
+static struct vgpu_buf *vgpu_buf_new(u64 addr, u64 len)
+{
+	struct vgpu_buf *buf = kzalloc(sizeof(*buf), GFP_KERNEL_ACCOUNT);
+
+	if (!buf)
+		return NULL;
+	kref_init(&buf->ref);
+	INIT_LIST_HEAD(&buf->link);
+	buf->addr = addr;
+	buf->len = len;
+	buf->state = VGPU_BUF_CHANGING;
+	return buf;
+}
+
+/*
+ * Adds a buffer that has its pages to its file and has the host map it; drops it
+ * if that fails. Takes vgpu_file.lock.
+ */
+static int vgpu_buf_publish(struct vgpu_file *file, struct vgpu_buf *buf,
+			    u32 wire_flags)
+{
+	int err;
+
+	err = mutex_lock_killable(&file->lock);
+	if (err)
+		goto put;
+	err = vgpu_file_status(file);
+	if (!err)
+		err = vgpu_buf_insert(file, buf);
+	if (err) {
+		mutex_unlock(&file->lock);
+		goto put;
+	}
+	err = vgpu_buf_map(file, buf, wire_flags);
+	if (!err) {
+		vgpu_buf_set_state(file, buf, VGPU_BUF_MAPPED);
+	} else {
+		if (buf->named)
+			vgpu_buf_unmap(file, buf);
+		if (!buf->named)
+			vgpu_buf_drop(file, buf);
+	}
+	mutex_unlock(&file->lock);
+	return err;
+
+put:
+	/* The host was told nothing. */
+	vgpu_buf_put(buf);
+	return err;
+}
+
 /**
  * vgpu_buf_alloc - allocate a buffer and have the host map it
  * @file:	a file with a session
@@ -387,45 +559,55 @@ int vgpu_buf_alloc(struct vgpu_file *file, u64 addr, u64 len, u32 flags)
 	if (len > limits->mapped_len_max - READ_ONCE(file->mapped_len))
 		return -ENOSPC;
 
-	buf = kzalloc(sizeof(*buf), GFP_KERNEL_ACCOUNT);
+	buf = vgpu_buf_new(addr, len);
 	if (!buf)
 		return -ENOMEM;
-	kref_init(&buf->ref);
-	INIT_LIST_HEAD(&buf->link);
-	buf->addr = addr;
-	buf->len = len;
-	buf->state = VGPU_BUF_CHANGING;
 	err = vgpu_pages_alloc(&buf->pages, len >> PAGE_SHIFT,
 			       limits->runs_max - READ_ONCE(file->runs));
-	if (err)
-		goto put;
-
-	err = mutex_lock_killable(&file->lock);
-	if (err)
-		goto put;
-	err = vgpu_file_status(file);
-	if (!err)
-		err = vgpu_buf_insert(file, buf);
 	if (err) {
-		mutex_unlock(&file->lock);
-		goto put;
+		vgpu_buf_put(buf);
+		return err;
 	}
-	err = vgpu_buf_map(file, buf, flags);
-	if (!err) {
-		vgpu_buf_set_state(file, buf, VGPU_BUF_MAPPED);
-	} else {
-		if (buf->named)
-			vgpu_buf_unmap(file, buf);
-		if (!buf->named)
-			vgpu_buf_drop(file, buf);
-	}
-	mutex_unlock(&file->lock);
-	return err;
+	return vgpu_buf_publish(file, buf, flags & VGPU_BUF_REGISTER ?
+					   VGPU_WIRE_MAP_REGISTER : 0);
+}
 
-put:
-	/* The host was told nothing. */
-	vgpu_buf_put(buf);
-	return err;
+/**
+ * vgpu_buf_pin - pin memory of the caller's and have the host map it
+ * @file:	a file with a session
+ * @addr:	where it lies
+ * @len:	bytes
+ *
+ * Context: process context, sleeps. Takes vgpu_file.lock.
+ * Return: 0 or -errno, as VGPU_IOC_PIN.
+ */
+int vgpu_buf_pin(struct vgpu_file *file, u64 addr, u64 len)
+{
+	const struct vgpu_limits *limits = &file->dev->limits;
+	struct vgpu_buf *buf;
+	int err;
+
+	if (!len || !PAGE_ALIGNED(addr | len) || len > VGPU_WIRE_WINDOW_END ||
+	    addr > VGPU_WIRE_WINDOW_END - len)
+		return -EINVAL;
+	if (addr < file->window + limits->window_len && addr + len > file->window)
+		return -EINVAL;
+	if (len > limits->mapped_len_max - READ_ONCE(file->mapped_len))
+		return -ENOSPC;
+
+	buf = vgpu_buf_new(addr, len);
+	if (!buf)
+		return -ENOMEM;
+	/* First of all, since it says how the pages are given back. */
+	mmgrab(current->mm);
+	buf->mm = current->mm;
+	err = vgpu_pages_pin(&buf->pages, addr, len >> PAGE_SHIFT,
+			     limits->runs_max - READ_ONCE(file->runs));
+	if (err) {
+		vgpu_buf_put(buf);
+		return err;
+	}
+	return vgpu_buf_publish(file, buf, VGPU_WIRE_MAP_PROGRAM);
 }
 
 /**
@@ -532,7 +714,7 @@ int vgpu_buf_mmap(struct vgpu_file *file, struct vm_area_struct *vma)
 
 	mutex_lock(&file->bufs_lock);
 	buf = vgpu_buf_find(file, addr);
-	if (buf && buf->state == VGPU_BUF_MAPPED &&
+	if (buf && !buf->mm && buf->state == VGPU_BUF_MAPPED &&
 	    len <= buf->len - (addr - buf->addr))
 		kref_get(&buf->ref);
 	else

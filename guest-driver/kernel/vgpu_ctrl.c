@@ -354,6 +354,8 @@ int vgpu_status_to_errno(u32 status)
 		return -ENOSPC;
 	case VGPU_WIRE_NO_WINDOW:
 		return -EADDRNOTAVAIL;
+	case VGPU_WIRE_TAKEN:
+		return -EADDRINUSE;
 	case VGPU_WIRE_NO_GPU:
 	case VGPU_WIRE_NO_POOL:
 	case VGPU_WIRE_LOST:

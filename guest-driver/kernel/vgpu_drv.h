@@ -294,6 +294,7 @@ void vgpu_file_wake_all(struct vgpu_device *dev);
 
 /* vgpu_buf.c */
 int vgpu_buf_alloc(struct vgpu_file *file, u64 addr, u64 len, u32 flags);
+int vgpu_buf_pin(struct vgpu_file *file, u64 addr, u64 len);
 int vgpu_buf_free(struct vgpu_file *file, u64 addr);
 int vgpu_buf_mmap(struct vgpu_file *file, struct vm_area_struct *vma);
 void vgpu_buf_drop_all(struct vgpu_file *file);

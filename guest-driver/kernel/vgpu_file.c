@@ -267,6 +267,19 @@ static long vgpu_ioctl_free(struct vgpu_file *file, struct vgpu_free __user *use
 	return vgpu_buf_free(file, args.addr);
 }
 
+static long vgpu_ioctl_pin(struct vgpu_file *file, struct vgpu_pin __user *user)
+{
+	struct vgpu_pin args;
+	int err;
+
+	if (copy_from_user(&args, user, sizeof(args)))
+		return -EFAULT;
+	if (args.flags || args.reserved)
+		return -EINVAL;
+	err = vgpu_file_status(file);
+	return err ? err : vgpu_buf_pin(file, args.addr, args.len);
+}
+
 static long vgpu_ioctl_ring(struct vgpu_file *file, struct vgpu_ring __user *user,
 			    bool create)
 {
@@ -386,6 +399,8 @@ static long vgpu_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 		return vgpu_ioctl_alloc(file, user);
 	case VGPU_IOC_FREE:
 		return vgpu_ioctl_free(file, user);
+	case VGPU_IOC_PIN:
+		return vgpu_ioctl_pin(file, user);
 	case VGPU_IOC_RING_CREATE:
 		return vgpu_ioctl_ring(file, user, true);
 	case VGPU_IOC_RING_DESTROY:

@@ -80,7 +80,8 @@ enum vgpu_wire_status {
 	VGPU_WIRE_QUARANTINED,
 	VGPU_WIRE_LOST,
 	VGPU_WIRE_HOST_ERROR,
-	VGPU_WIRE_NO_POOL
+	VGPU_WIRE_NO_POOL,
+	VGPU_WIRE_TAKEN
 };
 
 struct vgpu_wire_header {
@@ -117,13 +118,14 @@ struct vgpu_wire_run {
 };
 
 #define VGPU_WIRE_MAP_REGISTER	1
+#define VGPU_WIRE_MAP_PROGRAM	2
 
 /**
  * struct vgpu_wire_map - map runs of guest-physical pages at one address
  * @addr:	address in the guest process and on the host
  * @len:	bytes of the whole mapping
  * @offset:	bytes of it that earlier messages covered
- * @flags:	VGPU_WIRE_MAP_REGISTER or 0
+ * @flags:	VGPU_WIRE_MAP_REGISTER, VGPU_WIRE_MAP_PROGRAM or 0
  * @runs_len:	how many of @runs there are, from 1
  * @runs:	the pages, one run after the other
  */

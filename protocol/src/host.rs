@@ -93,7 +93,7 @@ pub struct ExecMap {
     pub len: u64,
     /// Bytes that earlier messages covered.
     pub offset: u64,
-    /// [`crate::virtio::MAP_REGISTER`] or 0.
+    /// [`crate::virtio::MAP_REGISTER`], [`crate::virtio::MAP_PROGRAM`] or 0.
     pub flags: u32,
     /// How many runs follow.
     pub runs_len: u32,

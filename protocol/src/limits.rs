@@ -76,13 +76,19 @@ pub const MAPPED_LEN_MAX: u64 = 256 << 30;
 /// Bytes of one mapping at most (one registration of 512 GiB or more fails on driver 580).
 pub const MAP_LEN_MAX: u64 = 128 << 30;
 /// Mappings of one session.
-pub const MAPS_MAX: usize = 4096;
+pub const MAPS_MAX: usize = 16_384;
+/// Ranges of a program's own memory that one session has registered: each is an object of the host's driver.
+pub const REGISTERED_MAX: usize = 65_536;
+/// No program's memory lies below: what is near address 0 stays inaccessible everywhere (`vm.mmap_min_addr`).
+pub const ADDRESS_START: u64 = 64 << 10;
+/// Addresses that a process may have on x86-64 with 4-level paging end here.
+pub const ADDRESS_END: u64 = 1 << 47;
 /// Scattered runs of guest pages that one session may have mapped: each costs the executor a kernel
 /// mapping, and Linux gives a process 65,530 (`vm.max_map_count`).
 pub const RUNS_MAX: u32 = 32_000;
 /// Bytes that all sessions of a VM together may have mapped; pages that several of them map count in each.
 pub const VM_MAPPED_LEN_MAX: u64 = 512 << 30;
-/// Bytes of those that may be registered with CUDA: pinned, and in the tables of a GPU.
+/// Bytes of those that are or may be registered with CUDA: pinned, and in the tables of a GPU.
 pub const VM_REGISTERED_LEN_MAX: u64 = 256 << 30;
 /// Scattered runs that all sessions of a VM together may have mapped.
 pub const VM_RUNS_MAX: u32 = 256_000;

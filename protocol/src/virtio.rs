@@ -131,6 +131,8 @@ pub enum Status {
     HostError = 8,
     /// The VM is in no pool.
     NoPool = 9,
+    /// The executor has something of its own at those addresses.
+    Taken = 10,
 }
 
 impl Status {
@@ -146,6 +148,7 @@ impl Status {
             6 => Self::Quarantined,
             7 => Self::Lost,
             9 => Self::NoPool,
+            10 => Self::Taken,
             _ => Self::HostError,
         }
     }
@@ -186,13 +189,14 @@ pub struct SessionOpened {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Map {
-    /// Address in the guest process and in the executor; page-aligned, inside the arena.
+    /// Address in the guest process and in the executor; page-aligned, inside the arena or, with [`MAP_PROGRAM`], outside
+    /// the window.
     pub addr: u64,
     /// Bytes of the whole mapping; a multiple of the page size.
     pub len: u64,
     /// Bytes of it that earlier messages covered.
     pub offset: u64,
-    /// [`MAP_REGISTER`] or 0.
+    /// [`MAP_REGISTER`], [`MAP_PROGRAM`] or 0.
     pub flags: u32,
     /// How many [`Run`]s follow, from 1.
     pub runs_len: u32,
@@ -200,6 +204,10 @@ pub struct Map {
 
 /// In [`Map::flags`]: register the pages with CUDA, so that the GPU reads and writes them (pinned memory).
 pub const MAP_REGISTER: u32 = 1;
+
+/// In [`Map::flags`]: the pages are a program's own memory, of which it registers ranges with `cuMemHostRegister`. They count
+/// as registered, and cannot be unmapped before it has unregistered all of them.
+pub const MAP_PROGRAM: u32 = 2;
 
 /// Guest-physical pages that lie side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

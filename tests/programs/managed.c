@@ -17,7 +17,6 @@ CUresult cuMemPrefetchAsync(CUdeviceptr at, size_t bytes, CUdevice device, CUstr
 CUresult cuMemAdvise(CUdeviceptr at, size_t bytes, int advice, CUdevice device);
 CUresult cuMemRangeGetAttribute(void *data, size_t bytes, int attribute, CUdeviceptr at, size_t len);
 CUresult cuStreamAttachMemAsync(CUstream stream, CUdeviceptr at, size_t len, unsigned flags);
-CUresult cuPointerGetAttribute(void *data, int attribute, CUdeviceptr at);
 
 int main(int argc, char **argv) {
     size_t words = (size_t)argument(argc, argv, 1, 100000), bytes = 4 * words;

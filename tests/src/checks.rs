@@ -16,6 +16,7 @@ pub const PROGRAMS: &[&str] = &[
     "memset",
     "streams",
     "pinned 8",
+    "registered 8",
     "managed",
     "capture",
     "hostfn",
@@ -27,7 +28,7 @@ pub const PROGRAMS: &[&str] = &[
 ];
 
 /// Programs that NVIDIA's compiler built, with its runtime inside: of `tests/compat`, unmodified.
-pub const RUNTIME_PROGRAMS: &[&str] = &["rt_vadd", "rt_reduce", "rt_pinned", "rt_symbols"];
+pub const RUNTIME_PROGRAMS: &[&str] = &["rt_vadd", "rt_reduce", "rt_pinned", "rt_registered", "rt_symbols"];
 
 /// Programs that use the CUDA runtime find their results right.
 pub fn runtime_programs_are_right<M: Machine>(machine: &mut M) -> Result<()> {
@@ -41,6 +42,29 @@ pub fn runtime_programs_are_right<M: Machine>(machine: &mut M) -> Result<()> {
 pub fn results_are_right<M: Machine>(machine: &mut M) -> Result<()> {
     for program in PROGRAMS {
         machine.must(program)?;
+    }
+    Ok(())
+}
+
+/// What a program registers is mapped at its own address in its executor, so nothing of that lies where programs have theirs:
+/// within 4 TiB of the top, but for the main thread's stack.
+pub fn executors_keep_out_of_their_guests_way(stack: &Stack, vm: u32) -> Result<()> {
+    const PROGRAMS: u64 = (1 << 47) - (4 << 40);
+    let executors = stack.executors(vm);
+    ensure!(!executors.is_empty(), "no executor runs");
+    for executor in executors {
+        let maps = std::fs::read_to_string(format!("/proc/{executor}/maps"))?;
+        let mut libraries = 0;
+        for line in maps.lines().filter(|line| !line.contains(" ---p ")) {
+            let start = line.split('-').next().unwrap_or_default();
+            let start = u64::from_str_radix(start, 16).context("an address")?;
+            libraries += u32::from(line.contains(".so"));
+            let is_stack = ["[stack]", "[vdso]", "[vvar", "[vsyscall]"]
+                .iter()
+                .any(|name| line.contains(name));
+            ensure!(start < PROGRAMS || is_stack, "in the way of programs: {line}");
+        }
+        ensure!(libraries > 0, "an executor without libraries:\n{maps}");
     }
     Ok(())
 }

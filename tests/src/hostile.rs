@@ -21,8 +21,8 @@ use vgpu_protocol::limits::{AREA_LEN, RING_DATA_LEN};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{self, RING_LEN, RecordHeader, op};
 use vgpu_protocol::virtio::{
-    ControlHeader, ControlKind, ControlReply, MAP_REGISTER, Map, RingCreate, RingDestroy, Run, SessionOpen,
-    SessionOpened, Status,
+    ControlHeader, ControlKind, ControlReply, MAP_PROGRAM, MAP_REGISTER, Map, RingCreate, RingDestroy, Run,
+    SessionOpen, SessionOpened, Status,
 };
 use vgpu_protocol::{area, calls};
 use vgpu_transport::TransportError;
@@ -45,10 +45,14 @@ pub const PINNED_LEN: u64 = 64 << 10;
 pub const PLAIN_AT: u64 = 8 << 20;
 /// Bytes of it.
 pub const PLAIN_LEN: u64 = 64 << 10;
+/// Memory of a program's own, from the window's start: outside of it.
+pub const PROGRAM_AT: u64 = 1 << 43;
+/// Bytes of it.
+pub const PROGRAM_LEN: u64 = 64 << 10;
 const RINGS_AT: u64 = 1 << 20;
 const RINGS_LEN: u64 = RINGS as u64 * RING_LEN;
-/// All of a session's memory, part after part: area, rings, pinned, plain.
-const SESSION_LEN: u64 = AREA_LEN + RINGS_LEN + PINNED_LEN + PLAIN_LEN;
+/// All of a session's memory, part after part: area, rings, pinned, plain, a program's own.
+const SESSION_LEN: u64 = AREA_LEN + RINGS_LEN + PINNED_LEN + PLAIN_LEN + PROGRAM_LEN;
 /// Bytes of the guest's memory.
 const MEMORY_LEN: u64 = 1 << 30;
 /// What is waited for comes much sooner, or never.
@@ -199,6 +203,7 @@ impl Vm {
             (RINGS_AT, RINGS_LEN, 0),
             (PINNED_AT, PINNED_LEN, MAP_REGISTER),
             (PLAIN_AT, PLAIN_LEN, 0),
+            (PROGRAM_AT, PROGRAM_LEN, MAP_PROGRAM),
         ] {
             let status = self.map(number, WINDOW + at, place, len, flags)?;
             ensure!(status == Status::Ok, "a mapping at {at:#x}: {status:?}");
@@ -238,6 +243,7 @@ impl Session<'_> {
             (RINGS_AT, RINGS_LEN),
             (PINNED_AT, PINNED_LEN),
             (PLAIN_AT, PLAIN_LEN),
+            (PROGRAM_AT, PROGRAM_LEN),
         ];
         let mut place = self.place;
         for (start, len) in parts {

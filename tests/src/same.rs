@@ -27,6 +27,7 @@ const PROGRAMS: &[&str] = &[
     "t1_virtual",
     "t1_rows",
     "t1_peer",
+    "t1_registered",
 ];
 const SYMBOLS: &str = include_str!("../tests/abi-580.159.txt");
 
@@ -34,7 +35,7 @@ const SYMBOLS: &str = include_str!("../tests/abi-580.159.txt");
 const TEXTS_ENV: &str = "VGPU_TEXTS";
 
 /// Device attributes that are 0 for a guest because the calls that they tell of are not offered (or never will be).
-const NOT_OFFERED: &[u32] = &[83, 88, 89, 96, 98, 99, 103, 112, 113, 114, 116, 119, 121, 132];
+const NOT_OFFERED: &[u32] = &[83, 88, 89, 96, 98, 103, 112, 114, 116, 119, 121, 132];
 
 /// Lines of which the software GPU is known to make what NVIDIA's library would not, or what nobody knows of it: they begin so.
 const SOFTWARE_OTHERWISE: &[&str] = &[

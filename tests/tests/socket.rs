@@ -305,3 +305,17 @@ fn answers_are_the_native_librarys() {
     let stack = stack(&[VmSpec::LOW]);
     hold(&stack, same::answers_are_the_native_librarys(&stack, 1).map(drop));
 }
+
+/// What a program of a guest registers lies at the top of its addresses, as everything that it allocates.
+#[test]
+fn executors_keep_out_of_their_guests_way() {
+    let stack = stack(&[VmSpec::LOW]);
+    let mut host = Host::new(&stack, 1);
+    let result = host.start_with_pid("spin 600000").and_then(|(job, pid)| {
+        host.wait_for_output(&job, "spin: running")?;
+        checks::executors_keep_out_of_their_guests_way(&stack, 1)?;
+        host.must(&format!("kill {pid}"))?;
+        host.wait(job).map(drop)
+    });
+    hold(&stack, result);
+}

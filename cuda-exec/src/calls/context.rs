@@ -81,6 +81,7 @@ impl Handle for cuCtxDestroy::Call {
         for (pointer, device) in allocations {
             super::memory::give_back(session, pointer, device)?;
         }
+        session.relaxed(|| super::host_memory::unregister_of(session, id));
         Ok(cuCtxDestroy::Out {})
     }
 }

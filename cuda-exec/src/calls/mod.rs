@@ -8,6 +8,7 @@ mod context;
 mod event;
 mod graph;
 mod host_fn;
+mod host_memory;
 mod ipc;
 mod launch;
 mod link;

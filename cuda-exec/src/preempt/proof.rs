@@ -159,7 +159,7 @@ impl<'a> Page<'a> {
             cuda,
         };
         // SAFETY: as above.
-        let pointer = unsafe { cuda.host_register(page.addr, LEN) }.map_err(cuda_error("its memory"))?;
+        let pointer = unsafe { cuda.host_register(page.addr, LEN, 0) }.map_err(cuda_error("its memory"))?;
         if pointer != page.addr {
             bail!("its memory at {:#x} is at {pointer:#x} for the GPU", page.addr);
         }

@@ -23,6 +23,8 @@ _Static_assert(sizeof(struct vgpu_free) == 8, "vgpu_free");
 _Static_assert(sizeof(struct vgpu_ring) == 16, "vgpu_ring");
 _Static_assert(offsetof(struct vgpu_ring, addr) == 8, "vgpu_ring");
 _Static_assert(sizeof(struct vgpu_wait) == 16, "vgpu_wait");
+_Static_assert(sizeof(struct vgpu_pin) == 24, "vgpu_pin");
+_Static_assert(offsetof(struct vgpu_pin, flags) == 16, "vgpu_pin");
 _Static_assert(sizeof(struct vgpu_gpus) == 16, "vgpu_gpus");
 _Static_assert(offsetof(struct vgpu_gpus, len) == 8, "vgpu_gpus");
 
@@ -35,5 +37,6 @@ _Static_assert(VGPU_IOC_RING_DESTROY == 0x40105645, "VGPU_IOC_RING_DESTROY");
 _Static_assert(VGPU_IOC_DOORBELL == 0x40045646, "VGPU_IOC_DOORBELL");
 _Static_assert(VGPU_IOC_WAIT == 0xc0105647, "VGPU_IOC_WAIT");
 _Static_assert(VGPU_IOC_GPUS == 0xc0105648, "VGPU_IOC_GPUS");
+_Static_assert(VGPU_IOC_PIN == 0x40185649, "VGPU_IOC_PIN");
 
 #endif /* _UAPI_LAYOUT_H */

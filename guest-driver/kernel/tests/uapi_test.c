@@ -17,6 +17,28 @@ static uint64_t now_ns(void)
 	return now.tv_sec * 1000000000ULL + now.tv_nsec;
 }
 
+static int pin_at(int fd, const void *addr, uint64_t len)
+{
+	struct vgpu_pin args = { .addr = (uintptr_t)addr, .len = len };
+
+	return ioctl(fd, VGPU_IOC_PIN, &args);
+}
+
+/* Memory that this process has pinned, in KiB. */
+static long pinned(void)
+{
+	FILE *status = fopen("/proc/self/status", "r");
+	char line[256];
+	long kib = -1;
+
+	while (status && fgets(line, sizeof(line), status))
+		if (sscanf(line, "VmPin: %ld", &kib) == 1)
+			break;
+	if (status)
+		fclose(status);
+	return kib;
+}
+
 static void test_node(void)
 {
 	struct stat node;
@@ -40,7 +62,7 @@ static void test_unknown(int fd)
 	char arg[256] = { 0 };
 
 	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x40), arg));
-	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x49), arg));
+	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x4a), arg));
 	FAILS(ENOTTY, ioctl(fd, _IOR('V', 0x40, uint64_t), arg));
 	FAILS(ENOTTY, ioctl(fd, _IOWR('W', 0x41, struct vgpu_open), arg));
 	FAILS(EINVAL, read(fd, arg, sizeof(arg)));
@@ -59,6 +81,7 @@ static void test_no_session(int fd)
 
 	FAILS(ENOTCONN, alloc_at(fd, window, AREA_LEN, 0, NULL));
 	FAILS(ENOTCONN, free_at(fd, window));
+	FAILS(ENOTCONN, pin_at(fd, (void *)PAGE, PAGE));
 	FAILS(ENOTCONN, ioctl(fd, VGPU_IOC_RING_CREATE, &ring));
 	FAILS(ENOTCONN, ioctl(fd, VGPU_IOC_RING_DESTROY, &ring));
 	FAILS(ENOTCONN, ioctl(fd, VGPU_IOC_DOORBELL, &doorbell));
@@ -312,6 +335,100 @@ static void test_direct_io(int fd, uint64_t window)
 	CHECK(free_at(fd, addr) == 0);
 }
 
+static char *own_pages(int pages)
+{
+	char *at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(at != MAP_FAILED);
+	return at;
+}
+
+/* What is not to be pinned: nothing of it is. */
+static void test_pin_args(int fd, const struct vgpu_info *info, uint64_t window)
+{
+	struct vgpu_pin args = { .len = PAGE };
+	uint64_t addr = window + (5ULL << 30), offset;
+	const long before = pinned();
+	char *own = own_pages(4), *alias;
+
+	args.addr = (uintptr_t)own;
+	args.flags = 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_PIN, &args));
+	args.flags = 0;
+	args.reserved = 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_PIN, &args));
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_PIN, NULL));
+	FAILS(EINVAL, pin_at(fd, own, 0));
+	FAILS(EINVAL, pin_at(fd, own, PAGE + 1));
+	FAILS(EINVAL, pin_at(fd, own + 8, PAGE));
+	FAILS(EINVAL, pin_at(fd, own, -PAGE));
+	FAILS(EINVAL, pin_at(fd, (void *)-PAGE, PAGE));
+	FAILS(EINVAL, pin_at(fd, (void *)-PAGE, 2 * PAGE));
+	FAILS(EINVAL, pin_at(fd, (void *)(1UL << 47), PAGE));
+	FAILS(EINVAL, pin_at(fd, (void *)0xffff888000000000, PAGE));
+	FAILS(EINVAL, pin_at(fd, (void *)window, PAGE));
+	FAILS(EINVAL, pin_at(fd, (void *)(window - PAGE), 2 * PAGE));
+	FAILS(EINVAL, pin_at(fd, (void *)(window + info->window_len - PAGE), 2 * PAGE));
+	FAILS(EFAULT, pin_at(fd, NULL, PAGE));
+	FAILS(EFAULT, pin_at(fd, (void *)test_pin_args - (uintptr_t)test_pin_args % PAGE, PAGE));
+	/* With the last page of it wrong. */
+	CHECK(mprotect(own + 3 * PAGE, PAGE, PROT_READ) == 0);
+	FAILS(EFAULT, pin_at(fd, own, 4 * PAGE));
+	CHECK(mprotect(own + 3 * PAGE, PAGE, PROT_NONE) == 0);
+	FAILS(EFAULT, pin_at(fd, own, 4 * PAGE));
+	munmap(own + 3 * PAGE, PAGE);
+	FAILS(EFAULT, pin_at(fd, own, 4 * PAGE));
+	/* The driver's own pages. */
+	CHECK(alloc_at(fd, addr, PAGE, 0, &offset) == 0);
+	alias = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
+	CHECK(alias != MAP_FAILED);
+	FAILS(EOPNOTSUPP, pin_at(fd, alias, PAGE));
+	munmap(alias, PAGE);
+	CHECK(free_at(fd, addr) == 0);
+	CHECK(pinned() == before);
+	munmap(own, 3 * PAGE);
+}
+
+/* Memory of the process' own, which the host gets as it lies. */
+static void test_pin(int fd)
+{
+	const long before = pinned();
+	char *own = own_pages(8), *again;
+	int shared = memfd_create("shared", 0);
+
+	own[5 * PAGE] = 7;
+	CHECK(pin_at(fd, own + PAGE, 5 * PAGE) == 0);
+	CHECK(pinned() == before + 5 * (long)PAGE / 1024);
+	CHECK(own[5 * PAGE] == 7);
+	FAILS(EEXIST, pin_at(fd, own + PAGE, 5 * PAGE));
+	FAILS(EEXIST, pin_at(fd, own, 2 * PAGE));
+	FAILS(EEXIST, pin_at(fd, own + 5 * PAGE, PAGE));
+	CHECK(pin_at(fd, own + 6 * PAGE, PAGE) == 0);
+	FAILS(ENOENT, free_at(fd, (uintptr_t)own + 2 * PAGE));
+	CHECK(unmappable(fd, PAGE, (uintptr_t)own + PAGE, MAP_SHARED));
+	CHECK(free_at(fd, (uintptr_t)own + 6 * PAGE) == 0);
+	/* Its pages stay, whatever becomes of its addresses. */
+	munmap(own, 8 * PAGE);
+	CHECK(pinned() == before + 5 * (long)PAGE / 1024);
+	again = mmap(own, 8 * PAGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	CHECK(again == own);
+	FAILS(EEXIST, pin_at(fd, own + PAGE, PAGE));
+	CHECK(free_at(fd, (uintptr_t)own + PAGE) == 0);
+	FAILS(ENOENT, free_at(fd, (uintptr_t)own + PAGE));
+	CHECK(pinned() == before);
+	CHECK(pin_at(fd, own + PAGE, PAGE) == 0);
+	/* In a file that is memory. */
+	CHECK(shared >= 0 && ftruncate(shared, PAGE) == 0);
+	again = mmap(own, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, shared, 0);
+	CHECK(again == own && pin_at(fd, own, PAGE) == 0);
+	close(shared);
+	CHECK(free_at(fd, (uintptr_t)own) == 0);
+	/* The other page goes with the session. */
+	munmap(own, 8 * PAGE);
+}
+
 /* A child does not have the mapping. */
 static void test_fork(uint64_t window)
 {
@@ -512,6 +629,8 @@ int main(void)
 	test_mapping_tricks(fd, window);
 	test_dup(fd, window);
 	test_direct_io(fd, window);
+	test_pin_args(fd, &info, window);
+	test_pin(fd);
 	test_fork(window);
 	test_rings(fd, &info, window);
 	test_wait(fd);

@@ -38,7 +38,7 @@
 #include <linux/types.h>
 
 /* Grows when something is added; what is here does not change. */
-#define VGPU_ABI_VERSION 2
+#define VGPU_ABI_VERSION 3
 #define VGPU_WINDOWS_MAX 8
 
 /**
@@ -120,12 +120,41 @@ struct vgpu_alloc {
 };
 
 /**
- * struct vgpu_free - give a buffer back
+ * struct vgpu_pin - have the host map memory of the caller's own
+ * @addr:     in: where it lies; page-aligned, outside the window. The host maps
+ *            it at the same address
+ * @len:      in: bytes; a multiple of the page size
+ * @flags:    zero
+ * @reserved: zero
+ *
+ * Private memory, and shared memory that is in no file or in one of tmpfs or
+ * hugetlbfs. The pages stay what they are to the caller, and are pinned until
+ * VGPU_IOC_FREE or the file's close, whatever becomes of the addresses. They
+ * count as pinned by the caller (VmPin), not against RLIMIT_MEMLOCK, and against
+ * what the session may have mapped. They cannot be mapped with mmap() of this
+ * file. On the host they are what ranges of can be registered with CUDA.
+ *
+ * Fails with EFAULT if it is not the caller's to write, EOPNOTSUPP if it is of
+ * another kind, EEXIST if any of it is a buffer already, ENOMEM if it is broken
+ * into more runs than the budget allows, ENOSPC if it is more than the session
+ * may have mapped or the host refuses it, EADDRINUSE if the host has something
+ * else at that address.
+ */
+struct vgpu_pin {
+	__aligned_u64 addr;
+	__aligned_u64 len;
+	__u32 flags;
+	__u32 reserved;
+};
+
+/**
+ * struct vgpu_free - give a buffer, or memory that was pinned, back
  * @addr: in: its address
  *
  * Returns once the host no longer uses the pages; existing user mappings stay
  * valid until unmapped. Fails with ENOENT if no buffer starts there, EINVAL if
- * the host cannot do without it: the session area, or one with a ring in it.
+ * the host cannot do without it: the session area, one with a ring in it, or
+ * memory that is registered with CUDA.
  */
 struct vgpu_free {
 	__aligned_u64 addr;
@@ -232,5 +261,11 @@ struct vgpu_gpus {
 
 /* Tells of the VM's GPUs: see struct vgpu_gpus. Since ABI version 2. */
 #define VGPU_IOC_GPUS         _IOWR('V', 0x48, struct vgpu_gpus)
+
+/*
+ * Has the host map memory of the caller's own: see struct vgpu_pin. Since ABI
+ * version 3.
+ */
+#define VGPU_IOC_PIN          _IOW('V', 0x49, struct vgpu_pin)
 
 #endif /* _UAPI_VGPU_H */

@@ -34,6 +34,8 @@ struct Host {
     objects: Mutex<Objects>,
     doorbells: Vec<(Mutex<bool>, Condvar)>,
     log: Mutex<Vec<(u32, u16)>>,
+    /// The program's own pages that are mapped.
+    pinned: Mutex<HashMap<u64, u64>>,
 }
 
 /// How far each ring's consumer has come.
@@ -81,6 +83,16 @@ impl Fake {
     }
 }
 
+/// Flags with which it refuses to register memory.
+pub const REFUSED: u64 = 8;
+
+/// Pages of the program's own that are mapped.
+pub fn pinned_pages() -> usize {
+    let host = crate::lock(&HOST).clone().expect("a session is open");
+    let pinned = crate::lock(&host.pinned);
+    pinned.values().map(|len| (len / 4096) as usize).sum()
+}
+
 /// The operations that were run so far, as (current context, operation).
 pub fn log() -> Vec<(u32, u16)> {
     let host = crate::lock(&HOST).clone().expect("a session is open");
@@ -118,6 +130,18 @@ impl Transport for Fake {
 
     fn free(&self, addr: u64, len: u64) -> Result<(), TransportError> {
         map(addr, len, libc::PROT_NONE);
+        Ok(())
+    }
+
+    fn pin(&self, addr: u64, len: u64) -> Result<(), TransportError> {
+        assert!(addr.is_multiple_of(4096) && len.is_multiple_of(4096) && len > 0);
+        let mut pinned = crate::lock(&self.host.pinned);
+        assert!(pinned.insert(addr, len).is_none());
+        Ok(())
+    }
+
+    fn unpin(&self, addr: u64, len: u64) -> Result<(), TransportError> {
+        assert_eq!(crate::lock(&self.host.pinned).remove(&addr), Some(len));
         Ok(())
     }
 
@@ -339,6 +363,22 @@ impl Consumer {
                 out.0
                     .push(self.host.window.load(Ordering::SeqCst) + ARENA_LEN + used);
             }
+            calls::cuMemHostRegister::OP => {
+                let pinned = crate::lock(&self.host.pinned);
+                let inside = |byte: u64| {
+                    pinned
+                        .iter()
+                        .any(|(start, len)| (*start..start + len).contains(&byte))
+                };
+                assert!(
+                    (words[0]..words[0] + words[1]).all(inside),
+                    "not all of it is mapped"
+                );
+                if words[2] == REFUSED {
+                    return Err(result::STREAM_CAPTURE_UNSUPPORTED);
+                }
+            }
+            calls::cuMemHostUnregister::OP => {}
             calls::cuMemGetInfo::OP => out.0.extend([1 << 20, DEVICE_LEN]),
             calls::cuModuleLoadData::OP => {
                 // SAFETY: the guest's buffer, mapped as long as the call.

@@ -30,6 +30,7 @@ mod integrity;
 mod library;
 mod objects;
 mod primary;
+mod registered;
 mod ring;
 mod session;
 mod staging;

@@ -12,6 +12,7 @@ use crate::host_functions::HostFunctions;
 use crate::library::{Kernel, Library};
 use crate::objects::{Captures, Context, Event, Function, Module, Stream};
 use crate::primary::Primaries;
+use crate::registered::Registrations;
 use crate::ring::{Caller, Rings};
 use crate::staging::Staging;
 use crate::storage::Storage;
@@ -22,7 +23,7 @@ use crate::{lock, window};
 use std::cell::Ref;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use vgpu_protocol::calls::Wire;
 use vgpu_protocol::limits::{
@@ -38,7 +39,7 @@ use vgpu_transport::socket::Socket;
 use vgpu_transport::{Transport, TransportError};
 use zerocopy::FromBytes;
 
-/// Pinned memory of the program.
+/// Pinned memory of the program: in the arena, or its own that is registered.
 #[derive(Clone, Copy, Debug)]
 pub struct Pinned {
     /// Bytes.
@@ -49,6 +50,8 @@ pub struct Pinned {
     pub flags: u32,
     /// Whether it is managed memory.
     pub managed: bool,
+    /// Whether it is the program's own.
+    pub registered: bool,
     /// What no other memory of this process ever has.
     pub serial: u64,
 }
@@ -115,6 +118,10 @@ pub struct Session {
     pub captures: Captures,
     /// Pinned memory, by address.
     pub pinned: RwLock<BTreeMap<u64, Pinned>>,
+    /// The program's own memory among it, and the pages that are mapped for that.
+    registrations: Mutex<Registrations>,
+    /// How many of these ranges there are: while there are none, nothing outside the arena is pinned.
+    registered: AtomicUsize,
     /// Device memory, by address.
     device_memory: RwLock<DeviceTable>,
     /// Memory pools.
@@ -263,6 +270,8 @@ impl Session {
             surfaces: Objects::default(),
             captures: Captures::default(),
             pinned: RwLock::new(BTreeMap::new()),
+            registrations: Mutex::default(),
+            registered: AtomicUsize::new(0),
             device_memory: RwLock::default(),
             pools: Pools::default(),
             virtual_memory: VirtualMemory::default(),
@@ -290,6 +299,9 @@ impl Session {
         match error {
             TransportError::NoDevice(_) | TransportError::Quarantined(_) => result::NO_DEVICE,
             TransportError::NoMemory | TransportError::Refused(Status::Limit) => result::OUT_OF_MEMORY,
+            // Memory that the program may well use, but not register.
+            TransportError::Refused(Status::Taken) | TransportError::Unsupported => result::NOT_SUPPORTED,
+            TransportError::NotItsOwn => result::INVALID_VALUE,
             TransportError::Refused(_) | TransportError::Gone => result::UNKNOWN,
             TransportError::Os(_) => result::OPERATING_SYSTEM,
         }
@@ -356,14 +368,65 @@ impl Session {
         }
     }
 
-    /// Whether an address lies where pinned memory does.
+    /// Has the host map the pages of a range of the program's own memory, which ends inside the address space.
+    pub fn map_own(&self, addr: u64, len: u64) -> Result<(), Code> {
+        let map = |at, len| self.transport.pin(at, len).map_err(|error| self.code(&error));
+        lock(&self.registrations).add(addr, len, map, |at, len| self.unmap_pages(at, len))
+    }
+
+    /// Undoes that, once the host's library has forgotten the range.
+    pub fn unmap_own(&self, addr: u64) {
+        lock(&self.registrations).remove(addr, |at, len| self.unmap_pages(at, len));
+    }
+
+    fn unmap_pages(&self, at: u64, len: u64) -> Result<(), Code> {
+        self.transport.unpin(at, len).map_err(|error| self.code(&error))
+    }
+
+    /// Pinned memory of the program starts there from now on.
+    pub fn add_pinned(&self, addr: u64, memory: Pinned) {
+        let mut pinned = self.pinned.write().unwrap_or_else(PoisonError::into_inner);
+        pinned.insert(addr, memory);
+        // Under the lock: who finds that there is some looks there.
+        self.registered
+            .fetch_add(memory.registered.into(), Ordering::Release);
+    }
+
+    /// Takes pinned memory that starts there and is as wanted out of what is known.
+    pub fn take_pinned(&self, addr: u64, wanted: impl FnOnce(&Pinned) -> bool) -> Option<Pinned> {
+        let mut pinned = self.pinned.write().unwrap_or_else(PoisonError::into_inner);
+        pinned.get(&addr).filter(|memory| wanted(memory))?;
+        let memory = pinned.remove(&addr)?;
+        self.registered
+            .fetch_sub(memory.registered.into(), Ordering::Release);
+        Some(memory)
+    }
+
+    /// Whether any of a range is pinned memory.
+    pub fn touches_pinned(&self, addr: u64, end: u64) -> bool {
+        let pinned = self.pinned.read().unwrap_or_else(PoisonError::into_inner);
+        let below = pinned.range(..end).next_back();
+        below.is_some_and(|(start, memory)| start + memory.len > addr)
+    }
+
+    /// Whether any of a range lies in the window.
+    pub fn touches_window(&self, addr: u64, end: u64) -> bool {
+        addr < self.window + WINDOW_LEN && end > self.window
+    }
+
+    /// Whether an address is the host's and the device reaches it.
+    pub fn is_reached_host(&self, addr: u64) -> bool {
+        self.is_in_arena(addr) || self.find_pinned(addr, 1).is_some()
+    }
+
+    /// Whether an address lies where pinned memory is allocated.
     pub fn is_in_arena(&self, addr: u64) -> bool {
         (self.window..self.window + ARENA_LEN).contains(&addr)
     }
 
     /// The pinned memory that holds the whole range: its address.
     pub fn find_pinned(&self, addr: u64, len: u64) -> Option<(u64, Pinned)> {
-        if !self.is_in_arena(addr) {
+        if !self.is_in_arena(addr) && self.registered.load(Ordering::Acquire) == 0 {
             return None;
         }
         let pinned = self.pinned.read().unwrap_or_else(PoisonError::into_inner);
@@ -377,10 +440,17 @@ impl Session {
         let mut pinned = self.pinned.write().unwrap_or_else(PoisonError::into_inner);
         let gone = pinned.extract_if(.., |_, memory| memory.context == context);
         let gone: Vec<_> = gone.collect();
+        let registered = gone.iter().filter(|(_, memory)| memory.registered).count();
+        self.registered.fetch_sub(registered, Ordering::Release);
         drop(pinned);
         for (addr, memory) in gone {
-            // What the host does not give back stays reserved.
-            let _ = self.free(addr, memory.len);
+            if memory.registered {
+                // The host's library forgot it with the context.
+                self.unmap_own(addr);
+            } else {
+                // What the host does not give back stays reserved.
+                let _ = self.free(addr, memory.len);
+            }
         }
     }
 

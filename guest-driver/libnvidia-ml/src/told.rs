@@ -43,7 +43,11 @@ fn code_of(error: &TransportError) -> Return {
         TransportError::Refused(Status::Invalid) => code::DRIVER_NOT_LOADED,
         TransportError::NoMemory => code::MEMORY,
         TransportError::Gone => code::GPU_IS_LOST,
-        TransportError::Refused(_) | TransportError::Os(_) => code::UNKNOWN,
+        // The last two are about memory, of which nothing is asked here.
+        TransportError::Refused(_)
+        | TransportError::Os(_)
+        | TransportError::NotItsOwn
+        | TransportError::Unsupported => code::UNKNOWN,
     }
 }
 

@@ -57,6 +57,15 @@ struct Free {
 
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
+struct Pin {
+    addr: u64,
+    len: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
 struct Ring {
     ring: u32,
     reserved: u32,
@@ -134,6 +143,10 @@ unsafe impl Request for Wait {
 // SAFETY: as above; the memory that it names is the caller's to vouch for.
 unsafe impl Request for Gpus {
     const NUMBER: libc::c_ulong = number(3, size_of::<Self>(), 0x48);
+}
+// SAFETY: as above; the driver itself takes the pages of the range, and changes nothing there.
+unsafe impl Request for Pin {
+    const NUMBER: libc::c_ulong = number(1, size_of::<Self>(), 0x49);
 }
 
 /// An open `/dev/vgpu`.
@@ -217,6 +230,31 @@ impl Device {
                 return Err(error);
             }
         }
+    }
+}
+
+/// Bytes of a huge page.
+const HUGE_LEN: u64 = 2 << 20;
+
+/// Has the kernel gather pages into huge ones, where it can: each run of pages that lie side by side costs the host a mapping,
+/// and there may be only so many.
+fn gather(addr: u64, len: u64) {
+    let first = addr.next_multiple_of(HUGE_LEN);
+    let last = (addr + len) / HUGE_LEN * HUGE_LEN;
+    if first < last {
+        // SAFETY: the advice changes nothing of what is there. A kernel from before Linux 6.1 does not know it.
+        unsafe { libc::madvise(first as *mut _, (last - first) as usize, libc::MADV_COLLAPSE) };
+    }
+}
+
+/// What the driver's error numbers mean for a program's own memory.
+fn not_pinned(error: io::Error) -> TransportError {
+    match error.raw_os_error() {
+        Some(libc::EFAULT) => TransportError::NotItsOwn,
+        Some(libc::EADDRINUSE) => TransportError::Refused(Status::Taken),
+        // A driver that cannot, a host that does not know of it.
+        Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL) => TransportError::Unsupported,
+        _ => refused(error),
     }
 }
 
@@ -304,6 +342,20 @@ impl Transport for Device {
         reserve(addr, len)
     }
 
+    fn pin(&self, addr: u64, len: u64) -> Result<(), TransportError> {
+        gather(addr, len);
+        let mut pin = Pin {
+            addr,
+            len,
+            ..Pin::default()
+        };
+        self.request(&mut pin).map_err(not_pinned)
+    }
+
+    fn unpin(&self, addr: u64, _len: u64) -> Result<(), TransportError> {
+        self.request(&mut Free { addr }).map_err(refused)
+    }
+
     fn ring_create(&self, ring: u32, addr: u64) -> Result<(), TransportError> {
         let mut argument = Ring {
             ring,
@@ -351,5 +403,6 @@ mod tests {
         assert_eq!(Doorbell::NUMBER, 0x4004_5646);
         assert_eq!(Wait::NUMBER, 0xc010_5647);
         assert_eq!(Gpus::NUMBER, 0xc010_5648);
+        assert_eq!(Pin::NUMBER, 0x4018_5649);
     }
 }

@@ -33,6 +33,12 @@ pub enum TransportError {
     /// Out of memory in the guest, or it is too scattered.
     #[error("out of memory")]
     NoMemory,
+    /// There is no memory there that this process may write.
+    #[error("no memory of this process")]
+    NotItsOwn,
+    /// The memory is of a kind that the device cannot have, or its driver is from before it could have any.
+    #[error("memory that cannot be shared with the device")]
+    Unsupported,
     /// The device or the session is gone.
     #[error("the host's end of the device is gone; its operator starts it anew")]
     Gone,
@@ -95,6 +101,13 @@ pub trait Transport: Send + Sync {
 
     /// Gives the buffer at `addr` back once the host no longer uses it, and leaves an inaccessible reservation at its place in this process.
     fn free(&self, addr: u64, len: u64) -> Result<(), TransportError>;
+
+    /// Has the host map this process' own pages from `addr` on (page-aligned, outside the window) at the same address in the
+    /// executor, for as long as it has them registered. They stay what they are to this process.
+    fn pin(&self, addr: u64, len: u64) -> Result<(), TransportError>;
+
+    /// Undoes exactly that, once the host no longer uses the pages.
+    fn unpin(&self, addr: u64, len: u64) -> Result<(), TransportError>;
 
     /// Has the host consume the ring at `addr` (inside one buffer).
     fn ring_create(&self, ring: u32, addr: u64) -> Result<(), TransportError>;

@@ -28,7 +28,7 @@ pub fn refused(status: Status) -> String {
         }
         Status::Lost => "the host ended the session".into(),
         Status::Quarantined => quarantined(0),
-        Status::Invalid | Status::NotFound | Status::HostError | Status::Ok => format!(
+        Status::Invalid | Status::NotFound | Status::HostError | Status::Taken | Status::Ok => format!(
             "the host could not start what serves this program ({status:?}): its operator finds out why \
              (the log of vgpu-backend)"
         ),
@@ -165,6 +165,7 @@ mod tests {
             Status::Lost,
             Status::HostError,
             Status::NoPool,
+            Status::Taken,
         ];
         let mut words: Vec<String> = all.map(refused).to_vec();
         words.push(quarantined(7));

@@ -17,7 +17,7 @@
 //! guest's exports and its `cuGetProcAddress`, the executor's dispatch, the tests) is made from them.
 //!
 //! Word conventions: streams as in [`crate::words::handle`]; pointers are addresses, host addresses lie in the
-//! session's arena. `cuEventRecord` also writes `sequence` to fence word `slot` behind the event,
+//! session's arena or in registered memory. `cuEventRecord` also writes `sequence` to fence word `slot` behind the event,
 //! unless `sequence` is 0 (on a capturing stream, say).
 //! `cuModuleLoadData`'s image lies in mapped memory and is copied once. `cuModuleGetFunction` carries the
 //! kernel's name and answers with its parameters ([`crate::words::KernelParam`]), their number, and whether its code demands clusters (1).
@@ -34,6 +34,7 @@
 //! The blobs of the `cuTensorMap` calls are a [`crate::structs::TensorShape`], or the map that gets another address; the answer's is the map.
 //! `cuModuleEnumerateFunctions` answers with names, each ended by a zero, from number `from` on, `told` of them.
 //! `cuEventElapsedTime` answers with the bits of an f32.
+//! `cuMemHostRegister`'s range lies in pages that were mapped with [`crate::virtio::MAP_PROGRAM`], and may begin and end inside of them.
 //! `cuMemcpy3DAsync`'s blob is a [`crate::structs::Copy3D`], from which every copy of rows is made; those of `cuMemPoolSetAccess` and
 //! `cuMemSetAccess` are [`crate::structs::Access`]es. `cuMemAddressReserve` may be asked for an address (`wanted`, 0 for any).
 //! `cuDeviceGetP2PAtomicCapabilities`' blobs are CUatomicOperations, and what can be done of each.
@@ -218,8 +219,8 @@ macro_rules! for_each_call {
             call 0x01f3 cuMemAllocPitch { cuMemAllocPitch_v2: 3020 } {} (width: u64, height: u64, element: u32) -> (pointer: u64, pitch: u64) [reply driver];
             local 0 cuMemGetAddressRange { cuMemGetAddressRange_v2: 3020 } {} () -> () [];
             none 0 cuMemGetHandleForAddressRange { cuMemGetHandleForAddressRange: 11070 } {} () -> () [descriptor];
-            none 0 cuMemHostRegister { cuMemHostRegister_v2: 6050 } {} () -> () [missing];
-            none 0 cuMemHostUnregister { cuMemHostUnregister: 4000 } {} () -> () [missing];
+            call 0x01f4 cuMemHostRegister { cuMemHostRegister_v2: 6050 } {} (pointer: u64, bytes: u64, flags: u32) -> () [reply driver];
+            call 0x01f5 cuMemHostUnregister { cuMemHostUnregister: 4000 } {} (pointer: u64) -> () [reply driver];
             local 0 cuPointerGetAttribute { cuPointerGetAttribute: 4000 } {} () -> () [];
             local 0 cuPointerGetAttributes { cuPointerGetAttributes: 7000 } {} () -> () [];
             local 0 cuPointerSetAttribute { cuPointerSetAttribute: 6000 } {} () -> () [];

@@ -208,13 +208,18 @@ pub fn operations_and_messages(
     random_cases: usize,
 ) -> Result<String> {
     let tried = beside_honest_ones(artifacts, gpu, |attack| {
-        let vm = attack.vm;
+        let Attack { stack, vm, .. } = attack;
+        let executor = |session| executor_of(stack, vm.id, session);
         let seed = seed ^ u64::from(vm.id) << 48;
         Ok(vec![
             ("control", messages::try_control(vm, seed, 20 * random_cases)?),
             ("operations", messages::try_operations(vm)?),
             ("moving", messages::try_moving(vm, seed, random_cases)?),
             ("stuck", messages::try_stuck(vm)?),
+            (
+                "program",
+                messages::try_program(vm, seed, random_cases, &executor)?,
+            ),
         ])
     })?;
     Ok(summary(&tried))

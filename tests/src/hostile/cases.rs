@@ -13,7 +13,10 @@ use vgpu_protocol::structs::{
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use zerocopy::IntoBytes;
 
-use super::{Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW, graphs, row};
+use super::{
+    Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, PROGRAM_AT, PROGRAM_LEN, Random, Session, Vm, WINDOW, graphs,
+    row,
+};
 
 /// A call of the table, with its arguments' names and types.
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +147,8 @@ const NEVER_DONE: &[&str] = &[
 
 /// The stream that fixtures have.
 pub const STREAM: u64 = OLD;
+/// A registered range of a program's own memory.
+const REGISTERED: u64 = WINDOW + PROGRAM_AT + PROGRAM_LEN / 2 + 100;
 /// Bytes of which virtual memory is a multiple.
 const GRANULE: u64 = 2 << 20;
 /// Bytes of a fixture's device memory.
@@ -229,6 +234,7 @@ impl Fixture {
         fixture.texture = session.results(0)[0];
         fixture.must(session, "cuSurfObjectCreate", &[], surface_of(OLD).as_bytes())?;
         fixture.surface = session.results(0)[0];
+        fixture.must(session, "cuMemHostRegister", &[("pointer", REGISTERED)], &[])?;
         Ok(fixture)
     }
 
@@ -289,6 +295,8 @@ impl Fixture {
             Kind::Length => 64,
             Kind::Pointer => match (row.call.name, name) {
                 (_, "image") => WINDOW + PLAIN_AT,
+                ("cuMemHostRegister", _) => WINDOW + PROGRAM_AT + 10,
+                ("cuMemHostUnregister", _) => REGISTERED,
                 ("cuMemcpyDtoHAsync", "to") | ("cuMemcpyHtoDAsync", "from") => WINDOW + PINNED_AT,
                 ("cuMemAddressFree" | "cuMemMap", _) => self.reserved,
                 (call, _) if is_virtual(call) => self.mapped,
@@ -500,6 +508,10 @@ fn foreign(fixture: &Fixture, executor: &[u64]) -> Vec<u64> {
         WINDOW + ARENA_LEN - 32,
         WINDOW + ARENA_LEN,
         WINDOW + PLAIN_AT + PLAIN_LEN - 32,
+        WINDOW + PROGRAM_AT - 32,
+        WINDOW + PROGRAM_AT + PROGRAM_LEN - 32,
+        REGISTERED - 32,
+        REGISTERED + 62,
         WINDOW + (1 << 30),
         fixture.device + DEVICE_LEN - 32,
         fixture.device.wrapping_sub(32),
@@ -534,7 +546,8 @@ pub fn places_of(pid: u32) -> Result<Vec<u64>> {
             .unwrap_or("");
         // What lies in the window is the guest's, or nobody's.
         let start = u64::from_str_radix(range.split('-').next().unwrap_or(""), 16)?;
-        let ours = (WINDOW..WINDOW + vgpu_protocol::limits::WINDOW_LEN).contains(&start);
+        let ours = (WINDOW..WINDOW + vgpu_protocol::limits::WINDOW_LEN).contains(&start)
+            || (WINDOW + PROGRAM_AT..WINDOW + PROGRAM_AT + PROGRAM_LEN).contains(&start);
         if !ours && access != "---p" && kinds.insert((access.to_owned(), name.to_owned())) {
             places.push(start);
         }
@@ -700,6 +713,8 @@ pub fn cases(
         WINDOW,
         WINDOW + PINNED_AT,
         WINDOW + PLAIN_AT,
+        WINDOW + PROGRAM_AT,
+        REGISTERED,
         STREAM_LEGACY,
         64,
     ]);

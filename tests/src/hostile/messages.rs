@@ -7,16 +7,18 @@ use anyhow::{Context, Result, ensure};
 use vgpu_protocol::calls::{self, OP_END, OP_FIRST};
 use vgpu_protocol::gpus;
 use vgpu_protocol::limits::{
-    AREA_LEN, ARENA_LEN, CONTEXTS_MAX, CONTROL_LEN_MAX, DEPS_MAX, MAP_LEN_MAX, PAGE_LEN, RECORD_LEN_MAX,
-    RING_DATA_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, STREAMS_MAX, WINDOW_LEN,
+    ADDRESS_END, AREA_LEN, ARENA_LEN, CONTEXTS_MAX, CONTROL_LEN_MAX, DEPS_MAX, MAP_LEN_MAX, PAGE_LEN,
+    RECORD_LEN_MAX, RING_DATA_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, STREAMS_MAX, WINDOW_LEN,
 };
 use vgpu_protocol::ring::{self, RING_LEN, RecordHeader, op};
-use vgpu_protocol::virtio::{ControlKind, Map, RingCreate, RingDestroy, Run, SessionOpen, Status, Unmap};
+use vgpu_protocol::virtio::{
+    ControlKind, MAP_PROGRAM, Map, RingCreate, RingDestroy, Run, SessionOpen, Status, Unmap,
+};
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use zerocopy::IntoBytes;
 
 use super::cases::{self, Fixture, Found};
-use super::{Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, Random, Session, Vm, WINDOW, ring_at, row};
+use super::{Outcome, PINNED_AT, PLAIN_AT, PLAIN_LEN, PROGRAM_AT, Random, Session, Vm, WINDOW, ring_at, row};
 
 /// The last page of the address space.
 const LAST_PAGE: u64 = !(PAGE_LEN - 1);
@@ -381,6 +383,132 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
     Ok(found)
 }
 
+/// Memory of a program's own: at every address that is not free in the executor, over what it has there, and while it is
+/// registered, mapped and unmapped by several at once.
+pub fn try_program(
+    vm: &Vm,
+    seed: u64,
+    rounds: usize,
+    executor_of: &dyn Fn(u32) -> Result<u32>,
+) -> Result<Found> {
+    let mut found = Found::default();
+    let mut session = vm.open()?;
+    let fixture = Fixture::make(&mut session)?;
+    let number = session.number;
+    let spare = vm.spare(1 << 20)?;
+    let map = |at, len| vm.map(number, at, spare, len, MAP_PROGRAM);
+    let unmap = |at: u64| -> Result<Status> {
+        Ok(vm
+            .request(ControlKind::Unmap as u32, number, Unmap { addr: at }.as_bytes())?
+            .0)
+    };
+    let own = cases::places_of(executor_of(number)?)?;
+    for &place in &own {
+        for (at, len) in [
+            (place, PAGE_LEN),
+            (place.saturating_sub(PAGE_LEN), 2 * PAGE_LEN),
+            (place & !0xf_ffff, 1 << 20),
+        ] {
+            let status = map(at, len)?;
+            ensure!(
+                matches!(status, Status::Taken | Status::Invalid),
+                "the executor's {place:#x} was asked for: {status:?}"
+            );
+            found.cases += 1;
+        }
+    }
+    ensure!(
+        own == cases::places_of(executor_of(number)?)?,
+        "the executor's memory is another"
+    );
+    for (at, expected) in [
+        (ADDRESS_END - PAGE_LEN, Status::Taken),
+        (0, Status::Invalid),
+        (PAGE_LEN, Status::Invalid),
+        (WINDOW, Status::Invalid),
+        (WINDOW + PINNED_AT, Status::Invalid),
+        (WINDOW + WINDOW_LEN - PAGE_LEN, Status::Invalid),
+        (ADDRESS_END, Status::Invalid),
+        (0xffff_8000_0000_0000, Status::Invalid),
+        (LAST_PAGE, Status::Invalid),
+    ] {
+        let status = map(at, PAGE_LEN)?;
+        ensure!(status == expected, "a program's memory at {at:#x}: {status:?}");
+        found.cases += 1;
+    }
+    // Low, where nothing is reserved, and high: as often as it likes, and never over itself.
+    for at in [1 << 30, WINDOW + PROGRAM_AT + (1 << 30)] {
+        for _ in 0..3 {
+            ensure!(map(at, 4 * PAGE_LEN)? == Status::Ok, "free addresses at {at:#x}");
+            ensure!(map(at, 4 * PAGE_LEN)? == Status::Invalid, "twice at {at:#x}");
+            ensure!(
+                map(at + 3 * PAGE_LEN, 4 * PAGE_LEN)? == Status::Invalid,
+                "over its end at {at:#x}"
+            );
+            ensure!(
+                unmap(at + PAGE_LEN)? == Status::NotFound,
+                "from its middle at {at:#x}"
+            );
+            ensure!(unmap(at)? == Status::Ok, "taken back at {at:#x}");
+            ensure!(unmap(at)? == Status::NotFound, "taken back twice at {at:#x}");
+            ensure!(
+                map(at + 2 * PAGE_LEN, 4 * PAGE_LEN)? == Status::Ok,
+                "partly free before at {at:#x}"
+            );
+            ensure!(unmap(at + 2 * PAGE_LEN)? == Status::Ok, "taken back at {at:#x}");
+            found.cases += 8;
+        }
+    }
+    // What is registered stays mapped.
+    let at = WINDOW + PROGRAM_AT;
+    fixture.must(&mut session, "cuMemHostRegister", &[], &[])?;
+    ensure!(unmap(at)? == Status::Invalid, "registered memory was unmapped");
+    fixture.must(&mut session, "cuMemHostUnregister", &[], &[])?;
+    ensure!(
+        unmap(at)? == Status::Invalid,
+        "of two ranges one is registered still"
+    );
+    fixture.must(&mut session, "cuMemHostUnregister", &[("pointer", at + 10)], &[])?;
+    ensure!(unmap(at)? == Status::Ok, "nothing is registered any more");
+    // Two rings and the control queue at once: whatever each comes to, the session goes on.
+    session.ring_create(1)?;
+    session.put(1, op::SET_CONTEXT, false, &[1], &[])?;
+    let mut random = Random::new(seed);
+    for _ in 0..rounds {
+        let mut last = [0; 2];
+        for step in 0..16 {
+            let pointer = at + random.any() % 4 * PAGE_LEN;
+            let ring = (step % 2) as u32;
+            last[step % 2] = if random.any().is_multiple_of(2) {
+                let words = [pointer, 1 + random.any() % (2 * PAGE_LEN), 0];
+                session.put(ring, row("cuMemHostRegister").op, true, &words, &[])?
+            } else {
+                session.put(ring, row("cuMemHostUnregister").op, true, &[pointer], &[])?
+            };
+            let status = if random.any().is_multiple_of(2) {
+                map(at, 4 * PAGE_LEN)?
+            } else {
+                unmap(at)?
+            };
+            ensure!(status != Status::Lost, "the session is lost");
+            found.cases += 2;
+        }
+        for (ring, position) in (0..).zip(last) {
+            let outcome = session.answer(ring, position)?;
+            ensure!(
+                !matches!(outcome, Outcome::Ended(_)),
+                "the session ended: {outcome:?}"
+            );
+        }
+    }
+    ensure!(
+        session.settle()? == Outcome::Done,
+        "a session whose memory came and went"
+    );
+    session.close()?;
+    Ok(found)
+}
+
 /// Whether a message of that kind is about no session.
 fn without_session(kind: u32) -> bool {
     [ControlKind::SessionOpen, ControlKind::Gpus]
@@ -551,7 +679,19 @@ fn bad_maps(place: u64) -> Vec<(&'static str, Map, Vec<Run>, &'static [Status])>
         ),
         (
             "with an unknown flag",
+            map(at, PAGE_LEN, 0, 4, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "of a program's own memory in the arena",
             map(at, PAGE_LEN, 0, 2, 1),
+            page.clone(),
+            invalid,
+        ),
+        (
+            "with both flags",
+            map(at, PAGE_LEN, 0, 3, 1),
             page.clone(),
             invalid,
         ),

@@ -1,10 +1,10 @@
 //! Control requests: their bytes, once copied from the guest, become a [`Request`] or are refused.
 use vgpu_protocol::limits::{
-    GPUS_LEN_MAX, PAGE_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX, WINDOW_LEN,
+    ADDRESS_END, GPUS_LEN_MAX, PAGE_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX, WINDOW_LEN,
 };
 use vgpu_protocol::virtio::{
-    ControlHeader, ControlKind, ControlReply, MAP_REGISTER, Map, RingCreate, RingDestroy, Run, SessionOpen,
-    SessionOpened, Unmap,
+    ControlHeader, ControlKind, ControlReply, MAP_PROGRAM, MAP_REGISTER, Map, RingCreate, RingDestroy, Run,
+    SessionOpen, SessionOpened, Unmap,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -34,8 +34,6 @@ pub enum SessionRequest {
     RingDestroy(RingDestroy),
 }
 
-/// Addresses that a process may have on x86-64 with 4-level paging end here.
-const ADDRESS_END: u64 = 1 << 47;
 /// Windows start at multiples of this.
 const WINDOW_ALIGN: u64 = 2 << 20;
 
@@ -114,7 +112,7 @@ fn decode_map(body: &[u8]) -> Result<SessionRequest, &'static str> {
     if rest.len() != count * size_of::<Run>() {
         return Err("wrong length");
     }
-    if map.flags & !MAP_REGISTER != 0 {
+    if !matches!(map.flags, 0 | MAP_REGISTER | MAP_PROGRAM) {
         return Err("unknown flag");
     }
     if map.addr % PAGE_LEN != 0 || map.len % PAGE_LEN != 0 || map.offset % PAGE_LEN != 0 || map.len == 0 {
@@ -293,7 +291,7 @@ mod tests {
         }
 
         #[test]
-        fn a_decoded_map_is_aligned(addr: u64, len: u64, offset: u64, flags in 0u32..3, gpa: u64, run_len: u64) {
+        fn a_decoded_map_is_aligned(addr: u64, len: u64, offset: u64, flags in 0u32..4, gpa: u64, run_len: u64) {
             let map = Map { addr, len, offset, flags, runs_len: 1 };
             let mut body = map.as_bytes().to_vec();
             body.extend_from_slice(Run { gpa, len: run_len }.as_bytes());

@@ -1,9 +1,12 @@
 //! Which mappings a session has: the limits and the rules, without any memory.
 use crate::budget::Use;
 use std::collections::BTreeMap;
-use vgpu_protocol::limits::{AREA_LEN, ARENA_LEN, MAP_LEN_MAX, MAPPED_LEN_MAX, MAPS_MAX, RUNS_MAX};
+use vgpu_protocol::limits::{
+    ADDRESS_END, ADDRESS_START, AREA_LEN, ARENA_LEN, MAP_LEN_MAX, MAPPED_LEN_MAX, MAPS_MAX, RUNS_MAX,
+    WINDOW_LEN,
+};
 use vgpu_protocol::ring::RING_LEN;
-use vgpu_protocol::virtio::{MAP_REGISTER, Map, RingCreate, Run, Status};
+use vgpu_protocol::virtio::{MAP_PROGRAM, MAP_REGISTER, Map, RingCreate, Run, Status};
 
 /// A session's mappings and rings.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ impl Mapping {
     fn cost(&self) -> Use {
         Use {
             mapped: self.len,
-            registered: if self.flags & MAP_REGISTER != 0 {
+            registered: if self.flags & (MAP_REGISTER | MAP_PROGRAM) != 0 {
                 self.len
             } else {
                 0
@@ -66,6 +69,10 @@ impl Maps {
             mapped: 0,
             runs: 0,
         }
+    }
+
+    fn is_in_arena(&self, addr: u64, end: u64) -> bool {
+        addr >= self.window && end <= self.window + ARENA_LEN
     }
 
     /// Whether the session area, which comes first, is mapped.
@@ -109,15 +116,22 @@ impl Maps {
     }
 
     fn check_new(&self, map: &Map) -> Result<Mapping, Status> {
-        let offset = map.addr.checked_sub(self.window).ok_or(Status::Invalid)?;
-        let end = offset.checked_add(map.len).ok_or(Status::Invalid)?;
-        if end > ARENA_LEN || map.offset != 0 {
+        let end = map.addr.checked_add(map.len).ok_or(Status::Invalid)?;
+        // Outside the window only the executor knows what is free.
+        let in_place = match map.flags {
+            MAP_PROGRAM => {
+                let outside = end <= self.window || map.addr >= self.window + WINDOW_LEN;
+                map.addr >= ADDRESS_START && end <= ADDRESS_END && outside
+            }
+            _ => self.is_in_arena(map.addr, end),
+        };
+        if !in_place || map.offset != 0 {
             return Err(Status::Invalid);
         }
-        if !self.has_area() && (offset, map.len, map.flags) != (0, AREA_LEN, MAP_REGISTER) {
+        if !self.has_area() && (map.addr, map.len, map.flags) != (self.window, AREA_LEN, MAP_REGISTER) {
             return Err(Status::Invalid);
         }
-        let below = self.maps.range(..map.addr + map.len).next_back();
+        let below = self.maps.range(..end).next_back();
         if below.is_some_and(|(addr, mapping)| addr + mapping.len > map.addr) {
             return Err(Status::Invalid);
         }
@@ -169,14 +183,18 @@ impl Maps {
         mapping.cost()
     }
 
-    /// Whether a ring may start: its number is free, and it lies inside one mapping.
+    /// Whether a ring may start: its number is free, and it lies inside one mapping in the arena.
     pub fn check_ring(&self, ring: &RingCreate) -> Result<(), Status> {
         if self.rings.contains_key(&ring.ring) {
             return Err(Status::Invalid);
         }
         let end = ring.addr.checked_add(RING_LEN).ok_or(Status::Invalid)?;
         match self.maps.range(..=ring.addr).next_back() {
-            Some((addr, mapping)) if end <= addr + mapping.len && mapping.is_whole() => Ok(()),
+            Some((addr, mapping))
+                if end <= addr + mapping.len && mapping.is_whole() && self.is_in_arena(ring.addr, end) =>
+            {
+                Ok(())
+            }
             _ => Err(Status::NotFound),
         }
     }
@@ -314,6 +332,52 @@ mod tests {
             maps.check(&outside, &run(PAGE_LEN), 1).unwrap_err(),
             Status::Invalid
         );
+    }
+
+    #[test]
+    fn a_programs_memory_lies_outside_the_window_and_counts_as_registered() {
+        let mut maps = with_area();
+        let at = |addr, len, flags| Map {
+            addr,
+            len,
+            offset: 0,
+            flags,
+            runs_len: 1,
+        };
+        for (addr, len) in [
+            (WINDOW, PAGE_LEN),
+            (WINDOW + WINDOW_LEN - PAGE_LEN, PAGE_LEN),
+            (WINDOW - PAGE_LEN, 2 * PAGE_LEN),
+            (WINDOW + WINDOW_LEN - PAGE_LEN, 2 * PAGE_LEN),
+            (ADDRESS_END - PAGE_LEN, 2 * PAGE_LEN),
+            (u64::MAX - PAGE_LEN + 1, PAGE_LEN),
+            (PAGE_LEN, u64::MAX - PAGE_LEN + 1),
+            (0, PAGE_LEN),
+            (ADDRESS_START - PAGE_LEN, 2 * PAGE_LEN),
+        ] {
+            let refused = maps.check(&at(addr, len, MAP_PROGRAM), &run(len), 1);
+            assert_eq!(refused.unwrap_err(), Status::Invalid, "{addr:#x}");
+        }
+        let place = WINDOW - 4 * RING_LEN.next_multiple_of(PAGE_LEN);
+        let len = 2 * RING_LEN.next_multiple_of(PAGE_LEN);
+        for flags in [0, MAP_REGISTER] {
+            assert!(maps.check(&at(place, len, flags), &run(len), 1).is_err());
+        }
+        let step = maps.check(&at(place, len, MAP_PROGRAM), &run(len), 1).unwrap();
+        assert_eq!((step.cost.mapped, step.cost.registered), (len, len));
+        assert!(maps.done(step));
+        assert!(
+            maps.check(&at(place + PAGE_LEN, len, MAP_PROGRAM), &run(len), 1)
+                .is_err()
+        );
+        // No ring lies there.
+        let ring = RingCreate {
+            ring: 1,
+            reserved: 0,
+            addr: place,
+        };
+        assert_eq!(maps.check_ring(&ring), Err(Status::NotFound));
+        assert_eq!(maps.unmapped(place).registered, len);
     }
 
     #[test]

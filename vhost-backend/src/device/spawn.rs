@@ -21,6 +21,11 @@ pub const REAP_WAIT: Duration = Duration::from_secs(20);
 /// How long an executor may take to end by itself before it is killed: it tells vgpud what it has measured last.
 const END_WAIT: Duration = Duration::from_millis(100);
 
+/// The most of its addresses that the executor's stack may take, which moves its libraries and its other threads' stacks down:
+/// Linux puts them below the stack's room, a TiB at most by chance. Programs in a guest have theirs, and what they allocate, at
+/// the very top, so that what they register has its addresses free in the executor. All windows lie below.
+const STACK_ROOM: u64 = 6 << 40;
+
 /// A running executor. Dropping it kills it.
 #[derive(Debug)]
 pub struct Executor {
@@ -193,6 +198,17 @@ fn confine(socket: i32) -> io::Result<()> {
         };
         if libc::setrlimit(libc::RLIMIT_CORE, &none) < 0 {
             return Err(io::Error::last_os_error());
+        }
+        let mut stack = none;
+        if libc::getrlimit(libc::RLIMIT_STACK, &mut stack) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The executor itself takes it back. Where it may not be had, more addresses are in the way of each other.
+        if stack.rlim_max >= STACK_ROOM {
+            stack.rlim_cur = STACK_ROOM;
+            if libc::setrlimit(libc::RLIMIT_STACK, &stack) < 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
     }
     Ok(())

@@ -398,8 +398,11 @@ impl Memory {
         if start == 0 || len == 0 || flags & !15 != 0 || start.checked_add(len).is_none() {
             return Err(error::INVALID_VALUE);
         }
-        if self.touches_any(start, len) {
+        if self.overlaps(start, len) && !self.in_window(start) {
             return Err(error::HOST_MEMORY_ALREADY_REGISTERED);
+        }
+        if self.touches_any(start, len) {
+            return Err(error::INVALID_VALUE);
         }
         if !is_mapped(start, len, flags & READ_ONLY == 0) {
             return Err(error::INVALID_VALUE);
@@ -564,8 +567,13 @@ api! { SYMBOLS;
         let context = current()?;
         let runtime = runtime()?;
         runtime.captures.forbid()?;
-        let range = runtime.memory.find(address).filter(|r| r.start == address && r.kind == Kind::Registered);
-        drain_all(runtime, &context, Some(range.ok_or(error::HOST_MEMORY_NOT_REGISTERED)?));
+        let range = match runtime.memory.find(address) {
+            Some(range) if range.start == address && range.kind == Kind::Registered => range,
+            Some(_) => return Err(error::INVALID_VALUE),
+            None if address == 0 => return Err(error::INVALID_VALUE),
+            None => return Err(error::HOST_MEMORY_NOT_REGISTERED),
+        };
+        drain_all(runtime, &context, Some(range));
         runtime.check()?;
         arbiter::with_kernels_parked(|| runtime.memory.remove(address, Kind::Registered));
         Ok(())

@@ -62,7 +62,7 @@ impl Job {
 
     /// Ends a copy that is not waited for unless the host may look at once at what it wrote.
     fn finish_at(&self, to: u64) -> Result<(), Code> {
-        if self.call.session.is_in_arena(to) {
+        if self.call.session.is_reached_host(to) {
             self.finish()
         } else {
             Ok(())

@@ -1,16 +1,21 @@
-//! Pinned host memory: buffers at the same address in this process and in its executor.
+//! Pinned host memory: buffers at the same address in this process and in its executor, and memory of the program's own that
+//! it registers, which stays where it is.
 use super::cuda;
 use crate::abi::{CUdeviceptr, Host, Out};
 use crate::objects::serial;
 use crate::session::{Call, Pinned};
 use std::ffi::c_uint;
-use std::sync::PoisonError;
+use vgpu_protocol::calls::{cuMemHostRegister, cuMemHostUnregister};
+use vgpu_protocol::limits::ADDRESS_END;
 use vgpu_protocol::result::{self, Code};
 
 /// CU_MEMHOSTALLOC_PORTABLE | DEVICEMAP | WRITECOMBINED.
 const FLAGS: c_uint = 7;
 /// CU_MEMHOSTALLOC_DEVICEMAP: so is all of it, since addresses are unified.
 const DEVICEMAP: c_uint = 2;
+/// CU_MEMHOSTREGISTER_PORTABLE | DEVICEMAP | IOMEMORY | READ_ONLY.
+const REGISTER_FLAGS: c_uint = 15;
+const IOMEMORY: c_uint = 4;
 
 fn allocate(place: Out<usize>, bytes: usize, flags: c_uint) -> Result<(), Code> {
     let call = Call::enter()?;
@@ -39,30 +44,93 @@ pub(super) fn allocate_pinned(
         context,
         flags,
         managed,
+        registered: false,
         serial: serial(),
     };
-    let pinned = &call.session.pinned;
-    pinned
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(addr, memory);
+    call.session.add_pinned(addr, memory);
     Ok(addr)
 }
 
 /// Frees pinned memory that starts there.
 pub(super) fn free_pinned(call: &Call, addr: u64) -> Result<(), Code> {
     let session = call.session;
-    let pinned = || session.pinned.write().unwrap_or_else(PoisonError::into_inner);
-    let memory = pinned().remove(&addr).ok_or(result::INVALID_VALUE)?;
+    let memory = session.take_pinned(addr, |memory| !memory.registered);
+    let memory = memory.ok_or(result::INVALID_VALUE)?;
     // Records that name it may still be in the rings, which the device's control queue does not follow.
     let mut contexts = session.contexts.all().into_iter();
     let freed = contexts
         .try_for_each(|context| session.synchronize(call.thread, &context))
         .and_then(|()| session.free(addr, memory.len));
     if freed.is_err() {
-        pinned().insert(addr, memory);
+        session.add_pinned(addr, memory);
     }
     freed
+}
+
+/// Registers memory of the program's own.
+fn register(call: &Call, addr: u64, len: u64, flags: c_uint) -> Result<(), Code> {
+    let session = call.session;
+    let context = call.context()?.id;
+    let is_programs = |&end: &u64| addr != 0 && end > addr && end <= ADDRESS_END;
+    let end = addr
+        .checked_add(len)
+        .filter(is_programs)
+        .ok_or(result::INVALID_VALUE)?;
+    if flags & !REGISTER_FLAGS != 0 {
+        return Err(result::INVALID_VALUE);
+    }
+    // Memory of another device, which a guest's may not be.
+    if flags & IOMEMORY != 0 {
+        return Err(result::NOT_SUPPORTED);
+    }
+    if session.touches_pinned(addr, end) {
+        return Err(result::HOST_MEMORY_ALREADY_REGISTERED);
+    }
+    if session.touches_window(addr, end) {
+        return Err(result::INVALID_VALUE);
+    }
+    session.map_own(addr, len)?;
+    let arguments = cuMemHostRegister::In {
+        pointer: addr,
+        bytes: len,
+        flags,
+    };
+    let registered = call.ask::<cuMemHostRegister::Call>(context, arguments);
+    registered.inspect_err(|_| session.unmap_own(addr))?;
+    let memory = Pinned {
+        len,
+        context,
+        flags,
+        managed: false,
+        registered: true,
+        serial: serial(),
+    };
+    session.add_pinned(addr, memory);
+    Ok(())
+}
+
+/// Undoes that, once the device does not use it any more.
+fn unregister(call: &Call, addr: u64) -> Result<(), Code> {
+    let session = call.session;
+    let context = call.context()?.id;
+    let Some(memory) = session.take_pinned(addr, |memory| memory.registered) else {
+        // Inside of it, or of other memory that is the library's.
+        let known = addr == 0 || session.find_pinned(addr, 1).is_some() || session.is_device(addr);
+        return Err(if known {
+            result::INVALID_VALUE
+        } else {
+            result::HOST_MEMORY_NOT_REGISTERED
+        });
+    };
+    let arguments = cuMemHostUnregister::In { pointer: addr };
+    match call.ask::<cuMemHostUnregister::Call>(context, arguments) {
+        Ok(_) => session.unmap_own(addr),
+        Err(code) => {
+            session.add_pinned(addr, memory);
+            return Err(code);
+        }
+    }
+    Ok(())
 }
 
 /// The pinned memory that a pointer points into.
@@ -94,6 +162,14 @@ cuda! {
         free_pinned(&call, pointer.addr())
     }
 
+    fn cuMemHostRegister_v2(pointer: Host, bytes: usize, flags: c_uint) {
+        register(&Call::enter()?, pointer.addr(), bytes as u64, flags)
+    }
+
+    fn cuMemHostUnregister(pointer: Host) {
+        unregister(&Call::enter()?, pointer.addr())
+    }
+
     fn cuMemHostGetDevicePointer_v2(device: Out<CUdeviceptr>, pointer: Host, flags: c_uint) {
         let call = Call::enter()?;
         drop(call.context()?);
@@ -110,6 +186,10 @@ cuda! {
         drop(call.context()?);
         flags.check()?;
         let (_, memory) = find(&call, pointer)?;
+        // Of what it has not allocated the driver tells none.
+        if memory.registered {
+            return Err(result::INVALID_VALUE);
+        }
         flags.set(memory.flags | DEVICEMAP)
     }
 }

@@ -40,7 +40,7 @@ fn fill<C: Wire>(
         call.submit_answered::<C>(stream.context, arguments(stream.word), &[])?;
     }
     stream.did_submit();
-    if sync && call.session.is_in_arena(to) {
+    if sync && call.session.is_reached_host(to) {
         call.synchronize_stream(&stream)?;
     }
     Ok(())

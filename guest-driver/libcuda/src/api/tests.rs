@@ -174,6 +174,65 @@ fn more_copies_than_staging_holds_go_on_at_once() {
 }
 
 #[test]
+fn registered_memory_is_pinned_where_it_lies() {
+    let test = Test::start();
+    let pointer = test.alloc(20_000);
+    let mut data = vec![9u8; 40_000];
+    let start = data.as_mut_ptr() as usize;
+    // Both begin and end inside of pages, and the second one in the page in which the first one ends.
+    let (one, other) = (start + 5000, start + 15_000);
+    assert_eq!(cuMemHostUnregister(at(one)), result::HOST_MEMORY_NOT_REGISTERED);
+    assert_eq!(cuMemHostRegister_v2(at(0), 10, 0), result::INVALID_VALUE);
+    assert_eq!(cuMemHostRegister_v2(at(one), 0, 0), result::INVALID_VALUE);
+    assert_eq!(
+        cuMemHostRegister_v2(at(one), usize::MAX, 0),
+        result::INVALID_VALUE
+    );
+    assert_eq!(cuMemHostRegister_v2(at(one), 10, 16), result::INVALID_VALUE);
+    assert_eq!(cuMemHostRegister_v2(at(one), 10, 4), result::NOT_SUPPORTED);
+    assert_eq!(
+        cuMemHostRegister_v2(at(pointer as usize), 10, 0),
+        result::INVALID_VALUE
+    );
+    ok(cuMemHostRegister_v2(at(one), 10_000, 0));
+    ok(cuMemHostRegister_v2(at(other), 10, 3));
+    let pages = (start + 15_010).div_ceil(4096) - one / 4096;
+    assert_eq!(crate::fake::pinned_pages(), pages);
+    let refused = crate::fake::REFUSED as u32;
+    assert_eq!(
+        cuMemHostRegister_v2(at(start + 30_000), 10, refused),
+        result::STREAM_CAPTURE_UNSUPPORTED
+    );
+    assert_eq!(crate::fake::pinned_pages(), pages);
+    assert_eq!(
+        cuMemHostRegister_v2(at(one + 9_999), 10, 0),
+        result::HOST_MEMORY_ALREADY_REGISTERED
+    );
+    let mut device = 0;
+    ok(cuMemHostGetDevicePointer_v2(Out::to(&mut device), at(one + 7), 0));
+    assert_eq!(device, one as u64 + 7);
+    assert_eq!(
+        cuMemHostGetDevicePointer_v2(Out::to(&mut device), at(start), 0),
+        result::INVALID_VALUE
+    );
+    ok(cuMemsetD8_v2(pointer, 7, 100));
+    ok(cuMemcpyDtoH_v2(at(one), pointer, 100));
+    ok(cuMemsetD8_v2(one as u64 + 100, 8, 100));
+    assert_eq!(
+        data[4999..5201],
+        [vec![9], vec![7; 100], vec![8; 100], vec![9]].concat()
+    );
+    assert_eq!(cuMemsetD8_v2(start as u64, 8, 100), result::INVALID_VALUE);
+    assert_eq!(cuMemFreeHost(at(one)), result::INVALID_VALUE);
+    assert_eq!(cuMemHostUnregister(at(one + 1)), result::INVALID_VALUE);
+    ok(cuMemHostUnregister(at(one)));
+    assert_eq!(crate::fake::pinned_pages(), 1);
+    assert_eq!(cuMemHostUnregister(at(one)), result::HOST_MEMORY_NOT_REGISTERED);
+    ok(cuMemHostUnregister(at(other)));
+    assert_eq!(crate::fake::pinned_pages(), 0);
+}
+
+#[test]
 fn pinned_memory_is_copied_by_address_and_in_any_direction() {
     let test = Test::start();
     let (mut pinned, mut flags) = (0usize, 0);

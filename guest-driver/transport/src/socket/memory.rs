@@ -13,6 +13,9 @@ const LEN_DEFAULT: u64 = 8 << 30;
 /// The least that is of use, in bytes.
 pub(crate) const LEN_MIN: u64 = 16 << 20;
 
+/// What the memory is called in the list of the process' mappings.
+pub(crate) const NAME: &str = "vgpu-memory";
+
 /// How many bytes to share: a number, optionally with K, M, G or T (powers of 1024) behind it; 8G if nothing is said.
 pub fn len_from(text: Option<&str>) -> Result<u64, TransportError> {
     let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else {
@@ -57,7 +60,7 @@ pub struct Memory {
 impl Memory {
     /// Creates memory of `len` bytes, of which the first `kept` are never given out.
     pub fn new(len: u64, kept: u64) -> io::Result<Self> {
-        let file = rustix::fs::memfd_create("vgpu-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let file = rustix::fs::memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, len)?;
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(Self {

@@ -2,10 +2,12 @@
 //! `vgpu-backend`, over memory of its own, and the backend cannot tell it from a VM.
 //!
 //! The environment variable `VGPU_SOCKET` names the backend's socket; `VGPU_SOCKET_MEMORY` says how much memory the
-//! process shares with it at most (see [`memory::len_from`]). Only pages in use take memory.
+//! process shares with it at most (see [`memory::len_from`]). Only pages in use take memory. Memory of its own that it
+//! registers is part of that while it is registered (see [`own`]).
 
 pub mod link;
 pub mod memory;
+mod own;
 pub mod queue;
 
 use link::Link;
@@ -18,7 +20,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use vgpu_protocol::gpus::Reply;
 use vgpu_protocol::limits::{PAGE_LEN, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX};
 use vgpu_protocol::virtio::{
-    ControlKind, MAP_REGISTER, Map, RingCreate, RingDestroy, Run, SessionOpen, SessionOpened, Status, Unmap,
+    ControlKind, MAP_PROGRAM, MAP_REGISTER, Map, RingCreate, RingDestroy, Run, SessionOpen, SessionOpened,
+    Status, Unmap,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -176,6 +179,41 @@ impl Transport for Socket {
         let memory = self.link.memory();
         memory.unmap(addr, len)?;
         memory.release(extents)?;
+        Ok(())
+    }
+
+    fn pin(&self, addr: u64, len: u64) -> Result<(), TransportError> {
+        self.session()?;
+        own::check_allocated(addr, len)?;
+        let memory = self.link.memory();
+        let extents = memory.allocate(len).ok_or(TransportError::NoMemory)?;
+        if let Err(error) = self.map(addr, len, MAP_PROGRAM, &extents) {
+            if let TransportError::Refused(_) = error {
+                memory.release(extents)?;
+            }
+            return Err(error);
+        }
+        let replaced = own::replace(memory, &extents, addr, len);
+        self.buffers().insert(addr, extents);
+        replaced.map_err(|error| {
+            // What can be undone is; what cannot stays the host's until the process ends.
+            let _ = self.unpin(addr, len);
+            TransportError::Os(error)
+        })
+    }
+
+    fn unpin(&self, addr: u64, len: u64) -> Result<(), TransportError> {
+        let extents = self.buffers().remove(&addr);
+        let extents = extents.ok_or(TransportError::Refused(Status::NotFound))?;
+        let undone = self
+            .request(ControlKind::Unmap, Unmap { addr }.as_bytes())
+            .and_then(|()| own::restore(addr, len).map_err(TransportError::Os));
+        if let Err(error) = undone {
+            // The host, or this process, still uses the pages: they stay out of use.
+            self.buffers().insert(addr, extents);
+            return Err(error);
+        }
+        self.link.memory().release(extents)?;
         Ok(())
     }
 
