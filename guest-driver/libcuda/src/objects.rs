@@ -1,4 +1,5 @@
 //! The objects behind the program's handles.
+use crate::api::Variables;
 use crate::area::Area;
 use crate::host_functions::Kept;
 use crate::lock;
@@ -434,6 +435,8 @@ pub struct Module {
     pub functions: Mutex<HashMap<Vec<u8>, usize>>,
     /// Variables that were asked for, by name: address and bytes.
     pub globals: Mutex<HashMap<Vec<u8>, (u64, u64)>>,
+    /// Its managed variables, which the host does not know.
+    pub managed: Option<Arc<Variables>>,
 }
 
 /// A kernel in a module.

@@ -125,7 +125,7 @@ macro_rules! for_each_call {
             local 0 cuLibraryGetGlobal { cuLibraryGetGlobal: 12000 } {} () -> () [];
             local 0 cuLibraryGetKernel { cuLibraryGetKernel: 12000 } {} () -> () [];
             local 0 cuLibraryGetKernelCount { cuLibraryGetKernelCount: 12040 } {} () -> () [];
-            none 0 cuLibraryGetManaged { cuLibraryGetManaged: 12000 } {} () -> () [missing];
+            local 0 cuLibraryGetManaged { cuLibraryGetManaged: 12000 } {} () -> () [];
             local 0 cuLibraryGetModule { cuLibraryGetModule: 12000 } {} () -> () [];
             none 0 cuLibraryGetUnifiedFunction { cuLibraryGetUnifiedFunction: 12000 } {} () -> () [host_code];
             local 0 cuLibraryLoadData { cuLibraryLoadData: 12000 } {} () -> () [];
