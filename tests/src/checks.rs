@@ -15,6 +15,7 @@ pub const PROGRAMS: &[&str] = &[
     "reduce",
     "memset",
     "streams",
+    "contexts",
     "pinned 8",
     "managed",
     "capture",

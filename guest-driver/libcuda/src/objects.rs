@@ -407,8 +407,8 @@ pub enum Recorded {
     At(Point),
     /// Recorded in this capture.
     Captured(u64),
-    /// Recorded by a graph whenever it runs.
-    ByGraph,
+    /// By a graph whenever it runs, behind all work of a context, or for other processes: only the host knows when it is done.
+    AtHost,
 }
 
 /// An event.

@@ -36,7 +36,7 @@
 //! `cuEventElapsedTime` answers with the bits of an f32.
 //! `cuMemcpy3DAsync`'s blob is a [`crate::structs::Copy3D`], from which every copy of rows is made; those of `cuMemPoolSetAccess` and
 //! `cuMemSetAccess` are [`crate::structs::Access`]es. `cuMemAddressReserve` may be asked for an address (`wanted`, 0 for any).
-//! `cuDeviceGetP2PAtomicCapabilities`' blobs are CUatomicOperations, and what can be done of each.
+//! `cuDeviceGetP2PAtomicCapabilities`' and `cuDeviceGetHostAtomicCapabilities`' blobs are CUatomicOperations, and what can be done of each.
 //! The blobs of the `cuIpc` calls are the handles that a guest's program sees: tokens of the host's. `left` says how often memory is
 //! still open.
 //! `cuStreamIsCapturing` and the `Query` and `Synchronize` calls are for sessions in which a capture is under way: whether
@@ -66,9 +66,9 @@ macro_rules! for_each_call {
             local 0 cuDeviceGetUuid { cuDeviceGetUuid: 9020, cuDeviceGetUuid_v2: 11040 } {} () -> () [];
             local 0 cuDeviceTotalMem { cuDeviceTotalMem_v2: 3020 } {} () -> () [];
             local 0 cuDeviceGetExecAffinitySupport { cuDeviceGetExecAffinitySupport: 11040 } {} () -> () [];
-            none 0 cuDeviceGetHostAtomicCapabilities { cuDeviceGetHostAtomicCapabilities: 13000 } {} () -> () [missing];
             none 0 cuDeviceGetLuid { cuDeviceGetLuid: 10000 } {} () -> () [windows];
             call 0x0110 cuDeviceGetTexture1DLinearMaxWidth { cuDeviceGetTexture1DLinearMaxWidth: 11010 } {} (format: i32, channels: u32, device: u32) -> (width: u64) [reply];
+            call 0x0111 cuDeviceGetHostAtomicCapabilities { cuDeviceGetHostAtomicCapabilities: 13000 } {} (device: u32) -> () [reply unordered blob_in blob_out];
             // Contexts.
             call 0x0120 cuCtxCreate { cuCtxCreate_v2: 3020, cuCtxCreate_v3: 11040, cuCtxCreate_v4: 12050 } {} (flags: u32, device: u32, context: u32) -> () [reply driver];
             call 0x0121 cuCtxDestroy { cuCtxDestroy_v2: 4000 } {} (context: u32) -> () [reply driver];
@@ -88,13 +88,13 @@ macro_rules! for_each_call {
             call 0x0124 cuCtxGetLimit { cuCtxGetLimit: 3010 } {} (limit: i32) -> (value: u64) [reply];
             none 0 cuCtxGetSharedMemConfig { cuCtxGetSharedMemConfig: 4020 } {} () -> () [obsolete];
             call 0x0125 cuCtxGetStreamPriorityRange { cuCtxGetStreamPriorityRange: 5050 } {} () -> (least: i32, greatest: i32) [reply];
-            none 0 cuCtxRecordEvent { cuCtxRecordEvent: 12050 } {} () -> () [missing];
             call 0x0126 cuCtxResetPersistingL2Cache { cuCtxResetPersistingL2Cache: 11000 } {} () -> () [reply];
             call 0x0127 cuCtxSetCacheConfig { cuCtxSetCacheConfig: 3020 } {} (config: i32) -> () [reply];
             local 0 cuCtxSetFlags { cuCtxSetFlags: 12010 } {} () -> () [];
             call 0x0128 cuCtxSetLimit { cuCtxSetLimit: 3010 } {} (limit: i32, value: u64) -> () [reply];
+            call 0x0129 cuCtxRecordEvent { cuCtxRecordEvent: 12050 } {} (context: u32, event: u32) -> () [reply];
+            call 0x012a cuCtxWaitEvent { cuCtxWaitEvent: 12050 } {} (context: u32, event: u32) -> () [reply];
             none 0 cuCtxSetSharedMemConfig { cuCtxSetSharedMemConfig: 4020 } {} () -> () [obsolete];
-            none 0 cuCtxWaitEvent { cuCtxWaitEvent: 12050 } {} () -> () [missing];
             local 0 cuDevicePrimaryCtxGetState { cuDevicePrimaryCtxGetState: 7000 } {} () -> () [];
             local 0 cuDevicePrimaryCtxRelease { cuDevicePrimaryCtxRelease: 7000, cuDevicePrimaryCtxRelease_v2: 11000 } {} () -> () [];
             local 0 cuDevicePrimaryCtxReset { cuDevicePrimaryCtxReset: 7000, cuDevicePrimaryCtxReset_v2: 11000 } {} () -> () [];
