@@ -394,6 +394,7 @@ macro_rules! for_each_call {
             call 0x0304 cuDeviceSetGraphMemAttribute { cuDeviceSetGraphMemAttribute: 11040 } {} (device: u32, attribute: i32, most: u64) -> () [reply];
             call 0x0305 cuGraphMemAllocNodeGetParams { cuGraphMemAllocNodeGetParams: 11040 } {} (node: u32) -> (pointer: u64, bytes: u64, device: u32) [reply];
             call 0x0306 cuGraphMemFreeNodeGetParams { cuGraphMemFreeNodeGetParams: 11040 } {} (node: u32) -> (pointer: u64) [reply];
+            call 0x0307 cuGraphBatchMemOpNodeGetParams { cuGraphBatchMemOpNodeGetParams: 11070 } {} (node: u32) -> (graph: u32) [reply blob_out];
             local 0 cuGraphAddMemAllocNode { cuGraphAddMemAllocNode: 11040 } {} () -> () [];
             local 0 cuGraphAddMemFreeNode { cuGraphAddMemFreeNode: 11040 } {} () -> () [];
             local 0 cuGraphAddChildGraphNode { cuGraphAddChildGraphNode: 10000 } {} () -> () [];
@@ -421,12 +422,11 @@ macro_rules! for_each_call {
             local 0 cuGraphExecGetFlags { cuGraphExecGetFlags: 12000 } {} () -> () [];
             local 0 cuGraphInstantiate { cuGraphInstantiate: 10000, cuGraphInstantiate_v2: 11000 } {} () -> () [];
             local 0 cuGraphInstantiateWithFlags { cuGraphInstantiateWithFlags: 11040 } {} () -> () [];
-            none 0 cuGraphAddBatchMemOpNode { cuGraphAddBatchMemOpNode: 11070 } {} () -> () [missing];
+            local 0 cuGraphAddBatchMemOpNode { cuGraphAddBatchMemOpNode: 11070 } {} () -> () [];
             none 0 cuGraphAddExternalSemaphoresSignalNode { cuGraphAddExternalSemaphoresSignalNode: 11020 } {} () -> () [graphics];
             none 0 cuGraphAddExternalSemaphoresWaitNode { cuGraphAddExternalSemaphoresWaitNode: 11020 } {} () -> () [graphics];
-            none 0 cuGraphBatchMemOpNodeGetParams { cuGraphBatchMemOpNodeGetParams: 11070 } {} () -> () [missing];
-            none 0 cuGraphBatchMemOpNodeSetParams { cuGraphBatchMemOpNodeSetParams: 11070 } {} () -> () [missing];
-            none 0 cuGraphExecBatchMemOpNodeSetParams { cuGraphExecBatchMemOpNodeSetParams: 11070 } {} () -> () [missing];
+            local 0 cuGraphBatchMemOpNodeSetParams { cuGraphBatchMemOpNodeSetParams: 11070 } {} () -> () [];
+            local 0 cuGraphExecBatchMemOpNodeSetParams { cuGraphExecBatchMemOpNodeSetParams: 11070 } {} () -> () [];
             none 0 cuGraphExecExternalSemaphoresSignalNodeSetParams { cuGraphExecExternalSemaphoresSignalNodeSetParams: 11020 } {} () -> () [graphics];
             none 0 cuGraphExecExternalSemaphoresWaitNodeSetParams { cuGraphExecExternalSemaphoresWaitNodeSetParams: 11020 } {} () -> () [graphics];
             none 0 cuGraphExternalSemaphoresSignalNodeGetParams { cuGraphExternalSemaphoresSignalNodeGetParams: 11020 } {} () -> () [graphics];
