@@ -4,11 +4,13 @@
 
 enum {
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
+    CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY = 224,
     ATOMIC_ADD = 0,
     ATOMIC_CAS = 9,
 };
 CUresult cuCtxRecordEvent(CUcontext context, CUevent event);
 CUresult cuCtxWaitEvent(CUcontext context, CUevent event);
+CUresult cuCtxGetExecAffinity(unsigned affinity[2], int kind);
 CUresult cuDeviceGetHostAtomicCapabilities(unsigned *can, const unsigned *operations, unsigned count, CUdevice device);
 
 static CUfunction spin;
@@ -101,6 +103,10 @@ int main(void) {
     operations[1] = 99;
     EXPECT(cuDeviceGetHostAtomicCapabilities(can, operations, 2, device) == CUDA_ERROR_INVALID_VALUE, "99 was taken");
     EXPECT(cuDeviceGetHostAtomicCapabilities(can, operations, 0, device) == CUDA_ERROR_INVALID_VALUE, "none was taken");
+    unsigned affinity[2];
+    CUresult limited = cuCtxGetExecAffinity(affinity, 0);
+    EXPECT(limited == CUDA_SUCCESS || limited == CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY, "the multiprocessors gave %d", limited);
+    EXPECT(cuCtxGetExecAffinity(affinity, 9) == CUDA_ERROR_INVALID_VALUE, "9 was taken");
     printf("contexts: all right\n");
     return 0;
 }

@@ -82,7 +82,7 @@ macro_rules! for_each_call {
             none 0 cuCtxAttach { cuCtxAttach: 2000 } {} () -> () [obsolete];
             none 0 cuCtxDetach { cuCtxDetach: 2000 } {} () -> () [obsolete];
             call 0x0123 cuCtxGetCacheConfig { cuCtxGetCacheConfig: 3020 } {} () -> (config: i32) [reply];
-            none 0 cuCtxGetExecAffinity { cuCtxGetExecAffinity: 11040 } {} () -> () [missing];
+            local 0 cuCtxGetExecAffinity { cuCtxGetExecAffinity: 11040 } {} () -> () [];
             local 0 cuCtxGetFlags { cuCtxGetFlags: 7000 } {} () -> () [];
             local 0 cuCtxGetId { cuCtxGetId: 12000 } {} () -> () [];
             call 0x0124 cuCtxGetLimit { cuCtxGetLimit: 3010 } {} (limit: i32) -> (value: u64) [reply];
@@ -439,19 +439,19 @@ macro_rules! for_each_call {
             local 0 cuUserObjectRelease { cuUserObjectRelease: 11030 } {} () -> () [];
             local 0 cuUserObjectRetain { cuUserObjectRetain: 11030 } {} () -> () [];
             // Green contexts.
-            none 0 cuCtxFromGreenCtx { cuCtxFromGreenCtx: 12040 } {} () -> () [missing];
-            none 0 cuCtxGetDevResource { cuCtxGetDevResource: 12040 } {} () -> () [missing];
-            none 0 cuDevResourceGenerateDesc { cuDevResourceGenerateDesc: 12040 } {} () -> () [missing];
-            none 0 cuDevSmResourceSplitByCount { cuDevSmResourceSplitByCount: 12040 } {} () -> () [missing];
-            none 0 cuDeviceGetDevResource { cuDeviceGetDevResource: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxCreate { cuGreenCtxCreate: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxDestroy { cuGreenCtxDestroy: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxGetDevResource { cuGreenCtxGetDevResource: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxGetId { cuGreenCtxGetId: 12090 } {} () -> () [missing];
-            none 0 cuGreenCtxRecordEvent { cuGreenCtxRecordEvent: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxStreamCreate { cuGreenCtxStreamCreate: 12050 } {} () -> () [missing];
-            none 0 cuGreenCtxWaitEvent { cuGreenCtxWaitEvent: 12040 } {} () -> () [missing];
-            none 0 cuStreamGetGreenCtx { cuStreamGetGreenCtx: 12040 } {} () -> () [missing];
+            none 0 cuCtxFromGreenCtx { cuCtxFromGreenCtx: 12040 } {} () -> () [primary];
+            none 0 cuCtxGetDevResource { cuCtxGetDevResource: 12040 } {} () -> () [primary];
+            none 0 cuDevResourceGenerateDesc { cuDevResourceGenerateDesc: 12040 } {} () -> () [primary];
+            none 0 cuDevSmResourceSplitByCount { cuDevSmResourceSplitByCount: 12040 } {} () -> () [primary];
+            none 0 cuDeviceGetDevResource { cuDeviceGetDevResource: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxCreate { cuGreenCtxCreate: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxDestroy { cuGreenCtxDestroy: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxGetDevResource { cuGreenCtxGetDevResource: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxGetId { cuGreenCtxGetId: 12090 } {} () -> () [primary];
+            none 0 cuGreenCtxRecordEvent { cuGreenCtxRecordEvent: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxStreamCreate { cuGreenCtxStreamCreate: 12050 } {} () -> () [primary];
+            none 0 cuGreenCtxWaitEvent { cuGreenCtxWaitEvent: 12040 } {} () -> () [primary];
+            none 0 cuStreamGetGreenCtx { cuStreamGetGreenCtx: 12040 } {} () -> () [primary];
             // The library's log, core dumps, profiler.
             none 0 cuCoredumpGetAttribute { cuCoredumpGetAttribute: 12010 } {} () -> () [files];
             none 0 cuCoredumpGetAttributeGlobal { cuCoredumpGetAttributeGlobal: 12010 } {} () -> () [files];
