@@ -257,6 +257,17 @@ impl Context {
         Ok(legacy.clone())
     }
 
+    /// Its default streams that are in use.
+    pub fn default_streams(&self) -> Vec<Arc<Stream>> {
+        let defaults = self.defaults();
+        defaults
+            .legacy
+            .iter()
+            .chain(defaults.per_thread.values())
+            .cloned()
+            .collect()
+    }
+
     /// The default stream of a ring's thread: a blocking stream like any other, so that other threads can look at it.
     pub fn per_thread(self: &Arc<Self>, ring: u32) -> Result<Arc<Stream>, Code> {
         let mut defaults = self.defaults();

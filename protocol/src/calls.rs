@@ -88,6 +88,10 @@ pub const REASONS: &[(&str, &str)] = &[
         "host_code",
         "calls functions of the program from the GPU, or has the GPU read memory that is not registered",
     ),
+    (
+        "primary",
+        "divides the GPU among parts of the primary context of the process that calls the driver. On the host that is the executor, and a guest's contexts, its primary ones too, are ordinary ones there",
+    ),
     ("missing", "has not been written yet"),
     (
         "windows",

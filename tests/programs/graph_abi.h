@@ -52,6 +52,14 @@ struct alloc_params {
     CUdeviceptr pointer;
 };
 
+// CUDA_BATCH_MEM_OP_NODE_PARAMS.
+struct words_params {
+    CUcontext context;
+    unsigned count;
+    CUstreamBatchMemOpParams *operations;
+    unsigned flags;
+};
+
 struct node_params {
     unsigned type;
     int reserved[3];
@@ -62,6 +70,7 @@ struct node_params {
         struct host_params host;
         struct alloc_params alloc;
         CUdeviceptr free;
+        struct words_params words_of;
     };
     long long end;
 };
@@ -147,3 +156,8 @@ CUresult cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node, struct nod
 CUresult cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, struct update_info *info);
 CUresult cuGraphNodeSetEnabled(CUgraphExec exec, CUgraphNode node, unsigned enabled);
 CUresult cuGraphNodeGetEnabled(CUgraphExec exec, CUgraphNode node, unsigned *enabled);
+CUresult cuGraphAddBatchMemOpNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t count,
+                                  const struct words_params *params);
+CUresult cuGraphBatchMemOpNodeGetParams(CUgraphNode node, struct words_params *params);
+CUresult cuGraphBatchMemOpNodeSetParams(CUgraphNode node, const struct words_params *params);
+CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec exec, CUgraphNode node, const struct words_params *params);

@@ -11,12 +11,102 @@ enum {
     CONCURRENT_MANAGED_ACCESS = 89,
     IS_MANAGED = 8,
     CUDA_ERROR_INVALID_DEVICE = 101,
+    CUDA_ERROR_NOT_FOUND = 500,
+    CUDA_ERROR_NOT_SUPPORTED = 801,
 };
 CUresult cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes, unsigned flags);
 CUresult cuMemPrefetchAsync(CUdeviceptr at, size_t bytes, CUdevice device, CUstream stream);
 CUresult cuMemAdvise(CUdeviceptr at, size_t bytes, int advice, CUdevice device);
 CUresult cuMemRangeGetAttribute(void *data, size_t bytes, int attribute, CUdeviceptr at, size_t len);
 CUresult cuStreamAttachMemAsync(CUstream stream, CUdeviceptr at, size_t len, unsigned flags);
+
+typedef struct CUlib_st *CUlibrary;
+CUresult cuLibraryLoadData(CUlibrary *library, const void *code, int *jit_options, void **jit_values, unsigned jit_len,
+                           int *options, void **values, unsigned len);
+CUresult cuLibraryUnload(CUlibrary library);
+CUresult cuLibraryGetManaged(CUdeviceptr *pointer, size_t *bytes, CUlibrary library, const char *name);
+CUresult cuLibraryGetModule(CUmodule *module, CUlibrary library);
+
+// `bump` adds a number to `total` and to what `pointer` points to, which is `ordinary`.
+static const char VARIABLES[] =
+    ".version 7.0\n.target sm_80\n.address_size 64\n"
+    ".visible .global .align 4 .u32 ordinary = 40;\n"
+    ".visible .global .attribute(.managed) .align 4 .u32 total = 7;\n"
+    ".visible .global .attribute(.managed) .align 8 .u64 pointer = generic(ordinary);\n"
+    ".visible .global .attribute(.managed) .align 4 .b8 many[4096];\n"
+    ".visible .entry bump(.param .u32 by)\n{\n"
+    " .reg .b32 %r<8>; .reg .b64 %rd<8>;\n"
+    " ld.param.u32 %r1, [by];\n"
+    " ld.global.u32 %r2, [total]; add.u32 %r2, %r2, %r1; st.global.u32 [total], %r2;\n"
+    " ld.global.u64 %rd1, [pointer]; ld.u32 %r3, [%rd1]; add.u32 %r3, %r3, %r1; st.u32 [%rd1], %r3;\n"
+    " mov.u64 %rd2, many; st.global.u32 [%rd2+4], %r1; st.global.u32 [many+4092], %r1;\n"
+    " ret;\n}\n";
+// Two variables in one declaration, which no compiler makes and the guest's library does not write anew.
+static const char HIDDEN[] =
+    ".version 7.0\n.target sm_80\n.address_size 64\n"
+    ".visible .global .attribute(.managed) .align 4 .u32 hidden, second;\n"
+    ".visible .entry nothing()\n{\n ret;\n}\n";
+
+static void bumped(CUmodule module, CUdeviceptr at, CUdeviceptr many) {
+    volatile uint32_t *total = (uint32_t *)(uintptr_t)at;
+    EXPECT(*total == 7, "it begins as %u", *total);
+    *total = 100;
+    CUfunction bump;
+    CHECK(cuModuleGetFunction(&bump, module, "bump"));
+    uint32_t by = 5;
+    void *params[] = {&by};
+    CHECK(cuLaunchKernel(bump, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
+    CHECK(cuCtxSynchronize());
+    EXPECT(*total == 105, "a kernel made %u of it", *total);
+    uint32_t *words = (uint32_t *)(uintptr_t)many;
+    EXPECT(words[0] == 0 && words[1] == 5 && words[1023] == 5, "%u, %u, %u", words[0], words[1], words[1023]);
+    CUdeviceptr plain;
+    uint32_t ordinary = 0;
+    CHECK(cuModuleGetGlobal_v2(&plain, NULL, module, "ordinary"));
+    CHECK(cuMemcpyDtoH_v2(&ordinary, plain, 4));
+    EXPECT(ordinary == 45, "by its address it became %u", ordinary);
+    unsigned char is = 0;
+    CHECK(cuPointerGetAttribute(&is, IS_MANAGED, at));
+    EXPECT(is == 1, "it is not said to be managed");
+    EXPECT(cuMemFree_v2(at) != CUDA_SUCCESS, "a variable was freed");
+}
+
+// Managed variables, of a module and of a library.
+static void variables(int concurrent) {
+    CUmodule module;
+    CUdeviceptr total = 0, pointer = 0, many = 0;
+    size_t bytes = 0;
+    CHECK(cuModuleLoadData(&module, VARIABLES));
+    CHECK(cuModuleGetGlobal_v2(&total, &bytes, module, "total"));
+    EXPECT(bytes == 4, "it has %zu bytes", bytes);
+    CHECK(cuModuleGetGlobal_v2(&many, &bytes, module, "many"));
+    EXPECT(bytes == 4096, "they have %zu bytes", bytes);
+    bumped(module, total, many);
+    CHECK(cuModuleUnload(module));
+    CUlibrary library;
+    CHECK(cuLibraryLoadData(&library, VARIABLES, NULL, NULL, 0, NULL, NULL, 0));
+    CHECK(cuLibraryGetManaged(&total, &bytes, library, "total"));
+    EXPECT(bytes == 4, "the library's has %zu bytes", bytes);
+    CHECK(cuLibraryGetManaged(&pointer, NULL, library, "pointer"));
+    CHECK(cuLibraryGetManaged(&many, NULL, library, "many"));
+    EXPECT(cuLibraryGetManaged(NULL, NULL, library, "total") == CUDA_ERROR_INVALID_VALUE, "nothing was wanted");
+    EXPECT(cuLibraryGetManaged(&pointer, NULL, library, "none") == CUDA_ERROR_NOT_FOUND, "there is no such variable");
+    EXPECT(cuLibraryGetManaged(&pointer, NULL, library, "ordinary") == CUDA_ERROR_NOT_FOUND, "it is none");
+    CHECK(cuLibraryGetModule(&module, library));
+    bumped(module, total, many);
+    CHECK(cuLibraryUnload(library));
+    if (concurrent)
+        return;
+    // What the host's library has to keep for itself is refused, and does not end the program.
+    CHECK(cuModuleLoadData(&module, HIDDEN));
+    CUresult found = cuModuleGetGlobal_v2(&total, NULL, module, "hidden");
+    EXPECT(found == CUDA_ERROR_NOT_SUPPORTED, "a hidden variable gave %d", found);
+    CHECK(cuModuleUnload(module));
+    CHECK(cuLibraryLoadData(&library, HIDDEN, NULL, NULL, 0, NULL, NULL, 0));
+    found = cuLibraryGetManaged(&total, NULL, library, "hidden");
+    EXPECT(found == CUDA_ERROR_NOT_SUPPORTED, "a library's hidden variable gave %d", found);
+    CHECK(cuLibraryUnload(library));
+}
 
 int main(int argc, char **argv) {
     size_t words = (size_t)argument(argc, argv, 1, 100000), bytes = 4 * words;
@@ -79,6 +169,7 @@ int main(int argc, char **argv) {
     EXPECT(cuMemFreeHost(host) != CUDA_SUCCESS, "it was freed as what it is not");
     CHECK(cuMemFree_v2(at));
     EXPECT(cuMemFree_v2(at) != CUDA_SUCCESS, "it was freed twice");
+    variables(concurrent);
     printf("managed: %zu words right in both directions\n", words);
     return 0;
 }

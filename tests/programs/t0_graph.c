@@ -624,6 +624,80 @@ static void memory_in_graphs(void) {
     TELL(cuGraphDestroy(graph));
 }
 
+// A 32-bit and a 64-bit write.
+static CUstreamBatchMemOpParams writes[2];
+static struct words_params writing(uint32_t small, uint64_t large) {
+    memset(writes, 0, sizeof writes);
+    writes[0].word.operation = 2;
+    writes[0].word.address = numbers;
+    writes[0].word.value = small;
+    writes[1].word.operation = 5;
+    writes[1].word.address = numbers + 8;
+    writes[1].word.value64 = large;
+    return (struct words_params){.context = context, .count = 2, .operations = writes};
+}
+
+static void read_words(const char *when) {
+    uint32_t got[4];
+    NEED(cuCtxSynchronize());
+    NEED(cuMemcpyDtoH_v2(got, numbers, sizeof got));
+    say("%s: %u, %u, %u, %u", when, got[0], got[1], got[2], got[3]);
+}
+
+static void words_in_graphs(void) {
+    with_memory();
+    CUgraph graph;
+    CUgraphExec exec;
+    CUgraphNode write, wait, fill;
+    unsigned type = 99;
+    NEED(cuGraphCreate(&graph, 0));
+    struct memset_params nine = filling(9);
+    struct words_params params = writing(7, 1ull << 32 | 5), got = {0};
+    TELL(cuGraphAddMemsetNode(&fill, graph, NULL, 0, &nine, context));
+    TELL(cuGraphAddBatchMemOpNode(&write, graph, &fill, 1, &params));
+    TELL_VALUE(cuGraphNodeGetType(write, &type), type);
+    // A wait for what was just written is over at once.
+    CUstreamBatchMemOpParams is_seven = {0};
+    is_seven.word.operation = 1;
+    is_seven.word.address = numbers;
+    is_seven.word.value = 7;
+    is_seven.word.flags = 1;
+    struct node_params waiting = {.type = 12, .words_of = {.context = context, .count = 1, .operations = &is_seven}};
+    TELL(cuGraphAddNode_v2(&wait, graph, &write, NULL, 1, &waiting));
+    describe("with words", graph);
+    TELL_VALUE(cuGraphBatchMemOpNodeGetParams(write, &got), got.count);
+    say("its context is the same: %d, its operations: %u to the first word, %u to the third, values %llu and %llu", got.context == context,
+        got.operations[0].operation, got.operations[1].operation, (unsigned long long)got.operations[0].word.value,
+        (unsigned long long)got.operations[1].word.value64);
+    say("their words: %d", got.operations[0].word.address == numbers && got.operations[1].word.address == numbers + 8);
+    TELL(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    NEED(cuGraphLaunch(exec, stream));
+    read_words("written");
+    params = writing(7, 3);
+    TELL(cuGraphExecBatchMemOpNodeSetParams(exec, write, &params));
+    NEED(cuGraphLaunch(exec, stream));
+    read_words("written otherwise");
+    params = writing(7, 11);
+    TELL(cuGraphBatchMemOpNodeSetParams(write, &params));
+    TELL_VALUE(cuGraphBatchMemOpNodeGetParams(write, &got), got.operations[1].word.value64);
+    NEED(cuGraphLaunch(exec, stream));
+    read_words("the executable graph stays");
+    // Wrong ones.
+    TELL(cuGraphBatchMemOpNodeGetParams(fill, &got));
+    params.count = 0;
+    TELL(cuGraphAddBatchMemOpNode(&wait, graph, NULL, 0, &params));
+    params = writing(1, 1);
+    writes[1].operation = 99;
+    TELL(cuGraphAddBatchMemOpNode(&wait, graph, NULL, 0, &params));
+    params = writing(1, 1);
+    writes[0].word.address += 2;
+    TELL(cuGraphAddBatchMemOpNode(&wait, graph, NULL, 0, &params));
+    TELL(cuGraphBatchMemOpNodeSetParams(fill, &params));
+    describe("still", graph);
+    NEED(cuGraphDestroy(graph));
+    NEED(cuGraphExecDestroy(exec));
+}
+
 static void many_nodes(void) {
     with_memory();
     enum { MANY = 5000 };
@@ -647,7 +721,7 @@ int main(int argc, char **argv) {
         SECTION(captures_told), SECTION(dependencies_updated), SECTION(captures_into_graphs), SECTION(instantiating),
         SECTION(building), SECTION(moving), SECTION(ordinary_memory), SECTION(looking),
         SECTION(captured_nodes), SECTION(edges), SECTION(copies), SECTION(changing_executables),
-        SECTION(memory_in_graphs), SECTION(many_nodes),
+        SECTION(memory_in_graphs), SECTION(many_nodes), SECTION(words_in_graphs),
     };
     return RUN_SECTIONS(sections);
 }

@@ -15,6 +15,7 @@ pub const PROGRAMS: &[&str] = &[
     "reduce",
     "memset",
     "streams",
+    "contexts",
     "pinned 8",
     "registered 8",
     "managed",
@@ -28,7 +29,14 @@ pub const PROGRAMS: &[&str] = &[
 ];
 
 /// Programs that NVIDIA's compiler built, with its runtime inside: of `tests/compat`, unmodified.
-pub const RUNTIME_PROGRAMS: &[&str] = &["rt_vadd", "rt_reduce", "rt_pinned", "rt_registered", "rt_symbols"];
+pub const RUNTIME_PROGRAMS: &[&str] = &[
+    "rt_vadd",
+    "rt_reduce",
+    "rt_pinned",
+    "rt_registered",
+    "rt_symbols",
+    "rt_managed",
+];
 
 /// Programs that use the CUDA runtime find their results right.
 pub fn runtime_programs_are_right<M: Machine>(machine: &mut M) -> Result<()> {

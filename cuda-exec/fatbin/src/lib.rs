@@ -1,5 +1,5 @@
 //! Fat binaries: a container with PTX and machine code for several devices, as they are or compressed. Whatever the bytes,
-//! reading them ends with an answer or with nothing.
+//! reading them ends with an answer or with nothing. What was read can be put into a container again.
 use ruzstd::decoding::StreamingDecoder;
 use std::borrow::Cow;
 use std::io::Read;
@@ -62,7 +62,41 @@ pub fn entries(container: &[u8]) -> Option<Vec<Entry<'_>>> {
     Some(entries)
 }
 
+/// A container like another one, with these entries.
+pub fn with_entries(container: &[u8], entries: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let header = u16_at(container, 6).map_or(HEADER, usize::from);
+    let mut made = container.get(..header.max(HEADER)).unwrap_or_default().to_vec();
+    entries.for_each(|entry| made.extend_from_slice(&entry));
+    let len = (made.len().saturating_sub(header) as u64).to_le_bytes();
+    if let Some(place) = made.get_mut(8..16) {
+        place.copy_from_slice(&len);
+    }
+    made
+}
+
 impl<'a> Entry<'a> {
+    /// All of it, with its header.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// One that differs in what it contains, which is not compressed.
+    pub fn with_payload(&self, payload: &[u8]) -> Vec<u8> {
+        let mut made = self.bytes[..self.header].to_vec();
+        let flags = u64_at(self.bytes, 40).unwrap_or(0) & !(LZ4 | ZSTD);
+        let len = payload.len().next_multiple_of(8);
+        made[8..16].copy_from_slice(&(len as u64).to_le_bytes());
+        made[16..20].fill(0);
+        made[40..48].copy_from_slice(&flags.to_le_bytes());
+        // The size of what is compressed.
+        if let Some(place) = made.get_mut(56..64) {
+            place.fill(0);
+        }
+        made.extend_from_slice(payload);
+        made.resize(self.header + len, 0);
+        made
+    }
+
     /// What it contains, decompressed; `None` if that is malformed, or more than `most` bytes.
     pub fn payload(&self, most: usize) -> Option<Cow<'a, [u8]>> {
         let stored = self.bytes.get(self.header..)?;
@@ -133,6 +167,30 @@ mod tests {
         for container in [ZSTD, LZ4] {
             let entries = entries(container).unwrap();
             assert!(entries.iter().any(|entry| entry.payload(16).is_none()));
+        }
+    }
+
+    #[test]
+    fn a_container_is_made_of_entries_and_of_what_they_contain() {
+        for container in [PLAIN, ZSTD, LZ4] {
+            let before = entries(container).unwrap();
+            let same = with_entries(container, before.iter().map(|entry| entry.bytes().to_vec()));
+            assert_eq!(same, container[..len(container).unwrap()]);
+            let payloads = before.iter().map(|entry| entry.payload(1 << 20).unwrap());
+            let payloads: Vec<_> = payloads.collect();
+            let unpacked = before
+                .iter()
+                .zip(&payloads)
+                .map(|(entry, it)| entry.with_payload(it));
+            let unpacked = with_entries(container, unpacked);
+            let after = entries(&unpacked).unwrap();
+            assert_eq!(after.len(), before.len());
+            for ((one, other), payload) in before.iter().zip(&after).zip(&payloads) {
+                assert_eq!((one.is_ptx, one.device), (other.is_ptx, other.device));
+                let found = other.payload(1 << 20).unwrap();
+                assert_eq!(&found[..payload.len()], &payload[..]);
+                assert!(found[payload.len()..].iter().all(|&byte| byte == 0));
+            }
         }
     }
 

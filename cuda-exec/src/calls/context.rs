@@ -2,9 +2,13 @@
 use super::BAD_HANDLE;
 use crate::cuda;
 use crate::dispatch::{Handle, handlers_of};
+use crate::handles::Context;
+use crate::recording::captures;
 use crate::ring::{Consumer, Failure};
+use crate::session::Session;
+use std::sync::Arc;
 use vgpu_protocol::calls::{cuCtxCreate, cuCtxDestroy, cuCtxSynchronize, cuThreadExchangeStreamCaptureMode};
-use vgpu_protocol::result;
+use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::RingError;
 
 /// CU_CTX_SCHED_*: how a thread waits for the GPU. The guest's library waits by itself, so libcuda need not know.
@@ -120,6 +124,35 @@ impl Handle for cuThreadExchangeStreamCaptureMode::Call {
 /// CU_LIMIT_PRINTF_FIFO_SIZE and CU_LIMIT_MALLOC_HEAP_SIZE: memory of the device that goes with the context.
 const LIMITS_IN_MEMORY: std::ops::RangeInclusive<i32> = 1..=2;
 
+/// Has all that comes in a context wait, with `wait`. Each of its streams is at a wait from then on, so that nothing that comes counts as
+/// running before it does. (A stream that is created while the wait goes on is not known to wait.)
+fn wait_in(
+    session: &'static Session,
+    context: &Arc<Context>,
+    wait: impl FnOnce() -> Result<(), Code>,
+) -> Result<(), Code> {
+    // Captures of the context's streams become invalid by it.
+    let _alone = session.changes_captures();
+    let _graphs = session.graphs.lock();
+    let mut streams = session.objects.streams.all();
+    streams.retain(|stream| Arc::ptr_eq(&stream.context, context) && stream.raw().is_ok());
+    streams.extend(context.default_streams());
+    session.relaxed(|| {
+        for stream in &streams {
+            if !captures(session, stream)? {
+                stream.mark_before_capture()?;
+            }
+        }
+        Ok::<(), Code>(())
+    })?;
+    wait()?;
+    session.relaxed(|| {
+        streams
+            .iter()
+            .try_for_each(|stream| stream.submitted_wait(session.load.start()))
+    })
+}
+
 handlers_of! {
     cuCtxGetLimit(ring, arguments) {
         ring.context()?;
@@ -165,6 +198,39 @@ handlers_of! {
     cuCtxResetPersistingL2Cache(ring, _) {
         ring.context()?;
         ring.session.cuda.contexts.reset_persisting_l2()?;
+        Ok(Out {})
+    }
+
+    cuCtxRecordEvent(ring, arguments) {
+        let session = ring.session;
+        let context = session.objects.contexts.get(arguments.context).ok_or(BAD_HANDLE)?;
+        let event = session.objects.events.get(arguments.event).ok_or(BAD_HANDLE)?;
+        if !Arc::ptr_eq(&event.context, &context) {
+            return Err(result::INVALID_HANDLE.into());
+        }
+        // Captures of the context's streams become invalid by it.
+        let _alone = session.changes_captures();
+        let _graphs = session.graphs.lock();
+        session.cuda.contexts.record_event(context.raw, event.raw?)?;
+        Ok(Out {})
+    }
+
+    cuCtxWaitEvent(ring, arguments) {
+        let session = ring.session;
+        let context = session.objects.contexts.get(arguments.context).ok_or(BAD_HANDLE)?;
+        let event = session.objects.events.get(arguments.event).ok_or(BAD_HANDLE)?;
+        let event = event.raw?;
+        wait_in(session, &context, || session.cuda.contexts.wait_event(context.raw, event))?;
+        Ok(Out {})
+    }
+
+    cuDeviceGetHostAtomicCapabilities(ring, arguments, blob, reply) {
+        let cuda = &ring.session.cuda;
+        let device = cuda.device(arguments.device)?;
+        super::peer::atomics(blob, reply, |can, operations, len| {
+            // SAFETY: two arrays that are as long as is said and outlive the call.
+            unsafe { cuda.contexts.host_atomics(can, operations, len, device) }
+        })?;
         Ok(Out {})
     }
 

@@ -239,6 +239,10 @@ impl Handle for cuModuleGetGlobal::Call {
         let module = session.objects.modules.get(arguments.module).ok_or(BAD_HANDLE)?;
         module.context.make_current()?;
         let (pointer, bytes) = session.cuda.module_get_global(module.raw, &name(blob)?)?;
+        // It lies in managed memory of this process, where the guest cannot look.
+        if session.cuda.memories.is_managed(pointer) {
+            return Err(result::NOT_SUPPORTED.into());
+        }
         session
             .memory
             .add_variable(pointer, bytes, module.context.id, module.id);

@@ -4,8 +4,9 @@ use super::capture::page;
 use super::host_fn::run_captured;
 use super::launch::padded;
 use super::pool::add_to_graph;
+use super::stream_memory::check as check_word;
 use crate::cuda::graph::Dependencies;
-use crate::cuda::node::{KernelParams, NodeParams, alloc_of, memcpy_of};
+use crate::cuda::node::{BatchMemOpParams, KernelParams, NodeParams, alloc_of, memcpy_of};
 use crate::cuda::{Grid, Raw};
 use crate::dispatch::handlers_of;
 use crate::graphs::{Graph, Nodes};
@@ -16,13 +17,14 @@ use crate::ring::Failure;
 use crate::session::Session;
 use std::ffi::c_void;
 use std::sync::{Arc, PoisonError};
-use vgpu_protocol::limits::KERNEL_PARAMS_LEN_MAX;
+use vgpu_protocol::limits::{BATCH_MEM_OPS_MAX, KERNEL_PARAMS_LEN_MAX};
 use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::structs::BatchMemOp;
 use vgpu_protocol::structs::graph::{
-    ChildGraph, ConditionalNode, Dependency, Edge, KernelNode, MemAllocNode, MemcpyNode, MemcpySide,
-    MemsetNode, kind,
+    BatchMemOpNode, ChildGraph, ConditionalNode, Dependency, Edge, KernelNode, MemAllocNode, MemcpyNode,
+    MemcpySide, MemsetNode, kind,
 };
-use vgpu_protocol::words::LaunchAttribute;
+use vgpu_protocol::words::{LaunchAttribute, handle};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Graphs that one conditional node may have.
@@ -166,6 +168,25 @@ fn told(
             let (event, raw) = event(session, blob)?;
             tell(&mut NodeParams::event(kind, raw))?;
             Ok(vec![event])
+        }
+        kind::BATCH_MEM_OP => {
+            let (node, operations) =
+                BatchMemOpNode::read_from_prefix(blob).map_err(|_| result::INVALID_VALUE)?;
+            let operations = <[BatchMemOp]>::ref_from_bytes(operations).map_err(|_| result::INVALID_VALUE)?;
+            if operations.is_empty() || operations.len() > BATCH_MEM_OPS_MAX || node.flags != 0 {
+                return Err(result::INVALID_VALUE);
+            }
+            let mut operations = operations.to_vec();
+            let view = session.memory.view();
+            for operation in &mut operations {
+                check_word(&view, operation)?;
+                operation.alias = 0;
+            }
+            let context = context(session, node.context)?;
+            // SAFETY: used within this call.
+            let mut params = unsafe { NodeParams::batch_mem_op(&mut operations, node.flags, context.raw) };
+            tell(&mut params)?;
+            Ok(vec![context])
         }
         kind::MEM_FREE => {
             let pointer = structure(blob)?;
@@ -544,6 +565,27 @@ handlers_of! {
         let (value, element) = (element as u32, (element >> 32) as u32);
         reply.extend_from_slice(MemsetNode { to, pitch, value, element, width, height, context: 0 }.as_bytes());
         Ok(Out {})
+    }
+
+    cuGraphBatchMemOpNodeGetParams(ring, arguments, _blob, reply) {
+        let session = ring.session;
+        let nodes = session.graphs.lock();
+        let (raw, graph) = nodes.node(arguments.node)?;
+        if session.cuda.graphs.node_type(raw)? != kind::BATCH_MEM_OP {
+            return Err(result::INVALID_VALUE.into());
+        }
+        let mut params = BatchMemOpParams::default();
+        // SAFETY: a place that outlives the call.
+        unsafe { session.cuda.graphs.batch_mem_op_params(raw, &mut params) }?;
+        // SAFETY: the node's, whose graph is locked.
+        let mut operations = unsafe { params.operations(BATCH_MEM_OPS_MAX) }.ok_or(result::INVALID_VALUE)?;
+        // Where else the host's driver has the words is nobody's business.
+        operations.iter_mut().for_each(|operation| operation.alias = 0);
+        let context = session.objects.contexts.find(|context| context.raw == params.context);
+        let context = context.map_or(handle::CONTEXT_NONE, |(id, _)| id).into();
+        reply.extend_from_slice(BatchMemOpNode { context, flags: params.flags, reserved: 0 }.as_bytes());
+        reply.extend_from_slice(operations.as_bytes());
+        Ok(Out { graph: graph.id })
     }
 
     cuGraphHostNodeGetParams(ring, arguments) {

@@ -14,7 +14,7 @@ use vgpu_protocol::structs::BatchMemOp;
 use zerocopy::FromBytes;
 
 /// Refuses what the driver could take for an access to other memory.
-fn check(view: &View<'_>, operation: &BatchMemOp) -> Result<(), Code> {
+pub(super) fn check(view: &View<'_>, operation: &BatchMemOp) -> Result<(), Code> {
     if operation.operation == BatchMemOp::FLUSH {
         return Err(result::NOT_SUPPORTED);
     }

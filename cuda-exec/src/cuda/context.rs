@@ -45,6 +45,9 @@ group! {
         plain set_cache_config = "cuCtxSetCacheConfig" (config: i32);
         raw get_stream_priority_range = "cuCtxGetStreamPriorityRange" (least: *mut i32, greatest: *mut i32);
         plain reset_persisting_l2 = "cuCtxResetPersistingL2Cache" ();
+        plain record_event = "cuCtxRecordEvent" (context: Raw, event: Raw);
+        plain wait_event = "cuCtxWaitEvent" (context: Raw, event: Raw);
+        raw host_atomics = "cuDeviceGetHostAtomicCapabilities" (can: *mut u32, operations: *const u32, len: u32, device: i32);
         first module_function_count = "cuModuleGetFunctionCount" (module: Raw) -> u32;
         raw module_functions = "cuModuleEnumerateFunctions" (functions: *mut Raw, len: u32, module: Raw);
         raw func_name = "cuFuncGetName" (name: *mut *const c_char, function: Raw);

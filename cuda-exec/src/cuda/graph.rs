@@ -1,7 +1,9 @@
 //! Graphs and what streams capture into them.
 use super::Raw;
 use super::group::group;
-use super::node::{AllocParams, HostParams, KernelParams, Memcpy3d, NodeParams, UpdateInfo};
+use super::node::{
+    AllocParams, BatchMemOpParams, HostParams, KernelParams, Memcpy3d, NodeParams, UpdateInfo,
+};
 use std::ptr::null_mut;
 use vgpu_protocol::result::Code;
 use vgpu_protocol::structs::graph::EdgeData;
@@ -102,6 +104,7 @@ group! {
         raw kernel_params = "cuGraphKernelNodeGetParams_v2" (node: Raw, params: *mut KernelParams);
         raw memcpy_params = "cuGraphMemcpyNodeGetParams" (node: Raw, params: *mut Memcpy3d);
         raw memset_params = "cuGraphMemsetNodeGetParams" (node: Raw, params: *mut [u64; 5]);
+        raw batch_mem_op_params = "cuGraphBatchMemOpNodeGetParams" (node: Raw, params: *mut BatchMemOpParams);
         last host_params = "cuGraphHostNodeGetParams" (node: Raw) -> HostParams;
         raw alloc_params = "cuGraphMemAllocNodeGetParams" (node: Raw, params: *mut AllocParams);
         last freed_memory = "cuGraphMemFreeNodeGetParams" (node: Raw) -> u64;

@@ -1,6 +1,7 @@
 //! Pools, virtual memory, copies and fills of rows, other GPUs' memory.
 use super::Raw;
 use super::group::group;
+use std::ffi::c_void;
 use vgpu_protocol::host::SHARE_LEN;
 use vgpu_protocol::structs::{Access, AllocationProps, Location, Memcpy3D, PoolProps};
 
@@ -49,11 +50,25 @@ group! {
         plain ipc_close_mem = "cuIpcCloseMemHandle" (pointer: u64);
         raw ipc_get_event = "cuIpcGetEventHandle" (handle: *mut IpcHandle, event: Raw);
         raw ipc_open_event = "cuIpcOpenEventHandle" (event: *mut Raw, handle: IpcHandle);
+        raw pointer_attribute = "cuPointerGetAttribute" (value: *mut c_void, attribute: i32, pointer: u64);
         raw address_range = "cuMemGetAddressRange_v2" (base: *mut u64, bytes: *mut usize, pointer: u64);
         raw memcpy_3d = "cuMemcpy3DAsync_v2" (copy: *const Memcpy3D, stream: Raw);
         raw memset_2d_d8 = "cuMemsetD2D8Async" (to: u64, pitch: usize, value: u8, width: usize, height: usize, stream: Raw);
         raw memset_2d_d16 = "cuMemsetD2D16Async" (to: u64, pitch: usize, value: u16, width: usize, height: usize, stream: Raw);
         raw memset_2d_d32 = "cuMemsetD2D32Async" (to: u64, pitch: usize, value: u32, width: usize, height: usize, stream: Raw);
+    }
+}
+
+/// CU_POINTER_ATTRIBUTE_IS_MANAGED.
+const IS_MANAGED: i32 = 8;
+
+impl Memories {
+    /// Whether memory is libcuda's own managed memory.
+    pub fn is_managed(&self, pointer: u64) -> bool {
+        let mut value = 0u64;
+        // SAFETY: a place that outlives the call, and holds more than any attribute takes.
+        let told = unsafe { self.pointer_attribute((&raw mut value).cast(), IS_MANAGED, pointer) };
+        told.is_ok() && value != 0
     }
 }
 

@@ -2,8 +2,8 @@
 use super::{Grid, HostFn, Raw, with_packed};
 use std::ffi::c_void;
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::Location;
 use vgpu_protocol::structs::graph::{MemcpyNode, MemcpySide, MemsetNode, kind};
+use vgpu_protocol::structs::{BatchMemOp, Location};
 
 /// A CUgraphNodeParams: its body holds one of CUDA's structures, which all consist of words and of pairs of halves of one.
 #[derive(Debug, Default)]
@@ -122,6 +122,20 @@ impl NodeParams {
     /// The end of an allocation.
     pub fn free(pointer: u64) -> Self {
         Self::new(kind::MEM_FREE, [pointer])
+    }
+
+    /// Operations on words of memory, which libcuda copies.
+    ///
+    /// # Safety
+    /// The result is used only as long as the operations are there.
+    pub unsafe fn batch_mem_op(operations: &mut [BatchMemOp], flags: u32, context: Raw) -> Self {
+        let words = [
+            context as u64,
+            operations.len() as u64,
+            operations.as_mut_ptr() as u64,
+            u64::from(flags),
+        ];
+        Self::new(kind::BATCH_MEM_OP, words)
     }
 
     /// The graphs of a conditional node that was made.
@@ -272,6 +286,42 @@ impl KernelParams {
     }
 }
 
+/// A CUDA_BATCH_MEM_OP_NODE_PARAMS.
+#[derive(Debug)]
+#[repr(C)]
+pub struct BatchMemOpParams {
+    pub context: Raw,
+    pub count: u32,
+    pub operations: *const BatchMemOp,
+    pub flags: u32,
+}
+
+impl Default for BatchMemOpParams {
+    fn default() -> Self {
+        Self {
+            context: 0,
+            count: 0,
+            operations: std::ptr::null(),
+            flags: 0,
+        }
+    }
+}
+
+impl BatchMemOpParams {
+    /// The operations of a node, if they are no more than `most`.
+    ///
+    /// # Safety
+    /// libcuda has just filled this in for a node, which is still there and has not been changed.
+    pub unsafe fn operations(&self, most: usize) -> Option<Vec<BatchMemOp>> {
+        match self.count as usize {
+            0 => Some(Vec::new()),
+            count if count > most || self.operations.is_null() => None,
+            // SAFETY: the node's array of as many operations.
+            count => Some(unsafe { std::slice::from_raw_parts(self.operations, count) }.to_vec()),
+        }
+    }
+}
+
 /// A CUDA_HOST_NODE_PARAMS.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -335,6 +385,17 @@ mod tests {
         ];
         assert_eq!(conditional, [0.0, 1.0, 1.5, 2.0, 3.0]);
         assert_eq!(word!(CUDA_CHILD_GRAPH_NODE_PARAMS.ownership), 1.0);
+        let words = [
+            word!(CUDA_BATCH_MEM_OP_NODE_PARAMS_v2.ctx),
+            word!(CUDA_BATCH_MEM_OP_NODE_PARAMS_v2.count),
+            word!(CUDA_BATCH_MEM_OP_NODE_PARAMS_v2.paramArray),
+            word!(CUDA_BATCH_MEM_OP_NODE_PARAMS_v2.flags),
+        ];
+        assert_eq!(words, [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(
+            size_of::<BatchMemOpParams>(),
+            size_of::<sys::CUDA_BATCH_MEM_OP_NODE_PARAMS_v1>()
+        );
         assert_eq!(word!(CUDA_MEMCPY_NODE_PARAMS.copyCtx), 1.0);
         assert_eq!(word!(CUDA_MEMCPY_NODE_PARAMS.copyParams), 2.0);
         assert_eq!(size_of::<Memcpy3d>(), size_of::<sys::CUDA_MEMCPY3D>());

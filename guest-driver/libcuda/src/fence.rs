@@ -106,7 +106,7 @@ impl Call {
     pub fn is_event_done(&self, recorded: Recorded) -> Result<bool, Code> {
         match recorded {
             // What a graph does is asked of the host.
-            Recorded::Never | Recorded::ByGraph => Ok(true),
+            Recorded::Never | Recorded::AtHost => Ok(true),
             Recorded::At(point) => Ok(self.session.is_reached(point)),
             Recorded::Captured(_) => Err(result::CAPTURED_EVENT),
         }

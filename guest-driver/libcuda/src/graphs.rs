@@ -43,13 +43,13 @@ pub struct Graph {
     needs: Mutex<Needs>,
     /// Its nodes that the program has graphs of.
     pub parts: Mutex<Vec<u32>>,
-    /// What the program was told of its kernels' parameters, by node: it may look at it until that changes.
+    /// What the program was told of its kernels' parameters and of operations on words, by node: it may look at it until that changes.
     pub params: Mutex<HashMap<u32, Params>>,
 }
 
-/// A kernel's parameters, where a program can look at them.
+/// A kernel's parameters, or other bytes of a node, where a program can look at them.
 pub struct Params {
-    /// They are aligned as the kernel's buffer is.
+    /// They are aligned as a kernel's buffer is.
     packed: Box<[u128]>,
     len: usize,
     each: Box<[usize]>,
@@ -71,6 +71,11 @@ impl Params {
     /// Whether these are the same.
     pub fn are(&self, packed: &[u8]) -> bool {
         self.packed.as_bytes()[..self.len] == *packed
+    }
+
+    /// Where they lie.
+    pub fn addr(&self) -> usize {
+        self.packed.as_ptr() as usize
     }
 
     /// The address of an array of pointers to each; 0 if there are none.

@@ -6,6 +6,7 @@
 //! * [`thread`]: what a calling thread has of its own: its ring and its stack of contexts;
 //! * [`ring`], [`wait`], [`fence`]: writing records, waiting, completion of streams;
 //! * [`library`], [`primary`], [`storage`]: what CUDA's own runtime builds on: libraries, primary contexts, context-local storage;
+//! * [`managed`]: `__managed__` variables, taken out of code before it is loaded;
 //! * [`export_tables`], [`integrity`]: the driver's private tables that it asks for;
 //! * [`staging`], [`arena`], [`handles`], [`objects`]: copies of pageable memory, addresses, handles, their objects.
 //!
@@ -28,6 +29,7 @@ mod handles;
 mod host_functions;
 mod integrity;
 mod library;
+mod managed;
 mod objects;
 mod primary;
 mod registered;

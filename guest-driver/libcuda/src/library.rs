@@ -1,5 +1,6 @@
 //! Libraries: code that belongs to no context. A module is loaded for each context that uses it, when it does.
 use crate::abi::Host;
+use crate::api::Variables;
 use crate::handles::Entry;
 use crate::lock;
 use crate::objects::{Context, Function};
@@ -34,6 +35,16 @@ unsafe impl Send for Image {}
 // SAFETY: as above; it is only read.
 unsafe impl Sync for Image {}
 
+/// A library's code, with its managed variables in the guest's memory.
+pub struct Rewritten {
+    /// The code.
+    pub image: Image,
+    /// Bytes of it.
+    pub len: u64,
+    /// Its managed variables.
+    pub variables: Arc<Variables>,
+}
+
 /// A library.
 pub struct Library {
     /// Its number in the table.
@@ -44,6 +55,8 @@ pub struct Library {
     pub len: u64,
     /// Options of the compiler that are numbers.
     pub options: Vec<vgpu_protocol::words::JitOption>,
+    /// Its code without its managed variables, once one of them was asked for.
+    pub rewritten: Mutex<Option<Arc<Rewritten>>>,
     /// Its modules' handles by their contexts' serial numbers.
     pub modules: Mutex<HashMap<u64, usize>>,
     /// Handles of the kernels that were asked for, by name.

@@ -1,4 +1,5 @@
 //! The objects behind the program's handles.
+use crate::api::Variables;
 use crate::area::Area;
 use crate::host_functions::Kept;
 use crate::lock;
@@ -406,8 +407,8 @@ pub enum Recorded {
     At(Point),
     /// Recorded in this capture.
     Captured(u64),
-    /// Recorded by a graph whenever it runs.
-    ByGraph,
+    /// By a graph whenever it runs, behind all work of a context, or for other processes: only the host knows when it is done.
+    AtHost,
 }
 
 /// An event.
@@ -434,6 +435,8 @@ pub struct Module {
     pub functions: Mutex<HashMap<Vec<u8>, usize>>,
     /// Variables that were asked for, by name: address and bytes.
     pub globals: Mutex<HashMap<Vec<u8>, (u64, u64)>>,
+    /// Its managed variables, which the host does not know.
+    pub managed: Option<Arc<Variables>>,
 }
 
 /// A kernel in a module.

@@ -37,7 +37,7 @@
 //! `cuMemHostRegister`'s range lies in pages that were mapped with [`crate::virtio::MAP_PROGRAM`], and may begin and end inside of them.
 //! `cuMemcpy3DAsync`'s blob is a [`crate::structs::Copy3D`], from which every copy of rows is made; those of `cuMemPoolSetAccess` and
 //! `cuMemSetAccess` are [`crate::structs::Access`]es. `cuMemAddressReserve` may be asked for an address (`wanted`, 0 for any).
-//! `cuDeviceGetP2PAtomicCapabilities`' blobs are CUatomicOperations, and what can be done of each.
+//! `cuDeviceGetP2PAtomicCapabilities`' and `cuDeviceGetHostAtomicCapabilities`' blobs are CUatomicOperations, and what can be done of each.
 //! The blobs of the `cuIpc` calls are the handles that a guest's program sees: tokens of the host's. `left` says how often memory is
 //! still open.
 //! `cuStreamIsCapturing` and the `Query` and `Synchronize` calls are for sessions in which a capture is under way: whether
@@ -67,9 +67,9 @@ macro_rules! for_each_call {
             local 0 cuDeviceGetUuid { cuDeviceGetUuid: 9020, cuDeviceGetUuid_v2: 11040 } {} () -> () [];
             local 0 cuDeviceTotalMem { cuDeviceTotalMem_v2: 3020 } {} () -> () [];
             local 0 cuDeviceGetExecAffinitySupport { cuDeviceGetExecAffinitySupport: 11040 } {} () -> () [];
-            none 0 cuDeviceGetHostAtomicCapabilities { cuDeviceGetHostAtomicCapabilities: 13000 } {} () -> () [missing];
             none 0 cuDeviceGetLuid { cuDeviceGetLuid: 10000 } {} () -> () [windows];
             call 0x0110 cuDeviceGetTexture1DLinearMaxWidth { cuDeviceGetTexture1DLinearMaxWidth: 11010 } {} (format: i32, channels: u32, device: u32) -> (width: u64) [reply];
+            call 0x0111 cuDeviceGetHostAtomicCapabilities { cuDeviceGetHostAtomicCapabilities: 13000 } {} (device: u32) -> () [reply unordered blob_in blob_out];
             // Contexts.
             call 0x0120 cuCtxCreate { cuCtxCreate_v2: 3020, cuCtxCreate_v3: 11040, cuCtxCreate_v4: 12050 } {} (flags: u32, device: u32, context: u32) -> () [reply driver];
             call 0x0121 cuCtxDestroy { cuCtxDestroy_v2: 4000 } {} (context: u32) -> () [reply driver];
@@ -83,19 +83,19 @@ macro_rules! for_each_call {
             none 0 cuCtxAttach { cuCtxAttach: 2000 } {} () -> () [obsolete];
             none 0 cuCtxDetach { cuCtxDetach: 2000 } {} () -> () [obsolete];
             call 0x0123 cuCtxGetCacheConfig { cuCtxGetCacheConfig: 3020 } {} () -> (config: i32) [reply];
-            none 0 cuCtxGetExecAffinity { cuCtxGetExecAffinity: 11040 } {} () -> () [missing];
+            local 0 cuCtxGetExecAffinity { cuCtxGetExecAffinity: 11040 } {} () -> () [];
             local 0 cuCtxGetFlags { cuCtxGetFlags: 7000 } {} () -> () [];
             local 0 cuCtxGetId { cuCtxGetId: 12000 } {} () -> () [];
             call 0x0124 cuCtxGetLimit { cuCtxGetLimit: 3010 } {} (limit: i32) -> (value: u64) [reply];
             none 0 cuCtxGetSharedMemConfig { cuCtxGetSharedMemConfig: 4020 } {} () -> () [obsolete];
             call 0x0125 cuCtxGetStreamPriorityRange { cuCtxGetStreamPriorityRange: 5050 } {} () -> (least: i32, greatest: i32) [reply];
-            none 0 cuCtxRecordEvent { cuCtxRecordEvent: 12050 } {} () -> () [missing];
             call 0x0126 cuCtxResetPersistingL2Cache { cuCtxResetPersistingL2Cache: 11000 } {} () -> () [reply];
             call 0x0127 cuCtxSetCacheConfig { cuCtxSetCacheConfig: 3020 } {} (config: i32) -> () [reply];
             local 0 cuCtxSetFlags { cuCtxSetFlags: 12010 } {} () -> () [];
             call 0x0128 cuCtxSetLimit { cuCtxSetLimit: 3010 } {} (limit: i32, value: u64) -> () [reply];
+            call 0x0129 cuCtxRecordEvent { cuCtxRecordEvent: 12050 } {} (context: u32, event: u32) -> () [reply];
+            call 0x012a cuCtxWaitEvent { cuCtxWaitEvent: 12050 } {} (context: u32, event: u32) -> () [reply];
             none 0 cuCtxSetSharedMemConfig { cuCtxSetSharedMemConfig: 4020 } {} () -> () [obsolete];
-            none 0 cuCtxWaitEvent { cuCtxWaitEvent: 12050 } {} () -> () [missing];
             local 0 cuDevicePrimaryCtxGetState { cuDevicePrimaryCtxGetState: 7000 } {} () -> () [];
             local 0 cuDevicePrimaryCtxRelease { cuDevicePrimaryCtxRelease: 7000, cuDevicePrimaryCtxRelease_v2: 11000 } {} () -> () [];
             local 0 cuDevicePrimaryCtxReset { cuDevicePrimaryCtxReset: 7000, cuDevicePrimaryCtxReset_v2: 11000 } {} () -> () [];
@@ -126,7 +126,7 @@ macro_rules! for_each_call {
             local 0 cuLibraryGetGlobal { cuLibraryGetGlobal: 12000 } {} () -> () [];
             local 0 cuLibraryGetKernel { cuLibraryGetKernel: 12000 } {} () -> () [];
             local 0 cuLibraryGetKernelCount { cuLibraryGetKernelCount: 12040 } {} () -> () [];
-            none 0 cuLibraryGetManaged { cuLibraryGetManaged: 12000 } {} () -> () [missing];
+            local 0 cuLibraryGetManaged { cuLibraryGetManaged: 12000 } {} () -> () [];
             local 0 cuLibraryGetModule { cuLibraryGetModule: 12000 } {} () -> () [];
             none 0 cuLibraryGetUnifiedFunction { cuLibraryGetUnifiedFunction: 12000 } {} () -> () [host_code];
             local 0 cuLibraryLoadData { cuLibraryLoadData: 12000 } {} () -> () [];
@@ -395,6 +395,7 @@ macro_rules! for_each_call {
             call 0x0304 cuDeviceSetGraphMemAttribute { cuDeviceSetGraphMemAttribute: 11040 } {} (device: u32, attribute: i32, most: u64) -> () [reply];
             call 0x0305 cuGraphMemAllocNodeGetParams { cuGraphMemAllocNodeGetParams: 11040 } {} (node: u32) -> (pointer: u64, bytes: u64, device: u32) [reply];
             call 0x0306 cuGraphMemFreeNodeGetParams { cuGraphMemFreeNodeGetParams: 11040 } {} (node: u32) -> (pointer: u64) [reply];
+            call 0x0307 cuGraphBatchMemOpNodeGetParams { cuGraphBatchMemOpNodeGetParams: 11070 } {} (node: u32) -> (graph: u32) [reply blob_out];
             local 0 cuGraphAddMemAllocNode { cuGraphAddMemAllocNode: 11040 } {} () -> () [];
             local 0 cuGraphAddMemFreeNode { cuGraphAddMemFreeNode: 11040 } {} () -> () [];
             local 0 cuGraphAddChildGraphNode { cuGraphAddChildGraphNode: 10000 } {} () -> () [];
@@ -422,12 +423,11 @@ macro_rules! for_each_call {
             local 0 cuGraphExecGetFlags { cuGraphExecGetFlags: 12000 } {} () -> () [];
             local 0 cuGraphInstantiate { cuGraphInstantiate: 10000, cuGraphInstantiate_v2: 11000 } {} () -> () [];
             local 0 cuGraphInstantiateWithFlags { cuGraphInstantiateWithFlags: 11040 } {} () -> () [];
-            none 0 cuGraphAddBatchMemOpNode { cuGraphAddBatchMemOpNode: 11070 } {} () -> () [missing];
+            local 0 cuGraphAddBatchMemOpNode { cuGraphAddBatchMemOpNode: 11070 } {} () -> () [];
             none 0 cuGraphAddExternalSemaphoresSignalNode { cuGraphAddExternalSemaphoresSignalNode: 11020 } {} () -> () [graphics];
             none 0 cuGraphAddExternalSemaphoresWaitNode { cuGraphAddExternalSemaphoresWaitNode: 11020 } {} () -> () [graphics];
-            none 0 cuGraphBatchMemOpNodeGetParams { cuGraphBatchMemOpNodeGetParams: 11070 } {} () -> () [missing];
-            none 0 cuGraphBatchMemOpNodeSetParams { cuGraphBatchMemOpNodeSetParams: 11070 } {} () -> () [missing];
-            none 0 cuGraphExecBatchMemOpNodeSetParams { cuGraphExecBatchMemOpNodeSetParams: 11070 } {} () -> () [missing];
+            local 0 cuGraphBatchMemOpNodeSetParams { cuGraphBatchMemOpNodeSetParams: 11070 } {} () -> () [];
+            local 0 cuGraphExecBatchMemOpNodeSetParams { cuGraphExecBatchMemOpNodeSetParams: 11070 } {} () -> () [];
             none 0 cuGraphExecExternalSemaphoresSignalNodeSetParams { cuGraphExecExternalSemaphoresSignalNodeSetParams: 11020 } {} () -> () [graphics];
             none 0 cuGraphExecExternalSemaphoresWaitNodeSetParams { cuGraphExecExternalSemaphoresWaitNodeSetParams: 11020 } {} () -> () [graphics];
             none 0 cuGraphExternalSemaphoresSignalNodeGetParams { cuGraphExternalSemaphoresSignalNodeGetParams: 11020 } {} () -> () [graphics];
@@ -440,19 +440,19 @@ macro_rules! for_each_call {
             local 0 cuUserObjectRelease { cuUserObjectRelease: 11030 } {} () -> () [];
             local 0 cuUserObjectRetain { cuUserObjectRetain: 11030 } {} () -> () [];
             // Green contexts.
-            none 0 cuCtxFromGreenCtx { cuCtxFromGreenCtx: 12040 } {} () -> () [missing];
-            none 0 cuCtxGetDevResource { cuCtxGetDevResource: 12040 } {} () -> () [missing];
-            none 0 cuDevResourceGenerateDesc { cuDevResourceGenerateDesc: 12040 } {} () -> () [missing];
-            none 0 cuDevSmResourceSplitByCount { cuDevSmResourceSplitByCount: 12040 } {} () -> () [missing];
-            none 0 cuDeviceGetDevResource { cuDeviceGetDevResource: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxCreate { cuGreenCtxCreate: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxDestroy { cuGreenCtxDestroy: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxGetDevResource { cuGreenCtxGetDevResource: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxGetId { cuGreenCtxGetId: 12090 } {} () -> () [missing];
-            none 0 cuGreenCtxRecordEvent { cuGreenCtxRecordEvent: 12040 } {} () -> () [missing];
-            none 0 cuGreenCtxStreamCreate { cuGreenCtxStreamCreate: 12050 } {} () -> () [missing];
-            none 0 cuGreenCtxWaitEvent { cuGreenCtxWaitEvent: 12040 } {} () -> () [missing];
-            none 0 cuStreamGetGreenCtx { cuStreamGetGreenCtx: 12040 } {} () -> () [missing];
+            none 0 cuCtxFromGreenCtx { cuCtxFromGreenCtx: 12040 } {} () -> () [primary];
+            none 0 cuCtxGetDevResource { cuCtxGetDevResource: 12040 } {} () -> () [primary];
+            none 0 cuDevResourceGenerateDesc { cuDevResourceGenerateDesc: 12040 } {} () -> () [primary];
+            none 0 cuDevSmResourceSplitByCount { cuDevSmResourceSplitByCount: 12040 } {} () -> () [primary];
+            none 0 cuDeviceGetDevResource { cuDeviceGetDevResource: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxCreate { cuGreenCtxCreate: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxDestroy { cuGreenCtxDestroy: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxGetDevResource { cuGreenCtxGetDevResource: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxGetId { cuGreenCtxGetId: 12090 } {} () -> () [primary];
+            none 0 cuGreenCtxRecordEvent { cuGreenCtxRecordEvent: 12040 } {} () -> () [primary];
+            none 0 cuGreenCtxStreamCreate { cuGreenCtxStreamCreate: 12050 } {} () -> () [primary];
+            none 0 cuGreenCtxWaitEvent { cuGreenCtxWaitEvent: 12040 } {} () -> () [primary];
+            none 0 cuStreamGetGreenCtx { cuStreamGetGreenCtx: 12040 } {} () -> () [primary];
             // The library's log, core dumps, profiler.
             none 0 cuCoredumpGetAttribute { cuCoredumpGetAttribute: 12010 } {} () -> () [files];
             none 0 cuCoredumpGetAttributeGlobal { cuCoredumpGetAttributeGlobal: 12010 } {} () -> () [files];

@@ -103,6 +103,18 @@ pub struct KernelNode {
     pub shared: u32,
 }
 
+/// What a node of operations on words of memory is made of; its [`crate::structs::BatchMemOp`]s follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BatchMemOpNode {
+    /// The context.
+    pub context: u64,
+    /// Flags of all of them.
+    pub flags: u32,
+    /// Nothing.
+    pub reserved: u32,
+}
+
 /// A CUDA_MEMSET_NODE_PARAMS_v2, with a context's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

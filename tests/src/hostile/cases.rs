@@ -352,6 +352,8 @@ impl Fixture {
             "cuTexObjectCreate" => texture_of(OLD),
             "cuSurfObjectCreate" => surface_of(OLD).as_bytes().to_vec(),
             name if name.starts_with("cuTensorMapEncode") => tensor_shape().as_bytes().to_vec(),
+            // Additions.
+            "cuDeviceGetHostAtomicCapabilities" => 0u32.as_bytes().to_vec(),
             "cuMemPoolSetAccess" | "cuMemSetAccess" => ACCESS.as_bytes().to_vec(),
             "cuMemcpy3DAsync" => self.copy(self.device, WINDOW + PINNED_AT).as_bytes().to_vec(),
             call => graphs::blob(call).to_vec(),

@@ -1,7 +1,8 @@
 //! Graphs of fixtures: a node of each kind, and what calls about nodes do no harm with.
 use anyhow::Result;
+use vgpu_protocol::structs::BatchMemOp;
 use vgpu_protocol::structs::graph::{
-    ChildGraph, KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind,
+    BatchMemOpNode, ChildGraph, KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind,
 };
 use zerocopy::IntoBytes;
 
@@ -22,6 +23,7 @@ const EVENT_WAIT: u64 = 6;
 const CHILD: u64 = 7;
 const ALLOC: u64 = 8;
 const FREE: u64 = 9;
+const WORDS: u64 = 10;
 
 /// Adds a node of each kind to the captured graph.
 pub fn make(fixture: &Fixture, session: &mut Session<'_>) -> Result<()> {
@@ -84,7 +86,24 @@ pub fn make(fixture: &Fixture, session: &mut Session<'_>) -> Result<()> {
     make(session, "cuGraphCreate", &[("graph", ALLOCATES)], &[])?;
     add(session, ALLOCATES, kind::MEM_ALLOC, alloc.as_bytes())?;
     let allocated = session.results(0)[1];
-    add(session, ALLOCATES, kind::MEM_FREE, allocated.as_bytes())
+    add(session, ALLOCATES, kind::MEM_FREE, allocated.as_bytes())?;
+    let word = words(WINDOW + PINNED_AT, BatchMemOp::WRITE_32);
+    add(session, CAPTURED, kind::BATCH_MEM_OP, &word)
+}
+
+/// A node with one operation on a word.
+fn words(address: u64, operation: u32) -> Vec<u8> {
+    let node = BatchMemOpNode {
+        context: 1,
+        flags: 0,
+        reserved: 0,
+    };
+    let operation = BatchMemOp {
+        operation,
+        address,
+        ..BatchMemOp::default()
+    };
+    [node.as_bytes(), operation.as_bytes()].concat()
 }
 
 /// The node that a call takes.
@@ -101,6 +120,7 @@ pub fn node(call: &str) -> u64 {
         "cuGraphChildGraphNodeGetGraph" => CHILD,
         "cuGraphMemAllocNodeGetParams" => ALLOC,
         "cuGraphMemFreeNodeGetParams" => FREE,
+        "cuGraphBatchMemOpNodeGetParams" => WORDS,
         _ => MEMSET,
     }
 }
@@ -165,6 +185,10 @@ pub fn strange(addresses: &[u64]) -> Vec<(u32, Vec<u8>)> {
             }
         }
         all.push((kind::MEM_FREE, address.as_bytes().to_vec()));
+        // No word begins there.
+        for operation in [0, 1, 2, 3, 4, 5, 7] {
+            all.push((kind::BATCH_MEM_OP, words(address | 1, operation)));
+        }
         all.push((kind::CONDITIONAL, [address, 1 << 32, 1].as_bytes().to_vec()));
     }
     for kind in 0..20 {

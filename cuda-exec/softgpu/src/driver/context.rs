@@ -5,7 +5,7 @@ use super::device::{Device, Primary, device};
 use super::error::{self, Result};
 use super::registry::new_handle;
 use super::runtime::{Runtime, initialised, runtime};
-use super::stream::{Kind, Stream};
+use super::stream::{Kind, Marker, Stream};
 use crate::arbiter::Gate;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -26,6 +26,8 @@ pub struct Context {
     streams: Mutex<Vec<Weak<Stream>>>,
     /// Held while an operation is ordered between the legacy stream and the others.
     submission: Mutex<()>,
+    /// What all its work that comes waits for.
+    waits: Mutex<Vec<Marker>>,
     destroyed: AtomicBool,
     limits: [AtomicU64; LIMITS],
 }
@@ -84,6 +86,7 @@ impl Context {
             legacy: Stream::new(this.clone(), Kind::Legacy, 0, 0),
             streams: Mutex::default(),
             submission: Mutex::default(),
+            waits: Mutex::default(),
             destroyed: AtomicBool::new(false),
             limits: LIMIT_DEFAULTS.map(AtomicU64::new),
         });
@@ -149,11 +152,28 @@ impl Context {
 
     /// Waits until all work submitted before has been done.
     pub fn drain(&self) {
-        let mut markers = vec![self.legacy.tail()];
-        markers.extend(self.live_streams().iter().map(|s| s.tail()));
-        for marker in markers {
+        for marker in self.tails() {
             marker.wait();
         }
+    }
+
+    /// The points behind all that was submitted so far.
+    pub fn tails(&self) -> Vec<Marker> {
+        let mut markers = vec![self.legacy.tail()];
+        markers.extend(self.live_streams().iter().map(|s| s.tail()));
+        markers
+    }
+
+    /// Has all that comes wait for a point.
+    pub fn wait_for(&self, marker: Marker) {
+        self.waits.lock().unwrap_or_else(|e| e.into_inner()).push(marker);
+    }
+
+    /// What all that comes waits for.
+    pub fn waits(&self) -> Vec<Marker> {
+        let mut waits = self.waits.lock().unwrap_or_else(|e| e.into_inner());
+        waits.retain(|marker| !marker.is_done());
+        waits.clone()
     }
 
     /// The calling thread's own default stream.

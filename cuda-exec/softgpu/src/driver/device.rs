@@ -1,6 +1,6 @@
 //! Devices: how many there are, and what they say about themselves.
 
-use super::abi::{CUdevice, Out, Text, api};
+use super::abi::{CUdevice, In, Out, Text, api};
 use super::array::element;
 use super::context::Context;
 use super::error::{self, Result};
@@ -14,6 +14,8 @@ pub const SHARED_OPTIN: i32 = 227 * 1024;
 /// Most shared memory a block may have otherwise.
 pub const SHARED_DEFAULT: i32 = 48 * 1024;
 
+/// Operations that a CUatomicOperation names.
+const ATOMIC_OPERATIONS: u32 = 13;
 /// Most elements of a texture of linear memory.
 const TEXTURE_1D_LINEAR_MAX: usize = 1 << 28;
 
@@ -184,6 +186,21 @@ api! { SYMBOLS;
         device(ordinal)?;
         element(format, channels).ok_or(error::INVALID_VALUE)?;
         width.set(TEXTURE_1D_LINEAR_MAX)
+    }
+
+    fn cuDeviceGetHostAtomicCapabilities(can: Out<u32>, operations: In<u32>, len: u32, ordinal: CUdevice) {
+        device(ordinal)?;
+        if len == 0 {
+            return Err(error::INVALID_VALUE);
+        }
+        for at in 0..len as usize {
+            if operations.at(at)? >= ATOMIC_OPERATIONS {
+                return Err(error::INVALID_VALUE);
+            }
+            // HOST_NATIVE_ATOMIC_SUPPORTED is 0.
+            Out(can.0.wrapping_add(at)).set(0)?;
+        }
+        Ok(())
     }
 
     fn cuDeviceTotalMem_v2(bytes: Out<usize>, ordinal: CUdevice) {

@@ -2,7 +2,7 @@
 
 use super::abi::{CUcontext, CUevent, CUstream, Out, api, stream_api};
 use super::capture::{self, Session};
-use super::context::current;
+use super::context::{Context, context, current};
 use super::error::{self, Result};
 use super::graph::After;
 use super::registry::new_handle;
@@ -103,6 +103,23 @@ impl Event {
         Ok(())
     }
 
+    /// Records it behind all work of a context.
+    fn record_behind(&self, context: &Arc<Context>) -> Result {
+        if self.context != context.handle {
+            return Err(error::INVALID_HANDLE);
+        }
+        runtime()?.captures.forbid_in_context(context)?;
+        // A stream of its own, which waits for all others.
+        let stream = Stream::apart(context);
+        let record = Arc::new(Record::default());
+        let marker = stream.submit(context.tails(), Work::Record(record.clone()))?;
+        *self.state() = State::Recorded {
+            at: Some(marker),
+            record,
+        };
+        Ok(())
+    }
+
     fn time(&self) -> Result<u64> {
         if self.flags & DISABLE_TIMING != 0 {
             return Err(error::INVALID_HANDLE);
@@ -144,6 +161,23 @@ pub(crate) fn wait(stream: &Arc<Stream>, event: &Arc<Event>, flags: u32) -> Resu
     }
 }
 
+/// Makes all that comes in a context wait for `event`.
+fn wait_in(context: &Context, event: &Event) -> Result {
+    runtime()?.captures.forbid_in_context(context)?;
+    let state = event.state().clone();
+    match state {
+        State::Captured { session, .. } => {
+            session.invalidate();
+            Err(error::STREAM_CAPTURE_UNSUPPORTED)
+        }
+        State::Recorded { at: Some(marker), .. } => {
+            context.wait_for(marker);
+            Ok(())
+        }
+        State::Recorded { at: None, .. } | State::Fresh => Ok(()),
+    }
+}
+
 fn query(event: &Event) -> Result<Option<Marker>> {
     match &*event.state() {
         State::Captured { session, .. } => {
@@ -152,6 +186,14 @@ fn query(event: &Event) -> Result<Option<Marker>> {
         }
         State::Recorded { at: Some(marker), .. } if !marker.is_done() => Ok(Some(marker.clone())),
         _ => Ok(None),
+    }
+}
+
+/// The context of a handle that is not null.
+fn named(handle: CUcontext) -> Result<Arc<Context>> {
+    match handle {
+        0 => Err(error::INVALID_CONTEXT),
+        handle => context(handle),
     }
 }
 
@@ -200,6 +242,16 @@ api! { SYMBOLS;
         }
         crate::fifo::flush();
         runtime.check()
+    }
+
+    fn cuCtxRecordEvent(handle: CUcontext, event: CUevent) {
+        let event = runtime()?.events.get(event)?;
+        event.record_behind(&named(handle)?)
+    }
+
+    fn cuCtxWaitEvent(handle: CUcontext, event: CUevent) {
+        let event = runtime()?.events.get(event)?;
+        wait_in(&*named(handle)?, &event)
     }
 
     fn cuEventElapsedTime(milliseconds: Out<f32>, start: CUevent, end: CUevent) {

@@ -9,6 +9,7 @@ use super::memcpy3d::Memcpy3d;
 use super::registry::new_handle;
 use super::runtime::{Runtime, initialised, runtime};
 use super::stream::{Marker, Stream, stream};
+use super::stream_memory::Words;
 use super::work::{HostFunction, Work};
 use std::collections::BTreeMap;
 use std::ffi::c_char;
@@ -33,8 +34,8 @@ pub enum Op {
     Empty,
     WaitEvent(Arc<Event>),
     RecordEvent(Arc<Event>),
-    /// An operation on a word of memory.
-    Word(Work),
+    /// Operations on words of memory.
+    Words(Arc<Words>),
     /// A copy or fill of rows, or an allocation.
     Memory(Work),
     /// The end of an allocation of a graph, whose memory stays the graph's.
@@ -65,7 +66,7 @@ impl Op {
             Op::Empty => 5,
             Op::WaitEvent(_) => 6,
             Op::RecordEvent(_) => 7,
-            Op::Word(_) => 12,
+            Op::Words(_) => 12,
             Op::Memory(Work::CopyRows { .. }) => 1,
             Op::Memory(Work::FillRows { .. }) => 2,
             Op::Memory(_) => 10,
@@ -95,7 +96,7 @@ impl Op {
             Work::RecordEvent(event) => Op::RecordEvent(event.clone()),
             Work::WaitEvent(event) => Op::WaitEvent(event.clone()),
             Work::Nothing => Op::Empty,
-            Work::Write { .. } | Work::WaitValue { .. } => Op::Word(work.clone()),
+            Work::Write { .. } | Work::WaitValue { .. } => Op::Words(Arc::new(Words::captured(work)?)),
             Work::CopyRows { .. } | Work::FillRows { .. } | Work::Free(_) | Work::Keep(_) => {
                 Op::Memory(work.clone())
             }
@@ -119,7 +120,8 @@ impl Op {
             Op::Host(function) => vec![Work::Host(*function)],
             Op::WaitEvent(event) => vec![Work::WaitEvent(event.clone())],
             Op::RecordEvent(event) => vec![Work::RecordEvent(event.clone())],
-            Op::Word(work) | Op::Memory(work) => vec![work.clone()],
+            Op::Words(words) => words.works().to_vec(),
+            Op::Memory(work) => vec![work.clone()],
             Op::Graph(_) | Op::Empty | Op::Free(_) => Vec::new(),
         }
     }

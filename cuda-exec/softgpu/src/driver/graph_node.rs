@@ -9,6 +9,7 @@ use super::launch::{KernelLaunch, KernelNodeParams};
 use super::memcpy3d::Memcpy3d;
 use super::pool::GraphAllocation;
 use super::runtime::runtime;
+use super::stream_memory::{self, Words};
 use super::work::{HostFunction, Work};
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -90,6 +91,10 @@ fn wait(event: CUevent) -> Result<Op> {
     Ok(Op::WaitEvent(runtime()?.events.get(event)?))
 }
 
+fn words(params: &stream_memory::NodeParams) -> Result<Op> {
+    Ok(Op::Words(Arc::new(Words::new(params)?)))
+}
+
 /// What a structure for any kind of node says.
 fn any(params: &NodeParams) -> Result<Op> {
     match params.kind {
@@ -126,7 +131,8 @@ fn any(params: &NodeParams) -> Result<Op> {
                 .map(|range| Op::Free(range.start))
                 .ok_or(error::INVALID_VALUE)
         }
-        8 | 9 | 12 | 13 => Err(error::NOT_SUPPORTED),
+        12 => words(&body(params, 0)?),
+        8 | 9 | 13 => Err(error::NOT_SUPPORTED),
         _ => Err(error::INVALID_VALUE),
     }
 }
@@ -272,6 +278,27 @@ api! { SYMBOLS;
         out: Out<CUgraphNode>, graph: CUgraph, nodes: In<CUgraphNode>, len: usize, event: CUevent,
     ) {
         add(out, graph, Behind(nodes, PLAIN_EDGES, len), || wait(event))
+    }
+
+    fn cuGraphAddBatchMemOpNode(
+        out: Out<CUgraphNode>, graph: CUgraph, nodes: In<CUgraphNode>, len: usize, params: In<stream_memory::NodeParams>,
+    ) {
+        add(out, graph, Behind(nodes, PLAIN_EDGES, len), || words(&params.get()?))
+    }
+
+    fn cuGraphBatchMemOpNodeSetParams(node: CUgraphNode, params: In<stream_memory::NodeParams>) {
+        set(node, words(&params.get()?))
+    }
+
+    fn cuGraphExecBatchMemOpNodeSetParams(
+        exec: CUgraphExec, node: CUgraphNode, params: In<stream_memory::NodeParams>,
+    ) {
+        set_in(exec, node, words(&params.get()?))
+    }
+
+    fn cuGraphBatchMemOpNodeGetParams(node: CUgraphNode, out: Out<stream_memory::NodeParams>) {
+        // The node's own operations, which stay where they are until it is changed.
+        out.set(look(node, |op| if let Op::Words(words) = op { Some(words.params()) } else { None })?)
     }
 
     fn cuGraphNodeSetParams(node: CUgraphNode, params: In<NodeParams>) {

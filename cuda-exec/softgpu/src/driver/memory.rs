@@ -43,6 +43,8 @@ pub enum Origin {
     Graph,
     /// `cuMemMap`.
     Mapped,
+    /// A managed variable.
+    Managed,
 }
 
 /// One live allocation or registration.
@@ -459,7 +461,8 @@ fn pointer_attribute(range: Range, address: u64, attribute: i32, out: *mut c_voi
         3 => Out(out.cast::<u64>()).set(address),
         4 if is_device => Err(error::INVALID_VALUE),
         4 => Out(out.cast::<u64>()).set(address),
-        6 | 8 | 10 => Out(out.cast::<u32>()).set(0),
+        8 => Out(out.cast::<u32>()).set((range.origin == Origin::Managed).into()),
+        6 | 10 => Out(out.cast::<u32>()).set(0),
         7 => Out(out.cast::<u64>()).set(range.start),
         9 => Out(out.cast::<i32>()).set(range.ordinal),
         11 => Out(out.cast::<u64>()).set(range.start),
@@ -501,7 +504,7 @@ api! { SYMBOLS;
         }
         runtime.captures.forbid()?;
         let range = runtime.memory.find(address).filter(|r| r.start == address && r.kind == Kind::Device);
-        let range = range.filter(|r| !matches!(r.origin, Origin::Mapped | Origin::Leaving(_)));
+        let range = range.filter(|r| !matches!(r.origin, Origin::Mapped | Origin::Leaving(_) | Origin::Managed));
         let range = range.ok_or(error::INVALID_VALUE)?;
         drain_all(runtime, &context, Some(range));
         runtime.check()?;

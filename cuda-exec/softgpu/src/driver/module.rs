@@ -5,6 +5,7 @@ use super::context::{Context, current};
 use super::device::{SHARED_DEFAULT, SHARED_OPTIN};
 use super::error::{self, Result};
 use super::fatbin;
+use super::memory::Origin;
 use super::registry::new_handle;
 use super::runtime::{Runtime, initialised, runtime};
 use crate::ptx::PtxError;
@@ -105,6 +106,9 @@ fn load(runtime: &Runtime, context: &Arc<Context>, text: &str, log: &ErrorLog) -
     {
         let address = runtime.memory.allocate(context, var.size.max(1) as u64)?;
         owned.addresses.push(address);
+        if var.managed {
+            runtime.memory.set_origin(address, Origin::Managed);
+        }
         symbols.insert(var.name.clone(), address);
         globals.insert(var.name.clone(), (address, var.size));
     }

@@ -204,7 +204,7 @@ fn free(stream: &Arc<Stream>, address: u64) -> Result {
             runtime.memory.set_origin(address, Origin::Leaving(0));
             stream.submit(Vec::new(), Work::Free(address)).map(|_| ())
         }
-        Origin::Leaving(_) | Origin::Mapped => Err(error::INVALID_VALUE),
+        Origin::Leaving(_) | Origin::Mapped | Origin::Managed => Err(error::INVALID_VALUE),
     }
 }
 

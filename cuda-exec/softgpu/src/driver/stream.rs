@@ -114,6 +114,11 @@ impl Stream {
         })
     }
 
+    /// A stream of `context` that nobody else knows.
+    pub fn apart(context: &Arc<Context>) -> Arc<Stream> {
+        Self::new(Arc::downgrade(context), Kind::Created, NON_BLOCKING, 0)
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -153,6 +158,7 @@ impl Stream {
     pub fn submit(self: &Arc<Self>, mut after: Vec<Marker>, work: Work) -> Result<Marker> {
         let context = self.context().ok_or(error::CONTEXT_IS_DESTROYED)?;
         self.wait_for_room();
+        after.extend(context.waits());
         if self.kind == Kind::Legacy {
             let _order = context.order();
             let others = context.live_streams();

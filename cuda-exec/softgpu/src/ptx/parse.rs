@@ -29,6 +29,8 @@ pub struct Var {
     /// Size in bytes; 0 for an array whose size is given at launch.
     pub size: usize,
     pub init: Vec<Init>,
+    /// Host and device share it.
+    pub managed: bool,
     pub line: u32,
 }
 
@@ -426,7 +428,9 @@ impl<'a> Parser<'a> {
         let Some(space) = space else {
             return self.error("unknown state space");
         };
+        let start = self.at;
         let (align, lanes, ty) = self.qualifiers()?;
+        let managed = (start..self.at).any(|at| matches!(self.toks[at].0, Tok::Word(".managed")));
         let mut vars = Vec::new();
         loop {
             let name = self.word()?.to_owned();
@@ -448,6 +452,7 @@ impl<'a> Parser<'a> {
                 ty,
                 size,
                 init,
+                managed,
                 line,
             });
             if !self.eat(b',') {

@@ -167,6 +167,9 @@ pub(super) fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Co
     Ok(())
 }
 
+/// CU_EXEC_AFFINITY_TYPE_SM_COUNT.
+const SM_COUNT: c_int = 0;
+
 fn device(call: &Call, place: Out<CUdevice>, context: CUcontext) -> Result<(), Code> {
     let ordinal = match context {
         // Also of one that was destroyed meanwhile.
@@ -189,6 +192,17 @@ fn synchronize(call: &Call, context: &Context) -> Result<(), Code> {
 }
 
 cuda! {
+    fn cuCtxGetExecAffinity(affinity: Out<[c_uint; 2]>, kind: c_int) {
+        let call = Call::enter()?;
+        drop(call.context()?);
+        affinity.check()?;
+        match kind {
+            // No context is made with one: only clients of NVIDIA's MPS could.
+            SM_COUNT => Err(result::UNSUPPORTED_EXEC_AFFINITY),
+            _ => Err(result::INVALID_VALUE),
+        }
+    }
+
     fn cuCtxCreate_v2(context: Out<CUcontext>, flags: c_uint, device: CUdevice) {
         create(context, flags, device)
     }

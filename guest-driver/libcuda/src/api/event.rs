@@ -1,14 +1,14 @@
 //! Events. An event stands for a point: a number that a stream's fence word reaches right before the event.
 use super::{cuda, cuda_pairs};
-use crate::abi::{CUevent, CUstream, Out};
+use crate::abi::{CUcontext, CUevent, CUstream, Out};
 use crate::fence::refuse_capture;
-use crate::handles::Found;
+use crate::handles::{Entry, Found};
 use crate::lock;
-use crate::objects::{Event, Recorded, Stream};
+use crate::objects::{Context, Event, Recorded, Stream, StreamKind};
 use crate::session::Call;
 use crate::text::Waited;
 use std::ffi::c_uint;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use vgpu_protocol::calls;
 use vgpu_protocol::result::{self, Code};
 
@@ -21,6 +21,13 @@ const RECORD_EXTERNAL: c_uint = 1;
 
 fn find(call: &Call, event: CUevent) -> Result<Found<Event>, Code> {
     call.session.events.get(event).ok_or(result::INVALID_HANDLE)
+}
+
+fn named(call: &Call, context: CUcontext) -> Result<Arc<Entry<Context>>, Code> {
+    match context {
+        0 => Err(result::INVALID_CONTEXT),
+        context => super::context::find(call, context),
+    }
 }
 
 fn elapsed(milliseconds: Out<f32>, start: CUevent, end: CUevent) -> Result<(), Code> {
@@ -96,7 +103,7 @@ cuda! {
     fn cuEventQuery(event: CUevent) {
         let call = Call::enter()?;
         let event = find(&call, event)?;
-        if call.session.captures.any() || *lock(&event.recorded) == Recorded::ByGraph {
+        if call.session.captures.any() || *lock(&event.recorded) == Recorded::AtHost {
             let arguments = calls::cuEventQuery::In { event: event.id };
             return call.ask::<calls::cuEventQuery::Call>(event.context, arguments).map(drop);
         }
@@ -113,13 +120,38 @@ cuda! {
         if let Recorded::At(point) = recorded {
             call.session.wait_for(call.thread, event.context, point)?;
         }
-        if call.session.captures.any() || recorded == Recorded::ByGraph {
+        if call.session.captures.any() || recorded == Recorded::AtHost {
             let arguments = calls::cuEventSynchronize::In { event: event.id };
             call.ask::<calls::cuEventSynchronize::Call>(event.context, arguments)?;
         }
         call.is_event_done(recorded)?;
         call.print(event.context, Waited::Event(event.id));
         call.take_errors(event.context)
+    }
+
+    fn cuCtxRecordEvent(context: CUcontext, event: CUevent) {
+        let call = Call::enter()?;
+        let (context, event) = (named(&call, context)?, find(&call, event)?);
+        if event.context != context.id {
+            return Err(result::INVALID_HANDLE);
+        }
+        // Whoever finds the event done then finds the streams done, too.
+        for stream in context.streams.all().iter().chain([&context.legacy]) {
+            if stream.kind != StreamKind::PerThread && refuse_capture(stream).is_ok() {
+                call.session.fence(call.thread, stream)?;
+            }
+        }
+        let arguments = calls::cuCtxRecordEvent::In { context: context.id, event: event.id };
+        call.ask::<calls::cuCtxRecordEvent::Call>(context.id, arguments)?;
+        *lock(&event.recorded) = Recorded::AtHost;
+        Ok(())
+    }
+
+    fn cuCtxWaitEvent(context: CUcontext, event: CUevent) {
+        let call = Call::enter()?;
+        let (context, event) = (named(&call, context)?, find(&call, event)?);
+        let arguments = calls::cuCtxWaitEvent::In { context: context.id, event: event.id };
+        call.ask::<calls::cuCtxWaitEvent::Call>(context.id, arguments).map(drop)
     }
 
     fn cuEventElapsedTime(milliseconds: Out<f32>, start: CUevent, end: CUevent) {
@@ -159,7 +191,7 @@ fn record(call: &Call, event: CUevent, stream: &Stream, external: bool) -> Resul
         };
         call.ask::<calls::cuEventRecordWithFlags::Call>(stream.context, arguments)?;
         // When it is done only the host can tell: the graph records it.
-        *lock(&event.recorded) = Recorded::ByGraph;
+        *lock(&event.recorded) = Recorded::AtHost;
         return Ok(());
     }
     let arguments = calls::cuEventRecord::In {
@@ -171,7 +203,7 @@ fn record(call: &Call, event: CUevent, stream: &Stream, external: bool) -> Resul
     call.submit::<calls::cuEventRecord::Call>(stream.context, arguments)?;
     refused?;
     *lock(&event.recorded) = match recorded {
-        Recorded::At(_) if event.shared => Recorded::ByGraph,
+        Recorded::At(_) if event.shared => Recorded::AtHost,
         recorded => recorded,
     };
     Ok(())

@@ -249,7 +249,7 @@ fn submit<C: Wire>(
         stream.did_submit();
         for event in kept.iter().filter_map(Kept::event) {
             if let Some(event) = call.session.events.get(event) {
-                *lock(&event.recorded) = Recorded::ByGraph;
+                *lock(&event.recorded) = Recorded::AtHost;
             }
         }
     } else {

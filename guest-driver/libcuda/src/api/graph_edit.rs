@@ -2,8 +2,8 @@
 use super::graph::{after, find_graph, forget_parts, retire};
 use super::graph_edges::{EDGES_PER_RECORD, change_edges};
 use super::graph_node::{
-    HostNodeParams, KernelNodeParams, KernelNodeParamsV2, Made, MemAllocNodeParams, Memcpy3d,
-    MemsetNodeParams, NodeParams,
+    BatchMemOpNodeParams, HostNodeParams, KernelNodeParams, KernelNodeParamsV2, Made, MemAllocNodeParams,
+    Memcpy3d, MemsetNodeParams, NodeParams,
 };
 use super::{cuda, graph_copy};
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraph, CUgraphExec, CUgraphNode, In, Out};
@@ -342,6 +342,7 @@ nodes! {
     cuGraphAddEmptyNode() |_: &Call| Ok(Made::empty());
     cuGraphAddEventRecordNode(event: CUevent) |call: &Call| Made::event_record(call, event);
     cuGraphAddEventWaitNode(event: CUevent) |call: &Call| Made::event_wait(call, event);
+    cuGraphAddBatchMemOpNode(params: In<BatchMemOpNodeParams>) |call: &Call| Made::batch_mem_op(call, &params.get()?);
 }
 
 setters! {
@@ -355,6 +356,8 @@ setters! {
         |call: &Call| Made::event_record(call, event);
     cuGraphEventWaitNodeSetEvent, cuGraphExecEventWaitNodeSetEvent(event: CUevent)
         |call: &Call| Made::event_wait(call, event);
+    cuGraphBatchMemOpNodeSetParams, cuGraphExecBatchMemOpNodeSetParams(params: In<BatchMemOpNodeParams>)
+        |call: &Call| Made::batch_mem_op(call, &params.get()?);
     cuGraphNodeSetParams, cuGraphExecNodeSetParams(params: In<NodeParams>)
         |call: &Call| Made::any(call, &params.get()?);
 }

@@ -1,16 +1,18 @@
 //! What nodes of graphs are made of, as a program asks for it.
 use super::cuda;
 use super::graph_node::{
-    HostNodeParams, KernelNodeParams, KernelNodeParamsV2, MemAllocNodeParams, Memcpy3d, MemsetNodeParams,
+    BatchMemOpNodeParams, HostNodeParams, KernelNodeParams, KernelNodeParamsV2, MemAllocNodeParams, Memcpy3d,
+    MemsetNodeParams,
 };
 use crate::abi::{CUdeviceptr, CUevent, CUgraphNode, Host, In, Out};
 use crate::graphs::{Params, node_id};
 use crate::lock;
 use crate::session::Call;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 use vgpu_protocol::calls;
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::graph::{KernelNode, MemcpyNode, MemsetNode};
+use vgpu_protocol::structs::BatchMemOp;
+use vgpu_protocol::structs::graph::{BatchMemOpNode, KernelNode, MemcpyNode, MemsetNode};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What the host says that a kernel's node is made of. The parameters are where the program may look at them as long as the
@@ -80,6 +82,29 @@ cuda! {
         let arguments = calls::cuGraphMemsetNodeGetParams::In { node: node_id(node)? };
         let (_, blob) = call.ask_with::<calls::cuGraphMemsetNodeGetParams::Call>(call.anywhere(), arguments, &[])?;
         place.set(MemsetNodeParams::of(&MemsetNode::read_from_bytes(&blob).map_err(|_| result::UNKNOWN)?))
+    }
+
+    fn cuGraphBatchMemOpNodeGetParams(node: CUgraphNode, place: Out<BatchMemOpNodeParams>) {
+        let call = Call::enter()?;
+        place.check()?;
+        let node = node_id(node)?;
+        let arguments = calls::cuGraphBatchMemOpNodeGetParams::In { node };
+        let (out, blob) =
+            call.ask_with::<calls::cuGraphBatchMemOpNodeGetParams::Call>(call.anywhere(), arguments, &[])?;
+        let (told, operations) = BatchMemOpNode::read_from_prefix(&blob).map_err(|_| result::UNKNOWN)?;
+        let graph = call.session.graphs.by_id(out.graph).ok_or(result::INVALID_VALUE)?;
+        let context = u32::try_from(told.context).ok().and_then(|id| call.session.contexts.by_id(id));
+        // The program may look at them as long as the node is there and they are these.
+        let mut params = lock(&graph.params);
+        if params.get(&node).is_none_or(|known| !known.are(operations)) {
+            params.insert(node, Params::new(operations, &[]));
+        }
+        place.set(BatchMemOpNodeParams {
+            context: context.map_or(0, |context| context.handle()),
+            count: (operations.len() / size_of::<BatchMemOp>()) as c_uint,
+            operations: In::at_address(params.get(&node).map_or(0, Params::addr)),
+            flags: told.flags,
+        })
     }
 
     fn cuGraphHostNodeGetParams(node: CUgraphNode, place: Out<HostNodeParams>) {

@@ -8,11 +8,12 @@ use crate::host_functions::Kept;
 use crate::session::Call;
 use std::ffi::{c_int, c_uint};
 use std::sync::Arc;
+use vgpu_protocol::limits::BATCH_MEM_OPS_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::graph::{
-    ChildGraph, KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind,
+    BatchMemOpNode, ChildGraph, KernelNode, MemAllocNode, MemcpyNode, MemcpySide, MemsetNode, kind,
 };
-use vgpu_protocol::structs::{Access, Location, PoolProps};
+use vgpu_protocol::structs::{Access, BatchMemOp, Location, PoolProps};
 use zerocopy::IntoBytes;
 
 /// A CUDA_KERNEL_NODE_PARAMS.
@@ -106,6 +107,16 @@ impl MemAllocNodeParams {
             pointer,
         }
     }
+}
+
+/// A CUDA_BATCH_MEM_OP_NODE_PARAMS.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BatchMemOpNodeParams {
+    pub context: CUcontext,
+    pub count: c_uint,
+    pub operations: In<BatchMemOp>,
+    pub flags: c_uint,
 }
 
 /// A CUgraphNodeParams: its body holds the structure of its kind, which consists of words and of pairs of halves of one.
@@ -279,6 +290,26 @@ impl Made {
         Ok(Self::of(kind::MEM_ALLOC, node.as_bytes()))
     }
 
+    /// Operations on words of memory.
+    pub fn batch_mem_op(call: &Call, params: &BatchMemOpNodeParams) -> Result<Self, Code> {
+        let count = params.count as usize;
+        if count == 0 || count > BATCH_MEM_OPS_MAX || params.flags != 0 {
+            return Err(result::INVALID_VALUE);
+        }
+        let node = BatchMemOpNode {
+            context: context_id(call, params.context)?,
+            flags: params.flags,
+            reserved: 0,
+        };
+        let mut made = Self::of(kind::BATCH_MEM_OP, node.as_bytes());
+        for at in 0..count {
+            let operation = params.operations.at(at)?;
+            super::stream_memory::check(call, &operation)?;
+            made.blob.extend_from_slice(operation.as_bytes());
+        }
+        Ok(made)
+    }
+
     /// The end of an allocation.
     pub fn mem_free(pointer: u64) -> Self {
         Self::of(kind::MEM_FREE, pointer.as_bytes())
@@ -340,7 +371,12 @@ impl Made {
             kind::WAIT_EVENT => Self::event_wait(call, words[0] as usize),
             kind::EVENT_RECORD => Self::event_record(call, words[0] as usize),
             kind::MEM_FREE => Ok(Self::mem_free(words[0])),
-            kind::BATCH_MEM_OP | 8 | 9 => Err(result::NOT_SUPPORTED),
+            kind::BATCH_MEM_OP => {
+                // SAFETY: numbers and pointers.
+                let params: BatchMemOpNodeParams = unsafe { structure(words) };
+                Self::batch_mem_op(call, &params)
+            }
+            8 | 9 => Err(result::NOT_SUPPORTED),
             _ => Err(result::INVALID_VALUE),
         }
     }

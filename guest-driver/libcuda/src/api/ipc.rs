@@ -91,7 +91,7 @@ cuda! {
             context,
             timing: false,
             shared: true,
-            recorded: Mutex::new(Recorded::ByGraph),
+            recorded: Mutex::new(Recorded::AtHost),
         };
         place.set(events.insert(id, event).handle())
     }

@@ -1,10 +1,10 @@
 //! Libraries and their kernels.
 use super::function::{attribute, parameter};
 use super::module::{Jit, image_len, module_function_names, module_global, unwrapped};
-use super::{cuda, device};
+use super::{Variables, cuda, device};
 use crate::abi::{CUdevice, CUdeviceptr, CUfunction, CUkernel, CUlibrary, CUmodule, Host, In, Out, Text};
 use crate::handles::{Entry, Found};
-use crate::library::{Image, Kernel, Library};
+use crate::library::{Image, Kernel, Library, Rewritten};
 use crate::lock;
 use crate::objects::{Context, Module};
 use crate::session::Call;
@@ -35,6 +35,7 @@ fn make(call: &Call, place: Out<CUlibrary>, image: Image, len: u64, jit: &Jit) -
         image,
         len,
         options: jit.numbers.clone(),
+        rewritten: Mutex::default(),
         modules: Mutex::default(),
         kernels: Mutex::default(),
     };
@@ -111,6 +112,39 @@ fn module_in(
     Ok(Arc::clone(&*found.ok_or(result::INVALID_HANDLE)?))
 }
 
+/// Address and bytes of a library's managed variable. The first one that is asked for has all of them taken out of the code, if that was
+/// not loaded anywhere yet. NVIDIA's runtime asks as the first thing.
+fn managed(call: &Call, library: &Library, name: &[u8]) -> Result<(u64, u64), Code> {
+    // Nothing of it is loaded meanwhile.
+    let modules = lock(&library.modules);
+    let mut rewritten = lock(&library.rewritten);
+    if rewritten.is_none() && modules.is_empty() {
+        let mut image = vec![0; library.len as usize];
+        if !library.image.host().read(0, &mut image) {
+            return Err(result::INVALID_IMAGE);
+        }
+        *rewritten = Variables::place(call, 0, &image)?.map(|(variables, image)| {
+            Arc::new(Rewritten {
+                len: image.len() as u64,
+                image: Image::Own(image.into()),
+                variables: Arc::new(variables),
+            })
+        });
+    }
+    let variables = rewritten.as_ref().map(|rewritten| rewritten.variables.clone());
+    drop((rewritten, modules));
+    if let Some(variables) = variables {
+        let found = variables.get(name).ok_or(result::NOT_FOUND)?;
+        if variables.needs_module() {
+            current_module(call, library)?;
+        }
+        return Ok(found);
+    }
+    // The host refuses to say where one is that was not taken out. An ordinary variable is none.
+    module_global(call, &*current_module(call, library)?, name)?;
+    Err(result::NOT_FOUND)
+}
+
 /// What is asked of a device's context is asked of the current one's, or of the primary one's.
 fn with_function<R>(
     call: &Call,
@@ -183,7 +217,8 @@ cuda! {
                 code => Err(code),
             })?;
         }
-        Ok(())
+        let rewritten = lock(&entry.rewritten).take();
+        rewritten.map_or(Ok(()), |rewritten| rewritten.variables.free(&call))
     }
 
     fn cuLibraryGetKernel(place: Out<CUkernel>, library: CUlibrary, name: Text) {
@@ -232,6 +267,19 @@ cuda! {
         }
         let module = current_module(&call, &library)?;
         let (addr, len) = module_global(&call, &module, name)?;
+        pointer.set_if_wanted(addr);
+        bytes.set_if_wanted(len as usize);
+        Ok(())
+    }
+
+    fn cuLibraryGetManaged(pointer: Out<CUdeviceptr>, bytes: Out<usize>, library: CUlibrary, name: Text) {
+        let call = Call::enter()?;
+        let library = find(&call, library)?;
+        let name = name.get()?.to_bytes();
+        if pointer.is_null() && bytes.is_null() {
+            return Err(result::INVALID_VALUE);
+        }
+        let (addr, len) = managed(&call, &library, name)?;
         pointer.set_if_wanted(addr);
         bytes.set_if_wanted(len as usize);
         Ok(())

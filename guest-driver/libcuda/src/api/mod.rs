@@ -40,6 +40,7 @@ mod tensor_map;
 mod tests;
 mod texture;
 mod user_object;
+mod variables;
 mod virtual_memory;
 
 pub use array::*;
@@ -79,6 +80,7 @@ pub use stream_memory::*;
 pub use tensor_map::*;
 pub use texture::*;
 pub use user_object::*;
+pub use variables::Variables;
 pub use virtual_memory::*;
 
 use crate::abi::{CUresult, CUstream};

@@ -1,5 +1,5 @@
 //! Modules and what is in them.
-use super::cuda;
+use super::{Variables, cuda};
 use crate::abi::{CUdeviceptr, CUfunction, CUmodule, Host, In, Out, Text};
 use crate::device_memory::DeviceMemory;
 use crate::handles::Entry;
@@ -252,20 +252,78 @@ fn set_log(buffer: usize, wanted: u32, said: &[u8]) {
     }
 }
 
-/// Loads a module into a context: `ask` makes the host load it, with the module's number from the image's copy at an address. Its
-/// handle.
+/// Managed variables are looked for in containers of packed code up to so many bytes: to unpack those of big libraries, which have none,
+/// takes long.
+const LOOKED_THROUGH: u64 = 1 << 20;
+
+/// Loads a module into a context: `ask` makes the host load it, with the module's number and bytes from the image's copy at an address.
+/// Its handle.
 fn load_with(
     call: &Call,
     context: u32,
     image: Host,
     len: u64,
-    ask: impl FnOnce(u32, u64) -> Result<(), Code>,
+    ask: impl FnOnce(u32, u64, u64) -> Result<(), Code>,
+) -> Result<CUmodule, Code> {
+    let is_container = part(image, 0, 4).is_ok_and(|start| start == FATBIN_MAGIC.to_le_bytes());
+    if is_container && len > LOOKED_THROUGH {
+        return load_as_is(call, context, image, len, None, ask);
+    }
+    let bytes = part(image, 0, len as usize)?;
+    match Variables::place(call, context, &bytes)? {
+        None => load_as_is(call, context, image, len, None, ask),
+        Some((variables, image)) => {
+            // SAFETY: it lives until the image is copied.
+            let host = unsafe { Host::new(image.as_ptr() as usize) };
+            load_as_is(
+                call,
+                context,
+                host,
+                image.len() as u64,
+                Some(Arc::new(variables)),
+                ask,
+            )
+        }
+    }
+}
+
+/// Loads a module from an image from which its managed variables were taken. They are freed if that fails.
+fn load_as_is(
+    call: &Call,
+    context: u32,
+    image: Host,
+    len: u64,
+    managed: Option<Arc<Variables>>,
+    ask: impl FnOnce(u32, u64, u64) -> Result<(), Code>,
+) -> Result<CUmodule, Code> {
+    let loaded = ask_to_load(call, context, image, len, managed.clone(), ask);
+    let Some(variables) = managed else {
+        return loaded;
+    };
+    let module = match loaded {
+        Ok(module) => module,
+        Err(code) => return variables.free_own(call).and(Err(code)),
+    };
+    let linked = find(call, module).and_then(|entry| variables.link(call, &entry));
+    match linked {
+        Ok(()) => Ok(module),
+        Err(code) => unload(call, module).and(Err(code)),
+    }
+}
+
+fn ask_to_load(
+    call: &Call,
+    context: u32,
+    image: Host,
+    len: u64,
+    managed: Option<Arc<Variables>>,
+    ask: impl FnOnce(u32, u64, u64) -> Result<(), Code>,
 ) -> Result<CUmodule, Code> {
     let session = call.session;
     let id = session.modules.reserve().ok_or(result::OUT_OF_MEMORY)?;
     // The host copies the image once, out of a buffer that it can reach.
     let loaded = call.with_buffer(len, |buffer, addr| match image.read(0, buffer) {
-        true => ask(id, addr),
+        true => ask(id, addr, len),
         false => Err(result::INVALID_IMAGE),
     });
     if let Err(code) = loaded {
@@ -279,33 +337,46 @@ fn load_with(
             context,
             functions: Mutex::new(HashMap::new()),
             globals: Mutex::new(HashMap::new()),
+            managed,
         },
     );
     Ok(entry.handle())
 }
 
-fn load(call: &Call, context: u32, image: Host, len: u64) -> Result<CUmodule, Code> {
-    load_with(call, context, image, len, |module, image| {
-        let arguments = calls::cuModuleLoadData::In {
-            image,
-            bytes: len,
-            module,
-        };
+/// Has the host load an image without options.
+fn ask_plainly(call: &Call, context: u32) -> impl FnOnce(u32, u64, u64) -> Result<(), Code> {
+    move |module, image, bytes| {
+        let arguments = calls::cuModuleLoadData::In { image, bytes, module };
         call.ask::<calls::cuModuleLoadData::Call>(context, arguments)
             .map(drop)
-    })
+    }
+}
+
+fn load(call: &Call, context: u32, image: Host, len: u64) -> Result<CUmodule, Code> {
+    load_with(call, context, image, len, ask_plainly(call, context))
 }
 
 /// The module of a library in a context.
 pub fn load_library_module(call: &Call, context: &Context, library: &Library) -> Result<CUmodule, Code> {
-    let (image, len) = (library.image.host(), library.len);
+    let rewritten = lock(&library.rewritten).clone();
+    let (image, len, managed) = match &rewritten {
+        None => (library.image.host(), library.len, None),
+        Some(it) => (it.image.host(), it.len, Some(it.variables.clone())),
+    };
     if library.options.is_empty() {
-        return load(call, context.id, image, len);
+        return load_as_is(
+            call,
+            context.id,
+            image,
+            len,
+            managed,
+            ask_plainly(call, context.id),
+        );
     }
-    load_with(call, context.id, image, len, |module, image| {
+    load_as_is(call, context.id, image, len, managed, |module, image, bytes| {
         let arguments = calls::cuModuleLoadDataEx::In {
             image,
-            bytes: len,
+            bytes,
             module,
             info_len: 0,
             error_len: 0,
@@ -347,7 +418,7 @@ fn load_with_options(
     }
     let image = unwrapped(image)?;
     let bytes = image_len(image)?;
-    let module = load_with(&call, context, image, bytes, |module, image| {
+    let module = load_with(&call, context, image, bytes, |module, image, bytes| {
         let arguments = calls::cuModuleLoadDataEx::In {
             image,
             bytes,
@@ -429,7 +500,11 @@ pub(super) fn unload(call: &Call, module: CUmodule) -> Result<(), Code> {
         .device_memory()
         .retain(|_, memory| memory.module != Some(entry.id));
     session.modules.release(entry.id);
-    unloaded.map(drop)
+    let freed = entry
+        .managed
+        .as_ref()
+        .map_or(Ok(()), |managed| managed.free_own(call));
+    unloaded.and(freed)
 }
 
 /// A module's function.
@@ -483,6 +558,10 @@ pub fn module_function(call: &Call, module: CUmodule, name: &[u8]) -> Result<Arc
 
 /// Address and bytes of a module's variable.
 pub(super) fn module_global(call: &Call, module: &Module, name: &[u8]) -> Result<(u64, u64), Code> {
+    let managed = module.managed.as_ref().and_then(|managed| managed.get(name));
+    if let Some(managed) = managed {
+        return Ok(managed);
+    }
     let mut globals = lock(&module.globals);
     if let Some(&known) = globals.get(name) {
         return Ok(known);

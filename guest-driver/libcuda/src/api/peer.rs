@@ -21,6 +21,30 @@ fn peer(call: &Call, context: CUcontext) -> Result<Arc<Entry<Context>>, Code> {
     Ok(Arc::clone(&*found.ok_or(result::INVALID_CONTEXT)?))
 }
 
+/// Stores what can be done of each operation, as `ask` is told of all of them.
+fn atomics(
+    can: Out<c_uint>,
+    operations: In<c_uint>,
+    len: c_uint,
+    ask: impl FnOnce(&[u8]) -> Result<Vec<u8>, Code>,
+) -> Result<(), Code> {
+    let len = len as usize;
+    if len == 0 || len > ATOMIC_OPERATIONS_MAX {
+        return Err(result::INVALID_VALUE);
+    }
+    let operations = (0..len)
+        .map(|at| operations.at(at))
+        .collect::<Result<Vec<c_uint>, _>>()?;
+    let told = ask(operations.as_bytes())?;
+    let (told, rest) = told.as_chunks::<4>();
+    if told.len() != len || !rest.is_empty() {
+        return Err(result::UNKNOWN);
+    }
+    told.iter()
+        .enumerate()
+        .try_for_each(|(at, bytes)| can.set_at(at, u32::from_ne_bytes(*bytes)))
+}
+
 cuda! {
     fn cuDeviceCanAccessPeer(can: Out<c_int>, device: CUdevice, peer: CUdevice) {
         let call = Call::enter()?;
@@ -53,19 +77,22 @@ cuda! {
         can.check()?;
         gpu(&call, device)?;
         gpu(&call, peer)?;
-        let len = len as usize;
-        if len == 0 || len > ATOMIC_OPERATIONS_MAX {
-            return Err(result::INVALID_VALUE);
-        }
-        let operations = (0..len).map(|at| operations.at(at)).collect::<Result<Vec<c_uint>, _>>()?;
-        let arguments = calls::cuDeviceGetP2PAtomicCapabilities::In { device: device as u32, peer: peer as u32 };
-        let blob = operations.as_bytes();
-        let (_, told) = call.ask_with::<calls::cuDeviceGetP2PAtomicCapabilities::Call>(current(&call), arguments, blob)?;
-        let (told, rest) = told.as_chunks::<4>();
-        if told.len() != len || !rest.is_empty() {
-            return Err(result::UNKNOWN);
-        }
-        told.iter().enumerate().try_for_each(|(at, bytes)| can.set_at(at, u32::from_ne_bytes(*bytes)))
+        atomics(can, operations, len, |operations| {
+            let arguments = calls::cuDeviceGetP2PAtomicCapabilities::In { device: device as u32, peer: peer as u32 };
+            call.ask_with::<calls::cuDeviceGetP2PAtomicCapabilities::Call>(current(&call), arguments, operations)
+                .map(|(_, told)| told)
+        })
+    }
+
+    fn cuDeviceGetHostAtomicCapabilities(can: Out<c_uint>, operations: In<c_uint>, len: c_uint, device: CUdevice) {
+        let call = Call::enter()?;
+        can.check()?;
+        gpu(&call, device)?;
+        atomics(can, operations, len, |operations| {
+            let arguments = calls::cuDeviceGetHostAtomicCapabilities::In { device: device as u32 };
+            call.ask_with::<calls::cuDeviceGetHostAtomicCapabilities::Call>(current(&call), arguments, operations)
+                .map(|(_, told)| told)
+        })
     }
 
     fn cuCtxEnablePeerAccess(context: CUcontext, flags: c_uint) {

@@ -160,7 +160,7 @@ cuda_pairs! {
         let mut joins = 0;
         match recorded {
             Recorded::Never => return Ok(()),
-            Recorded::At(_) | Recorded::ByGraph => {}
+            Recorded::At(_) | Recorded::AtHost => {}
             Recorded::Captured(capture) => match stream.capture() {
                 0 if stream.kind == StreamKind::Legacy => return Err(result::STREAM_CAPTURE_IMPLICIT),
                 // It joins the capture.

@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 const V1_WORKS: usize = 92;
 
 /// Refuses what the device may not access, and flags that there are not.
-fn check(call: &Call, operation: &BatchMemOp) -> Result<(), Code> {
+pub(super) fn check(call: &Call, operation: &BatchMemOp) -> Result<(), Code> {
     if operation.operation == BatchMemOp::FLUSH {
         return Err(result::NOT_SUPPORTED);
     }
