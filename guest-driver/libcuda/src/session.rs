@@ -23,8 +23,8 @@ use crate::{lock, window};
 use std::cell::Ref;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use vgpu_protocol::calls::Wire;
 use vgpu_protocol::limits::{
     AREA_LEN, ARENA_LEN, CONTEXTS_MAX, EVENTS_MAX, GPUS_MAX, LINKS_MAX, OBJECTS_MAX, PAGE_LEN, STREAMS_MAX,
@@ -153,8 +153,8 @@ enum OpenError {
     Malformed,
 }
 
-/// The session is there, or is being opened.
-static STARTED: AtomicBool = AtomicBool::new(false);
+/// The process of which a session is there, or is being opened; 0 if there is none.
+static STARTED: AtomicI32 = AtomicI32::new(0);
 /// Set in a forked child: the session is the parent's.
 static FORKED: AtomicBool = AtomicBool::new(false);
 static SESSION: OnceLock<Result<&'static Session, Code>> = OnceLock::new();
@@ -172,19 +172,25 @@ pub fn open() -> Result<&'static Session, Code> {
     if FORKED.load(Ordering::Relaxed) {
         return Err(result::NOT_INITIALIZED);
     }
-    static HANDLER: Once = Once::new();
-    HANDLER.call_once(|| {
+    // Not `Once`: a child that is forked meanwhile would wait for ever for a thread that it has not. Two threads may both do it.
+    static HANDLED: AtomicBool = AtomicBool::new(false);
+    if !HANDLED.load(Ordering::Relaxed) {
         // SAFETY: the handler only stores a flag, which is safe in a forked child, and stays loaded.
         unsafe { libc::pthread_atfork(None, None, Some(forked)) };
-    });
+        HANDLED.store(true, Ordering::Relaxed);
+    }
+    // For the same reason this is said before, and looked at by whoever might wait.
+    let this = std::process::id() as i32;
+    let by = STARTED.compare_exchange(0, this, Ordering::Relaxed, Ordering::Relaxed);
+    if by.is_err_and(|by| by != this) {
+        return Err(result::NOT_INITIALIZED);
+    }
     *SESSION.get_or_init(|| {
-        // A child that is forked meanwhile would wait for ever for a thread that it has not.
-        STARTED.store(true, Ordering::Relaxed);
         Session::open().map_err(|error| {
             let line = format!("vgpu: no CUDA device: {error}\n");
             // At once, so that it stays one line; a program without a standard error goes without it.
             let _ = std::io::stderr().write_all(line.as_bytes());
-            STARTED.store(false, Ordering::Relaxed);
+            STARTED.store(0, Ordering::Relaxed);
             error.code()
         })
     })
@@ -213,7 +219,7 @@ fn connect() -> Result<Box<dyn Transport>, OpenError> {
 }
 
 extern "C" fn forked() {
-    if STARTED.load(Ordering::Relaxed) {
+    if STARTED.load(Ordering::Relaxed) != 0 {
         FORKED.store(true, Ordering::Relaxed);
     }
 }
