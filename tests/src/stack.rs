@@ -292,6 +292,26 @@ impl Stack {
         command
     }
 
+    /// Starts the control panel, as `vgpud`'s user: the process, and the port that it listens at.
+    pub fn panel(&self) -> Result<(Process, u16)> {
+        let mut command = self.service("vgpu-panel", "panel", VGPUD_USER)?;
+        command.args(["--listen", "127.0.0.1:0", "--socket"]);
+        command.arg(self.vgpud_socket());
+        let process = Process::spawn(command).context("cannot start vgpu-panel")?;
+        let port = |stack: &Self| {
+            let log = stack.log("panel");
+            let (_, rest) = log.split_once("http://127.0.0.1:")?;
+            rest.split_once('/')?.0.parse().ok()
+        };
+        self.until("vgpu-panel listens", |stack| {
+            has_ended(process.id()) || port(stack).is_some()
+        })?;
+        match port(self) {
+            Some(port) => Ok((process, port)),
+            None => bail!("vgpu-panel ended at once; it said:\n{}", self.log("panel")),
+        }
+    }
+
     /// Asks `vgpud` one thing.
     pub fn ask(&self, request: &Request) -> Result<Answer> {
         let socket = self.connect()?;

@@ -1,20 +1,13 @@
 //! `vgpu-admin`: the operator's command line. A thin client of `vgpud`, which alone changes the pool map's file.
 mod arguments;
-mod client;
-mod failure;
-#[cfg(test)]
-mod fixture;
 mod quarantine;
 mod record;
 mod replay;
 mod show;
-mod statistics;
 mod told;
 
 use arguments::{Arguments, Command, Config, Events, Planned};
 use clap::Parser;
-use client::{Client, last, pages, unexpected};
-use failure::{DEGRADED, Failure, Kind};
 use record::record;
 use show::Screen;
 use std::io::{ErrorKind, Write};
@@ -22,6 +15,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use told::{Error, Told};
+use vgpu_client::client::{Client, last, pages, unexpected};
+use vgpu_client::failure::{DEGRADED, Failure, Kind};
+use vgpu_client::statistics;
 use vgpu_pool_map::{Assignable, PoolMap};
 use vgpu_sched_api::messages::{Answer, EventRecord, GpuState, Request, Stats, Status};
 

@@ -1,5 +1,5 @@
 //! What a quarantine, or its end, does to VMs, said before it is done.
-use crate::failure::{Failure, Kind};
+use vgpu_client::failure::{Failure, Kind};
 use vgpu_pool_map::VmRange;
 use vgpu_sched_api::messages::{Status, VmStatus};
 
@@ -73,7 +73,7 @@ fn name(range: VmRange) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use vgpu_client::fixture;
 
     fn vms(text: &str) -> VmRange {
         text.parse().unwrap()

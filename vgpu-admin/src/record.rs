@@ -1,7 +1,5 @@
 //! Recording when work came and how much GPU time it needed: a file of JSON lines. The first one says what the file is, each
 //! other one is an [`Arrival`].
-use crate::client::{Client, pages};
-use crate::failure::{Failure, Kind};
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::OpenOptions;
@@ -10,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use vgpu_client::client::{Client, pages};
+use vgpu_client::failure::{Failure, Kind};
 use vgpu_sched_api::messages::{Arrival, SCHEMA_VERSION};
 
 /// Version of the file.
@@ -119,7 +119,7 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::arrival;
+    use vgpu_client::fixture::arrival;
 
     #[test]
     fn what_was_forgotten_is_counted() {

@@ -1,11 +1,11 @@
 //! Recorded arrivals under another policy: what becomes of each percentile.
 use crate::arguments::{POLICIES, PRIORITIES, one_of};
-use crate::failure::{Failure, Kind};
 use crate::show::{Screen, latency};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use vgpu_client::failure::{Failure, Kind};
 use vgpu_pool_map::{MS_MAX, VmRange, WEIGHT_MAX};
 use vgpu_sched_api::messages::{Arrival, Policy, Priority};
 use vgpu_sched_sim::{GpuSet, Level, Outcome, PerLevel, Percentiles, Setup, Times, replay};
@@ -280,9 +280,9 @@ fn level_of(text: &str) -> Result<(VmRange, Level), String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::fixture::arrival;
     use clap::Parser;
     use std::io::Write;
+    use vgpu_client::fixture::arrival;
 
     #[derive(Debug, Parser)]
     struct Line {

@@ -1,8 +1,8 @@
 //! What programs are told.
-use crate::failure::Failure;
 use crate::record::Recorded;
 use crate::replay::Replayed;
 use serde::Serialize;
+use vgpu_client::failure::Failure;
 use vgpu_sched_api::messages::{EventRecord, GpuRungs, GpuStatus, SCHEMA_VERSION, Stats, Status, TurnRecord};
 
 /// An object, `schema_version` in front.
@@ -84,10 +84,11 @@ impl Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Kind;
-    use crate::{fixture, replay, statistics};
+    use crate::replay;
     use serde_json::Value;
     use std::collections::BTreeSet;
+    use vgpu_client::failure::Kind;
+    use vgpu_client::fixture;
     use vgpu_sched_api::messages::Priority;
 
     fn keys(value: &Value, found: &mut BTreeSet<String>) {
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn the_operators_page_tells_of_every_key() {
         let status = fixture::host();
-        let stats = statistics::tests::host();
+        let stats = fixture::stats();
         let replayed = replay::tests::replayed();
         let failure = Failure::new(Kind::Failed, "it failed");
         let turn = TurnRecord {

@@ -15,7 +15,14 @@ use crate::util::{Layout, capture, copy_if_changed, files_below, is_newer, link,
 use crate::{guest_package, qemu};
 
 /// The host programs.
-const BINARIES: [&str; 5] = ["vgpud", "vgpu-admin", "vgpu-backend", "vgpu-exec", "vgpu-harness"];
+const BINARIES: [&str; 6] = [
+    "vgpud",
+    "vgpu-admin",
+    "vgpu-panel",
+    "vgpu-backend",
+    "vgpu-exec",
+    "vgpu-harness",
+];
 
 /// What runs in guests: cargo's package, the file it makes, and the name that programs look for.
 const GUEST_LIBRARIES: [(&str, &str, &str); 2] = [

@@ -71,7 +71,7 @@ fn indented(text: &str) -> String {
 mod tests {
     use super::super::tests::{PLAIN, SCREEN, fits};
     use super::*;
-    use crate::fixture::event;
+    use vgpu_client::fixture::event;
     use vgpu_sched_api::messages::EventKind;
 
     #[test]

@@ -327,7 +327,7 @@ fn doing(vm: &VmStatus) -> String {
 mod tests {
     use super::super::tests::{PLAIN, SCREEN, fits};
     use super::*;
-    use crate::fixture::host;
+    use vgpu_client::fixture::host;
 
     #[test]
     fn all_is_on_one_screen() {

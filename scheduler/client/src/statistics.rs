@@ -242,56 +242,15 @@ fn label(name: &str, value: &str) -> LabelPair {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
+    use crate::fixture;
     use std::collections::BTreeSet;
-
-    /// With a GPU and a VM, and no number twice.
-    pub fn host() -> Stats {
-        let times = |first: u64| Percentiles {
-            count: first,
-            p50: first + 1,
-            p95: first + 2,
-            p99: first + 3,
-            max: first + 4,
-            sum: first + 5,
-        };
-        Stats {
-            schema_version: 3,
-            uptime_s: 77,
-            gpus: vec![GpuStats {
-                uuid: "GPU-0".to_owned(),
-                busy_us: 1_500_000,
-                switches: 2,
-                waiting: 3,
-            }],
-            vms: vec![VmStats {
-                vm: 7,
-                pool: "A \"big\"\n\\one".to_owned(),
-                wait: times(100),
-                service: times(200),
-                total: times(300),
-                turn_wait: times(400),
-                preemption: times(0),
-                calls: 500,
-                queued: 501,
-                turns: 502,
-                preemptions: 503,
-                stops: 504,
-                gpu_microseconds: 505,
-                estimated: true,
-                throttled_us: 506,
-                violations: 507,
-                refused: 508,
-                memory: 509,
-            }],
-        }
-    }
 
     /// Each number of the message, of which no two are the same, is told once, in its base unit.
     #[test]
     fn every_number_of_the_message_is_told() {
-        let stats = host();
+        let stats = fixture::stats();
         let mut told = Vec::new();
         for statistic in &STATISTICS {
             match statistic.values(&stats).pop().unwrap().1 {
@@ -333,7 +292,7 @@ pub mod tests {
 
     #[test]
     fn prometheus_is_told_in_its_format() {
-        let text = prometheus(&host()).unwrap();
+        let text = prometheus(&fixture::stats()).unwrap();
         let gpu = "\
 # HELP vgpu_gpu_busy_seconds_total Time for which somebody had a turn on the GPU and was not idle
 # TYPE vgpu_gpu_busy_seconds_total counter
@@ -373,8 +332,8 @@ vgpu_vm_call_wait_seconds_count{{{labels}}} 100
     /// The operator's page lists what there is, in the same words.
     #[test]
     fn the_operators_page_lists_the_statistics() {
-        let page = include_str!("../../docs/operator.md");
-        let stats = host();
+        let page = include_str!("../../../docs/operator.md");
+        let stats = fixture::stats();
         let rows = STATISTICS.iter().map(|statistic| {
             let Statistic { name, help, .. } = statistic;
             let kind = format!("{:?}", statistic.family(&stats).get_field_type()).to_lowercase();

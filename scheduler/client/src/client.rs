@@ -9,21 +9,28 @@ use std::time::Duration;
 use vgpu_sched_api::messages::{Answer, Arrival, EventRecord, Refusal, Request, Stats, Status, TurnRecord};
 use vgpu_sched_api::packet::{self, PacketError};
 
-/// How long an answer may take. Looking for GPUs is given up by `vgpud` after a minute.
+/// How long an answer may take, unless less is said. Looking for GPUs is given up by `vgpud` after a minute.
 const LIMIT: Duration = Duration::from_secs(75);
 
 /// A connection to `vgpud`.
 pub struct Client {
     socket: OwnedFd,
     path: PathBuf,
+    limit: Duration,
 }
 
 impl Client {
     pub fn connect(path: &Path) -> Result<Self, Failure> {
-        let socket = connect(path).map_err(|error| unreachable(path, error))?;
+        Self::connect_for(path, LIMIT)
+    }
+
+    /// With another limit on how long an answer may take.
+    pub fn connect_for(path: &Path, limit: Duration) -> Result<Self, Failure> {
+        let socket = connect(path, limit).map_err(|error| unreachable(path, error))?;
         Ok(Self {
             socket,
             path: path.to_owned(),
+            limit,
         })
     }
 
@@ -102,18 +109,16 @@ impl Client {
                 Kind::Unreachable,
                 format!("vgpud at {path} hung up without an answer"),
             )
-            .hint(
-                "it may have been stopped, or is of another version than this vgpu-admin: `vgpud --version`",
-            ),
+            .hint("it may have been stopped, or is of another version than this program: `vgpud --version`"),
             PacketError::Io(Errno::AGAIN) => Failure::new(
                 Kind::Unreachable,
-                format!("vgpud at {path} did not answer within {} s", LIMIT.as_secs()),
+                format!("vgpud at {path} did not answer within {} s", self.limit.as_secs()),
             )
             .hint("look at its log: `journalctl -u vgpud`"),
             PacketError::Io(error) => Failure::new(Kind::Unreachable, format!("vgpud at {path}: {error}")),
             error @ (PacketError::Json(_) | PacketError::TooLong) => {
                 Failure::new(Kind::Failed, format!("the answer of vgpud at {path}: {error}"))
-                    .hint("it may be of another version than this vgpu-admin: `vgpud --version`")
+                    .hint("it may be of another version than this program: `vgpud --version`")
             }
         }
     }
@@ -156,7 +161,7 @@ pub fn unexpected(answer: &Answer) -> Failure {
     Failure::new(Kind::Failed, format!("vgpud answered something else: {answer:?}"))
 }
 
-fn connect(path: &Path) -> rustix::io::Result<OwnedFd> {
+fn connect(path: &Path, limit: Duration) -> rustix::io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -164,7 +169,7 @@ fn connect(path: &Path) -> rustix::io::Result<OwnedFd> {
         None,
     )?;
     for timeout in [Timeout::Recv, Timeout::Send] {
-        sockopt::set_socket_timeout(&socket, timeout, Some(LIMIT))?;
+        sockopt::set_socket_timeout(&socket, timeout, Some(limit))?;
     }
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
@@ -172,15 +177,11 @@ fn connect(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 fn unreachable(path: &Path, error: Errno) -> Failure {
     let hint = match error {
-        Errno::NOENT => {
-            "is vgpud running? `systemctl status vgpud`; another socket is named with --socket or VGPU_ADMIN_SOCKET"
-        }
+        Errno::NOENT => "is vgpud running? `systemctl status vgpud`; another socket is named with --socket",
         Errno::CONNREFUSED => "the socket is left over: vgpud has ended; `systemctl start vgpud`",
-        Errno::ACCESS | Errno::PERM => "only root, vgpud's user and its group may: try sudo",
-        Errno::PROTOTYPE => {
-            "this is a socket of something else; vgpud's is named with --socket or VGPU_ADMIN_SOCKET"
-        }
-        _ => "vgpud's socket is named with --socket or VGPU_ADMIN_SOCKET",
+        Errno::ACCESS | Errno::PERM => "only root, vgpud's user and its group may",
+        Errno::PROTOTYPE => "this is a socket of something else; vgpud's is named with --socket",
+        _ => "vgpud's socket is named with --socket",
     };
     Failure::new(
         Kind::Unreachable,

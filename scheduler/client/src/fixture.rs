@@ -1,7 +1,8 @@
 //! What there is to show, for tests.
 use vgpu_sched_api::messages::{
-    Arrival, CallRecord, EventKind, EventRecord, GpuState, GpuStatus, Limits, Policy, PoolStatus, Priority,
-    QuarantineStatus, Rung, SCHEMA_VERSION, SessionStatus, Sharing, Status, VmStatus,
+    Arrival, CallRecord, EventKind, EventRecord, GpuState, GpuStats, GpuStatus, Limits, Percentiles, Policy,
+    PoolStatus, Priority, QuarantineStatus, Rung, SCHEMA_VERSION, SessionStatus, Sharing, Stats, Status,
+    VmStats, VmStatus,
 };
 
 fn session(program: &str, state: &str) -> SessionStatus {
@@ -118,5 +119,47 @@ pub fn arrival(number: u64) -> Arrival {
         at_us: 10,
         waited_us: 20,
         used_us: 30,
+    }
+}
+
+/// With a GPU and a VM, and no number twice.
+pub fn stats() -> Stats {
+    let times = |first: u64| Percentiles {
+        count: first,
+        p50: first + 1,
+        p95: first + 2,
+        p99: first + 3,
+        max: first + 4,
+        sum: first + 5,
+    };
+    Stats {
+        schema_version: SCHEMA_VERSION,
+        uptime_s: 77,
+        gpus: vec![GpuStats {
+            uuid: "GPU-0".to_owned(),
+            busy_us: 1_500_000,
+            switches: 2,
+            waiting: 3,
+        }],
+        vms: vec![VmStats {
+            vm: 7,
+            pool: "A \"big\"\n\\one".to_owned(),
+            wait: times(100),
+            service: times(200),
+            total: times(300),
+            turn_wait: times(400),
+            preemption: times(0),
+            calls: 500,
+            queued: 501,
+            turns: 502,
+            preemptions: 503,
+            stops: 504,
+            gpu_microseconds: 505,
+            estimated: true,
+            throttled_us: 506,
+            violations: 507,
+            refused: 508,
+            memory: 509,
+        }],
     }
 }

@@ -1,0 +1,495 @@
+// Follows /api/v1/live and shows it. Every text is put into the page as text, never as HTML.
+"use strict";
+
+const MINUTE = 60_000;
+/** Without a word from the panel for so long it is taken to be gone; it says something every 15 seconds. */
+const SILENCE_MAX = 40_000;
+/** A connection that is back so soon was never gone. */
+const GRACE = 4_000;
+/** Shares are drawn over at least so long: when exactly a counter was read is not known to the millisecond. */
+const SMOOTH = 2_500;
+const SESSIONS_MAX = 3;
+const PROGRAM_MAX = 40;
+const SVG = "http://www.w3.org/2000/svg";
+const CHART = { width: 120, height: 24 };
+
+const byId = (id) => document.getElementById(id);
+
+/** What is shown, and how old that is. */
+const shown = { status: null, stats: null, knownAt: null, heardAt: performance.now(), state: "connecting", failure: null };
+
+// ---- Texts ----
+
+/** A text of a guest's or an operator's, in which nothing is hidden and nothing turns the line around. */
+function printable(text) {
+  const escape = (char) => `\\u{${char.codePointAt(0).toString(16)}}`;
+  return String(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, escape);
+}
+
+function shortened(text, most) {
+  const chars = [...text];
+  return chars.length > most ? `${chars.slice(0, most - 1).join("")}…` : text;
+}
+
+function bytes(number) {
+  if (number === 0) return "0";
+  if (number < 2 ** 20) return `${Math.ceil(number / 1024)} KiB`;
+  if (number < 2 ** 30) return `${Math.floor(number / 2 ** 20)} MiB`;
+  return `${(number / 2 ** 30).toFixed(1)} GiB`;
+}
+
+function latency(us) {
+  if (us < 1000) return `${us} µs`;
+  if (us < 99_950) return `${(us / 1e3).toFixed(1)} ms`;
+  if (us < 999_500) return `${Math.round(us / 1e3)} ms`;
+  if (us < 99_950_000) return `${(us / 1e6).toFixed(1)} s`;
+  return `${Math.round(us / 1e6)} s`;
+}
+
+function duration(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  const two = (number) => String(number).padStart(2, "0");
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole / 60) % 60)} min`;
+  return `${Math.floor(whole / 86_400)} d ${two(Math.floor(whole / 3600) % 24)} h`;
+}
+
+function moment(seconds) {
+  const date = new Date(seconds * 1000);
+  return Number.isNaN(date.getTime()) ? "-" : date.toISOString().replace(".000Z", "Z");
+}
+
+const percent = (share) => `${Math.round(share * 100)} %`;
+
+// ---- Shares over the last minute ----
+
+/** A counter of microseconds as it was seen to rise. */
+class History {
+  samples = [];
+
+  add(at, us) {
+    const last = this.samples.at(-1);
+    if (last && at < last.at) this.samples = [];
+    // What did not change was not told: up to a second ago it was as before.
+    else if (last && at - last.at > 2000) this.samples.push({ at: at - 1000, us: last.us });
+    if (last && at === last.at) this.samples.pop();
+    this.samples.push({ at, us });
+    while (this.samples.length > 2 && this.samples[1].at < at - MINUTE) this.samples.shift();
+  }
+
+  /** What was missed is not known. */
+  interrupt() {
+    this.samples = [];
+  }
+
+  /** The share in each step up to now, how much of a minute was seen, and the average. */
+  over(now) {
+    const all = this.samples.slice();
+    const last = all.at(-1);
+    if (!last) return null;
+    if (now - last.at > 1500) all.push({ at: now - 1000 > last.at ? now - 1000 : now, us: last.us }, { at: now, us: last.us });
+    const end = all.at(-1).at;
+    // A turn that turns out to have been idle is charged less than was seen at first.
+    const share = (from, to) => Math.max(0, (to.us - from.us) / 1000 / (to.at - from.at));
+    const steps = [];
+    let [seen, used, back] = [0, 0, 0];
+    for (let i = 1; i < all.length; i += 1) {
+      const [before, to] = [all[i - 1], all[i]];
+      if (to.at <= before.at || to.at <= end - MINUTE) continue;
+      while (back + 1 < i && to.at - all[back + 1].at >= SMOOTH) back += 1;
+      const from = Math.max(before.at, end - MINUTE);
+      steps.push({ from, to: to.at, share: share(all[back], to) });
+      seen += to.at - from;
+      used += share(before, to) * (to.at - from);
+    }
+    if (seen < SMOOTH) return null;
+    return { steps, end, seen, average: used / seen, most: Math.max(...steps.map((step) => step.share)), now: steps.at(-1).share };
+  }
+}
+
+/** By "vm 7" or "gpu UUID". */
+const histories = new Map();
+/** The host's time, as the last event told it, and when that was. */
+const clock = { at: null, heard: 0 };
+
+const hostNow = () => clock.at + (shown.state === "up" ? performance.now() - clock.heard : 0);
+
+function sample(kind, at, counters) {
+  for (const [name, us] of counters) {
+    const key = `${kind} ${name}`;
+    if (!histories.has(key)) histories.set(key, new History());
+    histories.get(key).add(at, us);
+  }
+  const known = new Set(counters.map(([name]) => `${kind} ${name}`));
+  for (const key of histories.keys()) {
+    if (key.startsWith(`${kind} `) && !known.has(key)) histories.delete(key);
+  }
+  // What did not change comes with the time when it was first so.
+  if (clock.at === null || at > clock.at) {
+    clock.at = at;
+    clock.heard = performance.now();
+  }
+}
+
+function drawn(svg, over) {
+  const most = Math.max(1, over.most);
+  const x = (at) => (((at - over.end + MINUTE) / MINUTE) * CHART.width).toFixed(1);
+  const y = (share) => (CHART.height - 1 - (share / most) * (CHART.height - 2)).toFixed(1);
+  const points = over.steps.flatMap(({ from, to, share }) => [`${x(from)},${y(share)}`, `${x(to)},${y(share)}`]);
+  const [first, last] = [x(over.steps[0].from), x(over.end)];
+  svg.querySelector("polyline").setAttribute("points", points.join(" "));
+  svg.querySelector("path").setAttribute("d", `M${first},${CHART.height} L${points.join(" L")} L${last},${CHART.height} Z`);
+}
+
+// ---- Parts of the page ----
+
+function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function setClass(node, name) {
+  if (node.className !== name) node.className = name;
+}
+
+/** A table whose rows stay the same elements as long as what they are of is there. */
+class Table {
+  rows = new Map();
+
+  constructor(columns) {
+    this.columns = columns;
+    this.title = element("h2");
+    this.about = element("p", { class: "under" });
+    const head = element("tr", { role: "row" });
+    for (const column of columns) {
+      head.append(element("th", { scope: "col", role: "columnheader", class: column.kind ?? "" }, column.name));
+    }
+    this.body = element("tbody", { role: "rowgroup" });
+    // The roles are said since a narrow screen shows rows as cards, which makes browsers forget them.
+    this.node = element("table", { role: "table" },
+      element("caption", {}, this.title, this.about), element("thead", { role: "rowgroup" }, head), this.body);
+  }
+
+  /** Rows are `{ key, cells }`, a cell as `fill` takes it. */
+  update(title, about, rows) {
+    setText(this.title, title);
+    setText(this.about, about);
+    this.about.hidden = about === "";
+    const gone = new Set(this.rows.keys());
+    let before = null;
+    for (const { key, cells } of rows) {
+      gone.delete(key);
+      let row = this.rows.get(key);
+      if (!row) {
+        row = this.row();
+        this.rows.set(key, row);
+      }
+      cells.forEach((cell, at) => this.fill(row.children[at], this.columns[at], cell));
+      const place = before ? before.nextSibling : this.body.firstChild;
+      if (place !== row) this.body.insertBefore(row, place);
+      before = row;
+    }
+    for (const key of gone) {
+      this.rows.get(key).remove();
+      this.rows.delete(key);
+    }
+  }
+
+  row() {
+    const row = element("tr", { role: "row" });
+    this.columns.forEach((column, at) => {
+      const label = { "data-label": column.name, class: column.kind ?? "" };
+      row.append(at === 0
+        ? element("th", { scope: "row", role: "rowheader", ...label }, element("div"))
+        : element("td", { role: "cell", ...label }, element("div")));
+    });
+    return row;
+  }
+
+  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }`. */
+  fill(node, column, cell) {
+    const inside = node.firstChild;
+    if (cell?.history !== undefined) {
+      fillChart(inside, cell);
+      return;
+    }
+    const lines = (Array.isArray(cell) ? cell : [cell]).map((line) => (typeof line === "string" ? { text: line } : line));
+    setClass(node, `${column.kind ?? ""}${lines.length === 0 || lines[0].text === "-" ? " nothing" : ""}`.trim());
+    while (inside.children.length > lines.length) inside.lastChild.remove();
+    lines.forEach(({ text, kind }, at) => {
+      if (at === inside.children.length) inside.append(element("div"));
+      setText(inside.children[at], text);
+      setClass(inside.children[at], kind ?? "");
+    });
+  }
+}
+
+function fillChart(inside, { history, what, mark }) {
+  const over = histories.get(history)?.over(hostNow());
+  if (!over) {
+    setText(inside, "-");
+    return;
+  }
+  let svg = inside.querySelector("svg");
+  if (!svg) {
+    svg = document.createElementNS(SVG, "svg");
+    const attributes = { class: "line", role: "img", viewBox: `0 0 ${CHART.width} ${CHART.height}`, preserveAspectRatio: "none" };
+    for (const [name, value] of Object.entries(attributes)) svg.setAttribute(name, value);
+    for (const tag of ["line", "path", "polyline"]) svg.append(document.createElementNS(SVG, tag));
+    const base = svg.querySelector("line");
+    for (const [name, value] of [["x1", 0], ["x2", CHART.width], ["y1", CHART.height - 0.5], ["y2", CHART.height - 0.5]]) {
+      base.setAttribute(name, value);
+    }
+    inside.replaceChildren(svg, element("span"));
+  }
+  drawn(svg, over);
+  const seen = over.seen > MINUTE - 1000 ? "the last minute" : `the last ${duration(over.seen / 1000)}`;
+  svg.setAttribute("aria-label",
+    `${what} over ${seen}: now ${percent(over.now)}, on average ${percent(over.average)}, at most ${percent(over.most)}`);
+  setText(inside.querySelector("span"), `${mark ?? ""}${percent(over.average)}`);
+}
+
+// ---- What is shown ----
+
+const GPU_COLUMNS = [
+  { name: "GPU" }, { name: "Model, UUID", kind: "text" }, { name: "Memory", kind: "number" }, { name: "PCI address" }, { name: "Driver" },
+  { name: "State" }, { name: "Pools", kind: "text" }, { name: "Sessions", kind: "number" }, { name: "Waiting", kind: "number" },
+  { name: "Busy, last minute", kind: "chart" },
+];
+const VM_COLUMNS = [
+  { name: "VM" }, { name: "Priority" }, { name: "Doing", kind: "text" }, { name: "Queue", kind: "number" },
+  { name: "Share, last minute", kind: "chart" }, { name: "Wait p50", kind: "number" }, { name: "Wait p99", kind: "number" },
+  { name: "Violations", kind: "number" }, { name: "Quarantine", kind: "text" },
+];
+const GPU_STATES = {
+  ready: ["ready", "good"], unassigned: ["free", ""], missing: ["MISSING", "bad"], divided: ["divided (MIG)", ""],
+};
+const SESSION_STATES = { out: "not on the GPU", asked: "giving back" };
+
+const gpuTable = new Table(GPU_COLUMNS);
+const poolTables = new Map();
+
+function gpuRow(gpu, stats) {
+  const [state, kind] = GPU_STATES[gpu.state] ?? [printable(gpu.state), ""];
+  const own = stats.get(gpu.uuid);
+  return {
+    key: gpu.uuid,
+    cells: [
+      gpu.index === null ? "none" : String(gpu.index),
+      [printable(gpu.model || "unknown"), { text: printable(gpu.uuid), kind: "under" }],
+      gpu.memory ? bytes(gpu.memory) : "-",
+      // Its domain in four digits, as most tools write it.
+      printable(gpu.pci.replace(/^0000(?=[0-9A-Fa-f]{4}:)/, "") || "-"),
+      printable(gpu.driver || "-"),
+      [{ text: state, kind }],
+      gpu.pools.length ? gpu.pools.map(printable).join(", ") : "-",
+      String(gpu.sessions),
+      own ? String(own.waiting) : "-",
+      { history: `gpu ${gpu.uuid}`, what: "Busy" },
+    ],
+  };
+}
+
+function doing(vm) {
+  const lines = [];
+  if (vm.sessions.length === 0) lines.push(vm.connected ? "nothing" : "no backend");
+  for (const session of vm.sessions.slice(0, SESSIONS_MAX)) {
+    const program = shortened(printable(session.program.split("/").pop()), PROGRAM_MAX);
+    lines.push(`${program}: ${SESSION_STATES[session.state] ?? printable(session.state)}`);
+  }
+  if (vm.sessions.length > SESSIONS_MAX) lines.push(`and ${vm.sessions.length - SESSIONS_MAX} more`);
+  const memory = vm.sessions.reduce((sum, session) => sum + session.memory, 0);
+  if (memory) lines.push({ text: `${bytes(memory)} of memory`, kind: "under" });
+  return lines;
+}
+
+function quarantine(vm) {
+  if (!vm.quarantine) return "-";
+  const until = vm.quarantine.until_s === null ? "until it is released" : `until ${moment(vm.quarantine.until_s)}`;
+  return [{ text: `QUARANTINED ${until}`, kind: "bad" }, printable(vm.quarantine.why)];
+}
+
+function vmRow(vm, stats) {
+  const wait = stats.get(vm.vm)?.wait;
+  const waited = (us) => (wait?.count ? latency(us) : "-");
+  return {
+    key: `vm ${vm.vm}`,
+    cells: [
+      String(vm.vm),
+      vm.weight === 1 ? vm.priority : `${vm.priority}, weight ${vm.weight}`,
+      doing(vm),
+      vm.queue_depth === null ? String(vm.queued) : `${vm.queued}/${vm.queue_depth}`,
+      { history: `vm ${vm.vm}`, what: `GPU share of VM ${vm.vm}`, mark: vm.estimated ? "~" : "" },
+      waited(wait?.p50),
+      waited(wait?.p99),
+      [{ text: String(vm.violations), kind: vm.violations ? "warn" : "" }],
+      quarantine(vm),
+    ],
+  };
+}
+
+/** The VMs of a pool that have no row of their own: "2, 4-7". */
+function others(pool) {
+  let ranges = pool.ranges.map((range) => range.split("-").map(Number)).map(([first, last]) => [first, last ?? first]);
+  for (const { vm } of pool.vms) {
+    ranges = ranges.flatMap(([first, last]) => (vm < first || vm > last
+      ? [[first, last]]
+      : [[first, vm - 1], [vm + 1, last]].filter(([from, to]) => from <= to)));
+  }
+  return ranges.map(([first, last]) => (first === last ? String(first) : `${first}-${last}`)).join(", ");
+}
+
+function poolTitle(pool, gpus) {
+  const there = pool.gpus.map((uuid) => gpus.get(uuid)?.index ?? null).filter((index) => index !== null);
+  const missing = pool.gpus.length - there.length;
+  const named = ["no GPU", `GPU ${there[0]}`][there.length] ?? `GPUs ${there.join(", ")}`;
+  const ranges = pool.ranges.length ? `VMs ${pool.ranges.map(printable).join(", ")}` : "no VMs";
+  return `Pool ${printable(pool.name)}: ${named}${missing ? `, ${missing} missing` : ""}; ${ranges}`;
+}
+
+function poolAbout(pool) {
+  const words = [`policy ${pool.policy}`];
+  if (pool.exclusive) words.push("exclusive");
+  if (pool.sharing !== "turns") words.push(`sharing ${pool.sharing}`);
+  if (pool.weight !== 1) words.push(`weight ${pool.weight}`);
+  if (pool.gpus_per_vm) words.push(`${pool.gpus_per_vm} GPUs per VM`);
+  if (!pool.complete) words.push("DEGRADED: not all of its GPUs are there");
+  return words.join(", ");
+}
+
+function render() {
+  const { status, stats } = shown;
+  if (!status) return;
+  const [gpuStats, vmStats] = [
+    new Map((stats?.gpus ?? []).map((gpu) => [gpu.uuid, gpu])),
+    new Map((stats?.vms ?? []).map((vm) => [vm.vm, vm])),
+  ];
+  const uptime = status.uptime_s + (shown.state === "up" ? (performance.now() - shown.statusAt) / 1000 : 0);
+  setText(byId("host"), `vgpud ${status.version}, up ${duration(uptime)}, pool map ${printable(status.config)}`);
+  const degraded = status.degraded.map((line) => `DEGRADED: ${printable(line)}`);
+  const list = byId("degraded");
+  if ([...list.children].map((item) => item.textContent).join("\n") !== degraded.join("\n")) {
+    list.replaceChildren(...degraded.map((line) => element("li", {}, line)));
+  }
+  const about = status.gpus.length ? "" : "There is no GPU.";
+  gpuTable.update("GPUs", about, status.gpus.map((gpu) => gpuRow(gpu, gpuStats)));
+  renderPools(status, vmStats);
+}
+
+function renderPools(status, vmStats) {
+  const gpus = new Map(status.gpus.map((gpu) => [gpu.uuid, gpu]));
+  const section = byId("pools");
+  const gone = new Set(poolTables.keys());
+  for (const pool of status.pools) {
+    gone.delete(pool.name);
+    if (!poolTables.has(pool.name)) {
+      poolTables.set(pool.name, new Table(VM_COLUMNS));
+    }
+    const table = poolTables.get(pool.name);
+    const rows = pool.vms.map((vm) => vmRow(vm, vmStats));
+    const rest = others(pool);
+    if (rest) rows.push({ key: "others", cells: [rest, "-", "never started", "-", "-", "-", "-", "-", "-"] });
+    table.update(poolTitle(pool, gpus), poolAbout(pool), rows);
+  }
+  for (const name of gone) {
+    poolTables.get(name).node.remove();
+    poolTables.delete(name);
+  }
+  const wanted = status.pools.map((pool) => poolTables.get(pool.name).node);
+  if (wanted.length === 0) {
+    setText(section, "There is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one.");
+  } else if (section.children.length !== wanted.length || wanted.some((node, at) => section.children[at] !== node)) {
+    section.replaceChildren(...wanted);
+  }
+}
+
+/** Says how it is, to those who listen as well; only the age changes every second, and is not read out. */
+function renderState() {
+  const { state, failure } = shown;
+  const hint = failure?.hint ? ` (${printable(failure.hint)})` : "";
+  const last = shown.status ? " What is shown is the last known state." : "";
+  const texts = {
+    connecting: "Connecting ...",
+    up: "Live.",
+    down: `${printable(failure?.message ?? "vgpud does not answer")}${hint}.${last}`,
+    lost: `This panel does not answer.${last}`,
+  };
+  setText(byId("state"), texts[state]);
+  const known = shown.knownAt !== null && (state === "down" || state === "lost");
+  setText(byId("age"), known ? `It is ${duration((performance.now() - shown.knownAt) / 1000)} old.` : "");
+  setClass(document.body, state === "down" || state === "lost" ? "stale" : "");
+}
+
+/** The charts begin anew. */
+function interrupt() {
+  for (const history of histories.values()) history.interrupt();
+}
+
+function become(state, failure = null) {
+  if (shown.state === "up" && state !== "up") {
+    clock.at = hostNow();
+    interrupt();
+  }
+  shown.state = state;
+  shown.failure = failure;
+  renderState();
+}
+
+// ---- Following ----
+
+function heard() {
+  shown.heardAt = performance.now();
+}
+
+function follow() {
+  const source = new EventSource("/api/v1/live");
+  const on = (name, act) => source.addEventListener(name, (event) => {
+    heard();
+    act(JSON.parse(event.data), Number(event.lastEventId));
+  });
+  on("status", (status, at) => {
+    // It was started anew since.
+    if (shown.status && status.uptime_s < shown.status.uptime_s) interrupt();
+    shown.status = status;
+    shown.statusAt = shown.knownAt = performance.now();
+    sample("vm", at, status.pools.flatMap((pool) => pool.vms).map((vm) => [vm.vm, vm.gpu_microseconds]));
+    render();
+  });
+  on("stats", (stats, at) => {
+    shown.stats = stats;
+    sample("gpu", at, stats.gpus.map((gpu) => [gpu.uuid, gpu.busy_us]));
+    render();
+  });
+  on("up", () => become("up"));
+  on("alive", () => {});
+  on("down", ({ error, last_known_age_s: age }) => {
+    // A panel that has just begun knows nothing; this page may.
+    if (age !== null) shown.knownAt = performance.now() - age * 1000;
+    become("down", error);
+  });
+  source.addEventListener("error", () => {
+    // A browser tries again by itself, unless it was refused.
+    if (source.readyState === EventSource.CLOSED) setTimeout(follow, 5000);
+    setTimeout(() => {
+      if (performance.now() - shown.heardAt >= GRACE && source.readyState !== EventSource.OPEN) become("lost");
+    }, GRACE);
+  });
+}
+
+byId("gpus").append(gpuTable.node);
+follow();
+setInterval(() => {
+  if (shown.state === "up") {
+    shown.knownAt = performance.now();
+    if (performance.now() - shown.heardAt > SILENCE_MAX) become("lost");
+    else render();
+  }
+  renderState();
+}, 1000);

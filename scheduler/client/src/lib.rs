@@ -1,0 +1,11 @@
+//! Asking `vgpud`, for its tools.
+//!
+//! * [`client`]: a connection to its control socket.
+//! * [`failure`]: why something was not done, for people and for programs.
+//! * [`statistics`]: what each statistic is called and what it counts, and Prometheus' text of them.
+
+pub mod client;
+pub mod failure;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
+pub mod statistics;
