@@ -65,8 +65,9 @@ fn it_tells_what_the_command_line_tells() {
     let mut stack = Stack::start(&Artifacts::from_env(), Gpu::Software, &[vm]).unwrap();
     let (_panel, port) = stack.panel().unwrap();
 
-    // While a program works it is seen to, and afterwards what it used.
-    let mut program = stack.program(1, "work", &["2000", "60"]).spawn().unwrap();
+    // While a program works it is seen to, and afterwards what it used. It works for many times as long as the panel's answers
+    // may be old.
+    let mut program = stack.program(1, "work", &["2000", "600"]).spawn().unwrap();
     until(port, "/api/v1/status", |_, body| {
         let status = json(body);
         let session = &status["pools"][0]["vms"][0]["sessions"][0];
