@@ -123,7 +123,8 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("--vm-id, --vgpud and --exec are required");
     };
     check_paths(&exec, arguments.libcuda_dir.as_deref())?;
-    // Executors run in a folder of their own.
+    // Executors run in a folder of their own, and are not looked for in PATH.
+    let exec = std::path::absolute(exec)?;
     let libcuda_dir = arguments.libcuda_dir.map(std::path::absolute).transpose()?;
     let mps_pipe_dir = std::path::absolute(arguments.mps_pipe_dir)?;
     if arguments.no_jail {
