@@ -696,19 +696,20 @@ impl Consumer {
             To::Gpu => fence(raw, sequence),
             // It would become a node, and come again and again.
             To::Graph(_) => Err(result::STREAM_CAPTURE_UNSUPPORTED),
-        })
+        })?;
+        self.session.completion.fence(slot, sequence);
+        Ok(())
     }
 
-    /// What has the GPU write a fence word behind what a stream has been given so far.
+    /// What has the GPU write a fence word behind what a stream has been given so far. The completion thread is to be told of
+    /// the fence once that is submitted: before, it may find that nothing is in flight and take it for one that was written.
     pub fn fence_word(&self, slot: u32) -> Result<impl Fn(Raw, u64) -> Result<(), Code>, Code> {
         let session = self.session;
         let words = session.area.words().ok_or(result::ILLEGAL_STATE)?;
         let word = words.u64(vgpu_protocol::area::fence(slot)).as_ptr() as u64;
         Ok(move |raw, sequence| {
             // SAFETY: the session area is registered and stays so.
-            unsafe { session.cuda.stream_write_value64(raw, word, sequence) }?;
-            session.completion.fence(slot, sequence);
-            Ok(())
+            unsafe { session.cuda.stream_write_value64(raw, word, sequence) }
         })
     }
 }

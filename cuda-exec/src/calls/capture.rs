@@ -140,13 +140,12 @@ handlers_of! {
             stream.capture_ended();
         }
         let known = nodes.capture_ended(ended.ok());
-        let captured = ended;
-        if let (Ok(captured), None) = (captured, known) {
+        if let (Ok(captured), None) = (ended, known) {
             let graph = nodes.graph_of_capture(session, &stream.context, id, captured);
             session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?;
         }
         _failed = nodes.take_failed(session);
-        captured?;
+        ended?;
         if known.is_some_and(|known| known != id) {
             return Err(BAD_HANDLE);
         }

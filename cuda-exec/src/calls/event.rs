@@ -83,16 +83,17 @@ impl Handle for cuEventRecord::Call {
         let stream = ring.stream(cuEventRecord::OP, stream)?;
         let event_raw = event.raw?;
         let fence = ring.fence_word(slot)?;
+        let mut fenced = false;
         ring.submit(&stream, Work::Other, |raw, to| {
             to.keep(&event);
             session.cuda.event_record(event_raw, raw)?;
             // A sequence number of 0 asks for no fence; in a capture one would become a node, and come again and again.
-            if sequence == 0 || to.is_graph() {
-                Ok(())
-            } else {
-                fence(raw, sequence)
-            }
+            fenced = sequence != 0 && !to.is_graph();
+            if fenced { fence(raw, sequence) } else { Ok(()) }
         })?;
+        if fenced {
+            session.completion.fence(slot, sequence);
+        }
         Ok(cuEventRecord::Out {})
     }
 }
