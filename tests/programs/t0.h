@@ -90,6 +90,9 @@ static inline void with_kernels(void) {
     NEED(cuModuleLoadData(&module, kernels_ptx));
 }
 
+// Many times as long as it takes to ask whether a stream is busy, also where every CPU is.
+#define WHILE_BUSY 500000000ull
+
 // Keeps a stream busy for that long.
 static inline void keep_busy(CUdeviceptr word, CUstream stream, uint64_t nanoseconds) {
     void *parameters[] = {&word, &nanoseconds};

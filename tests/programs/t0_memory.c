@@ -291,16 +291,16 @@ static void busy_memory(void) {
     NEED(cuMemAlloc_v2(&word, 4096));
     NEED(cuMemAllocHost_v2(&pinned, 4096));
     NEED(cuMemsetD32_v2(word, 0, 1024));
-    keep_busy(word, NULL, 50000000);
+    keep_busy(word, NULL, WHILE_BUSY);
     TELL(cuMemcpyDtoH_v2(&got, word, 4));
     say("a copy waits for the kernel before it: %u", got);
-    keep_busy(word, NULL, 50000000);
+    keep_busy(word, NULL, WHILE_BUSY);
     TELL(cuMemcpyDtoHAsync_v2(pinned, word, 4, NULL));
     TELL(cuStreamQuery(NULL));
     // Freeing waits.
     TELL(cuMemFreeHost(pinned));
     TELL(cuMemcpyDtoH_v2(&got, word, 4));
-    keep_busy(word, NULL, 50000000);
+    keep_busy(word, NULL, WHILE_BUSY);
     TELL(cuMemFree_v2(word));
     TELL(cuMemcpyDtoH_v2(&got, word, 4));
     TELL(cuStreamSynchronize(NULL));

@@ -2,8 +2,6 @@
 // Streams and events, and what a capture forbids.
 #include "t0.h"
 
-#define WHILE_BUSY 100000000ull
-
 static void creating_streams(void) {
     with_kernels();
     CUstream stream = NULL, other;
@@ -170,7 +168,7 @@ static void order(void) {
     NEED(cuMemsetD32_v2(word, 0, 16));
     NEED(cuCtxSynchronize());
     for (int round = 0; round < 5; round++) {
-        keep_busy(word + 4, a, WHILE_BUSY / 20);
+        keep_busy(word + 4, a, WHILE_BUSY / 100);
         NEED(cuMemsetD32Async(word, 100 + round, 1, a));
         NEED(cuEventRecord(event, a));
         NEED(cuStreamWaitEvent(b, event, 0));
