@@ -29,6 +29,10 @@ RAN = {"passed", "FAILED", "saved"}
 MORE_NATIVE_RUNS = 2
 
 
+class NotReached(Exception):
+    """The time for all programs is over."""
+
+
 class Run:
     """One run of a program: its status, what it printed and saved, its folder."""
 
@@ -61,6 +65,9 @@ def execute(program, folder, environment, options):
     environment = dict(environment, COMPAT_OUT=str(folder), PYTHONPATH=str(all_programs.HERE / "lib"))
     limit = program.limit * options.limit_factor
     start, restarts = time.monotonic(), 0
+    left = lambda: options.end - time.monotonic()
+    if left() <= 0:
+        raise NotReached
     with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
         while True:
             process = subprocess.Popen(
@@ -68,15 +75,18 @@ def execute(program, folder, environment, options):
                 cwd=folder if not program.foreign else os.path.dirname(program.command[0]), start_new_session=True,
             )
             try:
-                status = process.wait(limit)
+                status = process.wait(min(limit, max(left(), 0)))
             except subprocess.TimeoutExpired:
                 status = None
+            cut_off = status is None and left() <= 0
             # What it started ends with it.
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
             process.wait()
+            if cut_off:
+                raise NotReached
             goes_on = status == GO_ON or ((status is None or status < 0) and program.restarts)
             if not goes_on or restarts == program.restarts:
                 break
@@ -286,6 +296,7 @@ def parse_arguments():
     parser.add_argument("--extra-limit", type=float, default=60, metavar="SECONDS", help="how long each of those may take")
     parser.add_argument("--share", type=float, default=0.25, help="how much of the broad suites runs, 0 to 1")
     parser.add_argument("--limit-factor", type=float, default=1, help="multiplies all time limits")
+    parser.add_argument("--within", type=float, default=float("inf"), metavar="SECONDS", help="what has not ended by then is not reached, and not counted")
     parser.add_argument("--markdown", metavar="FILE", help="write the report here")
     parser.add_argument("--python", default=sys.executable, help="the Python that has PyTorch, CuPy, JAX")
     parser.add_argument("--nvcc", help="the CUDA compiler")
@@ -293,6 +304,7 @@ def parse_arguments():
     parser.add_argument("--build", metavar="DIR", help="where compiled programs go")
     parser.add_argument("--no-build", action="store_true", help="use what is compiled there")
     options = parser.parse_args()
+    options.end = time.monotonic() + options.within
     if options.only_vgpu and not options.expected:
         parser.error("--only-vgpu needs --expected")
     if options.only_native and not options.keep:
@@ -344,13 +356,19 @@ def main():
     printing = threading.Lock()
 
     def work(program):
-        outcome = examine(program, base, options, native_environment, vgpu_environment)
+        try:
+            outcome = examine(program, base, options, native_environment, vgpu_environment)
+        except NotReached:
+            outcome = Outcome(program)
+            outcome.verdict = "not reached"
         with printing:
             print(f"{outcome.verdict:<12} {outcome.name:<40} {outcome.how()}  {cell(outcome.why, 200)}", flush=True)
         return outcome
 
     with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
-        outcomes = list(pool.map(work, chosen))
+        # Those that may take longest first, so that none is left to run alone at the end.
+        pending = {one.name: pool.submit(work, one) for one in sorted(chosen, key=lambda one: -one.limit)}
+        outcomes = [pending[one.name].result() for one in chosen]
     text = report(outcomes, header)
     print("\n" + text)
     if options.markdown:
