@@ -41,7 +41,8 @@ pub fn quarantined(wait_s: u32) -> String {
         0 => "the host has put this VM in quarantine, until its operator releases it (vgpu-admin release)"
             .into(),
         wait_s => format!(
-            "the host has put this VM in quarantine, for {wait_s} more seconds, since it broke its limits: try again then"
+            "the host has put this VM in quarantine, for {wait_s} more {}: try again then",
+            if wait_s == 1 { "second" } else { "seconds" }
         ),
     }
 }
@@ -170,6 +171,9 @@ mod tests {
         let mut words: Vec<String> = all.map(refused).to_vec();
         words.push(quarantined(7));
         assert!(words.last().unwrap().contains("7 more seconds"));
+        // Whoever put it there: the host does not say whether a limit was broken.
+        assert!(!words.last().unwrap().contains("limit"));
+        assert!(quarantined(1).contains("1 more second:"));
         assert!(
             words
                 .iter()
