@@ -59,6 +59,7 @@ impl Client {
                     known.vms.extend(pool.vms);
                 }
             }
+            all.in_no_pool.extend(more.in_no_pool);
             next = after.filter(|after| *after > from_vm);
         }
         Ok(all)
