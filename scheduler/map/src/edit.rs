@@ -511,7 +511,9 @@ fn rungs(ladder: &[Rung]) -> String {
 }
 
 fn no_gpu(gpu: &str) -> EditError {
-    EditError::NotFound(format!("there is no GPU {gpu}"))
+    EditError::NotFound(format!(
+        "there is no GPU {gpu}: expected the index, the UUID or the PCI address of one of this host"
+    ))
 }
 
 fn range(vms: &str) -> Result<VmRange, EditError> {
