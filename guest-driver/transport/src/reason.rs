@@ -26,6 +26,10 @@ pub fn refused(status: Status) -> String {
                              (the log of vgpu-backend)"
                 .into()
         }
+        Status::NoScheduler => {
+            "the host's scheduler does not answer: its operator starts it again (vgpud); then try again"
+                .into()
+        }
         Status::Lost => "the host ended the session".into(),
         Status::Quarantined => quarantined(0),
         Status::Invalid | Status::NotFound | Status::HostError | Status::Taken | Status::Ok => format!(
@@ -167,6 +171,7 @@ mod tests {
             Status::HostError,
             Status::NoPool,
             Status::Taken,
+            Status::NoScheduler,
         ];
         let mut words: Vec<String> = all.map(refused).to_vec();
         words.push(quarantined(7));
