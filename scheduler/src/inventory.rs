@@ -222,9 +222,9 @@ pub fn open(library: &Path) -> Result<Nvml> {
         .lib_path(library.as_ref())
         .init()
         .map_err(|error| {
-            let error = anyhow::Error::from(error);
+            // It names its cause itself.
             anyhow::anyhow!(
-                "NVML, {}: {error:#}: is the NVIDIA driver installed? --libnvidia-ml names another library",
+                "NVML, {}: {error}: is the NVIDIA driver installed? --libnvidia-ml names another library",
                 library.display()
             )
         })
