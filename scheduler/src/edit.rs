@@ -81,7 +81,7 @@ impl Daemon {
 
     fn use_map(&mut self, map: PoolMap) {
         self.map = map;
-        log::info!("pool map loaded: {} pools", self.map.pools.len());
+        log::info!("pool map loaded; pools: {}", self.map.pools.len());
         for line in self.degraded() {
             log::warn!("{line}");
         }

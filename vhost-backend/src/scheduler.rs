@@ -266,7 +266,10 @@ impl Link {
                     pause = PAUSE_MIN;
                     failed = false;
                     let Err(Lost(why)) = self.serve(&socket);
-                    log::warn!("vm {vm}: lost vgpud: {why}; {} sessions go on", self.live.len());
+                    log::warn!(
+                        "vm {vm}: lost vgpud: {why}; sessions that go on: {}",
+                        self.live.len()
+                    );
                 }
                 Ok(Err((Refusal::Duplicate, _))) if !self.welcomed => {
                     let path = self.path.display();
