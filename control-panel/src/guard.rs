@@ -87,7 +87,8 @@ fn check(request: &Request) -> Result<(), (StatusCode, Failure)> {
     {
         return refuse(
             StatusCode::BAD_REQUEST,
-            "expected a request without a body".to_owned(),
+            "the request has a body: expected one without, since this panel only answers questions"
+                .to_owned(),
         );
     }
     Ok(())

@@ -5,7 +5,7 @@ use crate::vgpud::{Known, Vgpud, json};
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::middleware::from_fn;
 use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
@@ -183,11 +183,13 @@ async fn live(State(panel): State<Panel>) -> Response {
     }
 }
 
-async fn nothing() -> Response {
-    let failure = Failure::new(
-        Kind::NotFound,
-        "there is nothing here: expected a path of /api/v1/openapi.json",
+async fn nothing(asked: Uri) -> Response {
+    let paths = api().map(|(path, _)| path).join(", ");
+    let message = format!(
+        "there is nothing at {}: expected / or one of {paths}",
+        asked.path()
     );
+    let failure = Failure::new(Kind::NotFound, message).hint("/api/v1/openapi.json tells of each");
     refused(StatusCode::NOT_FOUND, &failure)
 }
 

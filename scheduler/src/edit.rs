@@ -40,6 +40,7 @@ impl Daemon {
             return Ok(Answer::Edited { changes });
         }
         changes.extend(self.sessions_that_stay(&map));
+        changes.extend(self.quarantines_that_stay(&map));
         if !dry_run {
             replace(&self.config, &text, &edited.text).map_err(failed)?;
             for change in &changes {
@@ -69,9 +70,18 @@ impl Daemon {
         moved.map(line).collect()
     }
 
+    /// A line for each VM in quarantine that is in no pool any longer.
+    fn quarantines_that_stay(&self, new: &PoolMap) -> Vec<String> {
+        let in_pool = |map: &PoolMap, vm| map.pool_of(vm).is_some();
+        let leave = self.quarantines.keys().copied();
+        let leave = leave.filter(|vm| in_pool(&self.map, *vm) && !in_pool(new, *vm));
+        let line = |vm| format!("VM {vm}: stays in quarantine: vgpu-admin release --vm-id {vm} ends that");
+        leave.map(line).collect()
+    }
+
     fn use_map(&mut self, map: PoolMap) {
         self.map = map;
-        log::info!("pool map loaded: {} pools", self.map.pools.len());
+        log::info!("pool map loaded; pools: {}", self.map.pools.len());
         for line in self.degraded() {
             log::warn!("{line}");
         }

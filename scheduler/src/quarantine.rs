@@ -31,7 +31,10 @@ impl Daemon {
         if !too_many(recent, now_s(), window_s, max) {
             return;
         }
-        let why = format!("{max} violations of its limits within {window_s} s");
+        let why = match max {
+            1 => "a violation of its limits".to_owned(),
+            max => format!("{max} violations of its limits within {window_s} s"),
+        };
         let pool = self.map.pool_of(vm);
         if pool.is_some_and(|pool| pool.ladder.contains(&Rung::Quarantine)) {
             let seconds = limits.quarantine_s.filter(|seconds| *seconds > 0);

@@ -36,7 +36,8 @@ pub fn released(status: &Status, vms: VmRange) -> Result<Vec<String>, Failure> {
     Ok(held.map(|vm| format!("VM {}: released", vm.vm)).collect())
 }
 
-/// The VMs of that range that are in a pool: in rows where nothing is known of them, and each other one.
+/// The VMs of that range that are in a pool, or that `vgpud` knows though they are in none: in rows where nothing is known of
+/// them, and each other one.
 fn members(status: &Status, vms: VmRange) -> Result<Vec<(VmRange, Option<&VmStatus>)>, Failure> {
     let mut members = Vec::new();
     for pool in &status.pools {
@@ -54,6 +55,8 @@ fn members(status: &Status, vms: VmRange) -> Result<Vec<(VmRange, Option<&VmStat
         }
         members.extend(others.into_iter().map(|range| (range, None)));
     }
+    let in_no_pool = status.in_no_pool.iter().filter(|vm| vms.contains(vm.vm));
+    members.extend(in_no_pool.map(|vm| (vm.vm.into(), Some(vm))));
     if members.is_empty() {
         return Err(Failure::new(Kind::NotFound, format!("{}: in no pool", name(vms)))
             .hint("`vgpu-admin status` lists the pools and their VMs"));
@@ -79,7 +82,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// VMs 1 to 7 and 9 are in the pool; 3 and 9 have sessions, and are quarantined.
+    /// VMs 1 to 7 and 9 are in the pool, 12 is in none; 3, 9 and 12 have sessions, and are quarantined.
     #[test]
     fn it_is_said_what_would_be_done() {
         let mut host = fixture::host();
@@ -91,6 +94,7 @@ mod tests {
                 "VM 3: quarantined until it is released, and its 5 sessions end",
                 "VMs 4-7: quarantined until it is released",
                 "VM 9: quarantined until it is released",
+                "VM 12: quarantined until it is released, and its 5 sessions end",
             ]
         );
         assert_eq!(
@@ -99,7 +103,7 @@ mod tests {
         );
         assert_eq!(
             released(&host, vms("0-100")).unwrap(),
-            ["VM 3: released", "VM 9: released"]
+            ["VM 3: released", "VM 9: released", "VM 12: released"]
         );
         host.pools[0].vms[0].quarantine = None;
         assert_eq!(released(&host, vms("1-5")).unwrap(), [""; 0]);
@@ -108,6 +112,7 @@ mod tests {
             (nobody.kind, nobody.message.as_str()),
             (Kind::NotFound, "VM 8: in no pool")
         );
-        assert!(released(&host, vms("10-12")).is_err());
+        assert_eq!(released(&host, vms("12")).unwrap(), ["VM 12: released"]);
+        assert!(released(&host, vms("10-11")).is_err());
     }
 }

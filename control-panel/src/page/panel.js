@@ -269,7 +269,7 @@ const VM_COLUMNS = [
   { name: "Violations", kind: "number" }, { name: "Quarantine", kind: "text" },
 ];
 const GPU_STATES = {
-  ready: ["ready", "good"], unassigned: ["free", ""], missing: ["MISSING", "bad"], divided: ["divided (MIG)", ""],
+  ready: ["ready", "good"], unassigned: ["unassigned", ""], missing: ["MISSING", "bad"], divided: ["divided (MIG)", ""],
 };
 const SESSION_STATES = { out: "not on the GPU", asked: "giving back" };
 
@@ -387,22 +387,25 @@ function renderPools(status, vmStats) {
   const gpus = new Map(status.gpus.map((gpu) => [gpu.uuid, gpu]));
   const section = byId("pools");
   const gone = new Set(poolTables.keys());
+  const wanted = [];
+  const show = (name, title, about, rows) => {
+    gone.delete(name);
+    if (!poolTables.has(name)) poolTables.set(name, new Table(VM_COLUMNS));
+    poolTables.get(name).update(title, about, rows);
+    wanted.push(poolTables.get(name).node);
+  };
   for (const pool of status.pools) {
-    gone.delete(pool.name);
-    if (!poolTables.has(pool.name)) {
-      poolTables.set(pool.name, new Table(VM_COLUMNS));
-    }
-    const table = poolTables.get(pool.name);
     const rows = pool.vms.map((vm) => vmRow(vm, vmStats));
     const rest = others(pool);
     if (rest) rows.push({ key: "others", cells: [rest, "-", "never started", "-", "-", "-", "-", "-", "-"] });
-    table.update(poolTitle(pool, gpus), poolAbout(pool), rows);
+    show(pool.name, poolTitle(pool, gpus), poolAbout(pool), rows);
   }
+  // No pool has an empty name.
+  if (status.in_no_pool.length) show("", "In no pool", "", status.in_no_pool.map((vm) => vmRow(vm, vmStats)));
   for (const name of gone) {
     poolTables.get(name).node.remove();
     poolTables.delete(name);
   }
-  const wanted = status.pools.map((pool) => poolTables.get(pool.name).node);
   if (wanted.length === 0) {
     setText(section, "There is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one.");
   } else if (section.children.length !== wanted.length || wanted.some((node, at) => section.children[at] !== node)) {
@@ -459,7 +462,8 @@ function follow() {
     if (shown.status && status.uptime_s < shown.status.uptime_s) interrupt();
     shown.status = status;
     shown.statusAt = shown.knownAt = performance.now();
-    sample("vm", at, status.pools.flatMap((pool) => pool.vms).map((vm) => [vm.vm, vm.gpu_microseconds]));
+    const vms = [...status.pools.flatMap((pool) => pool.vms), ...status.in_no_pool];
+    sample("vm", at, vms.map((vm) => [vm.vm, vm.gpu_microseconds]));
     render();
   });
   on("stats", (stats, at) => {
