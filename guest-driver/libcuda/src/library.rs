@@ -152,7 +152,11 @@ impl Function {
     /// The handle of the library's kernel that it is, if it is one that was asked for.
     pub fn kernel(&self, session: &Session) -> Option<usize> {
         let libraries = session.libraries.all();
-        let mine = |library: &&Arc<Entry<Library>>| lock(&library.modules).values().any(|&module| module == self.module);
+        let mine = |library: &&Arc<Entry<Library>>| {
+            lock(&library.modules)
+                .values()
+                .any(|&module| module == self.module)
+        };
         let library = libraries.iter().find(mine)?;
         lock(&library.kernels).get(self.name.to_bytes()).copied()
     }

@@ -258,7 +258,8 @@ mod tests {
             std::fs::write(name(pid, number), b"").unwrap();
         }
         remove_shared_files(folder.path(), 0x1f0);
-        let left = [(0x1f0, 1), (0x1f0, 2), (0x1f, 1), (0x1f01, 1)].map(|(pid, number)| name(pid, number).exists());
+        let left =
+            [(0x1f0, 1), (0x1f0, 2), (0x1f, 1), (0x1f01, 1)].map(|(pid, number)| name(pid, number).exists());
         assert_eq!(left, [false, false, true, true]);
     }
 }
