@@ -154,10 +154,13 @@ save("sums", torch.stack([one.sum() for one in kept]))
 save("allocated", torch.cuda.memory_allocated())
 save("backend", torch.cuda.get_allocator_backend())
 try:
-    torch.empty(1 << 46, dtype=torch.uint8, device="cuda")
+    torch.empty(1 << 40, dtype=torch.uint8, device="cuda")
 except torch.OutOfMemoryError:
     save("too much", "told")
 x = torch.randn(64, 64, device="cuda")
+# Once before, since a capture is no place to start cuBLAS in.
+y = x @ x
+torch.cuda.synchronize()
 graph = torch.cuda.CUDAGraph()
 with torch.cuda.graph(graph):
     y = x @ x

@@ -139,13 +139,11 @@ cuda! {
         let call = Call::enter()?;
         place.check()?;
         let none = Value::none(number)?;
-        let memory = find(&call, pointer);
-        // Some answers are given beside the error.
-        match (&memory, number) {
-            (Some(_), HOST_POINTER) | (None, DEVICE_ORDINAL) => none.set(place)?,
-            _ => {}
+        let memory = find(&call, pointer).ok_or(result::INVALID_VALUE)?;
+        if number == HOST_POINTER {
+            // It is the answer beside the error, too.
+            none.set(place)?;
         }
-        let memory = memory.ok_or(result::INVALID_VALUE)?;
         attribute(&call, number, pointer, &memory)?.set(place)
     }
 
