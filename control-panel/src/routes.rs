@@ -111,7 +111,7 @@ pub fn refused(status: StatusCode, failure: &Failure) -> Response {
 fn failed(failure: &Failure) -> Response {
     let status = match failure.kind {
         Kind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::Failed | Kind::Usage | Kind::NotFound => StatusCode::BAD_GATEWAY,
+        Kind::Failed | Kind::Usage | Kind::NotFound | Kind::Conflict => StatusCode::BAD_GATEWAY,
     };
     refused(status, failure)
 }

@@ -3,12 +3,14 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{Daemon, Exec, map};
+use common::{Daemon, Exec, map, wanted};
 use rustix::process::Signal;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use vgpu_protocol::result;
-use vgpu_sched_api::messages::{Answer, EventKind, FromExec, GpuRungs, Priority, Refusal, Request, ToExec};
+use vgpu_sched_api::messages::{
+    Answer, Change, EventKind, FromExec, GpuRungs, Priority, Refusal, Request, ToExec,
+};
 use vgpu_sched_api::turn::State;
 use vgpu_sched_api::vm_page::{SLOTS, UNLIMITED};
 
@@ -24,10 +26,18 @@ fn refusal(answer: Answer) -> (Refusal, String) {
 }
 
 fn quarantine(vms: &str, seconds: Option<u64>) -> Request {
-    Request::Quarantine {
+    wanted(Change::Quarantine {
         vms: vms.to_owned(),
         why: "it floods".to_owned(),
         seconds,
+    })
+}
+
+/// What was changed.
+fn lines(answer: Answer) -> Vec<String> {
+    match answer {
+        Answer::Changed(changed) => changed.changes,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -125,7 +135,7 @@ fn a_quarantined_vm_starts_nothing_until_it_is_released() {
     let (first, second, mut other) = (one.session(1), one.session(2), two.session(1));
     one.open(3);
     first.take_turn();
-    assert_eq!(daemon.ask(&quarantine("1", None)), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", None)));
     assert_eq!(first.until_ended(), result::UNKNOWN);
     assert_eq!(second.until_ended(), result::UNKNOWN);
     let is_refused = |answer: Answer| {
@@ -149,9 +159,10 @@ fn a_quarantined_vm_starts_nothing_until_it_is_released() {
     is_refused(one.attach_with(1, &[&page, &socket, &other.pidfd]));
     two.attach(1, &mut other);
     assert_eq!(daemon.vm(1).quarantine, Some(status));
-    let release = |vms: &str| daemon.ask(&Request::Release { vms: vms.to_owned() });
-    assert_eq!(refusal(release("2-7")).0, Refusal::NotFound);
-    assert_eq!(release("1-7"), Answer::Ok);
+    let release = |vms: &str| daemon.ask(&wanted(Change::Release { vms: vms.to_owned() }));
+    assert_eq!(refusal(release("3-7")).0, Refusal::NotFound);
+    assert_eq!(lines(release("2-7")), [""; 0]);
+    assert_eq!(lines(release("1-7")), ["VM 1: released"]);
     assert_eq!(daemon.vm(1).quarantine, None);
     one.session(4);
     assert_eq!(kinds(&daemon, 1), [EventKind::Quarantined, EventKind::Released]);
@@ -166,14 +177,14 @@ fn a_quarantined_vm_starts_nothing_until_it_is_released() {
 #[test]
 fn a_quarantine_ends_by_itself() {
     let mut daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], ""));
-    assert_eq!(daemon.ask(&quarantine("1", Some(1))), Answer::Ok);
-    assert_eq!(daemon.ask(&quarantine("2", Some(3600))), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", Some(1))));
+    lines(daemon.ask(&quarantine("2", Some(3600))));
     let one = daemon.backend(1);
     until("released", || (kinds(&daemon, 1).len() == 2).then_some(()));
     assert_eq!(kinds(&daemon, 1), [EventKind::Quarantined, EventKind::Released]);
     one.open(1);
     // Also while vgpud is not there.
-    assert_eq!(daemon.ask(&quarantine("1", Some(1))), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", Some(1))));
     daemon.end(Signal::TERM);
     daemon.restart();
     let one = daemon.backend(1);
@@ -201,16 +212,16 @@ fn a_quarantine_that_makes_no_sense_is_refused() {
         ("1", "\n"),
         ("1", &"a".repeat(501)),
     ] {
-        let request = Request::Quarantine {
+        let request = wanted(Change::Quarantine {
             vms: vms.to_owned(),
             why: why.to_owned(),
             seconds: Some(u64::MAX),
-        };
+        });
         let (refused, message) = refusal(daemon.ask(&request));
         assert_eq!(refused, Refusal::Invalid, "{vms}: {message}");
         assert!(message.contains("expected"), "{message}");
     }
-    assert_eq!(daemon.ask(&quarantine("1", Some(u64::MAX))), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", Some(u64::MAX))));
     assert!(daemon.vm(1).quarantine.is_some());
 }
 
@@ -221,7 +232,7 @@ fn one_that_does_not_end_is_killed() {
     let (mut ends, mut hangs, mut orphan) = (one.session(1), one.session(2), two.session(1));
     drop(two);
     hangs.show(1, 1);
-    assert_eq!(daemon.ask(&quarantine("1-2", None)), Answer::Ok);
+    lines(daemon.ask(&quarantine("1-2", None)));
     assert_eq!(ends.until_ended(), result::UNKNOWN);
     ends.kill();
     // First its backend is told to, which tells the guest.

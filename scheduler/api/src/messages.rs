@@ -64,22 +64,13 @@ pub enum Request {
     },
     /// A tool asks for the turns that were given, the oldest first, from that number on.
     Turns { from: u64 },
-    /// A tool asks to read the pool map again. For administrators.
-    Reload,
     /// A tool asks to look for GPUs again; answered with [`Answer::Scanned`]. For administrators.
     Scan,
-    /// A tool asks to change the pool map's file, and what follows from it; all of the edits or none. With
-    /// `dry_run` nothing is changed. For administrators.
-    Edit { edits: Vec<Edit>, dry_run: bool },
-    /// A tool asks to end the sessions of these VMs and to open none of theirs, for so many seconds, or until they are
-    /// released. For administrators.
-    Quarantine {
-        vms: String,
-        why: String,
-        seconds: Option<u64>,
-    },
-    /// A tool asks to end the quarantine of these VMs. For administrators.
-    Release { vms: String },
+    /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators. What was done, and what was
+    /// refused, is kept for [`Request::Changes`].
+    Change(Wanted),
+    /// A tool asks who changed what, the oldest first, from that number on.
+    Changes { from: u64 },
     /// A tool asks what happened, the oldest first, from that number on; of one VM, or of all.
     Events { from: u64, vm: Option<u32> },
     /// A tool asks for every statistic, exactly, of VMs from that number on.
@@ -91,6 +82,59 @@ pub enum Request {
     Probe,
     /// A tool asks when sessions wanted a turn, and how much GPU time they then needed, from that number on.
     Arrivals { from: u64 },
+}
+
+/// A change that somebody wants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    pub change: Change,
+    /// Nothing is changed; the answer says what would be.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// [`Status::map_version`] as the tool saw it. It is refused if the pool map's file is another one by now.
+    #[serde(default)]
+    pub seen: Option<String>,
+    /// The tool's own word for the person who asks, as where a panel knows who that is.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+impl From<Change> for Wanted {
+    /// It is to be made, whatever was seen.
+    fn from(change: Change) -> Self {
+        Self {
+            change,
+            dry_run: false,
+            seen: None,
+            user: None,
+        }
+    }
+}
+
+/// What an administrator asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    /// The pool map's file is edited, and what follows from it is done; all of the edits or none.
+    Edit { edits: Vec<Edit> },
+    /// A change of the pool map's file is taken back, if it was the last one.
+    Undo {
+        /// The change's.
+        number: u64,
+    },
+    /// The pool map's file is read again.
+    Reload {},
+    /// The sessions of these VMs end, and none of theirs opens.
+    Quarantine {
+        vms: String,
+        why: String,
+        /// For so many seconds; until they are released unless it is given.
+        #[serde(default)]
+        seconds: Option<u64>,
+    },
+    /// The quarantine of these VMs ends.
+    Release { vms: String },
 }
 
 /// A change of the pool map. A GPU is named by its index, UUID or PCI address; VMs by a number or a range
@@ -106,7 +150,9 @@ pub enum Edit {
     RegisterVms {
         vms: String,
         pool: String,
+        #[serde(default)]
         settings: VmSettings,
+        #[serde(default)]
         move_from_other: bool,
     },
     /// The VMs belong to no pool.
@@ -284,8 +330,10 @@ pub enum Answer {
         appeared: Vec<String>,
         vanished: Vec<String>,
     },
-    /// To [`Request::Edit`]: what changes or changed, a line each; empty if everything is so already.
-    Edited { changes: Vec<String> },
+    /// To [`Request::Change`].
+    Changed(Changed),
+    /// To [`Request::Changes`].
+    Changes { changes: Vec<ChangeRecord>, next: u64 },
     /// To [`Request::Events`].
     Events { events: Vec<EventRecord>, next: u64 },
     /// To [`Request::Stats`]. VMs from `next_vm` on did not fit.
@@ -401,6 +449,8 @@ pub enum Refusal {
     BadConfig,
     /// Only administrators may.
     NotAllowed,
+    /// Somebody else changed the pool map meanwhile.
+    Conflict,
     /// It was tried and could not be done, as when the pool map's file cannot be written.
     Failed,
 }
@@ -494,6 +544,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// The pool map's file.
     pub config: String,
+    /// The version of the pool map in use: another one for every other text of its file.
+    pub map_version: String,
     /// What is not as the pool map wants it, a line each; empty when all is well.
     pub degraded: Vec<String>,
     pub gpus: Vec<GpuStatus>,
@@ -703,6 +755,39 @@ pub struct CallRecord {
     pub took_us: Option<u64>,
     /// Which thread's ring it came through.
     pub ring: u32,
+}
+
+/// What was changed, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// A line each; empty if everything is so already.
+    pub changes: Vec<String>,
+    /// The number under which it is kept; `None` if nothing was changed.
+    pub number: Option<u64>,
+    /// [`Status::map_version`] now.
+    pub map_version: String,
+}
+
+/// Who changed what, or tried to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChangeRecord {
+    /// Rises by one per change, over restarts.
+    pub number: u64,
+    /// Seconds since 1970.
+    pub at_s: u64,
+    /// The user that the tool ran as, as the kernel says; `None` if it was a signal that had the pool map read again.
+    pub uid: Option<u32>,
+    /// Who that was by the tool's own word.
+    pub user: Option<String>,
+    pub change: Change,
+    /// What has changed, a line each.
+    pub changes: Vec<String>,
+    /// The lines of the pool map's file that went ("-") and came ("+"); empty if it stayed as it was.
+    pub diff: String,
+    /// The version of the pool map after it.
+    pub map_version: String,
+    /// Why it was not done; `None` if it was.
+    pub refused: Option<String>,
 }
 
 /// What holds on a GPU, as sessions proved it.

@@ -11,6 +11,8 @@ pub enum Kind {
     Usage,
     /// There is no such pool, VM or GPU.
     NotFound,
+    /// Somebody else changed the pool map meanwhile.
+    Conflict,
     /// `vgpud` does not answer.
     Unreachable,
 }
@@ -19,7 +21,7 @@ impl Kind {
     /// The exit code.
     pub fn code(self) -> u8 {
         match self {
-            Self::Failed => 1,
+            Self::Failed | Self::Conflict => 1,
             Self::Usage => 2,
             Self::NotFound => 3,
             Self::Unreachable => 4,
