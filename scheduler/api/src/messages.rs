@@ -17,6 +17,7 @@ pub const PACKET_LEN_MAX: usize = 256 * 1024;
 
 /// How urgent a VM's work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Waits for the others.
@@ -86,6 +87,7 @@ pub enum Request {
 
 /// A change that somebody wants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     pub change: Change,
@@ -114,6 +116,7 @@ impl From<Change> for Wanted {
 
 /// What an administrator asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
     /// The pool map's file is edited, and what follows from it is done; all of the edits or none.
@@ -140,6 +143,7 @@ pub enum Change {
 /// A change of the pool map. A GPU is named by its index, UUID or PCI address; VMs by a number or a range
 /// such as "1-7".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "edit", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
     /// The GPU serves the pool, which is created if there is none of that name.
@@ -165,6 +169,7 @@ pub enum Edit {
 
 /// How a pool's GPUs go from one VM to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// Higher priority first; turns within a level, time slices across levels.
@@ -187,6 +192,7 @@ impl std::fmt::Display for Policy {
 
 /// How VMs share a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Sharing {
     /// They take turns, and each is a GPU context of its own.
@@ -206,6 +212,7 @@ impl std::fmt::Display for Sharing {
 
 /// What is done about a VM that breaks a limit, in this order. A rung that a pool leaves out is only logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Rung {
     /// An event says that half the limit is reached.
@@ -245,6 +252,7 @@ impl std::fmt::Display for Rung {
 
 /// What can be set for a pool; what is `None` stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PoolSettings {
     pub policy: Option<Policy>,
@@ -263,6 +271,7 @@ pub struct PoolSettings {
 
 /// The limits of a VM, or of a pool's VMs; what is `None` stays as it is, and 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Calls per second, over all its processes.
@@ -292,6 +301,7 @@ pub struct Limits {
 
 /// What can be set for a VM; what is `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct VmSettings {
     pub priority: Option<Priority>,
@@ -535,6 +545,7 @@ pub enum ToExec {
 
 /// Everything there is to see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -554,6 +565,7 @@ pub struct Status {
 
 /// A GPU, or a MIG instance of one: one that is there, or one that a pool names and that is missing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GpuStatus {
     /// `None` for one that is missing. Instances are numbered behind all GPUs.
     pub index: Option<u32>,
@@ -575,6 +587,7 @@ pub struct GpuStatus {
 
 /// How a GPU is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GpuState {
     /// It is there and serves a pool.
@@ -589,6 +602,7 @@ pub enum GpuState {
 
 /// A pool and its VMs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoolStatus {
     pub name: String,
     /// UUIDs, those of missing GPUs too.
@@ -611,6 +625,7 @@ pub struct PoolStatus {
 
 /// A VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmStatus {
     pub vm: u32,
     /// Its backend is connected.
@@ -642,6 +657,7 @@ pub struct VmStatus {
 
 /// A quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuarantineStatus {
     pub why: String,
     /// Seconds since 1970.
@@ -652,6 +668,7 @@ pub struct QuarantineStatus {
 
 /// A session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionStatus {
     pub session: u32,
     /// The process in the VM.
@@ -688,6 +705,7 @@ pub struct TurnRecord {
 
 /// Something that happened and that an operator may want to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventRecord {
     /// Rises by one per event, over restarts.
     pub number: u64,
@@ -706,6 +724,7 @@ pub struct EventRecord {
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A limit is about to be broken.
@@ -746,6 +765,7 @@ impl std::fmt::Display for EventKind {
 
 /// A call of a session, for the flight recorder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CallRecord {
     /// CUDA's name of it.
     pub name: String,
@@ -759,6 +779,7 @@ pub struct CallRecord {
 
 /// What was changed, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Changed {
     /// A line each; empty if everything is so already.
     pub changes: Vec<String>,
@@ -770,6 +791,7 @@ pub struct Changed {
 
 /// Who changed what, or tried to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChangeRecord {
     /// Rises by one per change, over restarts.
     pub number: u64,
@@ -809,6 +831,7 @@ pub struct GpuRungs {
 
 /// Percentiles of a latency, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Percentiles {
     pub count: u64,
     pub p50: u64,
@@ -820,6 +843,7 @@ pub struct Percentiles {
 
 /// Every statistic.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stats {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -830,6 +854,7 @@ pub struct Stats {
 
 /// A GPU's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GpuStats {
     pub uuid: String,
     /// Microseconds for which somebody had a turn on it and was not idle.
@@ -842,6 +867,7 @@ pub struct GpuStats {
 
 /// A VM's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmStats {
     pub vm: u32,
     pub pool: String,

@@ -223,7 +223,8 @@ fn refused(why: Refusal, message: String) -> Failure {
             failure.hint("vgpud goes on with the map it has; correct the file, then `vgpu-admin reload`")
         }
         Refusal::NotAllowed => failure.hint(
-            "only root, vgpud's own user and the members of its --admin-group may change things: try sudo",
+            "only root, vgpud's own user and the members of its --admin-group may change things: try sudo; \
+             a panel's user is to be in that group",
         ),
         Refusal::Conflict => failure.hint("look at what it is now, then try again"),
         _ => failure,

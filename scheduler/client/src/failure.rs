@@ -3,6 +3,7 @@ use serde::Serialize;
 
 /// What the exit code says. Documented in `docs/operator.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// `vgpud` could not or would not.
@@ -34,6 +35,7 @@ pub const DEGRADED: u8 = 5;
 
 /// A command that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     pub kind: Kind,
     pub message: String,
