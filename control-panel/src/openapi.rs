@@ -5,7 +5,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
-use vgpu_pool_map::LIMITS;
+use vgpu_pool_map::{GPUS_PER_VM_MAX, LIMITS, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
 use vgpu_sched_api::messages::{Stats, Status};
 
 const PATHS: &str = include_str!("page/openapi.json");
@@ -46,13 +46,35 @@ fn schemas() -> Value {
     plain(&mut schemas);
     complete(&mut schemas);
     for limit in LIMITS {
-        let schema = &mut schemas["Limits"]["properties"][limit.key];
-        schema["description"] =
-            format!("{}; 0: {}; not set: {}.", limit.about, limit.zero, limit.unset).into();
-        schema["minimum"] = 0.into();
-        schema["maximum"] = limit.most.into();
+        let about = format!("{}; 0: {}; not set: {}.", limit.about, limit.zero, limit.unset);
+        schemas["Limits"]["properties"][limit.key]["description"] = about.into();
+        bound(&mut schemas, "Limits", limit.key, 0, limit.most);
     }
+    bound(&mut schemas, "VmSettings", "weight", 1, WEIGHT_MAX.into());
+    bound(
+        &mut schemas,
+        "VmSettings",
+        "queue_depth",
+        1,
+        QUEUE_DEPTH_MAX.into(),
+    );
+    bound(&mut schemas, "VmSettings", "aging_ms", 1, MS_MAX);
+    bound(&mut schemas, "PoolSettings", "weight", 1, WEIGHT_MAX.into());
+    bound(
+        &mut schemas,
+        "PoolSettings",
+        "gpus_per_vm",
+        0,
+        GPUS_PER_VM_MAX.into(),
+    );
     schemas
+}
+
+/// What a number must be, as the pool map has it.
+fn bound(schemas: &mut Value, name: &str, key: &str, least: u64, most: u64) {
+    let schema = &mut schemas[name]["properties"][key];
+    schema["minimum"] = least.into();
+    schema["maximum"] = most.into();
 }
 
 fn add<T: JsonSchema>(generator: &mut SchemaGenerator, named: &mut Map<String, Value>, name: &str) {

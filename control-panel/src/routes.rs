@@ -41,12 +41,17 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page: its parts, what they are, and their text.
-const PAGE: [(&str, &str, &str); 4] = [
+const PAGE: [(&str, &str, &str); 5] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     (
         "/panel.js",
         "text/javascript; charset=utf-8",
         include_str!("page/panel.js"),
+    ),
+    (
+        "/change.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page/change.js"),
     ),
     (
         "/panel.css",

@@ -492,6 +492,7 @@ impl Link {
             | Refusal::NotFound
             | Refusal::BadConfig
             | Refusal::NotAllowed
+            | Refusal::Conflict
             | Refusal::Failed => Status::HostError,
         }
     }

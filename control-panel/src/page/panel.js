@@ -1,4 +1,4 @@
-// Follows /api/v1/live and shows it. Every text is put into the page as text, never as HTML.
+// Follows /api/v1/live and shows it; change.js has what changes things. Every text is put into the page as text, never as HTML.
 "use strict";
 
 const MINUTE = 60_000;
@@ -16,7 +16,7 @@ const CHART = { width: 120, height: 24 };
 const byId = (id) => document.getElementById(id);
 
 /** What is shown, and how old that is. */
-const shown = { status: null, stats: null, knownAt: null, heardAt: performance.now(), state: "connecting", failure: null };
+const shown = { me: null, status: null, stats: null, knownAt: null, heardAt: performance.now(), state: "connecting", failure: null };
 
 // ---- Texts ----
 
@@ -213,11 +213,15 @@ class Table {
     return row;
   }
 
-  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }`. */
+  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }`, or `{ act }` that a button does. */
   fill(node, column, cell) {
     const inside = node.firstChild;
     if (cell?.history !== undefined) {
       fillChart(inside, cell);
+      return;
+    }
+    if (cell?.act !== undefined) {
+      fillButton(inside, cell);
       return;
     }
     const lines = (Array.isArray(cell) ? cell : [cell]).map((line) => (typeof line === "string" ? { text: line } : line));
@@ -229,6 +233,18 @@ class Table {
       setClass(inside.children[at], kind ?? "");
     });
   }
+}
+
+/** A button that is the same element as long as its row is there, so that it keeps the focus. */
+function fillButton(inside, { act, name }) {
+  let button = inside.querySelector("button");
+  if (!button) {
+    button = element("button", { type: "button" }, "Change …");
+    button.addEventListener("click", () => button.act());
+    inside.replaceChildren(button);
+  }
+  button.act = act;
+  button.setAttribute("aria-label", `Change ${name} …`);
 }
 
 function fillChart(inside, { history, what, mark }) {
@@ -268,12 +284,18 @@ const VM_COLUMNS = [
   { name: "Share, last minute", kind: "chart" }, { name: "Wait p50", kind: "number" }, { name: "Wait p99", kind: "number" },
   { name: "Violations", kind: "number" }, { name: "Quarantine", kind: "text" },
 ];
+/** Only those who may change things have it. */
+const CHANGE_COLUMN = { name: "Change", kind: "change" };
+const mayChange = () => shown.me?.role === "admin";
+const columns = (all) => (mayChange() ? [...all, CHANGE_COLUMN] : all);
+/** The cells of a row, with the button of those who may change what it is of. */
+const changeable = (cells, name, act) => (mayChange() ? [...cells, { name, act }] : cells);
 const GPU_STATES = {
   ready: ["ready", "good"], unassigned: ["free", ""], missing: ["MISSING", "bad"], divided: ["divided (MIG)", ""],
 };
 const SESSION_STATES = { out: "not on the GPU", asked: "giving back" };
 
-const gpuTable = new Table(GPU_COLUMNS);
+let gpuTable = null;
 const poolTables = new Map();
 
 function gpuRow(gpu, stats) {
@@ -281,7 +303,7 @@ function gpuRow(gpu, stats) {
   const own = stats.get(gpu.uuid);
   return {
     key: gpu.uuid,
-    cells: [
+    cells: changeable([
       gpu.index === null ? "none" : String(gpu.index),
       [printable(gpu.model || "unknown"), { text: printable(gpu.uuid), kind: "under" }],
       gpu.memory ? bytes(gpu.memory) : "-",
@@ -293,7 +315,7 @@ function gpuRow(gpu, stats) {
       String(gpu.sessions),
       own ? String(own.waiting) : "-",
       { history: `gpu ${gpu.uuid}`, what: "Busy" },
-    ],
+    ], `GPU ${gpu.index ?? gpu.uuid}`, () => begin(["assign", "unassign"], { gpu: gpu.uuid, pool: gpu.pools[0] })),
   };
 }
 
@@ -316,12 +338,12 @@ function quarantine(vm) {
   return [{ text: `QUARANTINED ${until}`, kind: "bad" }, printable(vm.quarantine.why)];
 }
 
-function vmRow(vm, stats) {
+function vmRow(vm, stats, pool) {
   const wait = stats.get(vm.vm)?.wait;
   const waited = (us) => (wait?.count ? latency(us) : "-");
   return {
     key: `vm ${vm.vm}`,
-    cells: [
+    cells: changeable([
       String(vm.vm),
       vm.weight === 1 ? vm.priority : `${vm.priority}, weight ${vm.weight}`,
       doing(vm),
@@ -331,9 +353,15 @@ function vmRow(vm, stats) {
       waited(wait?.p99),
       [{ text: String(vm.violations), kind: vm.violations ? "warn" : "" }],
       quarantine(vm),
-    ],
+    ], `VM ${vm.vm}`, () => begin(
+      [vm.quarantine ? "release" : "set", ...VM_ACTIONS.filter((action) => action !== (vm.quarantine ? "release" : "set"))],
+      { vms: String(vm.vm), pool: pool.name, move: true },
+    )),
   };
 }
+
+/** What can be done with a VM that is in a pool. */
+const VM_ACTIONS = ["set", "register", "quarantine", "release", "unregister"];
 
 /** The VMs of a pool that have no row of their own: "2, 4-7". */
 function others(pool) {
@@ -366,7 +394,7 @@ function poolAbout(pool) {
 
 function render() {
   const { status, stats } = shown;
-  if (!status) return;
+  if (!status || !gpuTable) return;
   const [gpuStats, vmStats] = [
     new Map((stats?.gpus ?? []).map((gpu) => [gpu.uuid, gpu])),
     new Map((stats?.vms ?? []).map((vm) => [vm.vm, vm])),
@@ -390,12 +418,16 @@ function renderPools(status, vmStats) {
   for (const pool of status.pools) {
     gone.delete(pool.name);
     if (!poolTables.has(pool.name)) {
-      poolTables.set(pool.name, new Table(VM_COLUMNS));
+      poolTables.set(pool.name, new Table(columns(VM_COLUMNS)));
     }
     const table = poolTables.get(pool.name);
-    const rows = pool.vms.map((vm) => vmRow(vm, vmStats));
+    const rows = pool.vms.map((vm) => vmRow(vm, vmStats, pool));
     const rest = others(pool);
-    if (rest) rows.push({ key: "others", cells: [rest, "-", "never started", "-", "-", "-", "-", "-", "-"] });
+    if (rest) {
+      const cells = [rest, "-", "never started", "-", "-", "-", "-", "-", "-"];
+      const known = { vms: rest.split(", ")[0], pool: pool.name, move: true };
+      rows.push({ key: "others", cells: changeable(cells, `VMs ${rest}`, () => begin(VM_ACTIONS, known)) });
+    }
     table.update(poolTitle(pool, gpus), poolAbout(pool), rows);
   }
   for (const name of gone) {
@@ -404,7 +436,9 @@ function renderPools(status, vmStats) {
   }
   const wanted = status.pools.map((pool) => poolTables.get(pool.name).node);
   if (wanted.length === 0) {
-    setText(section, "There is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one.");
+    setText(section, mayChange()
+      ? "There is no pool yet: assigning a GPU to one makes it."
+      : "There is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one.");
   } else if (section.children.length !== wanted.length || wanted.some((node, at) => section.children[at] !== node)) {
     section.replaceChildren(...wanted);
   }
@@ -417,6 +451,7 @@ function renderState() {
   const last = shown.status ? " What is shown is the last known state." : "";
   const texts = {
     connecting: "Connecting ...",
+    asked: "",
     up: "Live.",
     down: `${printable(failure?.message ?? "vgpud does not answer")}${hint}.${last}`,
     lost: `This panel does not answer.${last}`,
@@ -442,6 +477,29 @@ function become(state, failure = null) {
   renderState();
 }
 
+// ---- Asking ----
+
+/** What a request was answered, or a failure with `kind`, `message`, `hint` and `status`. */
+async function ask(path, object) {
+  const request = object === undefined ? {} : {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(object),
+  };
+  let response;
+  try {
+    response = await fetch(path, { ...request, cache: "no-store" });
+  } catch {
+    throw { status: 0, kind: "unreachable", message: "This panel does not answer", hint: null };
+  }
+  const answer = await response.json().catch(() => null);
+  if (response.ok && answer) return answer;
+  throw { status: response.status, ...(answer?.error ?? { kind: "failed", message: `status ${response.status}`, hint: null }) };
+}
+
+function reason(failure) {
+  const hint = failure.hint ? ` (${printable(failure.hint)})` : "";
+  return `${printable(failure.message ?? String(failure))}${hint}`;
+}
+
 // ---- Following ----
 
 function heard() {
@@ -455,12 +513,14 @@ function follow() {
     act(JSON.parse(event.data), Number(event.lastEventId));
   });
   on("status", (status, at) => {
+    const before = shown.status?.map_version;
     // It was started anew since.
     if (shown.status && status.uptime_s < shown.status.uptime_s) interrupt();
     shown.status = status;
     shown.statusAt = shown.knownAt = performance.now();
     sample("vm", at, status.pools.flatMap((pool) => pool.vms).map((vm) => [vm.vm, vm.gpu_microseconds]));
     render();
+    if (before !== status.map_version) refreshAudit();
   });
   on("stats", (stats, at) => {
     shown.stats = stats;
@@ -476,15 +536,76 @@ function follow() {
   });
   source.addEventListener("error", () => {
     // A browser tries again by itself, unless it was refused.
-    if (source.readyState === EventSource.CLOSED) setTimeout(follow, 5000);
+    if (source.readyState === EventSource.CLOSED) setTimeout(askWho, 5000);
     setTimeout(() => {
       if (performance.now() - shown.heardAt >= GRACE && source.readyState !== EventSource.OPEN) become("lost");
     }, GRACE);
   });
 }
 
-byId("gpus").append(gpuTable.node);
-follow();
+// ---- Who looks ----
+
+/** What is only for those who may look. */
+const PARTS = ["main", "footer"];
+
+/** Asks who looks, and then follows; without a word of who it is, the page asks for one. */
+async function askWho() {
+  try {
+    shown.me = await ask("/api/v1/me");
+  } catch (failure) {
+    if (failure.status === 401) {
+      showLogIn();
+      return;
+    }
+    become(failure.status === 0 ? "lost" : "down", failure);
+    setTimeout(askWho, 5000);
+    return;
+  }
+  const { user, role, asks } = shown.me;
+  byId("who").hidden = !asks;
+  setText(byId("user"), asks ? `${printable(user)}, ${role === "admin" ? "who may change things" : "who may look"}` : "");
+  setText(byId("may"), mayChange() ? "What is changed here, vgpu-admin changes as well." : "This page only shows; vgpu-admin changes things.");
+  byId("log-in").hidden = true;
+  for (const part of PARTS) document.querySelector(part).hidden = false;
+  if (!gpuTable) {
+    gpuTable = new Table(columns(GPU_COLUMNS));
+    byId("gpus").append(gpuTable.node);
+  }
+  if (mayChange()) showTools();
+  follow();
+}
+
+function showLogIn() {
+  for (const part of PARTS) document.querySelector(part).hidden = true;
+  byId("who").hidden = true;
+  byId("log-in").hidden = false;
+  become("asked");
+  byId("token").focus();
+}
+
+byId("log-in").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  setText(byId("log-in-said"), "");
+  try {
+    await ask("/api/v1/login", { token: byId("token").value });
+  } catch (failure) {
+    setText(byId("log-in-said"), reason(failure));
+    return;
+  }
+  // Nothing of who was here before is left.
+  location.reload();
+});
+byId("log-out").addEventListener("click", async () => {
+  try {
+    await ask("/api/v1/logout", {});
+  } catch (failure) {
+    notice("bad", reason(failure));
+    return;
+  }
+  location.reload();
+});
+// Once change.js is there, too.
+document.addEventListener("DOMContentLoaded", askWho);
 setInterval(() => {
   if (shown.state === "up") {
     shown.knownAt = performance.now();
