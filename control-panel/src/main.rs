@@ -11,10 +11,11 @@ mod vgpud;
 
 use access::Doors;
 use anyhow::{Context, Result};
+use axum::http::uri::Authority;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use guard::Names;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tokens::{Role, Tokens};
 use tokio::net::TcpListener;
@@ -51,7 +52,7 @@ struct Panel {
     #[arg(long, value_name = "FILE", env = "VGPU_PANEL_TOKENS")]
     tokens: Option<PathBuf>,
     /// A name or address, besides localhost, under which the panel is asked for; may be given several times
-    #[arg(long = "host", value_name = "NAME")]
+    #[arg(long = "host", value_name = "NAME", value_parser = host)]
     hosts: Vec<String>,
     /// The certificates to show for TLS, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -83,6 +84,20 @@ enum Command {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "expected an address and a port, such as 127.0.0.1:8460 or [::1]:8460".to_owned())
+}
+
+/// What a Host header says without its port.
+fn host(text: &str) -> Result<String, String> {
+    let address = text.parse::<IpAddr>().is_ok();
+    let name = text
+        .parse::<Authority>()
+        .is_ok_and(|authority| authority.host() == text && !text.contains('['));
+    match address || name {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("expected a name or an address alone, such as panel.example.org or 192.0.2.1".to_owned())
+        }
+    }
 }
 
 impl Panel {
@@ -204,6 +219,7 @@ mod tests {
             "--listen 0.0.0.0:443 --tls-cert c --tls-key k --tokens t --host a --host b",
             "--listen 0.0.0.0:80 --behind-proxy --tokens t --host a",
             "--behind-proxy --tokens t --host a",
+            "--host panel.example.org --host 2001:db8::1 --host 192.0.2.1",
         ] {
             assert_eq!(check(right), Ok(()), "{right}");
         }
@@ -227,6 +243,10 @@ mod tests {
                 "--listen [::]:443 --tls-cert c --tls-key k --tokens t",
                 "expected --host NAME",
             ),
+            ("--host https://a", "expected a name or an address alone"),
+            ("--host a:80", "expected a name or an address alone"),
+            ("--host a@b", "expected a name or an address alone"),
+            ("--host [::1]", "expected a name or an address alone"),
             ("--tls-cert c", "--tls-key"),
             ("--tls-key k", "--tls-cert"),
             ("--listen localhost:8460", "expected an address and a port"),

@@ -20,6 +20,8 @@ const DIFF_LEN_MAX: usize = 64 * 1024;
 const REFUSAL_LEN_MAX: usize = 2_000;
 /// Bytes of a user's name at most.
 const USER_LEN_MAX: usize = 64;
+/// Bytes of a version at most.
+const SEEN_LEN_MAX: usize = 64;
 
 /// The last changes, numbered without gaps, the oldest first.
 #[derive(Debug, Default)]
@@ -95,6 +97,12 @@ impl Daemon {
         {
             let message =
                 format!("user: expected a name of 1 to {USER_LEN_MAX} bytes without control characters");
+            return Err((Refusal::Invalid, message));
+        }
+        let is_version =
+            |seen: &str| seen.len() <= SEEN_LEN_MAX && seen.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !wanted.seen.as_deref().is_none_or(is_version) {
+            let message = "seen: expected a version of the pool map, as a status has it".to_owned();
             return Err((Refusal::Invalid, message));
         }
         if serde_json::to_vec(&wanted.change).map_or(true, |json| json.len() > CHANGE_LEN_MAX) {

@@ -557,6 +557,9 @@ fn a_change_of_what_has_changed_since_is_refused() {
         daemon.ask(&by_anna(to(4), &daemon.status().map_version)),
         Answer::Changed(_)
     ));
+    let (why, message) = refusal(daemon.ask(&by_anna(to(4), "0\n")));
+    assert_eq!(why, Refusal::Invalid);
+    assert!(message.contains("seen: expected a version"), "{message}");
     // Also of what is not in use yet.
     let by_hand = daemon.read_map().replace("# ours", "# ours and yours");
     daemon.write_map(&by_hand);

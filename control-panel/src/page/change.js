@@ -70,8 +70,11 @@ function newPoolField(known) {
   return made;
 }
 
-/** A key's words: "Queue depth". */
-const named = (key) => `${key[0].toUpperCase()}${key.slice(1).replaceAll("_", " ")}`;
+/** A key's words: "Queue depth", "GPUs per VM". */
+function named(key) {
+  const words = key.split("_").map((word) => word.replace(/^gpu(s?)$/, "GPU$1").replace(/^vm$/, "VM")).join(" ");
+  return `${words[0].toUpperCase()}${words.slice(1)}`;
+}
 
 /** What the panel says of its objects. */
 let document_ = null;
@@ -99,7 +102,7 @@ function settingFields(name, path) {
       fields.push(field({ ...words, control, read: () => (control.value === "" ? undefined : Number(control.value)) }));
     } else if (kinds.includes("array")) {
       const items = schema(own.items.$ref.split("/").pop());
-      const names = (items.enum ?? items.oneOf.map((one) => one.const)).join(",");
+      const names = (items.enum ?? items.oneOf.map((one) => one.const)).join(", ");
       const control = element("input", { type: "text", placeholder: "as it is", autocomplete: "off", spellcheck: "false" });
       const read = () => {
         const text = control.value.trim();
@@ -218,6 +221,10 @@ function values(fields) {
 
 /** Opens the dialog for one of these actions; what is known of it is filled in. */
 async function begin(choices, known = {}) {
+  if (!shown.status) {
+    notice("bad", "Nothing is known of the host yet.");
+    return;
+  }
   try {
     document_ ??= await ask("/api/v1/openapi.json");
   } catch (failure) {
@@ -306,6 +313,33 @@ function notice(kind, title, lines = [], number = null) {
   close.addEventListener("click", () => { node.replaceChildren(); setClass(node, ""); });
   buttons.append(close);
   node.append(buttons);
+}
+
+/** The VMs that are being dragged, and from which pool. */
+let dragged = null;
+
+/** Has a pool's table give VMs, and take those that are dropped on it. */
+function takesVms(table, pool) {
+  const fits = () => dragged && dragged.from !== pool;
+  table.addEventListener("dragstart", (event) => {
+    dragged = event.target.closest?.("tr")?.drag || null;
+    if (dragged) event.dataTransfer.setData("text/plain", dragged.vms);
+  });
+  table.addEventListener("dragend", () => { dragged = null; });
+  table.addEventListener("dragover", (event) => {
+    if (!fits()) return;
+    event.preventDefault();
+    setClass(table, "target");
+  });
+  table.addEventListener("dragleave", (event) => {
+    if (!table.contains(event.relatedTarget)) setClass(table, "");
+  });
+  table.addEventListener("drop", (event) => {
+    setClass(table, "");
+    if (!fits()) return;
+    event.preventDefault();
+    begin(["register"], { vms: dragged.vms, pool, move: true, try: true });
+  });
 }
 
 async function scan() {

@@ -177,14 +177,14 @@ class Table {
       element("caption", {}, this.title, this.about), element("thead", { role: "rowgroup" }, head), this.body);
   }
 
-  /** Rows are `{ key, cells }`, a cell as `fill` takes it. */
+  /** Rows are `{ key, cells, drag }`, a cell as `fill` takes it; what can be dragged somewhere else is so by its head. */
   update(title, about, rows) {
     setText(this.title, title);
     setText(this.about, about);
     this.about.hidden = about === "";
     const gone = new Set(this.rows.keys());
     let before = null;
-    for (const { key, cells } of rows) {
+    for (const { key, cells, drag } of rows) {
       gone.delete(key);
       let row = this.rows.get(key);
       if (!row) {
@@ -192,6 +192,8 @@ class Table {
         this.rows.set(key, row);
       }
       cells.forEach((cell, at) => this.fill(row.children[at], this.columns[at], cell));
+      row.drag = drag;
+      if (row.firstChild.draggable !== Boolean(drag)) row.firstChild.draggable = Boolean(drag);
       const place = before ? before.nextSibling : this.body.firstChild;
       if (place !== row) this.body.insertBefore(row, place);
       before = row;
@@ -343,6 +345,7 @@ function vmRow(vm, stats, pool) {
   const waited = (us) => (wait?.count ? latency(us) : "-");
   return {
     key: `vm ${vm.vm}`,
+    drag: mayChange() && { vms: String(vm.vm), from: pool.name },
     cells: changeable([
       String(vm.vm),
       vm.weight === 1 ? vm.priority : `${vm.priority}, weight ${vm.weight}`,
@@ -418,7 +421,9 @@ function renderPools(status, vmStats) {
   for (const pool of status.pools) {
     gone.delete(pool.name);
     if (!poolTables.has(pool.name)) {
-      poolTables.set(pool.name, new Table(columns(VM_COLUMNS)));
+      const made = new Table(columns(VM_COLUMNS));
+      poolTables.set(pool.name, made);
+      if (mayChange()) takesVms(made.node, pool.name);
     }
     const table = poolTables.get(pool.name);
     const rows = pool.vms.map((vm) => vmRow(vm, vmStats, pool));
@@ -426,7 +431,8 @@ function renderPools(status, vmStats) {
     if (rest) {
       const cells = [rest, "-", "never started", "-", "-", "-", "-", "-", "-"];
       const known = { vms: rest.split(", ")[0], pool: pool.name, move: true };
-      rows.push({ key: "others", cells: changeable(cells, `VMs ${rest}`, () => begin(VM_ACTIONS, known)) });
+      const drag = mayChange() && { vms: known.vms, from: pool.name };
+      rows.push({ key: "others", drag, cells: changeable(cells, `VMs ${rest}`, () => begin(VM_ACTIONS, known)) });
     }
     table.update(poolTitle(pool, gpus), poolAbout(pool), rows);
   }
