@@ -167,7 +167,7 @@ impl<'a> Error<'a> {
     }
 }
 
-/// An answer with the version of its keys.
+// An answer with the version of its keys. What it is, is said by what it tells.
 #[derive(Serialize, JsonSchema)]
 pub struct Versioned<T> {
     /// Version of this object; another one when a key goes or means something else.

@@ -83,7 +83,7 @@ impl Daemon {
     /// Takes a change of the pool map's file back, if it was the last one.
     pub(crate) fn undo(&mut self, text: &str, number: u64, dry_run: bool) -> Result<Done, Refused> {
         let Some(record) = self.audit.get(number) else {
-            let message = format!("there is no change {number}: `vgpu-admin audit` lists them");
+            let message = format!("there is no change {number}");
             return Err((Refusal::NotFound, message));
         };
         if record.diff.is_empty() {

@@ -126,6 +126,13 @@ pub enum Command {
         #[command(flatten)]
         change: Change,
     },
+    /// Take the last change of the pool map back
+    Undo {
+        /// Its number, as `audit` has it
+        number: u64,
+        #[command(flatten)]
+        change: Change,
+    },
     /// Show GPUs, pools and VMs on one screen
     Status {
         #[command(flatten)]
@@ -343,6 +350,7 @@ const POOL_HINT: &str = "`vgpu-admin help set-pool` lists the settings, `vgpu-ad
     pools that share a GPU are set together, with --pool for each";
 /// Bytes of a reason at most.
 const REASON_LEN_MAX: usize = 200;
+const UNDO_HINT: &str = "`vgpu-admin audit` lists the changes";
 const VMS_HINT: &str = "`vgpu-admin status` lists the pools and their VMs";
 
 impl Command {
@@ -435,6 +443,9 @@ impl Command {
             }
             Self::Release { vms, change } => {
                 return planned(Wanted::Release { vms: vms.text() }, change, VMS_HINT);
+            }
+            Self::Undo { number, change } => {
+                return planned(Wanted::Undo { number: *number }, change, UNDO_HINT);
             }
             Self::ScanGpus
             | Self::Audit { .. }

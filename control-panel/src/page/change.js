@@ -77,9 +77,9 @@ function named(key) {
 }
 
 /** What the panel says of its objects. */
-let document_ = null;
+let described = null;
 
-const schema = (name) => document_.components.schemas[name];
+const schema = (name) => described.components.schemas[name];
 
 /** A field for each of an object's settings, as the panel's own description has them; those that are objects last. */
 function settingFields(name, path) {
@@ -167,7 +167,7 @@ const TOOLS = [
 ];
 
 /** What is being done in the dialog: the action, what is known of it, its fields, and what was tried. */
-let doing_ = null;
+let current = null;
 
 function nodes(fields) {
   return fields.map((one) => (one.group
@@ -188,20 +188,20 @@ function say(kind, title, lines = []) {
 
 /** What was tried counts no longer. */
 function forget() {
-  doing_.tried = null;
+  current.tried = null;
   byId("change-apply").disabled = true;
   say("", "");
 }
 
 function choose(name, known) {
   const action = ACTIONS[name];
-  doing_ = { ...doing_, name, known, fields: action.fields(known) };
+  current = { ...current, name, known, fields: action.fields(known) };
   setText(byId("change-title"), action.title);
-  const inputs = nodes(doing_.fields);
-  if (doing_.choices.length > 1) {
-    const control = selectOf(doing_.choices.map((choice) => [choice, ACTIONS[choice].title]), name);
+  const inputs = nodes(current.fields);
+  if (current.choices.length > 1) {
+    const control = selectOf(current.choices.map((choice) => [choice, ACTIONS[choice].title]), name);
     control.addEventListener("change", () => {
-      choose(control.value, { ...known, ...values(doing_.fields) });
+      choose(control.value, { ...known, ...values(current.fields) });
       byId("change-fields").querySelector("select").focus();
     });
     inputs.unshift(field({ label: "What to do", control, path: [] }).node);
@@ -226,12 +226,12 @@ async function begin(choices, known = {}) {
     return;
   }
   try {
-    document_ ??= await ask("/api/v1/openapi.json");
+    described ??= await ask("/api/v1/openapi.json");
   } catch (failure) {
     notice("bad", reason(failure));
     return;
   }
-  doing_ = { choices };
+  current = { choices };
   choose(choices[0], known);
   byId("change").showModal();
   if (known.try) byId("change-form").requestSubmit();
@@ -239,7 +239,7 @@ async function begin(choices, known = {}) {
 
 /** Asks for it, with the version of the pool map that is shown unless it has nothing to do with that. */
 function order(dry) {
-  const { name, known, fields, tried } = doing_;
+  const { name, known, fields, tried } = current;
   const change = ACTIONS[name].make(values(fields), known);
   const ofTheMap = change.verb === "edit" || change.verb === "undo";
   const seen = ofTheMap ? (tried?.map_version ?? shown.status.map_version) : null;
@@ -270,7 +270,7 @@ async function busy(act) {
 function preview() {
   return busy(async () => {
     const tried = await order(true);
-    doing_.tried = tried;
+    current.tried = tried;
     const apply = byId("change-apply");
     if (tried.changes.length === 0) {
       say("", "Nothing would change: it is so already.");
@@ -293,7 +293,7 @@ function apply() {
 /** Says what was changed, and offers to take it back. */
 function changed(done) {
   const lines = done.changes.map(printable);
-  const undo = done.number !== null && ["edit", "undo"].includes(ACTIONS[doing_.name].make({}, doing_.known).verb);
+  const undo = done.number !== null && ["edit", "undo"].includes(ACTIONS[current.name].make({}, current.known).verb);
   notice("good", lines.length ? "Changed:" : "Nothing has changed: it is so already.", lines, undo ? done.number : null);
   refreshAudit();
 }

@@ -547,7 +547,7 @@ pub enum ToExec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
-    /// [`SCHEMA_VERSION`].
+    /// Version of this object; another one when a key goes or means something else.
     pub schema_version: u32,
     /// Version of `vgpud`.
     pub version: String,
@@ -785,7 +785,7 @@ pub struct Changed {
     pub changes: Vec<String>,
     /// The number under which it is kept; `None` if nothing was changed.
     pub number: Option<u64>,
-    /// [`Status::map_version`] now.
+    /// The `map_version` of a status, now.
     pub map_version: String,
 }
 
@@ -845,7 +845,7 @@ pub struct Percentiles {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stats {
-    /// [`SCHEMA_VERSION`].
+    /// Version of this object; another one when a key goes or means something else.
     pub schema_version: u32,
     pub uptime_s: u64,
     pub gpus: Vec<GpuStats>,
