@@ -2,6 +2,7 @@
 //! for in the name of somebody whom the panel knows.
 mod access;
 mod guard;
+mod history;
 mod live;
 mod openapi;
 mod routes;
@@ -15,8 +16,10 @@ use axum::http::uri::Authority;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use guard::Names;
+use history::History;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokens::{Role, Tokens};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -180,9 +183,11 @@ async fn run(panel: Panel) -> Result<()> {
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
     log::info!("listening at {scheme}://{}/", listener.local_addr()?);
+    let history = Arc::<History>::default();
+    tokio::spawn(history.clone().follow(vgpud.clone()));
     let doors = Doors::new(tokens, tls.is_some() || panel.behind_proxy);
     tokio::select! {
-        () = server::serve(listener, tls, routes::router(vgpud, doors, panel.names())) => {}
+        () = server::serve(listener, tls, routes::router(vgpud, history, doors, panel.names())) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

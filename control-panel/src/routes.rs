@@ -1,6 +1,7 @@
 //! What can be asked, and the page.
 use crate::access::{Access, Denied, Doors, Who};
 use crate::guard::{Names, guard};
+use crate::history::History;
 use crate::live::follow;
 use crate::openapi;
 use crate::tokens::Role;
@@ -65,6 +66,7 @@ const PAGE: [(&str, &str, &str); 5] = [
 struct Panel {
     vgpud: Arc<Vgpud>,
     doors: Arc<Doors>,
+    history: Arc<History>,
     followers: Arc<Semaphore>,
 }
 
@@ -76,7 +78,7 @@ struct Route {
 }
 
 /// All of it.
-fn api() -> [Route; 13] {
+fn api() -> [Route; 14] {
     let route = |access| {
         move |path, handler| Route {
             path,
@@ -92,6 +94,7 @@ fn api() -> [Route; 13] {
         read("/api/v1/stats", get(stats)),
         read("/api/v1/events", get(events)),
         read("/api/v1/live", get(live)),
+        read("/api/v1/history", get(history)),
         read("/api/v1/changes", get(changes)),
         change("/api/v1/changes", post(change_something)),
         change("/api/v1/scan", post(scan)),
@@ -109,9 +112,10 @@ fn api() -> [Route; 13] {
 }
 
 /// Everything that is answered.
-pub fn router(vgpud: Arc<Vgpud>, doors: Doors, names: Names) -> Router {
+pub fn router(vgpud: Arc<Vgpud>, history: Arc<History>, doors: Doors, names: Names) -> Router {
     let panel = Panel {
         vgpud,
+        history,
         doors: Arc::new(doors),
         followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
     };
@@ -243,6 +247,10 @@ async fn status(State(panel): State<Panel>) -> Response {
 
 async fn stats(State(panel): State<Panel>) -> Response {
     panel.now(|known| text(JSON, known.stats.json.clone())).await
+}
+
+async fn history(State(panel): State<Panel>) -> Response {
+    told(panel.history.shares())
 }
 
 async fn metrics(State(panel): State<Panel>) -> Response {

@@ -2,6 +2,9 @@
 "use strict";
 
 const MINUTE = 60_000;
+const DAY = 86_400_000;
+/** Between two points of the last day. */
+const STEP = 300_000;
 /** Without a word from the panel for so long it is taken to be gone; it says something every 15 seconds. */
 const SILENCE_MAX = 40_000;
 /** A connection that is back so soon was never gone. */
@@ -104,7 +107,7 @@ class History {
       used += share(before, to) * (to.at - from);
     }
     if (seen < SMOOTH) return null;
-    return { steps, end, seen, average: used / seen, most: Math.max(...steps.map((step) => step.share)), now: steps.at(-1).share };
+    return { window: MINUTE, steps, end, seen, average: used / seen, most: Math.max(...steps.map((step) => step.share)), now: steps.at(-1).share };
   }
 }
 
@@ -132,14 +135,54 @@ function sample(kind, at, counters) {
   }
 }
 
+/** By the same keys, if the last day is looked at. */
+let lastDay = null;
+
+/** What the panel has seen of the last day, as `History.over` has the last minute. */
+function dayOf(at, shares) {
+  const steps = [];
+  shares.forEach((share, index) => {
+    if (share === null) return;
+    // What was not read in between is not known.
+    steps.push({ from: Math.max(at[index - 1] ?? 0, at[index] - STEP * 1.5), to: at[index], share: share / 1000 });
+  });
+  if (steps.length === 0) return null;
+  const seen = steps.reduce((sum, { from, to }) => sum + to - from, 0);
+  const used = steps.reduce((sum, { from, to, share }) => sum + share * (to - from), 0);
+  return {
+    window: DAY, steps, end: at.at(-1), seen, average: used / seen, most: Math.max(...steps.map((step) => step.share)), now: steps.at(-1).share,
+  };
+}
+
+async function readDay() {
+  if (byId("span").value !== "day") {
+    lastDay = null;
+  } else {
+    try {
+      const { at_ms: at, gpus, vms } = await ask("/api/v1/history");
+      lastDay = new Map([...gpus.map(({ uuid, shares }) => [`gpu ${uuid}`, dayOf(at, shares)]),
+        ...vms.map(({ vm, shares }) => [`vm ${vm}`, dayOf(at, shares)])]);
+    } catch {
+      // The state says what is wrong, and it is asked again.
+    }
+  }
+  render();
+}
+
 function drawn(svg, over) {
   const most = Math.max(1, over.most);
-  const x = (at) => (((at - over.end + MINUTE) / MINUTE) * CHART.width).toFixed(1);
+  const x = (at) => (((at - over.end + over.window) / over.window) * CHART.width).toFixed(1);
   const y = (share) => (CHART.height - 1 - (share / most) * (CHART.height - 2)).toFixed(1);
-  const points = over.steps.flatMap(({ from, to, share }) => [`${x(from)},${y(share)}`, `${x(to)},${y(share)}`]);
-  const [first, last] = [x(over.steps[0].from), x(over.end)];
-  svg.querySelector("polyline").setAttribute("points", points.join(" "));
-  svg.querySelector("path").setAttribute("d", `M${first},${CHART.height} L${points.join(" L")} L${last},${CHART.height} Z`);
+  // A line for each time of which all is known.
+  const runs = [];
+  over.steps.forEach((step, index) => {
+    if (index === 0 || step.from > over.steps[index - 1].to) runs.push([]);
+    runs.at(-1).push(step);
+  });
+  const lines = runs.map((steps) => steps.flatMap(({ from, to, share }) => [`${x(from)},${y(share)}`, `${x(to)},${y(share)}`]).join(" L"));
+  const areas = runs.map((steps, at) => `M${x(steps[0].from)},${CHART.height} L${lines[at]} L${x(steps.at(-1).to)},${CHART.height} Z`);
+  svg.querySelector(".drawn").setAttribute("d", lines.map((line) => `M${line}`).join(" "));
+  svg.querySelector(".area").setAttribute("d", areas.join(" "));
 }
 
 // ---- Parts of the page ----
@@ -250,7 +293,7 @@ function fillButton(inside, { act, name }) {
 }
 
 function fillChart(inside, { history, what, mark }) {
-  const over = histories.get(history)?.over(hostNow());
+  const over = lastDay ? lastDay.get(history) : histories.get(history)?.over(hostNow());
   if (!over) {
     setText(inside, "-");
     return;
@@ -260,7 +303,11 @@ function fillChart(inside, { history, what, mark }) {
     svg = document.createElementNS(SVG, "svg");
     const attributes = { class: "line", role: "img", viewBox: `0 0 ${CHART.width} ${CHART.height}`, preserveAspectRatio: "none" };
     for (const [name, value] of Object.entries(attributes)) svg.setAttribute(name, value);
-    for (const tag of ["line", "path", "polyline"]) svg.append(document.createElementNS(SVG, tag));
+    for (const [tag, name] of [["line", "base"], ["path", "area"], ["path", "drawn"]]) {
+      const part = document.createElementNS(SVG, tag);
+      part.setAttribute("class", name);
+      svg.append(part);
+    }
     const base = svg.querySelector("line");
     for (const [name, value] of [["x1", 0], ["x2", CHART.width], ["y1", CHART.height - 0.5], ["y2", CHART.height - 0.5]]) {
       base.setAttribute(name, value);
@@ -268,7 +315,8 @@ function fillChart(inside, { history, what, mark }) {
     inside.replaceChildren(svg, element("span"));
   }
   drawn(svg, over);
-  const seen = over.seen > MINUTE - 1000 ? "the last minute" : `the last ${duration(over.seen / 1000)}`;
+  const whole = over.window === DAY ? "the last day" : "the last minute";
+  const seen = over.seen > over.window * 0.98 ? whole : `${duration(over.seen / 1000)} of ${whole}`;
   svg.setAttribute("aria-label",
     `${what} over ${seen}: now ${percent(over.now)}, on average ${percent(over.average)}, at most ${percent(over.most)}`);
   setText(inside.querySelector("span"), `${mark ?? ""}${percent(over.average)}`);
@@ -279,11 +327,11 @@ function fillChart(inside, { history, what, mark }) {
 const GPU_COLUMNS = [
   { name: "GPU" }, { name: "Model, UUID", kind: "text" }, { name: "Memory", kind: "number" }, { name: "PCI address" }, { name: "Driver" },
   { name: "State" }, { name: "Pools", kind: "text" }, { name: "Sessions", kind: "number" }, { name: "Waiting", kind: "number" },
-  { name: "Busy, last minute", kind: "chart" },
+  { name: "Busy", kind: "chart" },
 ];
 const VM_COLUMNS = [
   { name: "VM" }, { name: "Priority" }, { name: "Doing", kind: "text" }, { name: "Queue", kind: "number" },
-  { name: "Share, last minute", kind: "chart" }, { name: "Wait p50", kind: "number" }, { name: "Wait p99", kind: "number" },
+  { name: "Share", kind: "chart" }, { name: "Wait p50", kind: "number" }, { name: "Wait p99", kind: "number" },
   { name: "Violations", kind: "number" }, { name: "Quarantine", kind: "text" },
 ];
 /** Only those who may change things have it. */
@@ -589,6 +637,8 @@ function showLogIn() {
   byId("token").focus();
 }
 
+byId("span").addEventListener("change", readDay);
+setInterval(() => { if (lastDay) readDay(); }, STEP);
 byId("log-in").addEventListener("submit", async (event) => {
   event.preventDefault();
   setText(byId("log-in-said"), "");
