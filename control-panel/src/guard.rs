@@ -109,7 +109,7 @@ impl Names {
         {
             return refuse(
                 StatusCode::BAD_REQUEST,
-                "expected a request without a body".to_owned(),
+                "the request has a body: expected one without, since it only asks".to_owned(),
             );
         }
         Ok(())

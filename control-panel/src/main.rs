@@ -19,6 +19,7 @@ use guard::Names;
 use history::History;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use tokens::{Role, Tokens};
 use tokio::net::TcpListener;
@@ -142,9 +143,19 @@ impl Panel {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let arguments = Arguments::parse();
+    match start(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // In one line, without the backtrace that an error may have: it is for who runs this, not for who wrote it.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<()> {
     if let Some(Command::Token { tokens, role, name }) = &arguments.command {
         println!("{}", tokens::add(tokens, *role, name)?);
         return Ok(());

@@ -9,7 +9,7 @@ use crate::vgpud::{Known, Vgpud, json};
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
@@ -476,11 +476,16 @@ async fn live(State(panel): State<Panel>) -> Response {
     }
 }
 
-async fn nothing() -> Response {
-    let failure = Failure::new(
-        Kind::NotFound,
-        "there is nothing here: expected a path of /api/v1/openapi.json",
+async fn nothing(asked: Uri) -> Response {
+    let mut paths = api().map(|route| route.path).to_vec();
+    // Some answer to two methods.
+    paths.dedup();
+    let message = format!(
+        "there is nothing at {}: expected / or one of {}",
+        asked.path(),
+        paths.join(", ")
     );
+    let failure = Failure::new(Kind::NotFound, message).hint("/api/v1/openapi.json tells of each");
     refused(StatusCode::NOT_FOUND, &failure)
 }
 

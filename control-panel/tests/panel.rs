@@ -325,7 +325,13 @@ fn each_route_answers_as_its_tool_does() {
             "{response:?}"
         );
     }
-    assert_eq!(panel.get("/api/v2").json(404)["error"]["kind"], "not_found");
+    let nothing = panel.get("/api/v2?x=y").json(404);
+    assert_eq!(nothing["error"]["kind"], "not_found");
+    let message = nothing["error"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("there is nothing at /api/v2: expected / or one of /api/v1/status, "),
+        "{message}"
+    );
 }
 
 #[test]
@@ -496,7 +502,9 @@ fn what_is_not_to_be_asked_is_refused() {
     assert!(hint.contains("--tokens FILE"), "{error}");
     assert_eq!(panel.host.lock().unwrap().wanted, []);
     let body = "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\nxyz";
-    panel.send(body).json(400);
+    let error = panel.send(body).json(400);
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("expected one without"), "{message}");
     let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000));
     let mut stream = panel.connect();
     let mut answer = Vec::new();
@@ -562,6 +570,28 @@ fn a_guests_text_is_only_text() {
             .lines()
             .all(|line| line.starts_with('#') || line.starts_with("vgpu_")),
         "{metrics}"
+    );
+}
+
+/// What is wrong is said in one line, whatever the environment asks for.
+#[test]
+fn a_mistake_is_told_in_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_vgpu-panel"))
+        .args(["--listen", &address])
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.starts_with(&format!("error: cannot listen at {address}: ")),
+        "{said}"
+    );
+    assert_eq!(
+        (said.lines().count(), output.status.code()),
+        (1, Some(1)),
+        "{said}"
     );
 }
 

@@ -7,7 +7,6 @@
 //!
 //! `--no-jail` leaves both out. What is refused shows in the kernel's audit log ("type=1326" names the system call;
 //! Landlock's own records need Linux 6.15).
-use crate::mps;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -43,6 +42,9 @@ const READABLE: &[&str] = &[
     "/dev/random",
     "/dev/zero",
 ];
+/// Where libcuda has files of what processes share: those of events, `cuda.shm.UID.PID.N`, and those of MPS. They are their
+/// user's alone.
+const SHARED_MEMORY: &str = "/dev/shm";
 /// Calls of the x32 ABI are numbered from here; no filter of x86-64 numbers sees them.
 const X32: u32 = 0x4000_0000;
 
@@ -125,10 +127,9 @@ fn rules(mps: Option<&Path>) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let nvidia = devices.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"nvidia"));
     rules.extend(nvidia.map(|entry| (entry.path(), device)));
     rules.extend(softgpu_share().map(|path| (path, share)));
+    rules.push((SHARED_MEMORY.into(), share | AccessFs::RemoveFile));
     if let Some(pipes) = mps {
         rules.push((pipes.to_owned(), read | AccessFs::WriteFile));
-        // Files come and go there; those of other users stay closed.
-        rules.push((mps::SHARED_MEMORY.into(), share | AccessFs::RemoveFile));
     }
     rules
 }
@@ -370,11 +371,7 @@ mod tests {
         if files != "no Landlock" {
             assert_eq!(std::fs::read(&secret).unwrap_err().kind(), PermissionDenied);
             let folder = Path::new(&secret).parent().unwrap();
-            let shared = Path::new(mps::SHARED_MEMORY);
-            for folder in [folder, Path::new("/usr/lib"), shared, Path::new("/")] {
-                if mps.is_some() && folder == shared {
-                    continue;
-                }
+            for folder in [folder, Path::new("/usr/lib"), Path::new("/dev"), Path::new("/")] {
                 let made = std::fs::write(folder.join("vgpu-test-file"), b"");
                 assert_eq!(made.unwrap_err().kind(), PermissionDenied, "{}", folder.display());
             }
@@ -387,9 +384,6 @@ mod tests {
             log.unwrap().write_all(b"x").unwrap();
             let new = std::fs::write(pipes.join("new"), b"");
             assert!(files == "no Landlock" || new.is_err());
-            let shared = Path::new(mps::SHARED_MEMORY).join(format!("vgpu-test-{}", std::process::id()));
-            std::fs::write(&shared, b"x").unwrap();
-            std::fs::remove_file(&shared).unwrap();
         }
         // What libcuda does.
         std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -400,6 +394,9 @@ mod tests {
             std::fs::read("/usr/lib/no such file").unwrap_err().kind(),
             NotFound
         );
+        let shared = Path::new(SHARED_MEMORY).join(format!("vgpu-test-{}", std::process::id()));
+        std::fs::write(&shared, b"x").unwrap();
+        std::fs::remove_file(&shared).unwrap();
         rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         UnixStream::pair().unwrap();
         println!("jailed: {files}; {calls}");

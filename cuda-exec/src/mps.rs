@@ -7,8 +7,6 @@ use std::path::PathBuf;
 
 /// The argument that asks for it.
 pub const ARGUMENT: &str = "--mps";
-/// Where the client and its server share memory.
-pub const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Whether the session shares its GPUs through MPS.
 pub fn is_used() -> bool {

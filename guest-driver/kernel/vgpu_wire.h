@@ -81,7 +81,8 @@ enum vgpu_wire_status {
 	VGPU_WIRE_LOST,
 	VGPU_WIRE_HOST_ERROR,
 	VGPU_WIRE_NO_POOL,
-	VGPU_WIRE_TAKEN
+	VGPU_WIRE_TAKEN,
+	VGPU_WIRE_NO_SCHEDULER
 };
 
 struct vgpu_wire_header {

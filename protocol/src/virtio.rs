@@ -133,6 +133,8 @@ pub enum Status {
     NoPool = 9,
     /// The executor has something of its own at those addresses.
     Taken = 10,
+    /// The host's scheduler does not answer.
+    NoScheduler = 11,
 }
 
 impl Status {
@@ -149,6 +151,7 @@ impl Status {
             7 => Self::Lost,
             9 => Self::NoPool,
             10 => Self::Taken,
+            11 => Self::NoScheduler,
             _ => Self::HostError,
         }
     }

@@ -59,7 +59,7 @@ impl Daemon {
                 .push("what the pool map's file says now is used".to_owned());
             done.diff = diff(&self.map_text, &text);
         }
-        done.notes = self.sessions_that_stay(&map);
+        done.notes = self.what_stays(&map);
         if !dry_run {
             self.use_map(map, text);
         }
@@ -113,7 +113,7 @@ impl Daemon {
     fn put(&mut self, old: &str, new: String, changes: Vec<String>, dry_run: bool) -> Result<Done, Refused> {
         let map = self.parse(&new)?;
         let done = Done {
-            notes: self.sessions_that_stay(&map),
+            notes: self.what_stays(&map),
             diff: diff(old, &new),
             changes,
         };
@@ -162,11 +162,25 @@ impl Daemon {
         moved.map(line).collect()
     }
 
+    /// What an edit leaves as it is, though one might think otherwise.
+    fn what_stays(&self, new: &PoolMap) -> Vec<String> {
+        [self.sessions_that_stay(new), self.quarantines_that_stay(new)].concat()
+    }
+
+    /// A line for each VM in quarantine that is in no pool any longer.
+    fn quarantines_that_stay(&self, new: &PoolMap) -> Vec<String> {
+        let in_pool = |map: &PoolMap, vm| map.pool_of(vm).is_some();
+        let leave = self.quarantines.keys().copied();
+        let leave = leave.filter(|vm| in_pool(&self.map, *vm) && !in_pool(new, *vm));
+        let line = |vm| format!("VM {vm}: stays in quarantine: vgpu-admin release --vm-id {vm} ends that");
+        leave.map(line).collect()
+    }
+
     fn use_map(&mut self, map: PoolMap, text: String) {
         self.map = map;
         self.map_version = version(&text);
         self.map_text = text;
-        log::info!("pool map loaded: {} pools", self.map.pools.len());
+        log::info!("pool map loaded; pools: {}", self.map.pools.len());
         for line in self.degraded() {
             log::warn!("{line}");
         }

@@ -1,5 +1,5 @@
 //! The host's GPUs: those that are there, and those that were.
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nvml_wrapper::enum_wrappers::device::{Clock, P2pCapabilitiesIndex, P2pStatus, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
@@ -221,7 +221,13 @@ pub fn open(library: &Path) -> Result<Nvml> {
     Nvml::builder()
         .lib_path(library.as_ref())
         .init()
-        .with_context(|| format!("NVML, {}", library.display()))
+        .map_err(|error| {
+            // It names its cause itself.
+            anyhow::anyhow!(
+                "NVML, {}: {error}: is the NVIDIA driver installed? --libnvidia-ml names another library",
+                library.display()
+            )
+        })
 }
 
 /// Asks NVML for the GPUs that are there and their MIG instances. One that cannot be asked, since it fell off the bus, is

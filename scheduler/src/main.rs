@@ -67,16 +67,26 @@ struct Arguments {
     admin_group: Option<u32>,
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut words = std::env::args_os().skip(1);
     let (first, library) = (words.next(), PathBuf::from(words.next().unwrap_or_default()));
     match first {
-        Some(first) if first == scan::LIST => return Ok(scan::list_for_parent(&library)),
-        Some(first) if first == watch::WATCH => return Ok(watch::watch_for_parent(&library)),
+        Some(first) if first == scan::LIST => return scan::list_for_parent(&library),
+        Some(first) if first == watch::WATCH => return watch::watch_for_parent(&library),
         _ => {}
     }
-    let arguments = Arguments::parse();
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // In one line, without the backtrace that an error may have: it is for who runs this, not for who wrote it.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
     raise_descriptor_limit();
     let socket = arguments.socket.clone();
     let listener = listen(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
@@ -85,7 +95,7 @@ fn main() -> Result<ExitCode> {
     if let Err(error) = std::fs::remove_file(&socket) {
         log::warn!("{} stays: {error}", socket.display());
     }
-    result.map(|()| ExitCode::SUCCESS)
+    result
 }
 
 fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
@@ -102,10 +112,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         }
         // Programs that run on them may be waiting for their turn.
         Err(error) if !inventory.is_empty() => Some(format!("the GPUs cannot be listed: {error:#}")),
-        Err(error) => {
-            let hint = "is the NVIDIA driver installed? --libnvidia-ml names another library";
-            return Err(error.context(format!("the GPUs cannot be listed; {hint}")));
-        }
+        Err(error) => return Err(error.context("the GPUs cannot be listed")),
     };
     let known = |uuid: &str| inventory.assignable(uuid);
     let map_text = std::fs::read_to_string(&arguments.config)

@@ -33,7 +33,10 @@ impl Daemon {
         if !too_many(recent, now_s(), window_s, max) {
             return;
         }
-        let why = format!("{max} violations of its limits within {window_s} s");
+        let why = match max {
+            1 => "a violation of its limits".to_owned(),
+            max => format!("{max} violations of its limits within {window_s} s"),
+        };
         let pool = self.map.pool_of(vm);
         if pool.is_some_and(|pool| pool.ladder.contains(&Rung::Quarantine)) {
             let seconds = limits.quarantine_s.filter(|seconds| *seconds > 0);
@@ -150,9 +153,12 @@ impl Daemon {
             Some(seconds) => format!("for {seconds} seconds"),
             None => "until it is released".to_owned(),
         };
-        // One that left its pool may still have sessions.
-        let members =
-            |vm: &u32| self.map.pool_of(*vm).is_some() || of_vm(&self.sessions, *vm).next().is_some();
+        // One that left its pool may still have sessions, or be in quarantine.
+        let members = |vm: &u32| {
+            self.map.pool_of(*vm).is_some()
+                || self.quarantines.contains_key(vm)
+                || of_vm(&self.sessions, *vm).next().is_some()
+        };
         let members: Vec<u32> = range.iter().filter(members).collect();
         if members.is_empty() {
             return Err((Refusal::NotFound, format!("{}: in no pool", range.name())));

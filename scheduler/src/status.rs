@@ -23,19 +23,22 @@ impl Daemon {
             degraded: self.degraded(),
             gpus: self.gpu_status(),
             pools: self.map.pools.iter().map(|pool| self.pool_status(pool)).collect(),
+            in_no_pool: Vec::new(),
         };
-        let vms: BTreeSet<u32> = self
-            .known_vms()
-            .chain(self.map.vms_with_settings())
+        let in_a_pool = self.known_vms().chain(self.map.vms_with_settings());
+        let in_a_pool = in_a_pool.filter(|vm| self.map.pool_of(*vm).is_some());
+        let vms: BTreeSet<u32> = in_a_pool
             .chain(self.quarantines.keys().copied())
-            .filter(|vm| *vm >= from_vm && self.map.pool_of(*vm).is_some())
+            .chain(self.sessions.keys().map(|session| session.vm))
+            .filter(|vm| *vm >= from_vm)
             .collect();
         let fit = paging::that_fit_beside(&status, vms.iter().map(|vm| self.vm_status(*vm)));
         let next_vm = vms.into_iter().nth(fit.len());
         for vm in fit {
             let mut pools = self.map.pools.iter().zip(&mut status.pools);
-            if let Some((_, pool)) = pools.find(|(pool, _)| pool.has(vm.vm)) {
-                pool.vms.push(vm);
+            match pools.find(|(pool, _)| pool.has(vm.vm)) {
+                Some((_, pool)) => pool.vms.push(vm),
+                None => status.in_no_pool.push(vm),
             }
         }
         Answer::Status {

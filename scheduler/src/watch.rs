@@ -49,6 +49,8 @@ enum Finding {
     },
     /// An Xid of a GPU.
     Xid { gpu: String, number: u64 },
+    /// The last word: it cannot go on, and why.
+    Failed { why: String },
 }
 
 /// What a look finds of a GPU.
@@ -66,10 +68,15 @@ pub fn watch_for_parent(library: &Path) -> ExitCode {
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         log::debug!("the end of the parent is not signalled: {error}");
     }
-    match watch(library, &mut std::io::stdout().lock()) {
+    let out = &mut std::io::stdout().lock();
+    match watch(library, out) {
         Ok(never) => match never {},
         Err(error) => {
-            log::warn!("the GPUs are not watched any longer: {error:#}");
+            let why = format!("{error:#}");
+            // Nobody may listen any longer, and then nobody need know.
+            if let Err(error) = say(out, &Finding::Failed { why }) {
+                log::debug!("{error:#}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -191,6 +198,8 @@ pub(crate) struct Watcher {
     /// When to start one, if none runs.
     start_us: u64,
     pause_us: u64,
+    /// It was said that the GPUs are not watched, and none has looked since.
+    failing: bool,
     told: BTreeMap<Session, Told>,
     /// What was measured when it looked last, by UUID.
     readings: BTreeMap<String, GpuReadings>,
@@ -246,6 +255,7 @@ impl Watcher {
             running: None,
             start_us: 0,
             pause_us: PAUSE_MIN_US,
+            failing: false,
             told: BTreeMap::new(),
             readings: BTreeMap::new(),
         }
@@ -294,15 +304,26 @@ impl Daemon {
             return;
         }
         if self.watcher.running.is_some() {
-            return self.end_watcher("it says nothing");
+            return self.end_watcher("the process that watches them says nothing");
         }
         match self.start_watcher(now_us) {
             Ok(running) => self.watcher.running = Some(running),
-            Err(error) => {
-                log::warn!("the GPUs cannot be watched: {error:#}");
-                self.watcher.pause(now_us, 0);
-            }
+            Err(error) => self.not_watched(&format!("{error:#}"), 0),
         }
+    }
+
+    /// There is no watcher for a while, after one that ran so long. That is said once, however often another one is tried.
+    fn not_watched(&mut self, why: &str, ran_us: u64) {
+        let now_us = self.now_us();
+        self.watcher.pause(now_us, ran_us);
+        let level = match std::mem::replace(&mut self.watcher.failing, true) {
+            false => log::Level::Warn,
+            true => log::Level::Debug,
+        };
+        log::log!(
+            level,
+            "the GPUs are not watched: {why}; this is tried again until they are"
+        );
     }
 
     fn start_watcher(&mut self, now_us: u64) -> Result<Running> {
@@ -331,7 +352,7 @@ impl Daemon {
         };
         let mut bytes = [0; 16 * 1024];
         let read = match running.output.read(&mut bytes) {
-            Ok(0) => return self.end_watcher("it has ended"),
+            Ok(0) => return self.end_watcher("the process that watches them has ended"),
             Ok(read) => read,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
             Err(error) => return self.end_watcher(&error.to_string()),
@@ -340,7 +361,10 @@ impl Daemon {
         for line in running.lines.push(&bytes[..read]) {
             match serde_json::from_slice(&line) {
                 Ok(finding) => self.found_by_watcher(finding),
-                Err(error) => return self.end_watcher(&format!("it speaks nonsense: {error}")),
+                Err(error) => {
+                    return self
+                        .end_watcher(&format!("the process that watches them speaks nonsense: {error}"));
+                }
             }
         }
     }
@@ -352,10 +376,7 @@ impl Daemon {
         self.poller.remove(&running.output, running.token);
         self.watcher.readings.clear();
         self.put_away(running.child);
-        let now_us = self.now_us();
-        self.watcher.pause(now_us, now_us - running.since_us);
-        let pause_s = (self.watcher.start_us - now_us) / 1_000_000;
-        log::warn!("the process that watches the GPUs: {why}; another one starts in {pause_s} s");
+        self.not_watched(why, self.now_us() - running.since_us);
     }
 
     fn found_by_watcher(&mut self, finding: Finding) {
@@ -369,6 +390,7 @@ impl Daemon {
                 self.sample_use();
             }
             Finding::Xid { gpu, number } => self.reported(&gpu, number),
+            Finding::Failed { why } => self.end_watcher(&why),
         }
     }
 
@@ -378,7 +400,11 @@ impl Daemon {
             return;
         };
         if running.gpus.is_empty() {
-            log::debug!("the GPUs are watched");
+            let level = match std::mem::take(&mut self.watcher.failing) {
+                true => log::Level::Info,
+                false => log::Level::Debug,
+            };
+            log::log!(level, "the GPUs are watched");
         }
         // What the list then says counts: it may leave out a GPU that answers here, but is made once.
         if running.gpus != uuids {

@@ -110,7 +110,7 @@ fn an_executor_is_told_of_the_memory_that_the_driver_accounts_to_it() {
     // The watcher may die.
     let pid = watcher(&daemon).unwrap();
     rustix::process::kill_process(pid, Signal::KILL).unwrap();
-    daemon.until_logged("another one starts", 0);
+    daemon.until_logged("the GPUs are not watched", 0);
     user.take(2 * MIB);
     user.exec.until_memory(&[0, 10 * MIB + MIB / 2]);
     // And so may vgpud, whose watcher ends with it.
@@ -120,6 +120,29 @@ fn an_executor_is_told_of_the_memory_that_the_driver_accounts_to_it() {
     backend.attach(1, &mut user.exec);
     user.exec.until_memory(&[0, 10 * MIB + MIB / 2]);
     drop(other);
+}
+
+#[test]
+fn gpus_that_cannot_be_watched_are_told_of_once_until_they_can() {
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
+    daemon.until_logged("the GPUs are watched", 0);
+    daemon.replace_nvml(Some("no library"));
+    let kill = |pid| rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    kill(watcher(&daemon).unwrap());
+    let (first, after) = daemon.until_logged("the GPUs are not watched", 0);
+    assert!(first.contains("WARN") && first.contains("has ended"), "{first}");
+    let (second, after) = daemon.until_logged("the GPUs are not watched", after);
+    assert!(
+        second.contains("DEBUG") && second.contains("NVML") && second.contains("--libnvidia-ml"),
+        "{second}"
+    );
+    daemon.replace_nvml(Some("nvml"));
+    let (again, after) = daemon.until_logged("the GPUs are watched", after);
+    assert!(again.contains("INFO"), "{again}");
+    // Then it is news again.
+    kill(watcher(&daemon).unwrap());
+    let (third, _) = daemon.until_logged("the GPUs are not watched", after);
+    assert!(third.contains("WARN"), "{third}");
 }
 
 /// The error of a GPU that the log tells of next, from that place on: whose it is, which GPU's, what it is; and the place

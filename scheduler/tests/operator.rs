@@ -406,10 +406,28 @@ fn without_any_gpu_ever_nothing_starts() {
     std::fs::remove_dir_all(daemon.state_dir()).unwrap();
     let output = daemon.command().output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        !output.status.success() && said.contains("--libnvidia-ml"),
-        "{said}"
+    assert!(said.contains("--libnvidia-ml"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// What is wrong is said in one line, whatever the environment asks for.
+#[test]
+fn a_mistake_is_told_in_one_line() {
+    let mut daemon = Daemon::start(&map(&[], ""));
+    daemon.end(Signal::TERM);
+    std::fs::write(daemon.socket_path(), "precious").unwrap();
+    let output = daemon.command().env("RUST_BACKTRACE", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let socket = daemon.socket_path();
+    let expected = format!(
+        "error: cannot listen at {}: there is a file that is no socket\n",
+        socket.display()
     );
+    assert_eq!(
+        (said.as_ref(), output.status.code()),
+        (expected.as_str(), Some(1))
+    );
+    assert_eq!(std::fs::read_to_string(socket).unwrap(), "precious");
 }
 
 /// A session's GPUs are those it was given, whatever the map says when it comes back.

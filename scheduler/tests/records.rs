@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use vgpu_protocol::result;
 use vgpu_sched_api::messages::{
-    Answer, Change, EventKind, FromExec, GpuRungs, Priority, Refusal, Request, ToExec,
+    Answer, Change, Edit, EventKind, FromExec, GpuRungs, Priority, Refusal, Request, ToExec,
 };
 use vgpu_sched_api::turn::State;
 use vgpu_sched_api::vm_page::{SLOTS, UNLIMITED};
@@ -172,6 +172,36 @@ fn a_quarantined_vm_starts_nothing_until_it_is_released() {
         [1, 2]
     );
     assert_eq!(events[0].message, "quarantined until it is released: it floods");
+}
+
+#[test]
+fn a_vm_stays_quarantined_when_it_is_unregistered_and_is_shown() {
+    let daemon = Daemon::start(&map(&[(1, "low"), (2, "low"), (3, "low")], ""));
+    let two = daemon.backend(2);
+    let _session = two.session(7);
+    lines(daemon.ask(&quarantine("1", None)));
+    let edits = vec![Edit::UnregisterVms {
+        vms: "1-2".to_owned(),
+    }];
+    let changes = lines(daemon.ask(&wanted(Change::Edit { edits })));
+    for line in [
+        "VM 1: stays in quarantine: vgpu-admin release --vm-id 1 ends that",
+        "VM 2: its session stays on its GPUs until it ends",
+    ] {
+        assert!(changes.iter().any(|change| change == line), "{changes:?}");
+    }
+    assert!(!changes.iter().any(|change| change.contains("VM 2: stays")));
+    let shown = || {
+        let vms = daemon.status().in_no_pool.into_iter();
+        vms.map(|vm| (vm.vm, vm.quarantine.is_some(), vm.sessions.len()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(shown(), [(1, true, 0), (2, false, 1)]);
+    let release = wanted(Change::Release { vms: "1".to_owned() });
+    assert_eq!(lines(daemon.ask(&release)), ["VM 1: released"]);
+    assert_eq!(shown(), [(2, false, 1)]);
+    assert_eq!(two.ask(&Request::CloseSession { session: 7 }), Answer::Ok);
+    assert_eq!(shown(), []);
 }
 
 #[test]

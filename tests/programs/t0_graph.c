@@ -716,12 +716,59 @@ static void many_nodes(void) {
     TELL(cuGraphDestroy(graph));
 }
 
+typedef struct CUlib_st *CUlibrary;
+typedef struct CUkern_st *CUkernel;
+CUresult cuLibraryLoadData(CUlibrary *library, const void *code, void *options, void *values, unsigned count,
+                           void *library_options, void *library_values, unsigned library_count);
+CUresult cuLibraryGetKernel(CUkernel *kernel, CUlibrary library, const char *name);
+CUresult cuKernelGetFunction(CUfunction *function, CUkernel kernel);
+
+// A library's kernel stays one in graphs, whichever way it came there.
+static void kernels_of_libraries(void) {
+    with_memory();
+    CUlibrary library;
+    CUkernel kernel;
+    CUfunction plain = kernel_of(module, "increment"), of_kernel;
+    NEED(cuLibraryLoadData(&library, kernels_ptx, NULL, NULL, 0, NULL, NULL, 0));
+    NEED(cuLibraryGetKernel(&kernel, library, "increment"));
+    NEED(cuKernelGetFunction(&of_kernel, kernel));
+    for (int how = 0; how < 8; how++) {
+        CUgraph graph, clone;
+        CUgraphNode node, twin;
+        struct kernel_params params = adding(3), got = {0};
+        params.function = how == 0 || how == 4 ? plain : how == 2 ? of_kernel : NULL;
+        params.kernel = how == 1 || how >= 3 ? kernel : NULL;
+        params.context = how == 3 ? context : NULL;
+        if (how < 5) {
+            NEED(cuGraphCreate(&graph, 0));
+            NEED(cuGraphAddKernelNode_v2(&node, graph, NULL, 0, &params));
+        } else {
+            CUfunction launched = how == 5 ? plain : how == 6 ? (CUfunction)kernel : of_kernel;
+            size_t one = 1;
+            NEED(cuStreamBeginCapture_v2(stream, 1));
+            NEED(cuLaunchKernel(launched, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+            NEED(cuStreamEndCapture(stream, &graph));
+            NEED(cuGraphGetNodes(graph, &node, &one));
+        }
+        NEED(cuGraphClone(&clone, graph));
+        NEED(cuGraphNodeFindInClone(&twin, node, clone));
+        for (int cloned = 0; cloned < 2; cloned++) {
+            TELL(cuGraphKernelNodeGetParams_v2(cloned ? twin : node, &got));
+            const char *function = got.function == plain ? "the module's" : got.function == of_kernel ? "the kernel's" : "another";
+            const char *told = got.kernel == kernel ? "the kernel" : got.kernel == NULL ? "none" : "another";
+            say("way %d, cloned %d: function %s, kernel %s, the context: %d", how, cloned, function, told,
+                got.context == context);
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     static const struct section sections[] = {
         SECTION(captures_told), SECTION(dependencies_updated), SECTION(captures_into_graphs), SECTION(instantiating),
         SECTION(building), SECTION(moving), SECTION(ordinary_memory), SECTION(looking),
         SECTION(captured_nodes), SECTION(edges), SECTION(copies), SECTION(changing_executables),
         SECTION(memory_in_graphs), SECTION(many_nodes), SECTION(words_in_graphs),
+        SECTION(kernels_of_libraries),
     };
     return RUN_SECTIONS(sections);
 }

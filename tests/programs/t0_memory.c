@@ -306,10 +306,51 @@ static void busy_memory(void) {
     TELL(cuStreamSynchronize(NULL));
 }
 
+CUresult cuPointerGetAttributes(unsigned count, const int *attributes, void **places, CUdeviceptr at);
+
+// What is told of an address, one attribute at a time and by the call for many; what is not told leaves the place as it was.
+static void about(const char *what, CUdeviceptr at) {
+    const uint64_t untouched = 0x7777777777777777;
+    for (int attribute = 1; attribute <= 21; attribute++) {
+        // Tokens of GPUDirect; and what depends on hardware that a guest has not: access by other devices, decompression.
+        if (attribute == 5 || attribute == 15 || attribute == 21)
+            continue;
+        for (int many = 0; many < 2; many++) {
+            uint64_t value = untouched;
+            void *place = &value;
+            CUresult result = many ? cuPointerGetAttributes(1, &attribute, &place, at)
+                                   : cuPointerGetAttribute(&value, attribute, at);
+            const char *told = value == untouched ? "nothing" : value == 0 ? "0" : value == at ? "the address" : "a number";
+            if (value >> 32 == untouched >> 32 && value != untouched)
+                say("%s, attribute %d, many %d: %s, %d", what, attribute, many, result_name(result), (int)value);
+            else
+                say("%s, attribute %d, many %d: %s, %s", what, attribute, many, result_name(result), told);
+        }
+    }
+}
+
+static void addresses(void) {
+    with_context();
+    char own = 0;
+    CUdeviceptr allocated;
+    void *pinned;
+    NEED(cuMemAlloc_v2(&allocated, 4096));
+    NEED(cuMemHostAlloc(&pinned, 4096, 0));
+    about("of the device", allocated);
+    about("inside", allocated + 100);
+    about("pinned", (CUdeviceptr)(uintptr_t)pinned);
+    about("the program's own", (CUdeviceptr)(uintptr_t)&own);
+    about("nowhere", 0x1234);
+    about("null", 0);
+    NEED(cuMemFree_v2(allocated));
+    about("freed", allocated);
+}
+
 int main(int argc, char **argv) {
     static const struct section sections[] = {
         SECTION(allocating),    SECTION(many),    SECTION(copying), SECTION(copying_wrongly), SECTION(filling),
         SECTION(pinned_memory), SECTION(busy_memory), SECTION(from_null), SECTION(to_null),
+        SECTION(addresses),
     };
     return RUN_SECTIONS(sections);
 }

@@ -151,3 +151,11 @@ pub fn a_backend_that_is_gone_is_told<M: Machine>(
     stack.start_backend(number)?;
     machine.must("vadd").map(drop)
 }
+
+/// The scheduler is gone; a program that starts waits for it, and then is told.
+pub fn a_scheduler_that_is_gone_is_told<M: Machine>(stack: &mut Stack, machine: &mut M) -> Result<()> {
+    stack.kill_vgpud();
+    told(machine, NO_DEVICE, "the host's scheduler does not answer")?;
+    stack.start_vgpud()?;
+    machine.must("vadd").map(drop)
+}

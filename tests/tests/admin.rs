@@ -426,6 +426,28 @@ fn pools_and_limits_are_set_while_the_host_runs() {
     );
 }
 
+/// It is neither forgotten nor out of reach.
+#[test]
+fn a_vm_that_is_unregistered_in_quarantine_is_released_all_the_same() {
+    let stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1, 2]\n");
+    admin(&stack, "quarantine --vm-id 1 --reason loud", DONE);
+    let said = admin(&stack, "unregister-vm --vm-id 1-2", DONE);
+    assert_eq!(
+        said,
+        "VMs 1, 2: no longer in pool A\nVM 1: stays in quarantine: vgpu-admin release --vm-id 1 ends that\n"
+    );
+    let shown = admin(&stack, "status", DONE);
+    assert!(
+        shown.contains("\nIn no pool:\n") && shown.contains("VM 1: QUARANTINED until it is released: loud\n"),
+        "{shown}"
+    );
+    let status = json(&stack, "status", DONE);
+    assert_eq!(status["in_no_pool"][0]["quarantine"]["why"], "loud");
+    assert_eq!(admin(&stack, "release --vm-id 1-2", DONE), "VM 1: released\n");
+    assert_eq!(json(&stack, "status", DONE)["in_no_pool"], value!([]));
+    admin(&stack, "release --vm-id 1", NOT_FOUND);
+}
+
 /// Out of the way by hand, and back; both are remembered.
 #[test]
 fn a_quarantined_vm_works_again_when_it_is_released() {

@@ -120,7 +120,7 @@ fn it_tells_what_the_command_line_tells() {
     let error = &json(&error)["error"];
     assert_eq!(error["kind"], "unreachable");
     assert!(
-        error["hint"].as_str().unwrap().contains("systemctl start vgpud"),
+        error["hint"].as_str().unwrap().contains("start vgpud again"),
         "{error}"
     );
     assert_eq!(get(port, "/healthz"), (200, "ok\n".to_owned()));

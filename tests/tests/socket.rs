@@ -266,6 +266,7 @@ fn the_hosts_refusals_are_told() {
     let mut stack = stack(&[VmSpec::LOW]);
     let mut host = Host::new(&stack, 1);
     let result = reasons::the_hosts_refusals_are_told(&stack, 1, &mut host)
+        .and_then(|()| reasons::a_scheduler_that_is_gone_is_told(&mut stack, &mut host))
         .and_then(|()| reasons::a_backend_that_is_gone_is_told(&mut stack, 1, &mut host));
     hold(&stack, result);
 }

@@ -84,6 +84,7 @@ fn why_there_is_no_device() {
     let mut vm = builder.boot().unwrap();
     let result = reasons::the_hosts_refusals_are_told(&stack, 1, &mut vm)
         .and_then(|()| reasons::too_many_sessions_are_told(&mut vm))
+        .and_then(|()| reasons::a_scheduler_that_is_gone_is_told(&mut stack, &mut vm))
         .and_then(|()| reasons::a_device_that_cannot_be_opened_is_told(&mut vm))
         .and_then(|()| reasons::a_host_that_is_gone_is_told(&mut stack, 1, &mut vm))
         .and_then(|()| vm_checks::no_complaints(&vm));

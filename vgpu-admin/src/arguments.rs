@@ -197,7 +197,7 @@ pub enum Config {
 
 #[derive(Debug, Args)]
 pub struct GpuInPool {
-    /// Its index in `scan-gpus`, its UUID or its PCI address
+    /// Its index in `scan-gpus`, its UUID, or its PCI address, such as 0000:01:00.0
     #[arg(long, value_name = "GPU")]
     gpu_id: String,
     /// The pool's name

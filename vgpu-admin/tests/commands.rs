@@ -368,6 +368,7 @@ fn status() -> Status {
             ladder: Rung::ALL.to_vec(),
             vms: vec![vm],
         }],
+        in_no_pool: Vec::new(),
     }
 }
 

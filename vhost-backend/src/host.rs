@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::Sender;
 
 /// How executors are started.
 #[derive(Debug)]
@@ -23,6 +24,9 @@ pub struct ExecOptions {
     /// The folder of MPS' sockets, for sessions that share their GPUs through it.
     pub mps_pipe_dir: PathBuf,
 }
+
+/// Why this program is to end: it was asked to, or something is wrong.
+pub type End = Result<(), String>;
 
 /// The lasting part of the device.
 #[derive(Debug)]
@@ -46,12 +50,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Starts what runs in the background.
-    pub fn start(vm: u32, vgpud: PathBuf, exec: ExecOptions) -> io::Result<Arc<Self>> {
+    /// Starts what runs in the background. `end` is told if there is no use in going on.
+    pub fn start(vm: u32, vgpud: PathBuf, exec: ExecOptions, end: Sender<End>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             vm,
             exec,
-            scheduler: Scheduler::start(vm, vgpud)?,
+            scheduler: Scheduler::start(vm, vgpud, end)?,
             quiet: Quiet::default(),
             budget: Arc::default(),
             shares: Shares::default(),

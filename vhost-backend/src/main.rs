@@ -17,13 +17,20 @@ mod worker;
 
 use anyhow::Context;
 use clap::Parser;
-use device::Device;
+use device::{Device, STOP_WAIT};
 use fd::Inherited;
-use host::{ExecOptions, Host};
+use host::{End, ExecOptions, Host};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::Read;
 use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
-use vhost::vhost_user::Listener;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
+use vhost::vhost_user::{Error as VhostError, Listener};
+use vhost_user_backend::Error::HandleRequest;
 use vhost_user_backend::VhostUserDaemon;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
@@ -73,7 +80,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 /// Removes the socket that a dead backend left at `path`; refuses whatever else lies there.
 fn clear_stale(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::{fs::FileTypeExt, net::UnixStream};
+    use std::os::unix::fs::FileTypeExt;
     let what = || format!("listen on {}", path.display());
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -108,13 +115,23 @@ fn check_paths(exec: &Path, libcuda_dir: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     // The queue library logs an error per malformed ring, which a guest could use to flood the log; what it
     // finds is reported by the device itself, limited in rate.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
         .filter_module("virtio_queue", log::LevelFilter::Off)
         .init();
-    let arguments = Arguments::parse();
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // In one line, without the backtrace that an error may have: it is for who runs this, not for who wrote it.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.print_capabilities {
         println!("{}", serde_json::json!({ "type": "misc", "features": [] }));
         return Ok(());
@@ -130,6 +147,9 @@ fn main() -> anyhow::Result<()> {
     if arguments.no_jail {
         log::warn!("vm {vm}: --no-jail: executors run without their jail");
     }
+    let (end, ended) = channel();
+    // Before there is anything that would be left behind.
+    end_on_signals(end.clone()).context("signals")?;
     let mut once = false;
     let mut listener = match (&arguments.socket_path, arguments.fd) {
         (Some(path), None) => {
@@ -155,7 +175,15 @@ fn main() -> anyhow::Result<()> {
             jail: !arguments.no_jail,
             mps_pipe_dir,
         },
+        end,
     )?;
+    let ending = host.clone();
+    worker::spawn("end".into(), move || {
+        if let Ok(why) = ended.recv() {
+            end_with(why, &ending, arguments.socket_path.as_deref());
+        }
+    })
+    .context("start a thread")?;
     log::info!("vm {vm}: listening");
     loop {
         let front_end = FrontEnd::accept(&host, &mut listener)?;
@@ -167,8 +195,46 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+/// Has `end` told of the signals that end a program.
+fn end_on_signals(end: Sender<End>) -> anyhow::Result<()> {
+    let (mut reader, writer) = UnixStream::pair()?;
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
+    }
+    worker::spawn("signals".into(), move || {
+        if let Err(error) = reader.read_exact(&mut [0]) {
+            log::error!("signals: {error}");
+        }
+        // Nobody hears it if this program ends anyhow.
+        let _ = end.send(Ok(()));
+    })?;
+    Ok(())
+}
+
+/// Ends this program, whatever its other threads do: nobody new can connect, those that are connected are hung up on, and their
+/// sessions end as if they had left by themselves.
+fn end_with(why: End, host: &Host, socket: Option<&Path>) -> ! {
+    if let Some(path) = socket
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        log::warn!("vm {}: {} stays: {error}", host.vm, path.display());
+    }
+    host.front_ends.end(Instant::now() + STOP_WAIT);
+    match why {
+        Ok(()) => {
+            log::info!("vm {}: ended", host.vm);
+            std::process::exit(0)
+        }
+        Err(why) => {
+            eprintln!("error: {why}");
+            std::process::exit(1)
+        }
+    }
+}
+
 /// A front end and its device.
 struct FrontEnd {
+    number: u64,
     device: Arc<Device>,
     daemon: VhostUserDaemon<Arc<Device>>,
     host: Arc<Host>,
@@ -190,8 +256,12 @@ impl FrontEnd {
         daemon
             .start(listener)
             .map_err(|e| anyhow::anyhow!("accept a front end: {e}"))?;
+        let connection = daemon
+            .shutdown_handle()
+            .context("the front end has no connection")?;
         log::info!("vm {vm}: front end connected");
         Ok(Self {
+            number: host.front_ends.connected(move || connection.shutdown()),
             device,
             daemon,
             host: host.clone(),
@@ -202,10 +272,13 @@ impl FrontEnd {
     fn serve(mut self) {
         let vm = self.host.vm;
         let end = self.daemon.wait();
-        self.host.front_ends.leave(|| self.device.stop());
+        self.host.front_ends.leave(self.number, || self.device.stop());
         match end {
-            Ok(()) => log::info!("vm {vm}: front end disconnected"),
-            Err(e) => log::info!("vm {vm}: front end disconnected: {e}"),
+            // A process just ends, wherever it is.
+            Ok(()) | Err(HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
+                log::info!("vm {vm}: front end disconnected");
+            }
+            Err(e) => log::warn!("vm {vm}: front end disconnected: {e}"),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! goes to its executor; what was asked in between waits, as long as the one who asks is patient.
 use crate::fd::Bell;
 use crate::gpus::{self, Known, Told};
+use crate::host::End;
 use crate::worker;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -13,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_protocol::virtio::Status;
@@ -137,8 +139,8 @@ struct Shared {
 }
 
 impl Scheduler {
-    /// Starts to connect, and to stay connected, to the socket at `path`.
-    pub fn start(vm: u32, path: PathBuf) -> io::Result<Self> {
+    /// Starts to connect, and to stay connected, to the socket at `path`. `end` is told if another backend serves the VM.
+    pub fn start(vm: u32, path: PathBuf, end: Sender<End>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             asks: Mutex::new(VecDeque::new()),
             wake: Bell::new()?,
@@ -149,6 +151,8 @@ impl Scheduler {
             vm,
             path,
             shared: shared.clone(),
+            end,
+            welcomed: false,
             live: BTreeMap::new(),
             ends: Vec::new(),
         };
@@ -242,6 +246,9 @@ struct Link {
     vm: u32,
     path: PathBuf,
     shared: Arc<Shared>,
+    end: Sender<End>,
+    /// `vgpud` has taken this backend for the VM's once.
+    welcomed: bool,
     live: BTreeMap<u32, Live>,
     /// Sessions that `vgpud` said are to end while something else was asked of it, and with which error.
     ends: Vec<(u32, i32)>,
@@ -255,12 +262,26 @@ impl Link {
         loop {
             match self.connect() {
                 Ok(Ok(socket)) => {
+                    self.welcomed = true;
                     pause = PAUSE_MIN;
                     failed = false;
                     let Err(Lost(why)) = self.serve(&socket);
-                    log::warn!("vm {vm}: lost vgpud: {why}; {} sessions go on", self.live.len());
+                    log::warn!(
+                        "vm {vm}: lost vgpud: {why}; sessions that go on: {}",
+                        self.live.len()
+                    );
                 }
-                Ok(Err((status, message))) => {
+                Ok(Err((Refusal::Duplicate, _))) if !self.welcomed => {
+                    let path = self.path.display();
+                    let message = format!(
+                        "VM {vm} has a backend already, which vgpud at {path} knows: end that one first"
+                    );
+                    // Nobody hears it if this program ends anyhow.
+                    let _ = self.end.send(Err(message));
+                    return;
+                }
+                Ok(Err((why, message))) => {
+                    let status = self.status_of(why);
                     if !failed {
                         log::warn!("vm {vm}: vgpud refuses this VM: {message}");
                     }
@@ -281,7 +302,7 @@ impl Link {
     }
 
     /// Connects and says who we are; a refusal is the inner error.
-    fn connect(&mut self) -> Result<Result<OwnedFd, (Status, String)>, Lost> {
+    fn connect(&mut self) -> Result<Result<OwnedFd, (Refusal, String)>, Lost> {
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -304,7 +325,7 @@ impl Link {
                 );
                 Ok(Ok(socket))
             }
-            Answer::Refused { why, message } => Ok(Err((self.status_of(why), message))),
+            Answer::Refused { why, message } => Ok(Err((why, message))),
             other => Err(Lost(format!("unexpected answer to a greeting: {other:?}"))),
         }
     }
@@ -414,7 +435,8 @@ impl Link {
                 let told = match &answer {
                     Ok(Answer::VmGpus { gpus }) => Ok(gpus::encode(gpus).into()),
                     Ok(Answer::Refused { why, .. }) => gpus::refused(self.status_of(*why)),
-                    Ok(_) | Err(_) => Err(Status::HostError),
+                    Ok(_) => Err(Status::HostError),
+                    Err(_) => Err(Status::NoScheduler),
                 };
                 self.shared.gpus.tell(Instant::now(), told);
                 match answer? {
@@ -525,7 +547,7 @@ impl Link {
         let was_asked = asks.len() != before;
         drop(asks);
         if was_asked {
-            self.shared.gpus.tell(Instant::now(), Err(Status::HostError));
+            self.shared.gpus.tell(Instant::now(), Err(Status::NoScheduler));
         }
     }
 }

@@ -320,7 +320,8 @@ let dragged = null;
 
 /** Has a pool's table give VMs, and take those that are dropped on it. */
 function takesVms(table, pool) {
-  const fits = () => dragged && dragged.from !== pool;
+  // Those in no pool are in a table whose pool has no name: it takes none.
+  const fits = () => dragged && pool && dragged.from !== pool;
   table.addEventListener("dragstart", (event) => {
     dragged = event.target.closest?.("tr")?.drag || null;
     if (dragged) event.dataTransfer.setData("text/plain", dragged.vms);

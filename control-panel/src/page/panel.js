@@ -341,7 +341,7 @@ const columns = (all) => (mayChange() ? [...all, CHANGE_COLUMN] : all);
 /** The cells of a row, with the button of those who may change what it is of. */
 const changeable = (cells, name, act) => (mayChange() ? [...cells, { name, act }] : cells);
 const GPU_STATES = {
-  ready: ["ready", "good"], unassigned: ["free", ""], missing: ["MISSING", "bad"], divided: ["divided (MIG)", ""],
+  ready: ["ready", "good"], unassigned: ["unassigned", ""], missing: ["MISSING", "bad"], divided: ["divided (MIG)", ""],
 };
 const SESSION_STATES = { out: "not on the GPU", asked: "giving back" };
 
@@ -466,14 +466,18 @@ function renderPools(status, vmStats) {
   const gpus = new Map(status.gpus.map((gpu) => [gpu.uuid, gpu]));
   const section = byId("pools");
   const gone = new Set(poolTables.keys());
-  for (const pool of status.pools) {
-    gone.delete(pool.name);
-    if (!poolTables.has(pool.name)) {
+  const wanted = [];
+  const show = (name, title, about, rows) => {
+    gone.delete(name);
+    if (!poolTables.has(name)) {
       const made = new Table(columns(VM_COLUMNS));
-      poolTables.set(pool.name, made);
-      if (mayChange()) takesVms(made.node, pool.name);
+      poolTables.set(name, made);
+      if (mayChange()) takesVms(made.node, name);
     }
-    const table = poolTables.get(pool.name);
+    poolTables.get(name).update(title, about, rows);
+    wanted.push(poolTables.get(name).node);
+  };
+  for (const pool of status.pools) {
     const rows = pool.vms.map((vm) => vmRow(vm, vmStats, pool));
     const rest = others(pool);
     if (rest) {
@@ -482,13 +486,16 @@ function renderPools(status, vmStats) {
       const drag = mayChange() && { vms: known.vms, from: pool.name };
       rows.push({ key: "others", drag, cells: changeable(cells, `VMs ${rest}`, () => begin(VM_ACTIONS, known)) });
     }
-    table.update(poolTitle(pool, gpus), poolAbout(pool), rows);
+    show(pool.name, poolTitle(pool, gpus), poolAbout(pool), rows);
+  }
+  // No pool has an empty name.
+  if (status.in_no_pool.length) {
+    show("", "In no pool", "", status.in_no_pool.map((vm) => vmRow(vm, vmStats, { name: "" })));
   }
   for (const name of gone) {
     poolTables.get(name).node.remove();
     poolTables.delete(name);
   }
-  const wanted = status.pools.map((pool) => poolTables.get(pool.name).node);
   if (wanted.length === 0) {
     setText(section, mayChange()
       ? "There is no pool yet: assigning a GPU to one makes it."
@@ -572,7 +579,8 @@ function follow() {
     if (shown.status && status.uptime_s < shown.status.uptime_s) interrupt();
     shown.status = status;
     shown.statusAt = shown.knownAt = performance.now();
-    sample("vm", at, status.pools.flatMap((pool) => pool.vms).map((vm) => [vm.vm, vm.gpu_microseconds]));
+    const vms = [...status.pools.flatMap((pool) => pool.vms), ...status.in_no_pool];
+    sample("vm", at, vms.map((vm) => [vm.vm, vm.gpu_microseconds]));
     render();
     if (before !== status.map_version) refreshAudit();
   });

@@ -180,13 +180,14 @@ pub fn settle_pools(session: &Session) {
 /// How often to look whether libcuda has seen that all work is done.
 const LOOKS: u32 = 20;
 
-/// Whether libcuda finds all streams done. What was freed counts as freed once it has seen its stream come to it; it looks only
-/// when it is asked, and sees it a moment after the guest, which has the GPU's own word for it.
+/// Whether libcuda finds all streams done, and has been made to look: what was freed in the order of a stream counts as freed once a
+/// wait for the stream has found it there. A query that finds it there is not enough, but says that the wait will be none.
 fn has_seen_all(session: &Session) -> bool {
     session.captures()
         || session.objects.streams.all().iter().all(|stream| {
-            let seen = stream.raw().map(|raw| session.cuda.stream_query(raw));
-            seen.is_ok_and(|seen| seen.is_ok())
+            stream.raw().is_ok_and(|raw| {
+                session.cuda.stream_query(raw).is_ok() && session.cuda.stream_synchronize(raw).is_ok()
+            })
         })
 }
 

@@ -4,7 +4,7 @@ use crate::api::Variables;
 use crate::handles::Entry;
 use crate::lock;
 use crate::objects::{Context, Function};
-use crate::session::Call;
+use crate::session::{Call, Session};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex};
@@ -149,6 +149,18 @@ impl Library {
 }
 
 impl Function {
+    /// The handle of the library's kernel that it is, if it is one that was asked for.
+    pub fn kernel(&self, session: &Session) -> Option<usize> {
+        let libraries = session.libraries.all();
+        let mine = |library: &&Arc<Entry<Library>>| {
+            lock(&library.modules)
+                .values()
+                .any(|&module| module == self.module)
+        };
+        let library = libraries.iter().find(mine)?;
+        lock(&library.kernels).get(self.name.to_bytes()).copied()
+    }
+
     /// Sets an attribute.
     pub fn set_attribute(&self, call: &Call, attribute: i32, value: i32) -> Result<(), Code> {
         let arguments = calls::cuFuncSetAttribute::In {

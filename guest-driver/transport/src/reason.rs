@@ -26,6 +26,10 @@ pub fn refused(status: Status) -> String {
                              (the log of vgpu-backend)"
                 .into()
         }
+        Status::NoScheduler => {
+            "the host's scheduler does not answer: its operator starts it again (vgpud); then try again"
+                .into()
+        }
         Status::Lost => "the host ended the session".into(),
         Status::Quarantined => quarantined(0),
         Status::Invalid | Status::NotFound | Status::HostError | Status::Taken | Status::Ok => format!(
@@ -41,7 +45,8 @@ pub fn quarantined(wait_s: u32) -> String {
         0 => "the host has put this VM in quarantine, until its operator releases it (vgpu-admin release)"
             .into(),
         wait_s => format!(
-            "the host has put this VM in quarantine, for {wait_s} more seconds, since it broke its limits: try again then"
+            "the host has put this VM in quarantine, for {wait_s} more {}: try again then",
+            if wait_s == 1 { "second" } else { "seconds" }
         ),
     }
 }
@@ -166,10 +171,14 @@ mod tests {
             Status::HostError,
             Status::NoPool,
             Status::Taken,
+            Status::NoScheduler,
         ];
         let mut words: Vec<String> = all.map(refused).to_vec();
         words.push(quarantined(7));
         assert!(words.last().unwrap().contains("7 more seconds"));
+        // Whoever put it there: the host does not say whether a limit was broken.
+        assert!(!words.last().unwrap().contains("limit"));
+        assert!(quarantined(1).contains("1 more second:"));
         assert!(
             words
                 .iter()

@@ -561,6 +561,9 @@ pub struct Status {
     pub degraded: Vec<String>,
     pub gpus: Vec<GpuStatus>,
     pub pools: Vec<PoolStatus>,
+    /// VMs that belong to no pool any longer, and that are quarantined or still have sessions.
+    #[serde(default)]
+    pub in_no_pool: Vec<VmStatus>,
 }
 
 /// A GPU, or a MIG instance of one: one that is there, or one that a pool names and that is missing.

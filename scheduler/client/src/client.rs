@@ -4,6 +4,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vgpu_sched_api::messages::{
@@ -61,6 +62,7 @@ impl Client {
                     known.vms.extend(pool.vms);
                 }
             }
+            all.in_no_pool.extend(more.in_no_pool);
             next = after.filter(|after| *after > from_vm);
         }
         Ok(all)
@@ -132,7 +134,7 @@ impl Client {
                 Kind::Unreachable,
                 format!("vgpud at {path} did not answer within {} s", self.limit.as_secs()),
             )
-            .hint("look at its log: `journalctl -u vgpud`"),
+            .hint("it may be busy or stuck: look at what it logs, on its standard error"),
             PacketError::Io(error) => Failure::new(Kind::Unreachable, format!("vgpud at {path}: {error}")),
             error @ (PacketError::Json(_) | PacketError::TooLong) => {
                 Failure::new(Kind::Failed, format!("the answer of vgpud at {path}: {error}"))
@@ -194,16 +196,24 @@ fn connect(path: &Path, limit: Duration) -> rustix::io::Result<OwnedFd> {
 }
 
 fn unreachable(path: &Path, error: Errno) -> Failure {
+    // The kernel says the same of a socket at which nobody listens and of what is no socket.
+    let is_other = |found: std::fs::Metadata| !found.file_type().is_socket();
+    let no_socket = error == Errno::CONNREFUSED && std::fs::metadata(path).is_ok_and(is_other);
     let hint = match error {
-        Errno::NOENT => "is vgpud running? `systemctl status vgpud`; another socket is named with --socket",
-        Errno::CONNREFUSED => "the socket is left over: vgpud has ended; `systemctl start vgpud`",
+        _ if no_socket => "vgpud's socket is named with --socket",
+        Errno::NOENT => "is vgpud running? Another socket is named with --socket",
+        Errno::CONNREFUSED => "the socket is left over from a vgpud that has ended: start vgpud again",
         Errno::ACCESS | Errno::PERM => "only root, vgpud's user and its group may",
         Errno::PROTOTYPE => "this is a socket of something else; vgpud's is named with --socket",
         _ => "vgpud's socket is named with --socket",
     };
+    let why = match no_socket {
+        true => "there is a file that is no socket".to_owned(),
+        false => error.to_string(),
+    };
     Failure::new(
         Kind::Unreachable,
-        format!("vgpud cannot be reached at {}: {error}", path.display()),
+        format!("vgpud cannot be reached at {}: {why}", path.display()),
     )
     .hint(hint)
 }
@@ -222,10 +232,7 @@ fn refused(why: Refusal, message: String) -> Failure {
         Refusal::BadConfig => {
             failure.hint("vgpud goes on with the map it has; correct the file, then `vgpu-admin reload`")
         }
-        Refusal::NotAllowed => failure.hint(
-            "only root, vgpud's own user and the members of its --admin-group may change things: try sudo; \
-             a panel's user is to be in that group",
-        ),
+        Refusal::NotAllowed => failure.hint("try sudo"),
         Refusal::Conflict => failure.hint("look at what it is now, then try again"),
         _ => failure,
     }
@@ -240,6 +247,45 @@ mod tests {
         let page: Vec<u64> = (from.max(1)..=10).take(3).collect();
         let next = page.last().map_or(from.max(1), |last| last + 1);
         Ok((page, next))
+    }
+
+    #[test]
+    fn each_way_of_not_being_there_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let told = || {
+            let failure = Client::connect(&path).err().unwrap();
+            (failure.message, failure.hint.unwrap())
+        };
+        assert!(told().1.starts_with("is vgpud running?"));
+        std::fs::write(&path, "").unwrap();
+        let (message, hint) = told();
+        assert!(
+            message.ends_with("there is a file that is no socket"),
+            "{message}"
+        );
+        assert!(hint.contains("--socket"), "{hint}");
+        std::fs::remove_file(&path).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let stream = told();
+        drop(std::fs::remove_file(&path));
+        let kind = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let listener = rustix::net::socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        drop(listener);
+        for (_, hint) in [stream, told()] {
+            assert!(hint.contains("left over"), "{hint}");
+        }
+    }
+
+    /// What is to be done is not what was said already.
+    #[test]
+    fn who_may_not_is_told_so_once() {
+        let failure = refused(Refusal::NotAllowed, "only root may".to_owned());
+        assert_eq!(
+            (failure.message.as_str(), failure.hint.as_deref()),
+            ("only root may", Some("try sudo"))
+        );
     }
 
     #[test]

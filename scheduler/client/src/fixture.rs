@@ -82,6 +82,7 @@ pub fn host() -> Status {
             ladder: vec![Rung::Warn, Rung::Stop],
             vms: vec![vm(3), vm(9)],
         }],
+        in_no_pool: vec![vm(12)],
     }
 }
 

@@ -251,46 +251,54 @@ impl<'a> Step<'a> {
         self.set_one(
             vms,
             priority.map(|wanted| Setting::name("priority", wanted)),
-            |map, vm| map.settings_of(vm).priority.to_string(),
+            |map, vm| Now::only(map.settings_of(vm).priority),
         );
         self.set_one(
             vms,
             weight.map(|wanted| Setting::number("weight", wanted)),
-            |map, vm| map.settings_of(vm).weight.to_string(),
+            |map, vm| Now::only(map.settings_of(vm).weight),
         );
         self.set_one(
             vms,
             aging_ms.map(|wanted| Setting::number("aging_ms", wanted)),
-            |map, vm| map.settings_of(vm).aging_ms.to_string(),
+            |map, vm| Now {
+                text: map.settings_of(vm).aging_ms.to_string(),
+                own: map.own_of_vm(vm).aging_ms.is_some(),
+            },
         );
         self.set_one(
             vms,
             queue_depth.map(|wanted| Setting::number("queue_depth", wanted)),
-            |map, vm| match map.settings_of(vm).queue_depth {
-                Some(depth) => depth.to_string(),
-                None => "unlimited".to_owned(),
+            |map, vm| Now {
+                text: match map.settings_of(vm).queue_depth {
+                    Some(depth) => depth.to_string(),
+                    None => "unlimited".to_owned(),
+                },
+                own: map.own_of_vm(vm).queue_depth.is_some(),
             },
         );
         for (wanted, limit) in Setting::limits(limits) {
-            self.set_one(vms, Some(wanted), |map, vm| {
-                limit.text((limit.get)(&map.own(vm).limits))
+            self.set_one(vms, Some(wanted), |map, vm| Now {
+                text: limit.text((limit.get)(&map.own(vm).limits)),
+                own: (limit.get)(&map.own_of_vm(vm).limits).is_some(),
             });
         }
     }
 
-    /// Sets a key for those VMs that are treated otherwise now.
-    fn set_one(&mut self, vms: VmRange, wanted: Option<Setting>, now: impl Fn(&PoolMap, u32) -> String) {
-        let Some(Setting { key, value, text }) = wanted else {
+    /// Sets a key for those VMs of which it does not say so already.
+    fn set_one(&mut self, vms: VmRange, wanted: Option<Setting>, now: impl Fn(&PoolMap, u32) -> Now) {
+        let Some(wanted) = wanted else {
             return;
         };
         // VMs in a row with the same value so far make one line.
         let mut rows: Vec<(VmRange, String)> = Vec::new();
         for vm in vms.iter() {
-            let was = now(&self.map, vm);
-            if was == text {
+            let now = now(&self.map, vm);
+            if now.says(&wanted) {
                 continue;
             }
-            self.document.set_vm(vm, key, value.clone());
+            self.document.set_vm(vm, wanted.key, wanted.value.clone());
+            let was = wanted.instead_of(&now, "its pool");
             match rows.last_mut() {
                 Some((row, value)) if *value == was && row.last() + 1 == vm => {
                     *row = row.joined(vm.into()).unwrap_or(*row);
@@ -300,7 +308,7 @@ impl<'a> Step<'a> {
         }
         let lines = rows
             .iter()
-            .map(|(row, was)| format!("{}: {key} {text}, was {was}", list(&[*row])));
+            .map(|(row, was)| format!("{}: {} {}, {was}", list(&[*row]), wanted.key, wanted.text));
         self.changes.extend(lines);
     }
 
@@ -322,28 +330,29 @@ impl<'a> Step<'a> {
             ladder,
             limits,
         } = wanted;
-        let mut set = |wanted: Option<Setting>, was: String| {
-            let Some(Setting { key, value, text }) = wanted.filter(|wanted| wanted.text != was) else {
+        let mut set = |wanted: Option<Setting>, now: Now| {
+            let Some(wanted) = wanted.filter(|wanted| !now.says(wanted)) else {
                 return;
             };
-            document.set_pool(index, key, value);
-            changes.push(format!("pool {name}: {key} {text}, was {was}"));
+            let was = wanted.instead_of(&now, "all");
+            changes.push(format!("pool {name}: {} {}, {was}", wanted.key, wanted.text));
+            document.set_pool(index, wanted.key, wanted.value);
         };
         set(
             policy.map(|wanted| Setting::name("policy", wanted)),
-            pool.policy.to_string(),
+            Now::only(pool.policy),
         );
         set(
             exclusive.map(|wanted| Setting::flag("exclusive", wanted)),
-            pool.exclusive.to_string(),
+            Now::only(pool.exclusive),
         );
         set(
             sharing.map(|wanted| Setting::name("sharing", wanted)),
-            pool.sharing.to_string(),
+            Now::only(pool.sharing),
         );
         set(
             weight.map(|wanted| Setting::number("weight", wanted)),
-            pool.weight.to_string(),
+            Now::only(pool.weight),
         );
         let of_all = |number: u32| match number {
             0 => "all".to_owned(),
@@ -354,11 +363,15 @@ impl<'a> Step<'a> {
                 text: of_all(wanted),
                 ..Setting::number("gpus_per_vm", wanted)
             }),
-            of_all(pool.gpus_per_vm.unwrap_or(0)),
+            Now::only(of_all(pool.gpus_per_vm.unwrap_or(0))),
         );
         let own = map.own_of_pool(Some(pool)).limits;
         for (wanted, limit) in Setting::limits(limits) {
-            set(Some(wanted), limit.text((limit.get)(&own)));
+            let now = Now {
+                text: limit.text((limit.get)(&own)),
+                own: (limit.get)(&pool.own.limits).is_some(),
+            };
+            set(Some(wanted), now);
         }
         if let Some(wanted) = ladder {
             let mut wanted = wanted.clone();
@@ -440,6 +453,14 @@ impl Setting {
         }
     }
 
+    /// What it takes the place of, for people. What came to the same is from now on whatever is set for `wider`.
+    fn instead_of(&self, now: &Now, wider: &str) -> String {
+        match now.text == self.text {
+            true => format!("whatever is set for {wider}"),
+            false => format!("was {}", now.text),
+        }
+    }
+
     /// Those limits that are wanted, and how each is told of.
     fn limits(wanted: &Limits) -> impl Iterator<Item = (Self, &'static Limit)> {
         LIMITS.iter().filter_map(|limit| {
@@ -450,6 +471,29 @@ impl Setting {
             };
             Some((setting, limit))
         })
+    }
+}
+
+/// What counts now.
+struct Now {
+    /// For people.
+    text: String,
+    /// It stays so whatever a wider table comes to say.
+    own: bool,
+}
+
+impl Now {
+    /// Of a key that no wider table has.
+    fn only(value: impl ToString) -> Self {
+        Self {
+            text: value.to_string(),
+            own: true,
+        }
+    }
+
+    /// Whether there is nothing to write.
+    fn says(&self, wanted: &Setting) -> bool {
+        self.own && self.text == wanted.text
     }
 }
 
@@ -467,7 +511,9 @@ fn rungs(ladder: &[Rung]) -> String {
 }
 
 fn no_gpu(gpu: &str) -> EditError {
-    EditError::NotFound(format!("there is no GPU {gpu}"))
+    EditError::NotFound(format!(
+        "there is no GPU {gpu}: expected the index, the UUID or the PCI address of one of this host"
+    ))
 }
 
 fn range(vms: &str) -> Result<VmRange, EditError> {

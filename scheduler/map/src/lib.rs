@@ -176,8 +176,12 @@ impl PoolMap {
 
     /// What is set for a VM, by itself or by a wider table.
     fn own(&self, vm: u32) -> Own {
-        let own = self.vms.get(&vm).copied().unwrap_or_default();
-        own.or(&self.own_of_pool(self.pool_of(vm)))
+        self.own_of_vm(vm).or(&self.own_of_pool(self.pool_of(vm)))
+    }
+
+    /// What is set for a VM by itself.
+    fn own_of_vm(&self, vm: u32) -> Own {
+        self.vms.get(&vm).copied().unwrap_or_default()
     }
 
     /// What is set for a pool's VMs, or for all.

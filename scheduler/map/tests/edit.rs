@@ -1,5 +1,5 @@
 //! Maps are edited, and what is not edited stays as it is written.
-use vgpu_pool_map::{EditError, apply};
+use vgpu_pool_map::{EditError, PoolMap, apply};
 use vgpu_sched_api::messages::{Edit, Limits, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
 
 const GPUS: [&str; 3] = [
@@ -262,6 +262,7 @@ gpus_per_vm = 2
 call_rate = 1000
 call_burst = 50
 gpu_memory_mib = 2048
+turn_ms_max = 0
 quarantine_s = 0
 
 [vm.1]
@@ -276,6 +277,7 @@ weight = 2
         "pool A: call_rate 1000, was no limit",
         "pool A: call_burst 50, was a tenth of the rate",
         "pool A: gpu_memory_mib 2048, was no limit",
+        "pool A: turn_ms_max no limit, whatever is set for all",
         "pool A: quarantine_s until it is released, was 300",
         "pool A: ladder warn, deprioritise, stop, end, was warn, stop, quarantine",
     ];
@@ -337,14 +339,65 @@ gpu_memory_mib = 2048 # a big one
         "VM 9: in pool A",
         "VM 9: kernel_ms_max 2000, was no limit",
         "VM 9: violations_max 3, was no limit",
+        "VM 9: quarantine_s 300, whatever is set for its pool",
     ];
     assert_eq!(edited.changes, changes);
     assert!(
         edited
             .text
-            .ends_with("[vm.9]\nkernel_ms_max = 2000\nviolations_max = 3\n"),
+            .ends_with("[vm.9]\nkernel_ms_max = 2000\nviolations_max = 3\nquarantine_s = 300\n"),
         "{}",
         edited.text
+    );
+}
+
+/// What is said to be a VM's, or a pool's, stays so when a wider table comes to say something else.
+#[test]
+fn a_limit_that_is_what_counts_already_is_written() {
+    let text = r#"[[pool]]
+name = "A"
+gpus = ["all"]
+vms = ["1-4"]
+kernel_ms_max = 500
+"#;
+    let none = limits(Limits {
+        call_rate: Some(0),
+        kernel_ms_max: Some(500),
+        ..Limits::default()
+    });
+    let none = VmSettings {
+        aging_ms: Some(1000),
+        ..none
+    };
+    let edited = apply(text, &[set("1-2", none)], &resolve).unwrap();
+    let changes = [
+        "VMs 1-2: aging_ms 1000, whatever is set for its pool",
+        "VMs 1-2: call_rate no limit, whatever is set for its pool",
+        "VMs 1-2: kernel_ms_max 500, whatever is set for its pool",
+    ];
+    assert_eq!(edited.changes, changes);
+    let again = apply(&edited.text, &[set("1-2", none)], &resolve).unwrap();
+    assert_eq!((again.changes.as_slice(), &again.text), (&[][..], &edited.text));
+
+    let of_pool = |call_rate| {
+        let limits = Limits {
+            call_rate: Some(call_rate),
+            ..Limits::default()
+        };
+        let settings = PoolSettings {
+            limits,
+            ..PoolSettings::default()
+        };
+        set_pool("A", settings)
+    };
+    let later = apply(&edited.text, &[of_pool(7)], &resolve).unwrap();
+    let map = PoolMap::parse(&later.text, None).unwrap();
+    let rates = [1, 2, 3].map(|vm| map.settings_of(vm).limits.call_rate);
+    assert_eq!(rates, [None, None, Some(7)]);
+    let of_all = apply(text, &[of_pool(0)], &resolve).unwrap();
+    assert_eq!(
+        of_all.changes,
+        ["pool A: call_rate no limit, whatever is set for all"]
     );
 }
 

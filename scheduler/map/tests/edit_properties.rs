@@ -72,17 +72,10 @@ fn in_force(set: Limits) -> Limits {
     }
 }
 
-/// Limits are written where they mean something else than what counts now.
-fn set_limits(own: &mut Limits, now: &Limits, wanted: &Limits) {
+/// Limits are written whatever counts now: that may come from a wider table, which may change.
+fn set_limits(own: &mut Limits, wanted: &Limits) {
     for limit in LIMITS {
-        let meaning = |value: Option<u64>| match limit.key {
-            "quarantine_s" => value.unwrap_or(300),
-            _ => value.unwrap_or(0),
-        };
-        let new = (limit.get)(wanted);
-        if new.is_some() && meaning(new) != meaning((limit.get)(now)) {
-            (limit.set)(own, new);
-        }
+        (limit.set)(own, (limit.get)(wanted).or((limit.get)(own)));
     }
 }
 
@@ -136,8 +129,7 @@ impl Pool {
                 self.own.ladder = Some(rungs);
             }
         }
-        let now = self.own.limits;
-        set_limits(&mut self.own.limits, &now, &wanted.limits);
+        set_limits(&mut self.own.limits, &wanted.limits);
     }
 
     fn is_right(&self) -> bool {
@@ -206,13 +198,9 @@ impl Model {
                 .filter(|new| *new != now.priority)
                 .or(own.priority);
             own.weight = wanted.weight.filter(|new| *new != now.weight).or(own.weight);
-            own.aging_ms = wanted
-                .aging_ms
-                .filter(|new| *new != now.aging_ms)
-                .or(own.aging_ms);
-            let depth = wanted.queue_depth.filter(|new| Some(*new) != now.queue_depth);
-            own.queue_depth = depth.or(own.queue_depth);
-            set_limits(&mut own.limits, &self.limits(vm), &wanted.limits);
+            own.aging_ms = wanted.aging_ms.or(own.aging_ms);
+            own.queue_depth = wanted.queue_depth.or(own.queue_depth);
+            set_limits(&mut own.limits, &wanted.limits);
             if own != VmSettings::default() {
                 self.own.insert(vm, own);
             }

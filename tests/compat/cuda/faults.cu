@@ -1,4 +1,5 @@
 // Kernels that fail, each in a process of its own: the error, where it is seen first, and that it stays until the process ends.
+// compat: limit 240
 #include "compat.h"
 #include <sys/wait.h>
 

@@ -55,6 +55,8 @@ int main() {
 
     std::vector<float> a = compat::noise(1000, 1), b = compat::noise(500, 2), back(1500);
     float *device = compat::zeros<float>(1500);
+    // Its stream does not wait for the one in which that is cleared.
+    CHECK(cudaDeviceSynchronize());
     const void *sources[] = {a.data(), b.data()};
     void *targets[] = {device, device + 1000};
     size_t sizes[] = {4000, 2000}, first[] = {0};

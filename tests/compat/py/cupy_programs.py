@@ -17,7 +17,11 @@ def case_elementwise():
     save("where", cupy.where(x > 0, cupy.sqrt(cupy.abs(x)), -1))
     kernel = cupy.ElementwiseKernel("T x, T y", "T z", "z = x * x - y; if (i % 3 == 0) z += i;", "own")
     save("own", kernel(x, y))
-    fused = cupy.fuse(lambda a, b: cupy.exp(-a * a) * b + 1)
+
+    @cupy.fuse()
+    def fused(a, b):
+        return cupy.exp(-a * a) * b + 1
+
     save("fused", fused(x, y))
     save("index", x[::3, [1, 5, 7]])
     x[x < -1] = 0

@@ -23,8 +23,8 @@ pub fn scanned(gpus: &[GpuStatus], appeared: &[String], vanished: &[String], scr
             text += &format!("{what}: {uuid}\n");
         }
     }
-    let free = gpus.iter().find(|gpu| gpu.state == GpuState::Unassigned);
-    if let Some(index) = free.and_then(|gpu| gpu.index) {
+    let unassigned = gpus.iter().find(|gpu| gpu.state == GpuState::Unassigned);
+    if let Some(index) = unassigned.and_then(|gpu| gpu.index) {
         text += &format!("A GPU can serve a pool: vgpu-admin assign-gpu --gpu-id {index} --pool NAME\n");
     }
     text
@@ -51,12 +51,12 @@ pub fn status(status: &Status, screen: Screen) -> String {
         text += "\n";
         text += &pool_text(pool, &status.gpus, screen);
     }
-    if status
-        .pools
-        .iter()
-        .flat_map(|pool| &pool.vms)
-        .any(|vm| vm.estimated)
-    {
+    if !status.in_no_pool.is_empty() {
+        text += "\nIn no pool:\n";
+        text += &vms_text(&status.in_no_pool, "", screen);
+    }
+    let in_pools = status.pools.iter().flat_map(|pool| &pool.vms);
+    if in_pools.chain(&status.in_no_pool).any(|vm| vm.estimated) {
         text += "~ partly an estimate: when VMs of several priorities run at once, their time is split by time slice\n";
     }
     if status.pools.is_empty() {
@@ -140,7 +140,7 @@ fn pci(gpu: &GpuStatus) -> String {
 fn state(gpu: &GpuStatus) -> String {
     let state = match gpu.state {
         GpuState::Ready => "ready",
-        GpuState::Unassigned => "free",
+        GpuState::Unassigned => "unassigned",
         GpuState::Missing => "MISSING",
         GpuState::Divided => "divided",
     };
@@ -158,9 +158,14 @@ fn pool_text(pool: &PoolStatus, gpus: &[GpuStatus], screen: Screen) -> String {
     for line in treated(pool) {
         text += &format!("  {line}\n");
     }
-    if pool.ranges.is_empty() {
-        return text;
+    if !pool.ranges.is_empty() {
+        text += &vms_text(&pool.vms, &others(pool), screen);
     }
+    text
+}
+
+/// A table of VMs, with a row for those of which nothing is known, then those in quarantine.
+fn vms_text(vms: &[VmStatus], others: &str, screen: Screen) -> String {
     let mut table = screen.table(&[
         ">VM",
         "priority",
@@ -171,7 +176,7 @@ fn pool_text(pool: &PoolStatus, gpus: &[GpuStatus], screen: Screen) -> String {
         ">GPU time",
         "doing",
     ]);
-    for vm in &pool.vms {
+    for vm in vms {
         table.add_row([
             vm.vm.to_string(),
             vm.priority.to_string(),
@@ -191,11 +196,10 @@ fn pool_text(pool: &PoolStatus, gpus: &[GpuStatus], screen: Screen) -> String {
             doing(vm),
         ]);
     }
-    let others = others(pool);
     if !others.is_empty() {
         let nothing = || "-".to_owned();
         table.add_row([
-            others,
+            others.to_owned(),
             vgpu_pool_map::DEFAULT_PRIORITY.to_string(),
             vgpu_pool_map::DEFAULT_WEIGHT.to_string(),
             nothing(),
@@ -205,8 +209,8 @@ fn pool_text(pool: &PoolStatus, gpus: &[GpuStatus], screen: Screen) -> String {
             "never started".to_owned(),
         ]);
     }
-    text += &written(&table);
-    for vm in &pool.vms {
+    let mut text = written(&table);
+    for vm in vms {
         if let Some(quarantine) = &vm.quarantine {
             let until = match quarantine.until_s {
                 Some(until) => format!("until {}", moment(until)),
@@ -347,6 +351,8 @@ mod tests {
             "200.0 GiB of memory\n",
             "2 violations",
             "VM 9: QUARANTINED until 2023-11-14T22:18:20Z: it ran\\nwild\n",
+            "\n\nIn no pool:\n",
+            "VM 12: QUARANTINED until",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

@@ -53,7 +53,7 @@ use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_con
 use zerocopy::{FromBytes, IntoBytes};
 
 /// How long all sessions together may take to end. They end side by side, so little longer than one executor.
-const STOP_WAIT: Duration = spawn::REAP_WAIT.saturating_add(Duration::from_secs(3));
+pub const STOP_WAIT: Duration = spawn::REAP_WAIT.saturating_add(Duration::from_secs(3));
 /// Sessions that ended with the rings and that are remembered for their driver.
 const LOST_MAX: usize = 16 * SESSIONS_MAX as usize;
 /// How long the queue thread may take to come round.

@@ -567,7 +567,7 @@ impl Session {
                 Woken::Handle => {}
                 Woken::Timeout => {
                     self.warn(format_args!("vgpud does not answer"));
-                    return Err(Status::HostError);
+                    return Err(Status::NoScheduler);
                 }
                 Woken::Death | Woken::Socket => return Err(self.lose("its executor ended")),
             }

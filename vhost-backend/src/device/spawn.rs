@@ -143,7 +143,9 @@ impl Executor {
         if !wait_readable(self.pidfd.as_fd(), REAP_WAIT) {
             return None;
         }
-        self.child.wait().ok()
+        let status = self.child.wait().ok();
+        remove_shared_files(Path::new("/dev/shm"), self.child.id());
+        status
     }
 }
 
@@ -151,6 +153,18 @@ impl Drop for Executor {
     fn drop(&mut self) {
         if !self.reaped {
             self.reap();
+        }
+    }
+}
+
+/// Removes what libcuda has left of a process that is gone: files through which it shared events, which nobody finds any more.
+fn remove_shared_files(folder: &Path, pid: u32) {
+    let user = rustix::process::geteuid().as_raw();
+    let start = format!("cuda.shm.{user:x}.{pid:x}.");
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(start.as_bytes())) {
+        if let Err(error) = std::fs::remove_file(entry.path()) {
+            log::warn!("{} stays: {error}", entry.path().display());
         }
     }
 }
@@ -228,5 +242,24 @@ fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_process_shared_goes_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let user = rustix::process::geteuid().as_raw();
+        let name = |pid: u32, number: u32| folder.path().join(format!("cuda.shm.{user:x}.{pid:x}.{number}"));
+        for (pid, number) in [(0x1f0, 1), (0x1f0, 2), (0x1f, 1), (0x1f01, 1)] {
+            std::fs::write(name(pid, number), b"").unwrap();
+        }
+        remove_shared_files(folder.path(), 0x1f0);
+        let left =
+            [(0x1f0, 1), (0x1f0, 2), (0x1f, 1), (0x1f01, 1)].map(|(pid, number)| name(pid, number).exists());
+        assert_eq!(left, [false, false, true, true]);
     }
 }

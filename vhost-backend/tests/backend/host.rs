@@ -1,6 +1,7 @@
 //! A backend under test.
 use crate::executor;
 use crate::scheduler::PATIENCE;
+use rustix::process::{Pid, Signal};
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -112,9 +113,27 @@ impl Backend {
         }
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Waits for its end: whether it ended well.
     pub fn ended(&mut self) -> bool {
-        self.child.wait().unwrap().success()
+        self.ended_with() == Some(0)
+    }
+
+    /// Waits for its end: its exit code.
+    pub fn ended_with(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// Everything that it wrote up to its end, or up to a line that was waited for.
+    pub fn log(&mut self) -> Vec<String> {
+        if !self.lives() {
+            self.seen.borrow_mut().extend(self.log.iter());
+        }
+        self.seen.borrow().clone()
     }
 
     /// Whether it still runs.

@@ -4,6 +4,7 @@ use crate::guest::{self, Guest, QUARANTINE_WAIT_S, RING_BUFFER_LEN, refused};
 use crate::host::{Backend, ends, has_ended};
 use crate::scheduler::{Refuse, Scheduler, speaks};
 use crate::vmm::{Buffer, REQUEST_PLACE, Vmm, WINDOW};
+use rustix::process::Signal;
 use std::sync::atomic::Ordering;
 use vgpu_protocol::limits::{
     AREA_LEN, CONTROL_LEN_MAX, MAP_LEN_MAX, PAGE_LEN, RUNS_PER_MESSAGE_MAX, SESSIONS_MAX,
@@ -341,7 +342,17 @@ fn a_vm_that_may_not_have_gpus_is_told_so() {
     // Without a vgpud nobody knows, and nobody waits.
     let backend = Backend::start();
     let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
-    assert!(refused(transport.gpus(), Status::HostError));
+    assert!(refused(transport.gpus(), Status::NoScheduler));
+}
+
+/// It is waited for, since it may be about to be there again, but not for ever.
+#[test]
+fn without_vgpud_no_session_is_opened_and_the_guest_is_told_why() {
+    let backend = Backend::start();
+    let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
+    assert!(refused(transport.open(&[WINDOW]), Status::NoScheduler));
+    let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    assert_eq!(transport.open(&[WINDOW]).unwrap(), WINDOW);
 }
 
 /// Without a VM each process is a front end, and their sessions are one VM's.
@@ -469,6 +480,128 @@ fn the_end_of_the_backend_is_the_end_of_its_executors() {
     let result = guest.transport.alloc(guest.at(0), PAGE_LEN, false);
     assert!(matches!(result, Err(TransportError::Gone)), "{result:?}");
     assert!(matches!(guest.transport.wait(0, 0), Err(TransportError::Gone)));
+}
+
+/// Nothing that an operator has to look at.
+#[track_caller]
+fn no_complaints(log: &[String]) {
+    let is_complaint = |line: &&String| ["WARN", "ERROR", "failed"].iter().any(|word| line.contains(word));
+    let complaints: Vec<_> = log.iter().filter(is_complaint).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+}
+
+#[test]
+fn a_programs_end_is_nothing_to_complain_of() {
+    let mut backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    vgpud.wait("a greeting", |asked| {
+        matches!(asked.request, Request::Hello { .. }).then_some(())
+    });
+    let mut guest = Guest::open(&backend.socket());
+    let ring = guest.at(0);
+    guest.ring(0, ring);
+    guest.command(0, ring, &[ECHO]);
+    drop(guest);
+    vgpud.closed(1);
+    backend.wait_log("front end disconnected");
+    // Before vgpud listened there was none.
+    let log: Vec<String> = backend
+        .log()
+        .into_iter()
+        .filter(|line| !line.contains("no vgpud"))
+        .collect();
+    assert!(
+        log.iter().any(|line| line.contains("session 1: closed")),
+        "{log:?}"
+    );
+    no_complaints(&log);
+}
+
+#[test]
+fn a_signal_ends_the_backend_in_order() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut backend = Backend::start();
+        let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+        let guests: Vec<Guest> = (0..2).map(|_| Guest::open(&backend.socket())).collect();
+        let pidfds = [1, 2].map(|session| vgpud.attached(session).1.remove(2));
+        backend.signal(signal);
+        assert_eq!(backend.ended_with(), Some(0));
+        assert!(!backend.socket().exists());
+        // Not when somebody gets round to it, but before the backend is gone.
+        assert!(pidfds.iter().all(has_ended));
+        let log: Vec<String> = backend
+            .log()
+            .into_iter()
+            .filter(|line| !line.contains("no vgpud"))
+            .collect();
+        for session in [1, 2] {
+            let closed = format!("session {session}: closed");
+            assert!(log.iter().any(|line| line.contains(&closed)), "{log:?}");
+        }
+        assert!(log.last().unwrap().contains("ended"), "{log:?}");
+        no_complaints(&log);
+        drop(guests);
+    }
+}
+
+/// Without anybody connected there is nothing to end.
+#[test]
+fn a_signal_ends_a_backend_that_nobody_uses() {
+    let mut backend = Backend::start();
+    backend.signal(Signal::TERM);
+    assert_eq!(backend.ended_with(), Some(0));
+    assert!(!backend.socket().exists());
+    let mut listening = Backend::start_listening();
+    listening.wait_log("listening");
+    listening.signal(Signal::TERM);
+    assert_eq!(listening.ended_with(), Some(0));
+    // It was made by somebody else.
+    assert!(listening.socket().exists());
+}
+
+#[test]
+fn a_vm_has_one_backend() {
+    let taken = Refuse {
+        hello: Some(Refusal::Duplicate),
+        ..Refuse::default()
+    };
+    let mut second = Backend::start();
+    let _vgpud = Scheduler::start(&second.scheduler(), taken);
+    assert_eq!(second.ended_with(), Some(1));
+    assert!(!second.socket().exists());
+    let log = second.log();
+    let last = log.last().unwrap();
+    assert!(last.starts_with("error: VM 7 has a backend already"), "{last}");
+
+    // The one that serves it goes on, whoever comes first to a new vgpud.
+    let mut first = Backend::start();
+    let vgpud = Scheduler::start(&first.scheduler(), Refuse::default());
+    let guest = Guest::open(&first.socket());
+    drop(vgpud);
+    let _vgpud = Scheduler::start(&first.scheduler(), taken);
+    first.wait_log("vgpud refuses this VM");
+    assert!(first.lives());
+    drop(guest);
+}
+
+#[test]
+fn a_mistake_is_told_in_one_line() {
+    let backend = Backend::start();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_vgpu-backend"))
+        .args(["--vm-id", "8", "--vgpud", "/nonexistent", "--exec"])
+        .arg(std::env::current_exe().unwrap())
+        .arg("--socket-path")
+        .arg(backend.socket())
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    let expected = format!(
+        "error: {}: somebody listens there already\n",
+        backend.socket().display()
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(backend.socket().exists());
 }
 
 /// Opens a session with its area.

@@ -61,7 +61,9 @@ cuda! {
         let plain = kernel(&call, node)?;
         let function = call.session.functions.get(plain.function).ok_or(result::INVALID_VALUE)?;
         let context = call.session.contexts.by_id(function.context).map_or(0, |context| context.handle());
-        place.set(KernelNodeParamsV2 { plain, kernel: 0, context })
+        // By this alone NVIDIA's runtime finds which of its kernels it is.
+        let kernel = function.kernel(call.session).unwrap_or(0);
+        place.set(KernelNodeParamsV2 { plain, kernel, context })
     }
 
     fn cuGraphMemcpyNodeGetParams(node: CUgraphNode, place: Out<Memcpy3d>) {

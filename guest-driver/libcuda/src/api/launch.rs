@@ -133,7 +133,7 @@ impl Launch {
     ) -> Result<Checked, Code> {
         let context = call.context()?;
         let function = call.function(self.function)?;
-        let stream = call.work_stream(&context, self.stream, null)?;
+        let stream = call.stream(self.stream, null)?;
         // Kernel and stream belong together; the current context may be another.
         if function.context != stream.context {
             return Err(result::INVALID_HANDLE);

@@ -138,8 +138,14 @@ cuda! {
     fn cuPointerGetAttribute(place: Out<c_void>, number: c_int, pointer: CUdeviceptr) {
         let call = Call::enter()?;
         place.check()?;
-        Value::none(number)?;
-        let memory = find(&call, pointer).ok_or(result::INVALID_VALUE)?;
+        let none = Value::none(number)?;
+        let memory = find(&call, pointer);
+        // Some answers are given beside the error.
+        match (&memory, number) {
+            (Some(_), HOST_POINTER) | (None, DEVICE_ORDINAL) => none.set(place)?,
+            _ => {}
+        }
+        let memory = memory.ok_or(result::INVALID_VALUE)?;
         attribute(&call, number, pointer, &memory)?.set(place)
     }
 
@@ -151,9 +157,12 @@ cuda! {
             place.check()?;
             // Of memory that is not known, or has no such thing, the answer is nothing.
             let none = Value::none(number)?;
-            let value = match &memory {
-                Some(memory) => attribute(&call, number, pointer, memory).unwrap_or(none),
-                None => none,
+            let value = match (&memory, number) {
+                (Some(memory), _) => attribute(&call, number, pointer, memory).unwrap_or(none),
+                // What is not known is taken for the program's own memory, which has no range.
+                (None, HOST_POINTER) => Value::Long(pointer),
+                (None, RANGE_START | RANGE_SIZE) => continue,
+                (None, _) => none,
             };
             value.set(place)?;
         }
