@@ -1,40 +1,58 @@
 //! What can be asked, and the page.
-use crate::guard::guard;
+use crate::access::{Access, Denied, Doors, Who};
+use crate::guard::{Names, guard};
+use crate::history::History;
 use crate::live::follow;
+use crate::openapi;
+use crate::tokens::Role;
 use crate::vgpud::{Known, Vgpud, json};
-use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::{StatusCode, Uri, header};
-use axum::middleware::from_fn;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
+use axum_extra::extract::cookie::{Cookie, CookieJar};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
+use vgpu_client::client::unexpected;
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_client::statistics::prometheus;
-use vgpu_sched_api::messages::SCHEMA_VERSION;
+use vgpu_sched_api::messages::{
+    Answer, Change, ChangeRecord, Changed, EventRecord, GpuStatus, Request as Asked, SCHEMA_VERSION, Wanted,
+};
 
 /// Clients that follow what happens, at once.
 pub const FOLLOWERS_MAX: usize = 16;
+/// Bytes of what is sent at most; `vgpud` takes less.
+const BODY_LEN_MAX: usize = 64 * 1024;
+/// How long a client may take to send it.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 /// As Prometheus wants it to be called.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What is asked of the panel by programs: described in `openapi.json`.
-const OPENAPI: &str = include_str!("page/openapi.json");
-
 /// The page: its parts, what they are, and their text.
-const PAGE: [(&str, &str, &str); 4] = [
+const PAGE: [(&str, &str, &str); 5] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     (
         "/panel.js",
         "text/javascript; charset=utf-8",
         include_str!("page/panel.js"),
+    ),
+    (
+        "/change.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page/change.js"),
     ),
     (
         "/panel.css",
@@ -47,44 +65,99 @@ const PAGE: [(&str, &str, &str); 4] = [
 #[derive(Clone)]
 struct Panel {
     vgpud: Arc<Vgpud>,
+    doors: Arc<Doors>,
+    history: Arc<History>,
     followers: Arc<Semaphore>,
 }
 
 /// What programs may ask.
-fn api() -> [(&'static str, MethodRouter<Panel>); 7] {
+struct Route {
+    path: &'static str,
+    access: Access,
+    handler: MethodRouter<Panel>,
+}
+
+/// All of it.
+fn api() -> [Route; 14] {
+    let route = |access| {
+        move |path, handler| Route {
+            path,
+            access,
+            handler,
+        }
+    };
+    let open = route(Access::Anybody);
+    let read = route(Access::Role(Role::ReadOnly));
+    let change = route(Access::Role(Role::Admin));
     [
-        ("/api/v1/status", get(status)),
-        ("/api/v1/stats", get(stats)),
-        ("/api/v1/events", get(events)),
-        ("/api/v1/live", get(live)),
-        (
+        read("/api/v1/status", get(status)),
+        read("/api/v1/stats", get(stats)),
+        read("/api/v1/events", get(events)),
+        read("/api/v1/live", get(live)),
+        read("/api/v1/history", get(history)),
+        read("/api/v1/changes", get(changes)),
+        change("/api/v1/changes", post(change_something)),
+        change("/api/v1/scan", post(scan)),
+        read("/api/v1/me", get(me)),
+        open("/api/v1/login", post(log_in)),
+        open("/api/v1/logout", post(log_out)),
+        open(
             "/api/v1/openapi.json",
-            get(async || text(JSON, OPENAPI.to_owned())),
+            get(async || text(JSON, openapi::document().to_string())),
         ),
-        ("/metrics", get(metrics)),
+        read("/metrics", get(metrics)),
         // Of the panel itself, whatever vgpud does.
-        ("/healthz", get(async || text(TEXT, "ok\n".to_owned()))),
+        open("/healthz", get(async || text(TEXT, "ok\n".to_owned()))),
     ]
 }
 
 /// Everything that is answered.
-pub fn router(vgpud: Arc<Vgpud>) -> Router {
+pub fn router(vgpud: Arc<Vgpud>, history: Arc<History>, doors: Doors, names: Names) -> Router {
+    let panel = Panel {
+        vgpud,
+        history,
+        doors: Arc::new(doors),
+        followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+    };
     let mut router = Router::new();
-    for (path, route) in api() {
-        router = router.route(path, route);
+    for route in api() {
+        let handler = match route.access {
+            Access::Anybody => route.handler,
+            Access::Role(needed) => route
+                .handler
+                .layer(from_fn_with_state((panel.doors.clone(), needed), admit)),
+        };
+        router = router.route(route.path, handler);
     }
     for (path, kind, body) in PAGE {
         router = router.route(path, get(async move || text(kind, body.to_owned())));
     }
-    router.fallback(nothing).layer(from_fn(guard)).with_state(Panel {
-        vgpud,
-        followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-    })
+    router
+        .fallback(nothing)
+        .method_not_allowed_fallback(not_so)
+        .layer(from_fn_with_state(Arc::new(names), guard))
+        .with_state(panel)
+}
+
+/// Lets those through who may; what they ask for knows who they are.
+async fn admit(
+    State((doors, needed)): State<(Arc<Doors>, Role)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match doors.admit(request.headers(), needed) {
+        Ok(who) => {
+            request.extensions_mut().insert(who);
+            next.run(request).await
+        }
+        Err(denied) => turned_away(&denied),
+    }
 }
 
 /// What failed, as programs are told.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Error<'a> {
+    /// Version of this object; another one when a key goes or means something else.
     schema_version: u32,
     error: &'a Failure,
 }
@@ -98,6 +171,23 @@ impl<'a> Error<'a> {
     }
 }
 
+// An answer with the version of its keys. What it is, is said by what it tells.
+#[derive(Serialize, JsonSchema)]
+pub struct Versioned<T> {
+    /// Version of this object; another one when a key goes or means something else.
+    schema_version: u32,
+    #[serde(flatten)]
+    told: T,
+}
+
+fn told(told: impl Serialize) -> Response {
+    let versioned = Versioned {
+        schema_version: SCHEMA_VERSION,
+        told,
+    };
+    text(JSON, json(&versioned))
+}
+
 fn text(kind: &'static str, body: String) -> Response {
     ([(header::CONTENT_TYPE, kind)], body).into_response()
 }
@@ -107,13 +197,35 @@ pub fn refused(status: StatusCode, failure: &Failure) -> Response {
     (status, text(JSON, json(&Error::new(failure)))).into_response()
 }
 
-/// `vgpud` did not answer, or answered something else.
+fn turned_away((status, failure): &Denied) -> Response {
+    let response = refused(*status, failure);
+    match *status {
+        StatusCode::UNAUTHORIZED => (
+            [(header::WWW_AUTHENTICATE, "Bearer realm=\"vgpu-panel\"")],
+            response,
+        )
+            .into_response(),
+        _ => response,
+    }
+}
+
+/// `vgpud` did not do it, or did not answer.
 fn failed(failure: &Failure) -> Response {
     let status = match failure.kind {
+        Kind::Usage => StatusCode::BAD_REQUEST,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Conflict => StatusCode::CONFLICT,
         Kind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::Failed | Kind::Usage | Kind::NotFound => StatusCode::BAD_GATEWAY,
+        Kind::Failed => StatusCode::BAD_GATEWAY,
     };
     refused(status, failure)
+}
+
+fn told_or_failed(outcome: Result<impl Serialize, Failure>) -> Response {
+    match outcome {
+        Ok(done) => told(done),
+        Err(failure) => failed(&failure),
+    }
 }
 
 impl Panel {
@@ -137,6 +249,10 @@ async fn stats(State(panel): State<Panel>) -> Response {
     panel.now(|known| text(JSON, known.stats.json.clone())).await
 }
 
+async fn history(State(panel): State<Panel>) -> Response {
+    told(panel.history.shares())
+}
+
 async fn metrics(State(panel): State<Panel>) -> Response {
     let answer = |known: &Known| match prometheus(&known.stats.value) {
         Ok(metrics) => text(PROMETHEUS, metrics),
@@ -147,27 +263,204 @@ async fn metrics(State(panel): State<Panel>) -> Response {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+struct Page {
     #[serde(default)]
     from: u64,
     vm: Option<u32>,
 }
 
-async fn events(State(panel): State<Panel>, wanted: Result<Query<Wanted>, QueryRejection>) -> Response {
-    let Query(Wanted { from, vm }) = match wanted {
-        Ok(wanted) => wanted,
-        Err(error) => {
-            let message = format!(
-                "the query: expected from=NUMBER, vm=NUMBER, both or neither: {}",
-                error.body_text()
-            );
-            return refused(StatusCode::BAD_REQUEST, &Failure::new(Kind::Usage, message));
+/// A query, or what was expected of it.
+fn query<T>(query: Result<Query<T>, QueryRejection>, expected: &str) -> Result<T, Denied> {
+    query.map(|Query(query)| query).map_err(|error| {
+        let message = format!("the query: expected {expected}: {}", error.body_text());
+        (StatusCode::BAD_REQUEST, Failure::new(Kind::Usage, message))
+    })
+}
+
+/// A page of what happened.
+#[derive(Serialize, JsonSchema)]
+pub struct Events {
+    events: Vec<EventRecord>,
+    /// The number that the next page begins with.
+    next: u64,
+}
+
+async fn events(State(panel): State<Panel>, page: Result<Query<Page>, QueryRejection>) -> Response {
+    let Page { from, vm } = match query(page, "from=NUMBER, vm=NUMBER, both or neither") {
+        Ok(page) => page,
+        Err(denied) => return turned_away(&denied),
+    };
+    let events = panel.vgpud.ask(move |vgpud| vgpud.events(from, vm)).await;
+    told_or_failed(events.map(|(events, next)| Events { events, next }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct From {
+    #[serde(default)]
+    from: u64,
+}
+
+/// A page of who changed what.
+#[derive(Serialize, JsonSchema)]
+pub struct Changes {
+    changes: Vec<ChangeRecord>,
+    /// The number that the next page begins with.
+    next: u64,
+}
+
+async fn changes(State(panel): State<Panel>, page: Result<Query<From>, QueryRejection>) -> Response {
+    let From { from } = match query(page, "from=NUMBER, or nothing") {
+        Ok(page) => page,
+        Err(denied) => return turned_away(&denied),
+    };
+    let changes = panel.vgpud.ask(move |vgpud| vgpud.changes(from)).await;
+    told_or_failed(changes.map(|(changes, next)| Changes { changes, next }))
+}
+
+/// A change that is wanted. Who wants it is known from his token.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    change: Change,
+    /// Nothing is changed; the answer says what would be.
+    #[serde(default)]
+    dry_run: bool,
+    /// `map_version` of the status that was looked at: it is refused with 409 if the pool map's file is another one by now.
+    #[serde(default)]
+    seen: Option<String>,
+}
+
+/// What was changed, or would be.
+#[derive(Serialize, JsonSchema)]
+pub struct Outcome {
+    dry_run: bool,
+    #[serde(flatten)]
+    changed: Changed,
+}
+
+async fn change_something(
+    State(panel): State<Panel>,
+    Extension(who): Extension<Who>,
+    request: Request,
+) -> Response {
+    let Order {
+        change,
+        dry_run,
+        seen,
+    } = match sent(request.into_body()).await {
+        Ok(order) => order,
+        Err(denied) => return turned_away(&denied),
+    };
+    let wanted = Wanted {
+        change,
+        dry_run,
+        seen,
+        user: who.name,
+    };
+    let changed = panel.vgpud.order(move |vgpud| vgpud.change(wanted)).await;
+    told_or_failed(changed.map(|changed| Outcome { dry_run, changed }))
+}
+
+/// The GPUs that there are now, and the UUIDs of those that came and went since the last look.
+#[derive(Serialize, JsonSchema)]
+pub struct Scanned {
+    gpus: Vec<GpuStatus>,
+    appeared: Vec<String>,
+    vanished: Vec<String>,
+}
+
+/// What takes no more than the header says.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+async fn scan(State(panel): State<Panel>, request: Request) -> Response {
+    if let Err(denied) = sent::<Nothing>(request.into_body()).await {
+        return turned_away(&denied);
+    }
+    let scanned = panel.vgpud.order(|vgpud| match vgpud.ask(&Asked::Scan)? {
+        Answer::Scanned {
+            gpus,
+            appeared,
+            vanished,
+        } => Ok(Scanned {
+            gpus,
+            appeared,
+            vanished,
+        }),
+        other => Err(unexpected(&other)),
+    });
+    told_or_failed(scanned.await)
+}
+
+/// Who asks.
+#[derive(Serialize, JsonSchema)]
+pub struct Me {
+    /// Null where nobody is asked who he is.
+    user: Option<String>,
+    role: Role,
+    /// Whether the panel asks who somebody is.
+    asks: bool,
+}
+
+impl Panel {
+    fn me(&self, Who { name, role }: Who) -> Me {
+        Me {
+            user: name,
+            role,
+            asks: self.doors.asks(),
+        }
+    }
+}
+
+async fn me(State(panel): State<Panel>, Extension(who): Extension<Who>) -> Response {
+    told(panel.me(who))
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogIn {
+    token: String,
+}
+
+async fn log_in(State(panel): State<Panel>, request: Request) -> Response {
+    let LogIn { token } = match sent(request.into_body()).await {
+        Ok(log_in) => log_in,
+        Err(denied) => return turned_away(&denied),
+    };
+    match panel.doors.log_in(&token) {
+        Ok((who, cookie)) => with_cookie(cookie, told(panel.me(who))),
+        Err(denied) => turned_away(&denied),
+    }
+}
+
+async fn log_out(State(panel): State<Panel>, headers: HeaderMap) -> Response {
+    with_cookie(panel.doors.log_out(&headers), told(()))
+}
+
+fn with_cookie(cookie: Cookie<'static>, response: Response) -> Response {
+    (CookieJar::new().add(cookie), response).into_response()
+}
+
+/// The object that a request brings.
+async fn sent<T: DeserializeOwned>(body: Body) -> Result<T, Denied> {
+    let wrong = |status, message: String| Err((status, Failure::new(Kind::Usage, message)));
+    let bytes = match tokio::time::timeout(BODY_LIMIT, to_bytes(body, BODY_LEN_MAX)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => {
+            let message = format!("expected an object of at most {BODY_LEN_MAX} bytes");
+            return wrong(StatusCode::PAYLOAD_TOO_LARGE, message);
+        }
+        Err(_) => {
+            let message = format!("expected an object within {} s", BODY_LIMIT.as_secs());
+            return wrong(StatusCode::REQUEST_TIMEOUT, message);
         }
     };
-    match panel.vgpud.events(from, vm).await {
-        Ok(events) => text(JSON, json(&events)),
-        Err(failure) => failed(&failure),
-    }
+    serde_json::from_slice(&bytes).or_else(|error| {
+        let message = format!("{error}; /api/v1/openapi.json says what is expected");
+        wrong(StatusCode::BAD_REQUEST, message)
+    })
 }
 
 async fn live(State(panel): State<Panel>) -> Response {
@@ -184,25 +477,37 @@ async fn live(State(panel): State<Panel>) -> Response {
 }
 
 async fn nothing(asked: Uri) -> Response {
-    let paths = api().map(|(path, _)| path).join(", ");
+    let mut paths = api().map(|route| route.path).to_vec();
+    // Some answer to two methods.
+    paths.dedup();
     let message = format!(
-        "there is nothing at {}: expected / or one of {paths}",
-        asked.path()
+        "there is nothing at {}: expected / or one of {}",
+        asked.path(),
+        paths.join(", ")
     );
     let failure = Failure::new(Kind::NotFound, message).hint("/api/v1/openapi.json tells of each");
     refused(StatusCode::NOT_FOUND, &failure)
 }
 
+async fn not_so(method: Method) -> Response {
+    let expected = match method {
+        Method::POST => "GET",
+        _ => "POST",
+    };
+    let message = format!("{method}: expected {expected}, since it only shows, or only does something");
+    refused(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &Failure::new(Kind::Usage, message),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openapi::document;
     use serde_json::{Value, json};
     use std::collections::BTreeSet;
     use vgpu_client::fixture;
-
-    fn document() -> Value {
-        serde_json::from_str(OPENAPI).unwrap()
-    }
 
     /// What of the value is not as the schema has it. A schema that knows of more than the value has is wrong, too.
     fn differences(document: &Value, schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
@@ -210,11 +515,19 @@ mod tests {
             let schema = document.pointer(name.trim_start_matches('#')).unwrap();
             return differences(document, schema, value, place, found);
         }
-        if let Some(choices) = schema["oneOf"].as_array() {
-            let choice = choices
-                .iter()
-                .find(|choice| (choice["type"] == "null") == value.is_null());
-            return differences(document, choice.unwrap(), value, place, found);
+        if let Some(choices) = schema["oneOf"].as_array().or(schema["anyOf"].as_array()) {
+            let fits = |choice: &Value| {
+                let mut found = Vec::new();
+                differences(document, choice, value, place, &mut found);
+                found.is_empty()
+            };
+            if !choices.iter().any(fits) {
+                found.push(format!("{place} is none of what it may be"));
+            }
+            return;
+        }
+        if schema.get("const").is_some_and(|only| only != value) {
+            found.push(format!("{place} is {value}"));
         }
         let kind = match value {
             Value::Null => "null",
@@ -239,7 +552,7 @@ mod tests {
         }
         if let Some(object) = value.as_object() {
             let known = schema["properties"].as_object().unwrap();
-            let required = schema["required"].as_array().unwrap();
+            let required = schema["required"].as_array().cloned().unwrap_or_default();
             for (key, value) in object {
                 match known.get(key) {
                     Some(schema) => differences(document, schema, value, &format!("{place}/{key}"), found),
@@ -259,7 +572,7 @@ mod tests {
         let document = document();
         let mut found = Vec::new();
         let schema = &document["components"]["schemas"][name];
-        differences(&document, schema, value, name, &mut found);
+        differences(document, schema, value, name, &mut found);
         assert_eq!(found, [""; 0]);
     }
 
@@ -273,15 +586,13 @@ mod tests {
             .keys()
             .map(String::as_str)
             .collect();
-        let routes: BTreeSet<&str> = api().iter().map(|(path, _)| *path).collect();
+        let routes: BTreeSet<&str> = api().iter().map(|route| route.path).collect();
         assert_eq!(told, routes);
-        for path in document["paths"].as_object().unwrap().values() {
-            // Nothing but reading is offered.
-            assert_eq!(
-                path.as_object().unwrap().keys().collect::<Vec<_>>(),
-                ["get"],
-                "{path}"
-            );
+        // And what it refers to is there.
+        let text = document.to_string();
+        let named = text.split("\"$ref\":\"#").skip(1);
+        for name in named.map(|rest| rest.split('"').next().unwrap()) {
+            assert!(document.pointer(name).is_some(), "{name}");
         }
     }
 
@@ -294,6 +605,28 @@ mod tests {
         is_a("Stats", &serde_json::to_value(fixture::stats()).unwrap());
         let events = json!({"schema_version": 3, "events": [fixture::event(1)], "next": 2});
         is_a("Events", &events);
+        let changes = json!({"schema_version": 3, "changes": [fixture::change(1)], "next": 2});
+        is_a("Changes", &changes);
+        let changed = Outcome {
+            dry_run: true,
+            changed: Changed::default(),
+        };
+        let versioned = Versioned {
+            schema_version: 3,
+            told: changed,
+        };
+        is_a("Outcome", &serde_json::to_value(versioned).unwrap());
+        for order in [
+            json!({"change": {"verb": "release", "vms": "1-7"}, "dry_run": true, "seen": "0f"}),
+            json!({"change": {"verb": "quarantine", "vms": "1", "why": "loud"}}),
+            json!({"change": {"verb": "edit", "edits": [
+                {"edit": "register_vms", "vms": "1-7", "pool": "A", "settings": {"priority": "high", "limits": {"call_rate": 0}}},
+                {"edit": "assign_gpu", "gpu": "0", "pool": "A"},
+            ]}}),
+        ] {
+            is_a("Order", &order);
+            assert!(serde_json::from_value::<Order>(order).is_ok());
+        }
         let failure = Failure::new(Kind::Unreachable, "it is gone").hint("start it");
         is_a("Error", &serde_json::to_value(Error::new(&failure)).unwrap());
         // And the test sees what is not.
@@ -301,7 +634,7 @@ mod tests {
         let wrong = json!({"schema_version": "3", "events": [], "more": 1});
         let document = document();
         differences(
-            &document,
+            document,
             &document["components"]["schemas"]["Events"],
             &wrong,
             "",
@@ -353,7 +686,7 @@ mod tests {
                 }
             }
         }
-        there.extend(api().iter().map(|(path, _)| *path));
+        there.extend(api().iter().map(|route| route.path));
         assert!(named.contains("/panel.js"), "{named:?}");
         for path in &named {
             assert!(there.contains(path.as_str()), "{path}");

@@ -7,20 +7,25 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, Semaphore};
 use vgpu_client::client::Client;
 use vgpu_client::failure::{Failure, Kind};
-use vgpu_sched_api::messages::{EventRecord, SCHEMA_VERSION, Stats, Status};
+use vgpu_sched_api::messages::{Stats, Status};
 
 /// For so long an answer is good. A bit less than the second after which a page asks again.
 const FRESH: Duration = Duration::from_millis(900);
 /// How long each answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
+/// The same of an order: looking for GPUs is given up by `vgpud` after a minute.
+const ORDER_LIMIT: Duration = Duration::from_secs(75);
 /// Questions about what happened that are asked at once.
 const QUESTIONS_MAX: usize = 4;
+/// Orders that are given at once.
+const ORDERS_MAX: usize = 2;
 
 /// `vgpud`, as the panel sees it.
 pub struct Vgpud {
     socket: PathBuf,
     last: Mutex<Option<(Instant, Arc<Look>)>>,
     questions: Arc<Semaphore>,
+    orders: Arc<Semaphore>,
 }
 
 /// The outcome of asking for status and statistics.
@@ -73,21 +78,13 @@ pub fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("JSON")
 }
 
-/// A page of what happened, as programs are told.
-#[derive(Serialize)]
-pub struct Events {
-    schema_version: u32,
-    events: Vec<EventRecord>,
-    /// The number that the next page begins with.
-    next: u64,
-}
-
 impl Vgpud {
     pub fn new(socket: PathBuf) -> Arc<Self> {
         Arc::new(Self {
             socket,
             last: Mutex::default(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            orders: Arc::new(Semaphore::new(ORDERS_MAX)),
         })
     }
 
@@ -137,21 +134,40 @@ impl Vgpud {
         })
     }
 
-    /// A page of what happened, from that number on, of one VM or of all.
-    pub async fn events(self: &Arc<Self>, from: u64, vm: Option<u32>) -> Result<Events, Failure> {
-        let question = self.questions.clone().acquire_owned().await;
-        let asking = self.clone();
-        let read = tokio::task::spawn_blocking(move || {
+    /// Asks about what happened.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Client) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.with(&self.questions, LIMIT, ask).await
+    }
+
+    /// Has something done. What is known after it is new.
+    pub async fn order<T: Send + 'static>(
+        &self,
+        order: impl FnOnce(&Client) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let done = self.with(&self.orders, ORDER_LIMIT, order).await;
+        if let Some((at, _)) = &mut *self.last.lock().await {
+            *at = at.checked_sub(FRESH).unwrap_or(*at);
+        }
+        done
+    }
+
+    async fn with<T: Send + 'static>(
+        &self,
+        places: &Arc<Semaphore>,
+        limit: Duration,
+        ask: impl FnOnce(&Client) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let place = places.clone().acquire_owned().await;
+        let socket = self.socket.clone();
+        let asked = tokio::task::spawn_blocking(move || {
             // Until it is answered, even if nobody waits for that any longer.
-            let _question = question;
-            Client::connect_for(&asking.socket, LIMIT)?.events(from, vm)
+            let _place = place;
+            ask(&Client::connect_for(&socket, limit)?)
         });
-        let (events, next) = flat(read.await)?;
-        Ok(Events {
-            schema_version: SCHEMA_VERSION,
-            events,
-            next,
-        })
+        flat(asked.await)
     }
 }
 

@@ -2,15 +2,21 @@
 //! happens.
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use vgpu_client::{fixture, statistics};
-use vgpu_sched_api::messages::{Answer, EventRecord, Refusal, Request, SCHEMA_VERSION, Stats, Status};
+use vgpu_sched_api::messages::{
+    Answer, Change, Changed, EventRecord, Refusal, Request, SCHEMA_VERSION, Stats, Status, Wanted,
+};
 use vgpu_sched_api::packet;
 
 /// After this long a test that waits has failed.
@@ -25,6 +31,9 @@ struct Host {
     /// It hangs up instead.
     down: bool,
     asked: usize,
+    /// The changes that were asked for, and the answer to the next one.
+    wanted: Vec<Wanted>,
+    answer: Answer,
 }
 
 /// Something that answers requests on a socket, and the panel that asks it.
@@ -32,18 +41,32 @@ struct Panel {
     host: Arc<Mutex<Host>>,
     child: Child,
     port: u16,
-    _dir: TempDir,
+    /// Also of its tokens.
+    dir: TempDir,
 }
 
 impl Panel {
     fn start() -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// With tokens of an administrator and of somebody who only looks.
+    fn with_tokens() -> (Self, String, String) {
         let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tokens").display().to_string();
+        let (anna, bob) = (token(&file, "admin", "anna"), token(&file, "read-only", "bob"));
+        (Self::start_with(dir, &["--tokens", &file]), anna, bob)
+    }
+
+    fn start_with(dir: TempDir, arguments: &[&str]) -> Self {
         let host = Arc::new(Mutex::new(Host {
             status: fixture::host(),
             stats: fixture::stats(),
             events: (1..=5).map(fixture::event).collect(),
             down: false,
             asked: 0,
+            wanted: Vec::new(),
+            answer: Answer::Ok,
         }));
         let listener = rustix::net::socket_with(
             AddressFamily::UNIX,
@@ -65,13 +88,14 @@ impl Panel {
         let mut child = Command::new(env!("CARGO_BIN_EXE_vgpu-panel"))
             .args(["--listen", "127.0.0.1:0", "--socket"])
             .arg(&socket)
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let port = loop {
             let line = log.next().expect("it ended").unwrap();
-            if let Some((_, address)) = line.split_once("listening at http://127.0.0.1:") {
+            if let Some((_, address)) = line.split_once("://127.0.0.1:") {
                 break address.trim_end_matches('/').parse().unwrap();
             }
         };
@@ -80,7 +104,7 @@ impl Panel {
             host,
             child,
             port,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -167,7 +191,20 @@ fn serve(client: &OwnedFd, host: &Mutex<Host>) {
                 let next = events.last().map_or(from.max(1), |event| event.number + 1);
                 Answer::Events { events, next }
             }
-            // A panel that only reads asks for nothing else.
+            Request::Changes { from } => Answer::Changes {
+                changes: (from.max(1)..=3).map(fixture::change).take(2).collect(),
+                next: (from.max(1) + 2).min(4),
+            },
+            Request::Change(wanted) => {
+                host.wanted.push(wanted);
+                host.answer.clone()
+            }
+            Request::Scan => Answer::Scanned {
+                gpus: host.status.gpus.clone(),
+                appeared: vec!["GPU-0".to_owned()],
+                vanished: Vec::new(),
+            },
+            // It asks for nothing else.
             other => Answer::Refused {
                 why: Refusal::Invalid,
                 message: format!("{other:?}"),
@@ -178,6 +215,29 @@ fn serve(client: &OwnedFd, host: &Mutex<Host>) {
             return;
         }
     }
+}
+
+/// Makes a token.
+fn token(file: &str, role: &str, name: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-panel"));
+    command.args(["token", "--tokens", file, "--role", role, "--name", name]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// An object is sent, with these headers.
+fn sent(path: &str, headers: &[&str], body: &str) -> String {
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         {headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}")
 }
 
 fn request(path: &str) -> String {
@@ -423,13 +483,24 @@ fn what_is_not_to_be_asked_is_refused() {
         ));
         assert_eq!(response.status, 200, "{host}");
     }
-    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "NONSENSE"] {
+    for method in ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "NONSENSE"] {
         for path in paths {
             let response = panel.send(&format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
             assert!(response.head.contains("\r\nallow: get, head"), "{response:?}");
             response.json(405);
         }
     }
+    // What only shows does nothing, and nobody is known who may have something done.
+    for path in &paths[..4] {
+        let response = panel.send(&sent(path, &[], "{}"));
+        assert!(response.head.contains("\r\nallow: get,head\r\n"), "{response:?}");
+        response.json(405);
+    }
+    let release = r#"{"change": {"verb": "release", "vms": "1"}}"#;
+    let error = panel.send(&sent("/api/v1/changes", &[], release)).json(403);
+    let hint = error["error"]["hint"].as_str().unwrap();
+    assert!(hint.contains("--tokens FILE"), "{error}");
+    assert_eq!(panel.host.lock().unwrap().wanted, []);
     let body = "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\nxyz";
     let error = panel.send(body).json(400);
     let message = error["error"]["message"].as_str().unwrap();
@@ -527,7 +598,7 @@ fn a_mistake_is_told_in_one_line() {
 #[test]
 fn only_loopback_is_listened_at() {
     for (listen, told) in [
-        ("0.0.0.0:0", "no authentication"),
+        ("0.0.0.0:0", "--behind-proxy"),
         ("[::]:0", "expected a loopback address"),
         ("localhost", "such as 127.0.0.1:8460"),
     ] {
@@ -539,4 +610,295 @@ fn only_loopback_is_listened_at() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.contains(told), "{text}");
     }
+}
+
+/// Each path of the document answers to the methods that it has there, and to no other.
+#[test]
+fn the_document_says_what_is_answered() {
+    let panel = Panel::start();
+    let document = panel.get("/api/v1/openapi.json").json(200);
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        // It has no end.
+        if path == "/api/v1/live" {
+            continue;
+        }
+        for (method, text) in [("get", request(path)), ("post", sent(path, &[], "[]"))] {
+            let status = panel.send(&text).status;
+            let there = methods.as_object().unwrap().contains_key(method);
+            assert_eq!(status == 405, !there, "{method} {path}: {status}");
+            assert!(status < 500 && status != 404, "{method} {path}: {status}");
+        }
+    }
+}
+
+#[test]
+fn changes_are_made_for_those_who_may_in_their_names() {
+    let (panel, anna, bob) = Panel::with_tokens();
+    let done = Changed {
+        changes: vec!["VM 3: released".to_owned()],
+        number: Some(7),
+        map_version: "0f".to_owned(),
+    };
+    panel.change(|host| host.answer = Answer::Changed(done));
+    let order = r#"{"change": {"verb": "release", "vms": "3"}, "dry_run": true, "seen": "0e"}"#;
+    let as_somebody = |token: &str| panel.send(&sent("/api/v1/changes", &[&bearer(token)], order));
+    assert_eq!(
+        as_somebody(&anna).json(200),
+        json!({
+            "schema_version": SCHEMA_VERSION, "dry_run": true, "changes": ["VM 3: released"], "number": 7, "map_version": "0f"
+        })
+    );
+    let wanted = Wanted {
+        change: Change::Release { vms: "3".to_owned() },
+        dry_run: true,
+        seen: Some("0e".to_owned()),
+        user: Some("anna".to_owned()),
+    };
+    assert_eq!(panel.host.lock().unwrap().wanted, [wanted]);
+    let error = as_somebody(&bob).json(403);
+    assert!(
+        error["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("bob may look"),
+        "{error}"
+    );
+    let response = as_somebody("vgpu_0000");
+    assert!(
+        response.head.contains("\r\nwww-authenticate: bearer"),
+        "{response:?}"
+    );
+    response.json(401);
+    panel.send(&sent("/api/v1/changes", &[], order)).json(401);
+    // Nobody speaks in another one's name, and what makes no sense is told with what was expected.
+    for (wrong, told) in [
+        (
+            r#"{"change": {"verb": "release", "vms": "3"}, "user": "bob"}"#,
+            "expected one of `change`, `dry_run`, `seen`",
+        ),
+        (
+            r#"{"change": {"verb": "free", "vms": "3"}}"#,
+            "expected one of `edit`",
+        ),
+        (
+            r#"{"change": {"verb": "release", "vms": 3}}"#,
+            "expected a string",
+        ),
+        (
+            r#"{"change": {"verb": "edit", "edits": [{"edit": "set_vms", "vms": "3", "settings": {"weigth": 1}}]}}"#,
+            "expected one of `priority`",
+        ),
+        ("", "EOF"),
+        ("{}", "missing field `change`"),
+    ] {
+        let error = panel
+            .send(&sent("/api/v1/changes", &[&bearer(&anna)], wrong))
+            .json(400);
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(
+            message.contains(told) && message.contains("openapi.json"),
+            "{message}"
+        );
+    }
+    let long = format!("{{\"change\": \"{}\"}}", "x".repeat(70_000));
+    panel
+        .send(&sent("/api/v1/changes", &[&bearer(&anna)], &long))
+        .json(413);
+    assert_eq!(panel.host.lock().unwrap().wanted.len(), 1);
+    // What vgpud refuses is told with its kind.
+    for (why, status, kind) in [
+        (Refusal::Conflict, 409, "conflict"),
+        (Refusal::NotFound, 404, "not_found"),
+        (Refusal::Invalid, 400, "usage"),
+        (Refusal::NotAllowed, 502, "failed"),
+    ] {
+        panel.change(|host| {
+            host.answer = Answer::Refused {
+                why,
+                message: "no".to_owned(),
+            };
+        });
+        assert_eq!(as_somebody(&anna).json(status)["error"]["kind"], kind);
+    }
+    let scanned = panel
+        .send(&sent("/api/v1/scan", &[&bearer(&anna)], "{}"))
+        .json(200);
+    assert_eq!(scanned["appeared"], json!(["GPU-0"]));
+    panel
+        .send(&sent("/api/v1/scan", &[&bearer(&bob)], "{}"))
+        .json(403);
+}
+
+#[test]
+fn where_there_are_tokens_nothing_is_told_without_one() {
+    let (panel, _, bob) = Panel::with_tokens();
+    let with = |path: &str| {
+        let header = format!("{}\r\nConnection", bearer(&bob));
+        panel.send(&request(path).replace("Connection", &header))
+    };
+    for path in [
+        "/api/v1/status",
+        "/api/v1/stats",
+        "/api/v1/events",
+        "/api/v1/changes",
+        "/api/v1/me",
+        "/metrics",
+    ] {
+        let response = panel.get(path);
+        assert!(!response.body.contains("GPU-"), "{response:?}");
+        response.json(401);
+        assert_eq!(with(path).status, 200, "{path}");
+    }
+    panel.get("/api/v1/live").json(401);
+    // The page itself tells nothing.
+    for path in ["/", "/panel.js", "/healthz", "/api/v1/openapi.json"] {
+        assert_eq!(panel.get(path).status, 200, "{path}");
+    }
+    let page = with("/api/v1/changes?from=2").json(200);
+    assert_eq!(page["changes"], json!([fixture::change(2), fixture::change(3)]));
+    assert_eq!(page["next"], 4);
+    assert_eq!(with("/api/v1/me").json(200)["role"], "read-only");
+}
+
+#[test]
+fn a_browser_logs_in_and_out() {
+    let (panel, anna, _) = Panel::with_tokens();
+    let log_in = |token: &str, headers: &[&str]| {
+        panel.send(&sent(
+            "/api/v1/login",
+            headers,
+            &json!({ "token": token }).to_string(),
+        ))
+    };
+    log_in("nonsense", &[]).json(401);
+    // Another site's page logs nobody in.
+    log_in(&anna, &["Origin: http://evil.example"]).json(403);
+    let response = log_in(
+        &anna,
+        &["Origin: http://localhost", "Sec-Fetch-Site: same-origin"],
+    );
+    assert_eq!(response.json(200)["user"], "anna");
+    let cookie = response
+        .head
+        .split("\r\nset-cookie: ")
+        .nth(1)
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap();
+    let cookie = format!("Cookie: {cookie}");
+    let asked = request("/api/v1/me").replace("Connection", &format!("{cookie}\r\nConnection"));
+    assert_eq!(
+        panel.send(&asked).json(200),
+        json!({"schema_version": SCHEMA_VERSION, "user": "anna", "role": "admin", "asks": true})
+    );
+    // The cookie alone changes nothing for a page elsewhere.
+    let release = r#"{"change": {"verb": "release", "vms": "1"}}"#;
+    for from in [
+        "Origin: http://localhost:3000",
+        "Origin: null",
+        "Sec-Fetch-Site: same-site",
+        "Sec-Fetch-Site: cross-site",
+    ] {
+        panel
+            .send(&sent("/api/v1/changes", &[&cookie, from], release))
+            .json(403);
+    }
+    let form = sent("/api/v1/changes", &[&cookie], release).replace("application/json", "text/plain");
+    panel.send(&form).json(415);
+    assert_eq!(panel.host.lock().unwrap().wanted, []);
+    panel.change(|host| host.answer = Answer::Changed(Changed::default()));
+    panel
+        .send(&sent(
+            "/api/v1/changes",
+            &[&cookie, "Origin: http://localhost"],
+            release,
+        ))
+        .json(200);
+    assert_eq!(panel.host.lock().unwrap().wanted[0].user.as_deref(), Some("anna"));
+    let gone = panel.send(&sent("/api/v1/logout", &[&cookie], "{}"));
+    assert!(gone.head.contains("max-age=0"), "{gone:?}");
+    panel.send(&asked).json(401);
+    // And whoever loses his token loses his session.
+    let response = log_in(&anna, &[]);
+    let cookie = response
+        .head
+        .split("\r\nset-cookie: ")
+        .nth(1)
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap();
+    let asked = request("/api/v1/me").replace("Connection", &format!("Cookie: {cookie}\r\nConnection"));
+    panel.send(&asked).json(200);
+    std::fs::write(panel.dir.path().join("tokens"), "").unwrap();
+    panel.send(&asked).json(401);
+}
+
+#[test]
+fn what_is_said_through_tls_is_for_the_browser_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (tokens, certificate, key) = (file("tokens"), file("cert.pem"), file("key.pem"));
+    let anna = token(&tokens, "admin", "anna");
+    let made = rcgen::generate_simple_self_signed(["panel.example".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let arguments = [
+        "--tokens",
+        &tokens,
+        "--host",
+        "panel.example",
+        "--tls-cert",
+        &certificate,
+        "--tls-key",
+        &key,
+    ];
+    // A key that others could read is none.
+    std::fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-panel"));
+    let output = command
+        .args(arguments)
+        .args(["--listen", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("expected 0600 or 0640"),
+        "{output:?}"
+    );
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let panel = Panel::start_with(dir, &arguments);
+
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "panel.example".try_into().unwrap();
+    let client = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(client, panel.connect());
+    let login = sent(
+        "/api/v1/login",
+        &["Origin: https://panel.example"],
+        &json!({ "token": anna }).to_string(),
+    );
+    stream
+        .write_all(login.replace("Host: localhost", "Host: panel.example").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    // It need not say goodbye.
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        answer.contains("set-cookie: __Host-vgpu-panel=") && answer.contains("; Secure"),
+        "{answer}"
+    );
+    // Without TLS there is nothing to be heard.
+    let mut plain = panel.connect();
+    plain.write_all(request("/").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP"), "{answer:?}");
 }

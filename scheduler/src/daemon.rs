@@ -1,6 +1,8 @@
 //! The event loop around the core.
 use crate::admin::Admins;
 use crate::arrivals::Arrivals;
+use crate::audit::Audit;
+use crate::edit;
 use crate::gpu_errors::GpuErrors;
 use crate::hardstop::{AllHanded, HardStops, Order};
 use crate::history::History;
@@ -47,6 +49,8 @@ const CLIENTS_MAX: usize = 1024;
 pub struct Setup {
     pub config: PathBuf,
     pub map: PoolMap,
+    /// What the map was read from.
+    pub map_text: String,
     pub inventory: Inventory,
     /// Why the GPUs could not be listed.
     pub listing_failed: Option<String>,
@@ -69,6 +73,9 @@ pub struct Setup {
 pub struct Daemon {
     pub(crate) config: PathBuf,
     pub(crate) map: PoolMap,
+    /// What it was read from, and the version of that.
+    pub(crate) map_text: String,
+    pub(crate) map_version: String,
     pub(crate) inventory: Inventory,
     pub(crate) listing_failed: Option<String>,
     pub(crate) library: PathBuf,
@@ -90,6 +97,7 @@ pub struct Daemon {
     pub(crate) arrivals: Arrivals,
     pub(crate) statistics: Statistics,
     pub(crate) history: History,
+    pub(crate) audit: Audit,
     /// What holds on GPUs, by UUID.
     pub(crate) rungs: BTreeMap<String, GpuRungs>,
     pub(crate) quarantines: BTreeMap<u32, QuarantineStatus>,
@@ -215,6 +223,8 @@ impl Daemon {
             core: Core::new(setup.map.scheduler),
             config: setup.config,
             map: setup.map,
+            map_version: edit::version(&setup.map_text),
+            map_text: setup.map_text,
             inventory: setup.inventory,
             listing_failed: setup.listing_failed,
             library: setup.library,
@@ -234,6 +244,7 @@ impl Daemon {
             quarantines: setup.saved.quarantines,
             violations: quarantine::violations(&setup.saved.events),
             history: History::new(setup.saved.events),
+            audit: Audit::new(setup.saved.changes),
             vm_pages: BTreeMap::new(),
             busy: BTreeMap::new(),
             hard,
@@ -272,9 +283,7 @@ impl Daemon {
                     }
                     Source::Reload => {
                         drain(&self.reload);
-                        if let Err(error) = self.reload_map() {
-                            log::error!("the pool map stays as it was: {error:#}");
-                        }
+                        self.reload_unasked();
                     }
                     Source::Look => self.serve_look(),
                     Source::Watcher => self.serve_watcher(),

@@ -1,54 +1,146 @@
 //! The pool map while this program runs: read again, or changed at somebody's request.
 use crate::daemon::Daemon;
+use crate::requests::Refused;
 use anyhow::{Context, Result, bail};
+use diffy::{DiffOptions, Patch};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 use vgpu_pool_map::{EditError, PoolMap};
-use vgpu_sched_api::messages::{Answer, Edit, Refusal};
+use vgpu_sched_api::messages::{Edit, Refusal};
 use vgpu_sched_core::Event;
 
-impl Daemon {
-    /// Reads the pool map again; the old one stays if the new one is wrong.
-    pub(crate) fn reload_map(&mut self) -> Result<()> {
-        let known = |uuid: &str| self.inventory.assignable(uuid);
-        let map = PoolMap::load(&self.config, Some(&known))?;
-        self.use_map(map);
-        Ok(())
-    }
+/// Bytes of a text's hash that are its version: no two texts have the same by chance, nor by somebody's effort.
+const VERSION_LEN: usize = 16;
 
-    /// Changes the pool map's file and uses it, or says what would change.
-    pub(crate) fn edit(&mut self, edits: &[Edit], dry_run: bool) -> Result<Answer, (Refusal, String)> {
-        let file = self.config.display().to_string();
-        let failed = |error: anyhow::Error| (Refusal::Failed, format!("{file}: {error:#}"));
+/// What a change did, or would do.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// A line each; none if all was so already.
+    pub(crate) changes: Vec<String>,
+    /// What does not follow, and whoever asked should know.
+    pub(crate) notes: Vec<String>,
+    /// What of the pool map's file is different.
+    pub(crate) diff: String,
+}
+
+impl Daemon {
+    /// The text of the pool map's file, which must be of that version if one is given.
+    pub(crate) fn read_map(&self, seen: Option<&str>) -> Result<String, Refused> {
         let text = std::fs::read_to_string(&self.config)
             .context("cannot be read")
-            .map_err(failed)?;
+            .map_err(|error| self.failed(&error))?;
+        let found = version(&text);
+        match seen {
+            Some(seen) if seen != found => {
+                let by_hand = match found == self.map_version {
+                    true => "",
+                    false => ", by hand: it is not in use yet, `vgpu-admin reload` has it read",
+                };
+                let message = format!(
+                    "{} was changed since it was looked at{by_hand}: expected version {seen}, and it is {found}",
+                    self.config.display()
+                );
+                Err((Refusal::Conflict, message))
+            }
+            _ => Ok(text),
+        }
+    }
+
+    /// Uses what the pool map's file says now; the old map stays if that is wrong.
+    pub(crate) fn reload(&mut self, text: String, dry_run: bool) -> Result<Done, Refused> {
+        let map = self.parse(&text)?;
+        let mut done = Done::default();
+        if text != self.map_text {
+            done.changes
+                .push("what the pool map's file says now is used".to_owned());
+            done.diff = diff(&self.map_text, &text);
+        }
+        done.notes = self.what_stays(&map);
+        if !dry_run {
+            self.use_map(map, text);
+        }
+        Ok(done)
+    }
+
+    /// Edits the pool map's file, or says what would change.
+    pub(crate) fn edit(&mut self, text: &str, edits: &[Edit], dry_run: bool) -> Result<Done, Refused> {
         let resolve = |name: &str| self.inventory.resolve(name);
-        let edited = vgpu_pool_map::apply(&text, edits, &resolve).map_err(|error| match error {
+        let edited = vgpu_pool_map::apply(text, edits, &resolve).map_err(|error| match error {
             EditError::NotFound(message) => (Refusal::NotFound, message),
             EditError::Refused(message) => (Refusal::Invalid, message),
             EditError::Map(error) => (Refusal::BadConfig, error.of_file(&self.config).to_string()),
         })?;
-        let known = |uuid: &str| self.inventory.assignable(uuid);
-        let map = PoolMap::parse(&edited.text, Some(&known))
-            .map_err(|error| (Refusal::BadConfig, error.of_file(&self.config).to_string()))?;
-        let mut changes = edited.changes;
-        if changes.is_empty() {
-            return Ok(Answer::Edited { changes });
+        if edited.changes.is_empty() {
+            return Ok(Done::default());
         }
-        changes.extend(self.sessions_that_stay(&map));
-        changes.extend(self.quarantines_that_stay(&map));
+        self.put(text, edited.text, edited.changes, dry_run)
+    }
+
+    /// Takes a change of the pool map's file back, if it was the last one.
+    pub(crate) fn undo(&mut self, text: &str, number: u64, dry_run: bool) -> Result<Done, Refused> {
+        let Some(record) = self.audit.get(number) else {
+            let message = format!("there is no change {number}");
+            return Err((Refusal::NotFound, message));
+        };
+        if record.diff.is_empty() {
+            let message = format!(
+                "change {number} cannot be taken back: expected one of the pool map that was done, and was not too large to be kept"
+            );
+            return Err((Refusal::Invalid, message));
+        }
+        if record.map_version != version(text) {
+            let message = format!(
+                "change {number} cannot be taken back: {} was changed since; expected the last change",
+                self.config.display()
+            );
+            return Err((Refusal::Conflict, message));
+        }
+        let undone = Patch::from_str(&record.diff)
+            .map_err(anyhow::Error::new)
+            .and_then(|patch| Ok(diffy::apply(text, &patch.reverse())?))
+            .with_context(|| format!("change {number} cannot be taken back"))
+            .map_err(|error| self.failed(&error))?;
+        let changes = record.changes.iter().map(|line| format!("taken back: {line}"));
+        let changes = changes.collect();
+        self.put(text, undone, changes, dry_run)
+    }
+
+    /// Puts another text into the pool map's file and uses it.
+    fn put(&mut self, old: &str, new: String, changes: Vec<String>, dry_run: bool) -> Result<Done, Refused> {
+        let map = self.parse(&new)?;
+        let done = Done {
+            notes: self.what_stays(&map),
+            diff: diff(old, &new),
+            changes,
+        };
         if !dry_run {
-            replace(&self.config, &text, &edited.text).map_err(failed)?;
-            for change in &changes {
-                log::info!("pool map changed: {change}");
+            match replace(&self.config, old, &new) {
+                Ok(true) => self.use_map(map, new),
+                Ok(false) => {
+                    let message = format!(
+                        "{}: somebody else has changed it at this moment; try again",
+                        self.config.display()
+                    );
+                    return Err((Refusal::Conflict, message));
+                }
+                Err(error) => return Err(self.failed(&error)),
             }
-            self.use_map(map);
         }
-        Ok(Answer::Edited { changes })
+        Ok(done)
+    }
+
+    fn parse(&self, text: &str) -> Result<PoolMap, Refused> {
+        let known = |uuid: &str| self.inventory.assignable(uuid);
+        PoolMap::parse(text, Some(&known))
+            .map_err(|error| (Refusal::BadConfig, error.of_file(&self.config).to_string()))
+    }
+
+    fn failed(&self, error: &anyhow::Error) -> Refused {
+        (Refusal::Failed, format!("{}: {error:#}", self.config.display()))
     }
 
     /// A line for each VM with sessions that leaves its pool.
@@ -70,6 +162,11 @@ impl Daemon {
         moved.map(line).collect()
     }
 
+    /// What an edit leaves as it is, though one might think otherwise.
+    fn what_stays(&self, new: &PoolMap) -> Vec<String> {
+        [self.sessions_that_stay(new), self.quarantines_that_stay(new)].concat()
+    }
+
     /// A line for each VM in quarantine that is in no pool any longer.
     fn quarantines_that_stay(&self, new: &PoolMap) -> Vec<String> {
         let in_pool = |map: &PoolMap, vm| map.pool_of(vm).is_some();
@@ -79,8 +176,10 @@ impl Daemon {
         leave.map(line).collect()
     }
 
-    fn use_map(&mut self, map: PoolMap) {
+    fn use_map(&mut self, map: PoolMap, text: String) {
         self.map = map;
+        self.map_version = version(&text);
+        self.map_text = text;
         log::info!("pool map loaded; pools: {}", self.map.pools.len());
         for line in self.degraded() {
             log::warn!("{line}");
@@ -100,8 +199,27 @@ impl Daemon {
     }
 }
 
-/// Replaces a file's text at once, keeping its owner and mode: whoever reads it finds the old text or the new one.
-fn replace(path: &Path, old: &str, new: &str) -> Result<()> {
+/// The version of a pool map's text.
+pub(crate) fn version(text: &str) -> String {
+    let hash = Sha256::digest(text);
+    hash.iter()
+        .take(VERSION_LEN)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// What of a text is different, as lines that went and came. Whoever has the new text gets the old one from it.
+fn diff(old: &str, new: &str) -> String {
+    // The version says which text it is for, so it needs no lines around to be found by.
+    DiffOptions::new()
+        .set_context_len(0)
+        .create_patch(old, new)
+        .to_string()
+}
+
+/// Replaces a file's text at once, keeping its owner and mode: whoever reads it finds the old text or the new one. Says
+/// whether it still had the old one; if not, it stays.
+fn replace(path: &Path, old: &str, new: &str) -> Result<bool> {
     // Where a link leads is replaced, not the link.
     let path = &path.canonicalize().context("cannot be found")?;
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
@@ -125,24 +243,27 @@ fn replace(path: &Path, old: &str, new: &str) -> Result<()> {
         file.write_all(new.as_bytes())?;
         file.sync_all()?;
         if std::fs::read_to_string(path)? != old {
-            bail!("somebody else has changed it at this moment; try again");
+            return Ok(false);
         }
         std::fs::rename(temporary, path)?;
-        Ok::<_, anyhow::Error>(())
+        Ok::<_, anyhow::Error>(true)
     };
-    if let Err(error) = write() {
+    let written = write().context("cannot be written");
+    if !matches!(written, Ok(true)) {
         // Not there if it could not be made.
         let _ = std::fs::remove_file(temporary);
-        return Err(error.context("cannot be written"));
+        return written;
     }
     File::open(folder)
         .and_then(|folder| folder.sync_all())
-        .context("is written, but maybe not for good")
+        .context("is written, but maybe not for good")?;
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_file_is_replaced_with_its_mode_and_behind_its_link() {
@@ -151,7 +272,7 @@ mod tests {
         std::fs::write(&file, "old").unwrap();
         std::fs::set_permissions(&file, Permissions::from_mode(0o604)).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        replace(&link, "old", "new").unwrap();
+        assert!(replace(&link, "old", "new").unwrap());
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
         assert_eq!(
             std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
@@ -159,8 +280,10 @@ mod tests {
         );
         assert!(link.is_symlink());
 
-        let error = replace(&file, "old", "newer").unwrap_err();
-        assert!(format!("{error:#}").contains("somebody else"), "{error:#}");
+        assert!(
+            !replace(&file, "old", "newer").unwrap(),
+            "somebody else was faster"
+        );
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
         assert_eq!(
             std::fs::read_dir(dir.path()).unwrap().count(),
@@ -168,5 +291,17 @@ mod tests {
             "nothing is left behind"
         );
         assert!(replace(&dir.path().join("none"), "", "").is_err());
+    }
+
+    proptest! {
+        /// Whatever the texts are, also without a line's end at their ends.
+        #[test]
+        fn from_what_is_different_the_old_text_is_made_again(
+            old in "([ab\\[\\]#-]{0,2}\r?\n){0,6}[ab]{0,2}", new in "([ab\\[\\]#+]{0,2}\r?\n){0,6}[ab]{0,2}",
+        ) {
+            let diff = diff(&old, &new);
+            let patch = Patch::from_str(&diff).unwrap();
+            prop_assert_eq!(diffy::apply(&new, &patch.reverse()).unwrap(), old);
+        }
     }
 }

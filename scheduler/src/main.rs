@@ -1,6 +1,7 @@
 //! `vgpud`: gives the host's VMs their turns on its GPUs.
 mod admin;
 mod arrivals;
+mod audit;
 mod daemon;
 mod edit;
 mod gpu_errors;
@@ -114,13 +115,17 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         Err(error) => return Err(error.context("the GPUs cannot be listed")),
     };
     let known = |uuid: &str| inventory.assignable(uuid);
-    let map = vgpu_pool_map::PoolMap::load(&arguments.config, Some(&known))?;
+    let map_text = std::fs::read_to_string(&arguments.config)
+        .with_context(|| format!("{}: cannot be read", arguments.config.display()))?;
+    let map = vgpu_pool_map::PoolMap::parse(&map_text, Some(&known))
+        .map_err(|error| error.of_file(&arguments.config))?;
     let mut daemon = daemon::Daemon::new(daemon::Setup {
         terminate: pipe_of(&[signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?,
         reload: pipe_of(&[signal_hook::consts::SIGHUP])?,
         listener,
         config: arguments.config,
         map,
+        map_text,
         inventory,
         listing_failed,
         library: arguments.libnvidia_ml,

@@ -1,12 +1,14 @@
 //! Violations of limits, and the VMs that may start no work for a while because of them, or because somebody said so.
 use crate::daemon::Daemon;
+use crate::edit::Done;
 use crate::history::{Happened, now_s};
+use crate::requests::Refused;
 use crate::sessions::of_vm;
 use crate::store::Changes;
 use std::collections::{BTreeMap, VecDeque};
 use vgpu_pool_map::VmRange;
 use vgpu_protocol::result;
-use vgpu_sched_api::messages::{Answer, EventKind, EventRecord, QuarantineStatus, Refusal, Rung};
+use vgpu_sched_api::messages::{Change, EventKind, EventRecord, QuarantineStatus, Refusal, Rung};
 use vgpu_sched_core::Session;
 
 /// VMs in one request at most.
@@ -119,38 +121,95 @@ impl Daemon {
         Some(self.now_us() + left * 1_000_000)
     }
 
-    /// A request to quarantine VMs.
-    pub(crate) fn quarantine_vms(
+    /// Quarantines VMs at somebody's request, or ends that; or says what that would do.
+    pub(crate) fn change_quarantine(&mut self, change: &Change, dry_run: bool) -> Result<Done, Refused> {
+        let changes = match change {
+            Change::Quarantine { vms, why, seconds } => self.quarantine_vms(vms, why, *seconds, dry_run)?,
+            Change::Release { vms } => self.release_vms(vms, dry_run)?,
+            Change::Edit { .. } | Change::Undo { .. } | Change::Reload {} => Vec::new(),
+        };
+        Ok(Done {
+            changes,
+            ..Done::default()
+        })
+    }
+
+    fn quarantine_vms(
         &mut self,
         vms: &str,
         why: &str,
         seconds: Option<u64>,
-    ) -> Result<Answer, (Refusal, String)> {
+        dry_run: bool,
+    ) -> Result<Vec<String>, Refused> {
         let range = range(vms)?;
         let why = why.trim();
         if why.is_empty() || why.len() > WHY_LEN_MAX || why.chars().any(char::is_control) {
             let message = format!("expected a reason of 1 to {WHY_LEN_MAX} bytes without control characters");
             return Err((Refusal::Invalid, message));
         }
-        for vm in range.iter() {
-            self.quarantine(vm, why, seconds.filter(|seconds| *seconds > 0));
+        let seconds = seconds.filter(|seconds| *seconds > 0);
+        let until = match seconds {
+            Some(1) => "for 1 second".to_owned(),
+            Some(seconds) => format!("for {seconds} seconds"),
+            None => "until it is released".to_owned(),
+        };
+        // One that left its pool may still have sessions, or be in quarantine.
+        let members = |vm: &u32| {
+            self.map.pool_of(*vm).is_some()
+                || self.quarantines.contains_key(vm)
+                || of_vm(&self.sessions, *vm).next().is_some()
+        };
+        let members: Vec<u32> = range.iter().filter(members).collect();
+        if members.is_empty() {
+            return Err((Refusal::NotFound, format!("{}: in no pool", range.name())));
         }
-        Ok(Answer::Ok)
+        let done = |vm| {
+            let sessions = match of_vm(&self.sessions, vm).count() {
+                0 => String::new(),
+                1 => ", and its session ends".to_owned(),
+                many => format!(", and its {many} sessions end"),
+            };
+            format!("quarantined {until}{sessions}")
+        };
+        let lines = lines(members.iter().map(|vm| (*vm, done(*vm))));
+        if !dry_run {
+            for vm in members {
+                self.quarantine(vm, why, seconds);
+            }
+        }
+        Ok(lines)
     }
 
-    /// A request to end the quarantine of VMs.
-    pub(crate) fn release_vms(&mut self, vms: &str) -> Result<Answer, (Refusal, String)> {
+    fn release_vms(&mut self, vms: &str, dry_run: bool) -> Result<Vec<String>, Refused> {
         let range = range(vms)?;
         let quarantined = self.quarantines.range(range.iter()).map(|(vm, _)| *vm);
         let quarantined: Vec<u32> = quarantined.collect();
-        if quarantined.is_empty() {
-            return Err((Refusal::NotFound, format!("VM {range}: not quarantined")));
+        if quarantined.is_empty() && !range.iter().any(|vm| self.map.pool_of(vm).is_some()) {
+            return Err((Refusal::NotFound, format!("{}: in no pool", range.name())));
         }
-        for vm in quarantined {
-            self.release(vm, "released by hand");
+        let lines = lines(quarantined.iter().map(|vm| (*vm, "released".to_owned())));
+        if !dry_run {
+            for vm in quarantined {
+                self.release(vm, "released by hand");
+            }
         }
-        Ok(Answer::Ok)
+        Ok(lines)
     }
+}
+
+/// A line for each VM; those in a row of which the same is said have one together.
+fn lines(vms: impl Iterator<Item = (u32, String)>) -> Vec<String> {
+    let mut rows: Vec<(VmRange, String)> = Vec::new();
+    for (vm, said) in vms {
+        match rows.last_mut() {
+            Some((row, same)) if *same == said && row.last() + 1 == vm => {
+                *row = VmRange::new(row.first(), vm).unwrap_or(*row);
+            }
+            _ => rows.push((vm.into(), said)),
+        }
+    }
+    let line = |(row, said): (VmRange, String)| format!("{}: {said}", row.name());
+    rows.into_iter().map(line).collect()
 }
 
 fn range(vms: &str) -> Result<VmRange, (Refusal, String)> {
@@ -232,6 +291,16 @@ mod tests {
         ];
         let expected = BTreeMap::from([(1, VecDeque::from([6])), (2, VecDeque::from([5, 8]))]);
         assert_eq!(violations(&events), expected);
+    }
+
+    #[test]
+    fn vms_in_a_row_have_one_line() {
+        let same = |vms: &[u32]| lines(vms.iter().map(|vm| (*vm, "released".to_owned())));
+        assert_eq!(same(&[1]), ["VM 1: released"]);
+        assert_eq!(same(&[1, 2, 3, 5]), ["VMs 1-3: released", "VM 5: released"]);
+        let two = lines([(1, "a".to_owned()), (2, "b".to_owned()), (3, "b".to_owned())].into_iter());
+        assert_eq!(two, ["VM 1: a", "VMs 2-3: b"]);
+        assert_eq!(same(&[]), [""; 0]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use vgpu_sched_core::Session;
 const PROGRAM_LEN_MAX: usize = 256;
 
 /// Why a request is refused, and the details.
-type Refused = (Refusal, String);
+pub(crate) type Refused = (Refusal, String);
 
 impl Daemon {
     /// The answer to a client's request; `None` if it comes later.
@@ -50,28 +50,14 @@ impl Daemon {
                 let (turns, next) = self.ledger.from(from);
                 Ok(Answer::Turns { turns, next })
             }
-            Request::Reload => {
-                self.must_be_admin(client)?;
-                match self.reload_map() {
-                    Ok(()) => Ok(Answer::Ok),
-                    Err(error) => Err((Refusal::BadConfig, format!("{error:#}"))),
-                }
-            }
             Request::Scan => {
                 self.must_be_admin(client)?;
                 return self.scan(client);
             }
-            Request::Edit { edits, dry_run } => {
-                self.must_be_admin(client)?;
-                self.edit(&edits, dry_run)
-            }
-            Request::Quarantine { vms, why, seconds } => {
-                self.must_be_admin(client)?;
-                self.quarantine_vms(&vms, &why, seconds)
-            }
-            Request::Release { vms } => {
-                self.must_be_admin(client)?;
-                self.release_vms(&vms)
+            Request::Change(wanted) => self.change(client, wanted),
+            Request::Changes { from } => {
+                let (changes, next) = self.audit.from(from);
+                Ok(Answer::Changes { changes, next })
             }
             Request::Events { from, vm } => {
                 let (events, next) = self.history.from(from, vm);
@@ -204,7 +190,7 @@ impl Daemon {
         }
     }
 
-    fn must_be_admin(&self, client: u64) -> Result<(), Refused> {
+    pub(crate) fn must_be_admin(&self, client: u64) -> Result<(), Refused> {
         let refused = |message: &str| Err((Refusal::NotAllowed, message.to_owned()));
         let Some(client) = self.clients.get(&client) else {
             return refused("it is gone");

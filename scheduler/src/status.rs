@@ -19,6 +19,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.now_us() / 1_000_000,
             config: self.config.display().to_string(),
+            map_version: self.map_version.clone(),
             degraded: self.degraded(),
             gpus: self.gpu_status(),
             pools: self.map.pools.iter().map(|pool| self.pool_status(pool)).collect(),

@@ -1,4 +1,5 @@
 //! `vgpu.db`: what happened. Written by a thread of its own, so that giving turns never waits for a disk.
+use crate::audit;
 use crate::history::KEPT;
 use crate::inventory::Gpu;
 use anyhow::{Context, Result, bail};
@@ -9,11 +10,11 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use vgpu_sched_api::messages::{EventRecord, GpuFacts, GpuRungs, QuarantineStatus};
+use vgpu_sched_api::messages::{ChangeRecord, EventRecord, GpuFacts, GpuRungs, QuarantineStatus};
 use vgpu_sched_core::Session;
 
 /// How the tables came to be: a version's tables are those of all steps up to it.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "CREATE TABLE gpu (
          uuid TEXT PRIMARY KEY, place INTEGER, model TEXT NOT NULL, pci TEXT NOT NULL, memory INTEGER NOT NULL
      ) STRICT;
@@ -35,6 +36,10 @@ const STEPS: [&str; 3] = [
      CREATE TABLE rungs (
          uuid TEXT PRIMARY KEY, driver TEXT NOT NULL, proved_s INTEGER, slices INTEGER NOT NULL, stop INTEGER NOT NULL,
          stop_us INTEGER NOT NULL, resume_us INTEGER NOT NULL, suspend INTEGER NOT NULL, stop_by_vgpud INTEGER NOT NULL
+     ) STRICT;",
+    "CREATE TABLE change (
+         number INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, uid INTEGER, user TEXT, change TEXT NOT NULL,
+         changes TEXT NOT NULL, diff TEXT NOT NULL, map_version TEXT NOT NULL, refused TEXT
      ) STRICT;",
 ];
 
@@ -77,6 +82,8 @@ pub struct Saved {
     pub quarantines: BTreeMap<u32, QuarantineStatus>,
     /// What holds on GPUs, by UUID.
     pub rungs: BTreeMap<String, GpuRungs>,
+    /// The last changes that were made by hand, the oldest first.
+    pub changes: Vec<ChangeRecord>,
 }
 
 /// What is to be written. What is not named stays.
@@ -93,6 +100,8 @@ pub struct Changes {
     pub quarantines: BTreeMap<u32, Option<QuarantineStatus>>,
     /// By UUID.
     pub rungs: BTreeMap<String, GpuRungs>,
+    /// New ones; the oldest are dropped for them.
+    pub changes: Vec<ChangeRecord>,
 }
 
 impl Changes {
@@ -104,6 +113,7 @@ impl Changes {
             && self.events.is_empty()
             && self.quarantines.is_empty()
             && self.rungs.is_empty()
+            && self.changes.is_empty()
     }
 
     fn extend(&mut self, later: Self) {
@@ -116,6 +126,9 @@ impl Changes {
         self.events.drain(..old);
         self.quarantines.extend(later.quarantines);
         self.rungs.extend(later.rungs);
+        self.changes.extend(later.changes);
+        let old = self.changes.len().saturating_sub(audit::KEPT);
+        self.changes.drain(..old);
     }
 }
 
@@ -282,6 +295,7 @@ fn read(connection: &Connection) -> Result<Saved> {
         Ok((uuid, rungs))
     })?;
     saved.rungs = rows.collect::<Result<_, _>>()?;
+    saved.changes = read_changes(connection)?;
     Ok(saved)
 }
 
@@ -304,6 +318,29 @@ fn read_events(connection: &Connection) -> Result<Vec<EventRecord>> {
         });
     }
     Ok(events)
+}
+
+fn read_changes(connection: &Connection) -> Result<Vec<ChangeRecord>> {
+    let mut statement = connection.prepare(
+        "SELECT number, at_s, uid, user, change, changes, diff, map_version, refused FROM change ORDER BY number",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (change, changes): (String, String) = (row.get(4)?, row.get(5)?);
+        records.push(ChangeRecord {
+            number: row.get::<_, i64>(0)? as u64,
+            at_s: row.get::<_, i64>(1)? as u64,
+            uid: row.get(2)?,
+            user: row.get(3)?,
+            change: serde_json::from_str(&change).context("a change")?,
+            changes: serde_json::from_str(&changes).context("a change's lines")?,
+            diff: row.get(6)?,
+            map_version: row.get(7)?,
+            refused: row.get(8)?,
+        });
+    }
+    Ok(records)
 }
 
 fn write(connection: &mut Connection, changes: &Changes) -> Result<()> {
@@ -370,7 +407,33 @@ fn write(connection: &mut Connection, changes: &Changes) -> Result<()> {
             ],
         )?;
     }
+    write_changes(&transaction, &changes.changes)?;
     transaction.commit()?;
+    Ok(())
+}
+
+fn write_changes(transaction: &Transaction<'_>, records: &[ChangeRecord]) -> Result<()> {
+    for record in records {
+        transaction.execute(
+            "INSERT OR REPLACE INTO change (number, at_s, uid, user, change, changes, diff, map_version, refused)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                signed(record.number),
+                signed(record.at_s),
+                record.uid,
+                record.user,
+                serde_json::to_string(&record.change)?,
+                serde_json::to_string(&record.changes)?,
+                record.diff,
+                record.map_version,
+                record.refused
+            ],
+        )?;
+    }
+    if let Some(last) = records.last() {
+        let oldest = signed(last.number) - audit::KEPT as i64;
+        transaction.execute("DELETE FROM change WHERE number <= ?1", [oldest])?;
+    }
     Ok(())
 }
 
@@ -434,7 +497,7 @@ fn write_all(mut connection: Connection, receiver: &Receiver<Changes>) {
 mod tests {
     use super::*;
     use crate::inventory::tests::gpu;
-    use vgpu_sched_api::messages::{CallRecord, EventKind};
+    use vgpu_sched_api::messages::{CallRecord, Change, EventKind};
 
     const USED: Usage = Usage {
         turns: 3,
@@ -554,6 +617,36 @@ mod tests {
                 ring: 3,
             }],
         }
+    }
+
+    fn change(number: u64) -> ChangeRecord {
+        ChangeRecord {
+            number,
+            at_s: 1_700_000_000,
+            uid: number.is_multiple_of(2).then_some(u32::MAX),
+            user: Some("anna \"a\"".to_owned()),
+            change: Change::Undo { number: u64::MAX },
+            changes: vec!["one".to_owned(), "an\nother".to_owned()],
+            diff: "-a\n+b\n".to_owned(),
+            map_version: "0f".to_owned(),
+            refused: number.is_multiple_of(2).then(|| "no".to_owned()),
+        }
+    }
+
+    #[test]
+    fn changes_are_kept_and_the_oldest_of_them_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        for numbers in [1..=20, 21..=audit::KEPT as u64 + 5] {
+            store.write(Changes {
+                changes: numbers.map(change).collect(),
+                ..Changes::default()
+            });
+        }
+        drop(store);
+        let (_store, saved) = Store::open(dir.path()).unwrap();
+        let expected: Vec<ChangeRecord> = (6..=audit::KEPT as u64 + 5).map(change).collect();
+        assert_eq!(saved.changes, expected);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{Daemon, Exec, ask, map, page_memfd, socket_pair};
+use common::{Daemon, Exec, ask, map, page_memfd, socket_pair, wanted};
 use rustix::process::Signal;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-use vgpu_sched_api::messages::{Answer, FromExec, Priority, Refusal, Request, ToExec, VERSION};
+use vgpu_sched_api::messages::{Answer, Change, FromExec, Priority, Refusal, Request, ToExec, VERSION};
 use vgpu_sched_api::turn::{State, Word};
 
 fn refusal(answer: Answer) -> Refusal {
@@ -234,7 +234,7 @@ fn a_bad_map_changes_nothing_and_a_good_one_running_vms() {
     let Answer::Refused {
         why: Refusal::BadConfig,
         message,
-    } = daemon.ask(&Request::Reload)
+    } = daemon.ask(&wanted(Change::Reload {}))
     else {
         panic!()
     };
@@ -245,10 +245,13 @@ fn a_bad_map_changes_nothing_and_a_good_one_running_vms() {
     assert_eq!(daemon.vm(1).priority, Priority::Low);
     // A GPU that was never there is no GPU of ours.
     daemon.write_map(&good.replace("\"all\"", "\"GPU-00000000-0000-0000-0000-000000000001\""));
-    assert_eq!(refusal(daemon.ask(&Request::Reload)), Refusal::BadConfig);
+    assert_eq!(
+        refusal(daemon.ask(&wanted(Change::Reload {}))),
+        Refusal::BadConfig
+    );
 
     daemon.write_map(&map(&[(1, "high")], ""));
-    assert_eq!(daemon.ask(&Request::Reload), Answer::Ok);
+    daemon.change(Change::Reload {});
     assert_eq!(exec.slice(), 20_000);
     assert_eq!(daemon.vm(1).priority, Priority::High);
     let two = daemon.connect();

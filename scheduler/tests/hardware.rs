@@ -2,12 +2,12 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{Daemon, Exec, map};
+use common::{Daemon, Exec, map, wanted};
 use rustix::process::{Pid, Signal};
 use softgpu_device::{DeviceShare, Part};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use vgpu_sched_api::messages::{Answer, Edit, EventKind, GpuState, Refusal, Request};
+use vgpu_sched_api::messages::{Answer, Change, Edit, EventKind, GpuState, Refusal, Request};
 
 const MIB: u64 = 1 << 20;
 /// A process that runs this test takes memory of the GPU of this number.
@@ -275,7 +275,7 @@ fn instances_are_assigned_in_place_of_their_gpu() {
 
     let pool = |uuid: &str| format!("[[pool]]\nname = \"A\"\ngpus = [\"{uuid}\"]\nvms = [\"1-9\"]\n");
     daemon.write_map(&pool(&divided.uuid));
-    let Answer::Refused { why, message } = daemon.ask(&Request::Reload) else {
+    let Answer::Refused { why, message } = daemon.ask(&wanted(Change::Reload {})) else {
         panic!("a divided GPU serves a pool")
     };
     assert_eq!(why, Refusal::BadConfig);
@@ -286,15 +286,14 @@ fn instances_are_assigned_in_place_of_their_gpu() {
     daemon.load(&pool(&first.uuid));
     assert_eq!(daemon.backend(1).open(1), uuids(&[first]));
     let assign = |gpu: &str| {
-        daemon.ask(&Request::Edit {
+        daemon.ask(&wanted(Change::Edit {
             edits: vec![Edit::AssignGpu {
                 gpu: gpu.to_owned(),
                 pool: "A".to_owned(),
             }],
-            dry_run: false,
-        })
+        }))
     };
-    assert!(matches!(assign("3"), Answer::Edited { .. }));
+    assert!(matches!(assign("3"), Answer::Changed(_)));
     assert_eq!(daemon.status().pools[0].gpus, uuids(&[first, second]));
     // By the address it is the GPU that is meant.
     for name in ["0", &divided.pci] {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use vgpu_protocol::result;
 use vgpu_sched_api::messages::{
-    Answer, Edit, EventKind, EventRecord, FromExec, PoolSettings, Refusal, Request, ToExec,
+    Answer, Change, Edit, EventKind, EventRecord, FromExec, PoolSettings, Refusal, Request, ToExec,
 };
 use vgpu_sched_api::turn::State;
 use vgpu_sched_api::vm_page::UNLIMITED;
@@ -323,11 +323,7 @@ fn a_pool_is_treated_as_it_is_set_while_its_vms_work() {
             ..PoolSettings::default()
         },
     };
-    let request = Request::Edit {
-        edits: vec![edit],
-        dry_run: false,
-    };
-    assert!(matches!(daemon.ask(&request), Answer::Edited { .. }));
+    daemon.change(Change::Edit { edits: vec![edit] });
     low.until(State::Yield);
     assert_eq!(high.state(), State::Held);
 }

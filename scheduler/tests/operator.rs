@@ -2,11 +2,11 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{Daemon, ask, map};
+use common::{Daemon, ask, map, wanted};
 use rustix::process::Signal;
 use std::os::unix::fs::PermissionsExt;
 use vgpu_sched_api::messages::{
-    Answer, Edit, GpuState, Priority, Refusal, Request, SCHEMA_VERSION, VmSettings,
+    Answer, Change, Changed, Edit, GpuState, Priority, Refusal, Request, SCHEMA_VERSION, VmSettings, Wanted,
 };
 use vgpu_sched_api::turn::State;
 
@@ -18,20 +18,23 @@ fn refusal(answer: Answer) -> (Refusal, String) {
 }
 
 fn edit(daemon: &Daemon, edits: &[Edit], dry_run: bool) -> Vec<String> {
-    match daemon.ask(&Request::Edit {
+    let change = Change::Edit {
         edits: edits.to_vec(),
+    };
+    match daemon.ask(&Request::Change(Wanted {
         dry_run,
-    }) {
-        Answer::Edited { changes } => changes,
+        ..change.into()
+    })) {
+        Answer::Changed(Changed { changes, number, .. }) => {
+            assert_eq!(number.is_some(), !dry_run && !changes.is_empty());
+            changes
+        }
         other => panic!("{other:?}"),
     }
 }
 
 fn refused_edit(daemon: &Daemon, one: Edit) -> (Refusal, String) {
-    refusal(daemon.ask(&Request::Edit {
-        edits: vec![one],
-        dry_run: false,
-    }))
+    refusal(daemon.ask(&wanted(Change::Edit { edits: vec![one] })))
 }
 
 fn scan(daemon: &Daemon) -> (Vec<String>, Vec<String>) {
@@ -305,10 +308,7 @@ fn edits_that_make_no_sense_change_nothing() {
     }
     // All or none.
     let both = vec![set("1", 2), assign("7", "A")];
-    let answer = daemon.ask(&Request::Edit {
-        edits: both,
-        dry_run: false,
-    });
+    let answer = daemon.ask(&wanted(Change::Edit { edits: both }));
     assert_eq!(refusal(answer).0, Refusal::NotFound);
     assert_eq!(daemon.read_map(), text);
 
@@ -466,22 +466,191 @@ fn sessions_keep_their_gpus_over_an_edit_and_a_restart() {
     assert!(!moved.contended());
 }
 
+fn set_weight(vms: &str, weight: u32) -> Edit {
+    Edit::SetVms {
+        vms: vms.to_owned(),
+        settings: VmSettings {
+            weight: Some(weight),
+            ..VmSettings::default()
+        },
+    }
+}
+
+/// A change by somebody whom a tool knows, who has seen that version of the map.
+fn by_anna(change: Change, seen: &str) -> Request {
+    Request::Change(Wanted {
+        seen: Some(seen.to_owned()),
+        user: Some("anna".to_owned()),
+        ..change.into()
+    })
+}
+
+#[test]
+fn who_changed_what_is_kept() {
+    let mut daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], ""));
+    let before = daemon.status().map_version;
+    let weight = Change::Edit {
+        edits: vec![set_weight("1", 3)],
+    };
+    edit(&daemon, &[set_weight("1", 3)], true);
+    let Answer::Changed(changed) = daemon.ask(&by_anna(weight.clone(), &before)) else {
+        panic!()
+    };
+    assert_eq!(changed.number, Some(1));
+    assert_eq!(changed.map_version, daemon.status().map_version);
+    assert_ne!(changed.map_version, before);
+    // What was so already is no change; what was refused is told with why.
+    edit(&daemon, &[set_weight("1", 3)], false);
+    refused_edit(&daemon, set_weight("99", 3));
+    daemon.change(Change::Quarantine {
+        vms: "1-2".to_owned(),
+        why: "a test".to_owned(),
+        seconds: None,
+    });
+    daemon.write_map(&daemon.read_map().replace("weight = 3", "weight = 4"));
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(daemon.pid() as i32).unwrap(),
+        Signal::HUP,
+    )
+    .unwrap();
+    daemon.until_logged("changed (4): ", 0);
+    let changes = daemon.changes();
+    let uid = rustix::process::geteuid().as_raw();
+    let of = |number: usize| {
+        let record = &changes[number - 1];
+        assert_eq!(record.number, number as u64);
+        assert!(record.at_s > 1_700_000_000);
+        (record.uid, record.user.as_deref(), record.refused.as_deref())
+    };
+    assert_eq!(of(1), (Some(uid), Some("anna"), None));
+    assert_eq!(changes[0].change, weight);
+    assert_eq!(changes[0].changes, ["VM 1: weight 3, was 1"]);
+    assert!(changes[0].diff.contains("\n+weight = 3\n"), "{}", changes[0].diff);
+    assert_eq!(changes[0].map_version, changed.map_version);
+    assert_eq!(of(2), (Some(uid), None, Some("VM 99: in no pool")));
+    assert_eq!(of(3), (Some(uid), None, None));
+    assert_eq!(changes[2].changes, ["VMs 1-2: quarantined until it is released"]);
+    assert_eq!(changes[2].diff, "");
+    // Nobody is known to have sent a signal.
+    assert_eq!(of(4), (None, None, None));
+    assert!(
+        changes[3].diff.contains("\n-weight = 3\n+weight = 4\n"),
+        "{}",
+        changes[3].diff
+    );
+    // A name that could be taken for something else is none.
+    let wrong = Request::Change(Wanted {
+        user: Some("anna\nroot".to_owned()),
+        ..Change::Reload {}.into()
+    });
+    assert_eq!(refusal(daemon.ask(&wrong)).0, Refusal::Invalid);
+
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    assert_eq!(daemon.changes(), changes);
+    daemon.change(Change::Release { vms: "1".to_owned() });
+    assert_eq!(daemon.changes()[4].number, 5);
+}
+
+/// What somebody has not seen he does not overwrite.
+#[test]
+fn a_change_of_what_has_changed_since_is_refused() {
+    let daemon = Daemon::start(&map(&[(1, "low")], "# ours"));
+    let seen = daemon.status().map_version;
+    let to = |weight| Change::Edit {
+        edits: vec![set_weight("1", weight)],
+    };
+    edit(&daemon, &[set_weight("1", 3)], false);
+    let text = daemon.read_map();
+    for change in [to(4), Change::Reload {}, Change::Release { vms: "1".to_owned() }] {
+        let (why, message) = refusal(daemon.ask(&by_anna(change, &seen)));
+        assert_eq!(why, Refusal::Conflict);
+        assert!(
+            message.contains("expected version") && !message.contains("by hand"),
+            "{message}"
+        );
+    }
+    assert_eq!(daemon.read_map(), text);
+    assert!(matches!(
+        daemon.ask(&by_anna(to(4), &daemon.status().map_version)),
+        Answer::Changed(_)
+    ));
+    let (why, message) = refusal(daemon.ask(&by_anna(to(4), "0\n")));
+    assert_eq!(why, Refusal::Invalid);
+    assert!(message.contains("seen: expected a version"), "{message}");
+    // Also of what is not in use yet.
+    let by_hand = daemon.read_map().replace("# ours", "# ours and yours");
+    daemon.write_map(&by_hand);
+    let (why, message) = refusal(daemon.ask(&by_anna(to(5), &daemon.status().map_version)));
+    assert_eq!(why, Refusal::Conflict);
+    assert!(message.contains("by hand"), "{message}");
+    assert_eq!(daemon.read_map(), by_hand);
+    daemon.change(Change::Reload {});
+    assert!(matches!(
+        daemon.ask(&by_anna(to(5), &daemon.status().map_version)),
+        Answer::Changed(_)
+    ));
+    assert_eq!(daemon.vm(1).weight, 5);
+}
+
+#[test]
+fn the_last_change_of_the_map_is_taken_back_and_no_other() {
+    let mut daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], "# ours"));
+    let first = daemon.read_map();
+    edit(&daemon, &[set_weight("1", 3)], false);
+    let second = daemon.read_map();
+    edit(&daemon, &[set_weight("1-2", 4)], false);
+    daemon.change(Change::Quarantine {
+        vms: "1".to_owned(),
+        why: "a test".to_owned(),
+        seconds: None,
+    });
+    let undo = |daemon: &Daemon, number| daemon.ask(&wanted(Change::Undo { number }));
+    // Not one that others came after, nor one that was none of the map, nor one that there was not.
+    let (why, message) = refusal(undo(&daemon, 1));
+    assert_eq!(why, Refusal::Conflict, "{message}");
+    assert_eq!(refusal(undo(&daemon, 3)).0, Refusal::Invalid);
+    assert_eq!(refusal(undo(&daemon, 99)).0, Refusal::NotFound);
+    // Over a restart as well.
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    let Answer::Changed(undone) = undo(&daemon, 2) else {
+        panic!()
+    };
+    assert_eq!(
+        undone.changes,
+        [
+            "taken back: VM 1: weight 4, was 3",
+            "taken back: VM 2: weight 4, was 1"
+        ]
+    );
+    assert_eq!(daemon.read_map(), second);
+    assert_eq!((daemon.vm(1).weight, daemon.vm(2).weight), (3, 1));
+    // The map is what it was after the first one, which is the last now; and what was taken back can be done again.
+    let again = undone.number.unwrap();
+    undo(&daemon, 1);
+    assert_eq!(daemon.read_map(), first);
+    assert_eq!(refusal(undo(&daemon, again)).0, Refusal::Conflict);
+    let last = daemon.changes().len() as u64 - 1;
+    assert!(matches!(undo(&daemon, last), Answer::Changed(_)));
+    assert_eq!(daemon.read_map(), second);
+    assert!(matches!(undo(&daemon, again), Answer::Changed(_)));
+    assert_eq!((daemon.vm(1).weight, daemon.vm(2).weight), (4, 4));
+}
+
 #[test]
 fn only_administrators_change_anything() {
     let daemon = Daemon::start(&map(&[(1, "low")], ""));
     let requests = [
-        Request::Reload,
         Request::Scan,
-        Request::Edit {
-            edits: vec![],
-            dry_run: true,
-        },
-        Request::Quarantine {
-            vms: "9".to_owned(),
+        wanted(Change::Reload {}),
+        wanted(Change::Edit { edits: vec![] }),
+        wanted(Change::Quarantine {
+            vms: "1".to_owned(),
             why: "a test".to_owned(),
             seconds: None,
-        },
-        Request::Release { vms: "9".to_owned() },
+        }),
+        wanted(Change::Release { vms: "1".to_owned() }),
     ];
     // A backend is none, whoever it runs as.
     let backend = daemon.backend(1);
@@ -514,6 +683,8 @@ fn only_administrators_change_anything() {
         let answer = as_user(4242, request);
         assert!(!matches!(answer, Answer::Refused { .. }), "{answer:?}");
     }
+    // Who it was is the kernel's word.
+    assert!(daemon.changes().iter().all(|record| record.uid == Some(65534)));
     let status = as_user(4241, &Request::Status { from_vm: 0 });
     assert!(matches!(status, Answer::Status { .. }));
 }

@@ -3,13 +3,13 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{Daemon, Exec, map};
+use common::{Daemon, Exec, map, wanted};
 use rustix::process::Signal;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use vgpu_protocol::result;
 use vgpu_sched_api::messages::{
-    Answer, Edit, EventKind, FromExec, GpuRungs, Priority, Refusal, Request, ToExec,
+    Answer, Change, Edit, EventKind, FromExec, GpuRungs, Priority, Refusal, Request, ToExec,
 };
 use vgpu_sched_api::turn::State;
 use vgpu_sched_api::vm_page::{SLOTS, UNLIMITED};
@@ -26,10 +26,18 @@ fn refusal(answer: Answer) -> (Refusal, String) {
 }
 
 fn quarantine(vms: &str, seconds: Option<u64>) -> Request {
-    Request::Quarantine {
+    wanted(Change::Quarantine {
         vms: vms.to_owned(),
         why: "it floods".to_owned(),
         seconds,
+    })
+}
+
+/// What was changed.
+fn lines(answer: Answer) -> Vec<String> {
+    match answer {
+        Answer::Changed(changed) => changed.changes,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -127,7 +135,7 @@ fn a_quarantined_vm_starts_nothing_until_it_is_released() {
     let (first, second, mut other) = (one.session(1), one.session(2), two.session(1));
     one.open(3);
     first.take_turn();
-    assert_eq!(daemon.ask(&quarantine("1", None)), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", None)));
     assert_eq!(first.until_ended(), result::UNKNOWN);
     assert_eq!(second.until_ended(), result::UNKNOWN);
     let is_refused = |answer: Answer| {
@@ -151,9 +159,10 @@ fn a_quarantined_vm_starts_nothing_until_it_is_released() {
     is_refused(one.attach_with(1, &[&page, &socket, &other.pidfd]));
     two.attach(1, &mut other);
     assert_eq!(daemon.vm(1).quarantine, Some(status));
-    let release = |vms: &str| daemon.ask(&Request::Release { vms: vms.to_owned() });
-    assert_eq!(refusal(release("2-7")).0, Refusal::NotFound);
-    assert_eq!(release("1-7"), Answer::Ok);
+    let release = |vms: &str| daemon.ask(&wanted(Change::Release { vms: vms.to_owned() }));
+    assert_eq!(refusal(release("3-7")).0, Refusal::NotFound);
+    assert_eq!(lines(release("2-7")), [""; 0]);
+    assert_eq!(lines(release("1-7")), ["VM 1: released"]);
     assert_eq!(daemon.vm(1).quarantine, None);
     one.session(4);
     assert_eq!(kinds(&daemon, 1), [EventKind::Quarantined, EventKind::Released]);
@@ -170,17 +179,11 @@ fn a_vm_stays_quarantined_when_it_is_unregistered_and_is_shown() {
     let daemon = Daemon::start(&map(&[(1, "low"), (2, "low"), (3, "low")], ""));
     let two = daemon.backend(2);
     let _session = two.session(7);
-    assert_eq!(daemon.ask(&quarantine("1", None)), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", None)));
     let edits = vec![Edit::UnregisterVms {
         vms: "1-2".to_owned(),
     }];
-    let answer = daemon.ask(&Request::Edit {
-        edits,
-        dry_run: false,
-    });
-    let Answer::Edited { changes } = answer else {
-        panic!("{answer:?}")
-    };
+    let changes = lines(daemon.ask(&wanted(Change::Edit { edits })));
     for line in [
         "VM 1: stays in quarantine: vgpu-admin release --vm-id 1 ends that",
         "VM 2: its session stays on its GPUs until it ends",
@@ -194,8 +197,8 @@ fn a_vm_stays_quarantined_when_it_is_unregistered_and_is_shown() {
             .collect::<Vec<_>>()
     };
     assert_eq!(shown(), [(1, true, 0), (2, false, 1)]);
-    let release = Request::Release { vms: "1".to_owned() };
-    assert_eq!(daemon.ask(&release), Answer::Ok);
+    let release = wanted(Change::Release { vms: "1".to_owned() });
+    assert_eq!(lines(daemon.ask(&release)), ["VM 1: released"]);
     assert_eq!(shown(), [(2, false, 1)]);
     assert_eq!(two.ask(&Request::CloseSession { session: 7 }), Answer::Ok);
     assert_eq!(shown(), []);
@@ -204,14 +207,14 @@ fn a_vm_stays_quarantined_when_it_is_unregistered_and_is_shown() {
 #[test]
 fn a_quarantine_ends_by_itself() {
     let mut daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], ""));
-    assert_eq!(daemon.ask(&quarantine("1", Some(1))), Answer::Ok);
-    assert_eq!(daemon.ask(&quarantine("2", Some(3600))), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", Some(1))));
+    lines(daemon.ask(&quarantine("2", Some(3600))));
     let one = daemon.backend(1);
     until("released", || (kinds(&daemon, 1).len() == 2).then_some(()));
     assert_eq!(kinds(&daemon, 1), [EventKind::Quarantined, EventKind::Released]);
     one.open(1);
     // Also while vgpud is not there.
-    assert_eq!(daemon.ask(&quarantine("1", Some(1))), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", Some(1))));
     daemon.end(Signal::TERM);
     daemon.restart();
     let one = daemon.backend(1);
@@ -239,16 +242,16 @@ fn a_quarantine_that_makes_no_sense_is_refused() {
         ("1", "\n"),
         ("1", &"a".repeat(501)),
     ] {
-        let request = Request::Quarantine {
+        let request = wanted(Change::Quarantine {
             vms: vms.to_owned(),
             why: why.to_owned(),
             seconds: Some(u64::MAX),
-        };
+        });
         let (refused, message) = refusal(daemon.ask(&request));
         assert_eq!(refused, Refusal::Invalid, "{vms}: {message}");
         assert!(message.contains("expected"), "{message}");
     }
-    assert_eq!(daemon.ask(&quarantine("1", Some(u64::MAX))), Answer::Ok);
+    lines(daemon.ask(&quarantine("1", Some(u64::MAX))));
     assert!(daemon.vm(1).quarantine.is_some());
 }
 
@@ -259,7 +262,7 @@ fn one_that_does_not_end_is_killed() {
     let (mut ends, mut hangs, mut orphan) = (one.session(1), one.session(2), two.session(1));
     drop(two);
     hangs.show(1, 1);
-    assert_eq!(daemon.ask(&quarantine("1-2", None)), Answer::Ok);
+    lines(daemon.ask(&quarantine("1-2", None)));
     assert_eq!(ends.until_ended(), result::UNKNOWN);
     ends.kill();
     // First its backend is told to, which tells the guest.

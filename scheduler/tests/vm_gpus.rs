@@ -5,7 +5,7 @@ mod common;
 use common::{Backend, Daemon};
 use softgpu_device::Part;
 use std::time::{Duration, Instant};
-use vgpu_sched_api::messages::{Answer, Refusal, Request, VmGpus, VmProcess};
+use vgpu_sched_api::messages::{Answer, Change, Refusal, Request, VmGpus, VmProcess};
 
 const MIB: u64 = 1 << 20;
 
@@ -95,14 +95,13 @@ fn who_has_no_gpu_is_told_why() {
     let backend = daemon.backend(1);
     assert_eq!(told(&backend).gpus.len(), 1);
     let vms = "1".to_owned();
-    let quarantine = Request::Quarantine {
+    daemon.change(Change::Quarantine {
         vms: vms.clone(),
         why: "a test".to_owned(),
         seconds: None,
-    };
-    daemon.ask(&quarantine);
+    });
     assert_eq!(refusal(&backend), Refusal::Quarantined { wait_s: None });
-    daemon.ask(&Request::Release { vms });
+    daemon.change(Change::Release { vms });
     assert_eq!(told(&backend).gpus.len(), 1);
     daemon.load(&map("\"all\"").replace("vms = [1]", "vms = [2]"));
     assert_eq!(refusal(&backend), Refusal::NotMapped);

@@ -1,6 +1,6 @@
 //! Why a program gets no GPU: one line says so, once in a process, and each cause has its own.
 use anyhow::{Context, Result, ensure};
-use vgpu_sched_api::messages::{Answer, Request};
+use vgpu_sched_api::messages::{Answer, Change, Request};
 use vgpu_vm::Vm;
 
 use crate::{Machine, Stack};
@@ -29,9 +29,13 @@ fn asked(stack: &Stack, request: &Request) -> Result<()> {
     Ok(())
 }
 
+fn changed(stack: &Stack, change: Change) -> Result<()> {
+    asked(stack, &Request::Change(change.into()))
+}
+
 fn map(stack: &Stack, pool: &str) -> Result<()> {
     std::fs::write(stack.pool_map(), pool).context("cannot write the pool map")?;
-    asked(stack, &Request::Reload)
+    changed(stack, Change::Reload {})
 }
 
 /// What the host refuses, by its causes; its one GPU is a software GPU.
@@ -42,14 +46,14 @@ pub fn the_hosts_refusals_are_told<M: Machine>(stack: &Stack, vm: u32, machine: 
         (None, "in quarantine, until its operator releases it"),
         (Some(3600), "more seconds"),
     ] {
-        let quarantine = Request::Quarantine {
+        let quarantine = Change::Quarantine {
             vms: vms.clone(),
             why: "a test".into(),
             seconds,
         };
-        asked(stack, &quarantine)?;
+        changed(stack, quarantine)?;
         told(machine, NO_DEVICE, words)?;
-        asked(stack, &Request::Release { vms: vms.clone() })?;
+        changed(stack, Change::Release { vms: vms.clone() })?;
     }
     machine.must("vadd")?;
     // The software GPU's own way to fall off its bus.

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vgpu_sched_api::messages::{Answer, EventRecord, Priority, Request, Status, TurnRecord, VmStats};
 use vgpu_sched_api::packet;
@@ -292,11 +292,28 @@ impl Stack {
         command
     }
 
-    /// Starts the control panel, as `vgpud`'s user: the process, and the port that it listens at.
+    /// Makes a token for the control panel.
+    pub fn panel_token(&self, role: &str, name: &str) -> Result<String> {
+        let file = self.dir().join("panel-tokens");
+        let mut command = Command::new(self.artifacts.bin("vgpu-panel"));
+        command.args(["token", "--role", role, "--name", name, "--tokens"]);
+        let output = command.arg(&file).output()?;
+        ensure!(output.status.success(), "vgpu-panel token: {output:?}");
+        if rustix::process::geteuid().is_root() {
+            chown(&file, Some(VGPUD_USER), Some(GROUP))?;
+        }
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Starts the control panel, as `vgpud`'s user, with the tokens that were made: the process, and the port that it listens at.
     pub fn panel(&self) -> Result<(Process, u16)> {
         let mut command = self.service("vgpu-panel", "panel", VGPUD_USER)?;
         command.args(["--listen", "127.0.0.1:0", "--socket"]);
         command.arg(self.vgpud_socket());
+        let tokens = self.dir().join("panel-tokens");
+        if tokens.exists() {
+            command.arg("--tokens").arg(tokens);
+        }
         let process = Process::spawn(command).context("cannot start vgpu-panel")?;
         let port = |stack: &Self| {
             let log = stack.log("panel");

@@ -95,6 +95,24 @@ fn an_operator_sets_a_host_up() {
     );
     admin(&stack, "set-weight --vm-id 1 --weight 4", DONE);
 
+    // Who did it is kept, and the last of it is taken back.
+    let map = fs::read_to_string(stack.pool_map()).unwrap();
+    let number = json(&stack, "set-weight --vm-id 2-3 --weight 9", DONE)["number"]
+        .as_u64()
+        .unwrap();
+    let audit = json(&stack, "audit --last 1", DONE)["changes"][0].clone();
+    assert_eq!((&audit["number"], &audit["user"]), (&number.into(), &Value::Null));
+    assert_eq!(audit["uid"], rustix::process::geteuid().as_raw());
+    assert!(admin(&stack, "audit --diff", DONE).contains("    +weight = 9\n"));
+    assert!(
+        admin(&stack, &format!("undo {number} --dry-run"), DONE)
+            .contains("taken back: VMs 2-3: weight 9, was 1")
+    );
+    assert!(admin(&stack, &format!("undo {}", number - 1), FAILED).contains("expected the last change"));
+    admin(&stack, &format!("undo {number}"), DONE);
+    assert_eq!(fs::read_to_string(stack.pool_map()).unwrap(), map);
+    assert!(admin(&stack, "undo 9999", NOT_FOUND).contains("hint: `vgpu-admin audit`"));
+
     // What it was told is so for a VM that starts now, and is counted.
     stack.start_backend(1).unwrap();
     Host::new(&stack, 1).must("vadd").unwrap();

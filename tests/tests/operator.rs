@@ -1,6 +1,6 @@
 //! What an operator sees and changes while programs run, over the whole path without a VM.
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use vgpu_sched_api::messages::{Answer, Edit, Request, VmSettings, VmStatus};
+use vgpu_sched_api::messages::{Answer, Change, Edit, Request, VmSettings, VmStatus};
 use vgpu_tests::{Gpu, Host, Machine, Stack};
 use vgpu_vm::Artifacts;
 
@@ -30,12 +30,9 @@ fn register(vms: &str, pool: &str) -> Edit {
 }
 
 fn edit(stack: &Stack, edits: Vec<Edit>) {
-    let request = Request::Edit {
-        edits,
-        dry_run: false,
-    };
+    let request = Request::Change(Change::Edit { edits }.into());
     match stack.ask(&request).unwrap() {
-        Answer::Edited { .. } => {}
+        Answer::Changed(_) => {}
         other => panic!("{other:?}\n{}", stack.logs()),
     }
 }

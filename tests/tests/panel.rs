@@ -3,23 +3,41 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json as value};
 use vgpu_sched_api::messages::Priority;
 use vgpu_tests::{Gpu, Stack, VmSpec};
 use vgpu_vm::Artifacts;
+use vgpu_vm::process::Process;
 
 /// After this long what was to come is not coming.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// An answer's status and body.
 fn get(port: u16, path: &str) -> (u16, String) {
+    asked(
+        port,
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+    )
+}
+
+/// Has the panel change something for whom the token is of.
+fn change(port: u16, token: &str, order: &Value) -> (u16, Value) {
+    let body = order.to_string();
+    let (status, answer) = asked(
+        port,
+        &format!(
+            "POST /api/v1/changes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    );
+    (status, serde_json::from_str(&answer).unwrap())
+}
+
+fn asked(port: u16, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -110,4 +128,166 @@ fn it_tells_what_the_command_line_tells() {
     until(port, "/api/v1/status", |status, body| {
         status == 200 && body.contains("it ran wild")
     });
+}
+
+/// A host with two GPUs and no pool, its panel, and tokens of an administrator and of somebody who only looks.
+fn with_tokens() -> (Stack, Process, u16, [String; 2]) {
+    let stack = Stack::start_host(&Artifacts::from_env(), Gpu::Software, 2, "# Ours.\n").unwrap();
+    let tokens =
+        [("admin", "anna"), ("read-only", "bob")].map(|(role, name)| stack.panel_token(role, name).unwrap());
+    let (panel, port) = stack.panel().unwrap();
+    (stack, panel, port, tokens)
+}
+
+fn edits(edits: Value) -> Value {
+    value!({ "verb": "edit", "edits": edits })
+}
+
+#[test]
+fn it_changes_what_the_command_line_changes_and_tells_whose_change_it_was() {
+    let (stack, _panel, port, [anna, bob]) = with_tokens();
+    let read_map = || std::fs::read_to_string(stack.pool_map()).unwrap();
+    let must = |order: Value| {
+        let (status, answer) = change(port, &anna, &order);
+        assert_eq!(status, 200, "{order}: {answer}\n{}", stack.logs());
+        answer
+    };
+    // What would change is said in the same words, and nothing changes.
+    let assign = edits(value!([
+        {"edit": "assign_gpu", "gpu": "0", "pool": "A"},
+        {"edit": "register_vms", "vms": "1-7", "pool": "A", "settings": {"priority": "high"}},
+    ]));
+    let tried = must(value!({"change": assign, "dry_run": true}));
+    assert_eq!(
+        (&tried["dry_run"], &tried["number"]),
+        (&true.into(), &Value::Null)
+    );
+    assert_eq!(read_map(), "# Ours.\n");
+    let done = must(value!({"change": assign, "seen": tried["map_version"]}));
+    assert_eq!(done["changes"], tried["changes"]);
+    assert_eq!(done["number"], 1);
+    let status = json(&admin(&stack, &["status", "--json"]));
+    assert_eq!(status["pools"][0]["ranges"], value!(["1-7"]));
+    assert_eq!(status["map_version"], done["map_version"]);
+    let set = edits(
+        value!([{"edit": "set_vms", "vms": "1-3", "settings": {"weight": 4, "limits": {"kernel_ms_max": 500}}}]),
+    );
+    let tried = must(value!({"change": set, "dry_run": true}));
+    let by_hand = [
+        "set-limits",
+        "--vm-id",
+        "1-3",
+        "--kernel-ms-max",
+        "500",
+        "--dry-run",
+        "--json",
+    ];
+    assert_eq!(tried["changes"][1], json(&admin(&stack, &by_hand))["changes"][0]);
+    // What was seen is not so any longer: nothing is overwritten.
+    admin(&stack, &["set-weight", "--vm-id", "1", "--weight", "2"]);
+    let before = read_map();
+    let order = value!({"change": set, "seen": tried["map_version"]});
+    let (status, error) = change(port, &anna, &order);
+    assert_eq!(
+        (status, &error["error"]["kind"]),
+        (409, &"conflict".into()),
+        "{error}"
+    );
+    assert_eq!(read_map(), before);
+    let done = must(value!({"change": set}));
+    assert_ne!(read_map(), before);
+    // The last change is taken back, to the letter.
+    let undo = value!({"change": {"verb": "undo", "number": done["number"]}});
+    must(undo.clone());
+    assert_eq!(read_map(), before);
+    assert_eq!(change(port, &anna, &undo).0, 409);
+
+    must(value!({"change": {"verb": "quarantine", "vms": "1-2", "why": "it ran wild", "seconds": 600}}));
+    assert!(admin(&stack, &["status"]).contains("VM 1: QUARANTINED until "));
+    let released = must(value!({"change": {"verb": "release", "vms": "1-7"}}));
+    assert_eq!(released["changes"], value!(["VMs 1-2: released"]));
+    // Who may only look changes nothing, and what is wrong is told with what was expected.
+    let release = value!({"change": {"verb": "release", "vms": "1"}});
+    assert_eq!(change(port, &bob, &release).0, 403);
+    assert_eq!(change(port, "vgpu_0", &release).0, 401);
+    let wrong = edits(value!([{"edit": "set_vms", "vms": "1", "settings": {"weight": 101}}]));
+    let (status, error) = change(port, &anna, &value!({ "change": wrong }));
+    assert_eq!(status, 400);
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("expected a number from 1 to 100"), "{message}");
+
+    // All of it is kept, with who it was: by the panel's word, and by the kernel's.
+    let audit = json(&admin(&stack, &["audit", "--json"]))["changes"].clone();
+    let who: Vec<(&Value, bool)> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| (&record["user"], record["refused"].is_null()))
+        .collect();
+    let (anna_did, anna_was_refused) = ((&"anna".into(), true), (&"anna".into(), false));
+    assert_eq!(
+        who,
+        [
+            anna_did,
+            (&Value::Null, true),
+            anna_was_refused,
+            anna_did,
+            anna_did,
+            anna_was_refused,
+            anna_did,
+            anna_did,
+            anna_was_refused
+        ]
+    );
+    let uids: Vec<&Value> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| &record["uid"])
+        .collect();
+    assert!(uids.iter().all(|uid| uid.is_u64()), "{uids:?}");
+    if rustix::process::geteuid().is_root() {
+        // The panel is not root, and cannot say that it is.
+        assert_eq!((uids[0].as_u64() == Some(0), uids[1].as_u64()), (false, Some(0)));
+    }
+    let shown = admin(&stack, &["audit", "--last", "9", "--diff"]);
+    assert!(
+        shown.contains("+kernel_ms_max = 500") && shown.contains("anna (uid "),
+        "{shown}"
+    );
+}
+
+/// One through the panel, who looks before each change, and one at the command line.
+#[test]
+fn the_panel_and_the_command_line_at_once_lose_nothing() {
+    let (stack, _panel, port, [anna, _]) = with_tokens();
+    admin(&stack, &["assign-gpu", "--gpu-id", "0", "--pool", "A"]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for vm in (1..=16).step_by(2) {
+                admin(
+                    &stack,
+                    &["register-vm", "--vm-id", &vm.to_string(), "--pool", "A"],
+                );
+            }
+        });
+        scope.spawn(|| {
+            let end = Instant::now() + LIMIT;
+            for vm in (2..=16).step_by(2) {
+                let register = edits(value!([{"edit": "register_vms", "vms": vm.to_string(), "pool": "A"}]));
+                loop {
+                    let (status, seen) = change(port, &anna, &value!({"change": register, "dry_run": true}));
+                    assert_eq!(status, 200, "{seen}");
+                    let order = value!({"change": register, "seen": seen["map_version"]});
+                    match change(port, &anna, &order) {
+                        (200, _) => break,
+                        (status, error) => assert_eq!(status, 409, "{error}"),
+                    }
+                    assert!(Instant::now() < end, "somebody else is always faster");
+                }
+            }
+        });
+    });
+    let status = json(&admin(&stack, &["status", "--json"]));
+    assert_eq!(status["pools"][0]["ranges"], value!(["1-16"]));
 }

@@ -1,5 +1,6 @@
 //! The whole path without a VM: guest library, backend, executor, `vgpud`, software GPU, all as the processes
 //! they are in production.
+use vgpu_sched_api::messages::{Change, Request};
 use vgpu_tests::{Gpu, Host, Machine, Stack, VmSpec, checks, lifecycle, reasons, same};
 use vgpu_vm::Artifacts;
 
@@ -248,7 +249,7 @@ fn a_vm_in_no_pool_gets_no_device() {
                 stack.pool_map(),
                 "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [\"5-7\"]\n",
             )?;
-            stack.ask(&vgpu_sched_api::messages::Request::Reload)?;
+            stack.ask(&Request::Change(Change::Reload {}.into()))?;
             let output = Host::new(&stack, 1).run("vadd")?;
             anyhow::ensure!(
                 !output.success() && output.text.contains("NO_DEVICE"),

@@ -7,7 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use limits::LimitOptions;
 use std::path::PathBuf;
 use vgpu_pool_map::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, SECONDS_MAX, VmRange, WEIGHT_MAX};
-use vgpu_sched_api::messages::{Edit, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
+use vgpu_sched_api::messages::{
+    Change as Wanted, Edit, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings,
+};
 
 pub const PRIORITIES: &[Priority] = &[Priority::Low, Priority::Medium, Priority::High];
 pub const POLICIES: &[Policy] = &[Policy::Priority, Policy::Weighted, Policy::Fifo];
@@ -124,6 +126,13 @@ pub enum Command {
         #[command(flatten)]
         change: Change,
     },
+    /// Take the last change of the pool map back
+    Undo {
+        /// Its number, as `audit` has it
+        number: u64,
+        #[command(flatten)]
+        change: Change,
+    },
     /// Show GPUs, pools and VMs on one screen
     Status {
         #[command(flatten)]
@@ -145,6 +154,15 @@ pub enum Command {
     },
     /// Show what happened: limits that were broken, quarantines, errors of GPUs
     Events(Events),
+    /// Show who changed what, or was refused
+    Audit {
+        /// How many of the last ones
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        last: usize,
+        /// Show the lines of the pool map that went and came under each
+        #[arg(long)]
+        diff: bool,
+    },
     /// Show which means of preemption were proved on each GPU
     Probe,
     /// Record when work came and how much GPU time it needed, until interrupted
@@ -319,9 +337,9 @@ pub struct Change {
     pub dry_run: bool,
 }
 
-/// A change of the pool map, whether it is only tried, and what helps if it is refused.
+/// A change that is asked for, whether it is only tried, and what helps if it is refused.
 pub struct Planned {
-    pub edits: Vec<Edit>,
+    pub change: Wanted,
     pub dry_run: bool,
     pub hint: &'static str,
 }
@@ -332,11 +350,19 @@ const POOL_HINT: &str = "`vgpu-admin help set-pool` lists the settings, `vgpu-ad
     pools that share a GPU are set together, with --pool for each";
 /// Bytes of a reason at most.
 const REASON_LEN_MAX: usize = 200;
+const UNDO_HINT: &str = "`vgpu-admin audit` lists the changes";
 const VMS_HINT: &str = "`vgpu-admin status` lists the pools and their VMs";
 
 impl Command {
-    /// The change of the pool map that this asks for, if it does.
-    pub fn edit(&self) -> Option<Planned> {
+    /// The change that this asks for, if it does.
+    pub fn change(&self) -> Option<Planned> {
+        let planned = |wanted, change: &Change, hint| {
+            Some(Planned {
+                change: wanted,
+                dry_run: change.dry_run,
+                hint,
+            })
+        };
         let (edits, change, hint) = match self {
             Self::AssignGpu { gpu, change } => {
                 let edit = Edit::AssignGpu {
@@ -402,9 +428,27 @@ impl Command {
                 (set(vms, settings), change, LIMITS_HINT)
             }
             Self::SetPool(set) => (set.edits(), &set.change, POOL_HINT),
+            Self::Quarantine {
+                vms,
+                reason,
+                seconds,
+                change,
+            } => {
+                let wanted = Wanted::Quarantine {
+                    vms: vms.text(),
+                    why: reason.clone(),
+                    seconds: *seconds,
+                };
+                return planned(wanted, change, VMS_HINT);
+            }
+            Self::Release { vms, change } => {
+                return planned(Wanted::Release { vms: vms.text() }, change, VMS_HINT);
+            }
+            Self::Undo { number, change } => {
+                return planned(Wanted::Undo { number: *number }, change, UNDO_HINT);
+            }
             Self::ScanGpus
-            | Self::Quarantine { .. }
-            | Self::Release { .. }
+            | Self::Audit { .. }
             | Self::Status { .. }
             | Self::Stats { .. }
             | Self::Turns { .. }
@@ -417,11 +461,7 @@ impl Command {
                 return None;
             }
         };
-        Some(Planned {
-            edits,
-            dry_run: change.dry_run,
-            hint,
-        })
+        planned(Wanted::Edit { edits }, change, hint)
     }
 }
 
@@ -478,7 +518,10 @@ mod tests {
     }
 
     fn edits(line: &str) -> Vec<Edit> {
-        parse(line).unwrap().edit().unwrap().edits
+        match parse(line).unwrap().change().unwrap().change {
+            Wanted::Edit { edits } => edits,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Every limit has its option, in each of the three commands.
@@ -528,7 +571,7 @@ mod tests {
             settings: settings.clone(),
         });
         assert_eq!(edits(line), expected);
-        assert!(parse(line).unwrap().edit().unwrap().dry_run);
+        assert!(parse(line).unwrap().change().unwrap().dry_run);
         assert_eq!(ladder("none"), Ok(Ladder(Vec::new())));
         for wrong in [
             "set-pool",

@@ -1,6 +1,5 @@
 //! `vgpu-admin`: the operator's command line. A thin client of `vgpud`, which alone changes the pool map's file.
 mod arguments;
-mod quarantine;
 mod record;
 mod replay;
 mod show;
@@ -19,7 +18,9 @@ use vgpu_client::client::{Client, last, pages, unexpected};
 use vgpu_client::failure::{DEGRADED, Failure, Kind};
 use vgpu_client::statistics;
 use vgpu_pool_map::{Assignable, PoolMap};
-use vgpu_sched_api::messages::{Answer, EventRecord, GpuState, Request, Stats, Status};
+use vgpu_sched_api::messages::{
+    Answer, Change, Changed, EventRecord, GpuState, Request, Stats, Status, Wanted,
+};
 
 /// How often it is looked whether something happened.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
@@ -82,13 +83,13 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let connect = || Client::connect(&arguments.socket);
-    if let Some(planned) = arguments.command.edit() {
-        let changes = edit(&connect()?, &planned)?;
+    if let Some(planned) = arguments.command.change() {
+        let (dry_run, changed) = (planned.dry_run, change(&connect()?, planned)?);
         let told = Told::Changed {
-            dry_run: planned.dry_run,
-            changes: &changes,
+            dry_run,
+            changed: &changed,
         };
-        say(arguments, &told, || show::changes(&changes, planned.dry_run))?;
+        say(arguments, &told, || show::changes(&changed.changes, dry_run))?;
         return Ok(ExitCode::SUCCESS);
     }
     match &arguments.command {
@@ -110,27 +111,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             say(arguments, &told, || {
                 show::scanned(gpus, appeared, vanished, Screen::now())
             })?;
-        }
-        Command::Quarantine {
-            vms,
-            reason,
-            seconds,
-            change,
-        } => {
-            let client = connect()?;
-            let changes = quarantine::quarantined(&client.status()?, vms.vm_id, *seconds)?;
-            let request = Request::Quarantine {
-                vms: vms.text(),
-                why: reason.clone(),
-                seconds: *seconds,
-            };
-            order(arguments, &client, &request, &changes, change.dry_run)?;
-        }
-        Command::Release { vms, change } => {
-            let client = connect()?;
-            let changes = quarantine::released(&client.status()?, vms.vm_id)?;
-            let request = Request::Release { vms: vms.text() };
-            order(arguments, &client, &request, &changes, change.dry_run)?;
         }
         Command::Status { again } => {
             let status: Status = show(arguments, again.watch)?;
@@ -160,6 +140,16 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             })?;
         }
         Command::Events(wanted) => events(arguments, wanted)?,
+        Command::Audit { last: count, diff } => {
+            let client = connect()?;
+            let (changes, _) = last(*count, |from| client.changes(from))?;
+            say(arguments, &Told::Audit { changes: &changes }, || {
+                match changes.as_slice() {
+                    [] => "Nothing was changed.\n".to_owned(),
+                    changes => show::audit(changes, *diff, Screen::now()),
+                }
+            })?;
+        }
         Command::Probe => match connect()?.ask(&Request::Probe)? {
             Answer::Probe { gpus } => {
                 let told = Told::Probed { gpus: &gpus };
@@ -187,7 +177,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Reload => {
             let client = connect()?;
-            client.ask(&Request::Reload)?;
+            client.change(Change::Reload {}.into())?;
             let status = client.status()?;
             let told = Told::Reloaded {
                 config: &status.config,
@@ -200,28 +190,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Command::Config {
             command: Config::Check { file, offline },
         } => check(arguments, file, *offline)?,
-        // Those that change the map.
+        // Those that change something.
         _ => {}
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Has `vgpud` do something that was said before, unless it is only tried or there is nothing to do.
-fn order(
-    arguments: &Arguments,
-    client: &Client,
-    request: &Request,
-    changes: &[String],
-    dry_run: bool,
-) -> Result<(), Failure> {
-    if !dry_run && !changes.is_empty() {
-        match client.ask(request)? {
-            Answer::Ok => {}
-            other => return Err(unexpected(&other)),
-        }
-    }
-    let told = Told::Changed { dry_run, changes };
-    say(arguments, &told, || show::changes(changes, dry_run))
 }
 
 /// Shows what happened, and goes on with it if that is wanted. Once `vgpud` was there, it may go away for a while.
@@ -267,22 +239,17 @@ fn events(arguments: &Arguments, wanted: &Events) -> Result<(), Failure> {
     }
 }
 
-fn edit(client: &Client, planned: &Planned) -> Result<Vec<String>, Failure> {
-    let request = Request::Edit {
-        edits: planned.edits.clone(),
+fn change(client: &Client, planned: Planned) -> Result<Changed, Failure> {
+    let wanted = Wanted {
         dry_run: planned.dry_run,
+        ..planned.change.into()
     };
-    match client.ask(&request) {
-        Ok(Answer::Edited { changes }) => Ok(changes),
-        Ok(other) => Err(unexpected(&other)),
-        Err(failure) if failure.hint.is_some() => Err(failure),
-        Err(failure) => Err(match failure.kind {
-            Kind::NotFound | Kind::Usage => failure.hint(planned.hint),
-            Kind::Failed | Kind::Unreachable => failure.hint(
-                "vgpud writes the pool map's file: its user must be able to write to it and its folder",
-            ),
-        }),
-    }
+    client.change(wanted).map_err(|failure| match failure.kind {
+        _ if failure.hint.is_some() => failure,
+        Kind::NotFound | Kind::Usage => failure.hint(planned.hint),
+        Kind::Failed | Kind::Conflict | Kind::Unreachable => failure
+            .hint("vgpud writes the pool map's file: its user must be able to write to it and its folder"),
+    })
 }
 
 /// What can be shown again and again.

@@ -1,9 +1,11 @@
 //! What people are shown.
+mod audit;
 mod events;
 mod probe;
 mod stats;
 mod status;
 
+pub use audit::audit;
 pub use events::{events, turns};
 pub use probe::probe;
 pub use stats::stats;

@@ -3,7 +3,9 @@ use crate::record::Recorded;
 use crate::replay::Replayed;
 use serde::Serialize;
 use vgpu_client::failure::Failure;
-use vgpu_sched_api::messages::{EventRecord, GpuRungs, GpuStatus, SCHEMA_VERSION, Stats, Status, TurnRecord};
+use vgpu_sched_api::messages::{
+    ChangeRecord, Changed, EventRecord, GpuRungs, GpuStatus, SCHEMA_VERSION, Stats, Status, TurnRecord,
+};
 
 /// An object, `schema_version` in front.
 #[derive(Serialize)]
@@ -14,7 +16,11 @@ pub enum Told<'a> {
     Stats(&'a Stats),
     Changed {
         dry_run: bool,
-        changes: &'a [String],
+        #[serde(flatten)]
+        changed: &'a Changed,
+    },
+    Audit {
+        changes: &'a [ChangeRecord],
     },
     Scanned {
         gpus: &'a [GpuStatus],
@@ -128,7 +134,10 @@ mod tests {
             Told::Replayed(&replayed),
             Told::Changed {
                 dry_run: true,
-                changes: &[],
+                changed: &Changed::default(),
+            },
+            Told::Audit {
+                changes: &[fixture::change(1)],
             },
             Told::Scanned {
                 gpus: &[],

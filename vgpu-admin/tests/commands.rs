@@ -352,6 +352,7 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         uptime_s: 1,
         config: "/etc/vgpu/pools.toml".to_owned(),
+        map_version: "0123456789abcdef".to_owned(),
         degraded: Vec::new(),
         gpus: Vec::new(),
         pools: vec![PoolStatus {
@@ -371,9 +372,23 @@ fn status() -> Status {
     }
 }
 
-const LOOK: Request = Request::Status { from_vm: 0 };
+/// A change as it is asked for.
+fn wanted(change: Change, dry_run: bool) -> Request {
+    Request::Change(Wanted {
+        dry_run,
+        ..change.into()
+    })
+}
 
-/// A dry run only looks.
+fn changed(changes: &[&str]) -> Answer {
+    Answer::Changed(Changed {
+        changes: changes.iter().map(|line| (*line).to_owned()).collect(),
+        number: Some(7),
+        map_version: "0f".to_owned(),
+    })
+}
+
+/// What they do is `vgpud`'s to say, before and after.
 #[test]
 fn quarantines_are_ordered_and_tried() {
     let vgpud = Vgpud::start(|request| match request {
@@ -381,7 +396,15 @@ fn quarantines_are_ordered_and_tried() {
             status: Box::new(status()),
             next_vm: None,
         },
-        Request::Quarantine { .. } | Request::Release { .. } => Answer::Ok,
+        Request::Change(Wanted { change, .. }) => match change {
+            Change::Quarantine { .. } => changed(&["VM 2: quarantined for 60 seconds"]),
+            Change::Release { vms } if vms == "1" => changed(&[]),
+            Change::Release { vms } if vms == "8" => Answer::Refused {
+                why: Refusal::NotFound,
+                message: "VM 8: in no pool".to_owned(),
+            },
+            _ => changed(&["VM 3: released"]),
+        },
         other => panic!("{other:?}"),
     });
     let quarantine = [
@@ -393,35 +416,38 @@ fn quarantines_are_ordered_and_tried() {
         "--seconds",
         "60",
     ];
+    let ordered = |dry_run| {
+        let change = Change::Quarantine {
+            vms: "2".to_owned(),
+            why: "too loud".to_owned(),
+            seconds: Some(60),
+        };
+        [wanted(change, dry_run)]
+    };
     let tried = vgpud.run(&[&quarantine[..], &["--dry-run"]].concat());
     assert_eq!(
         tried,
         "would change (dry run):\n  VM 2: quarantined for 60 seconds\n"
     );
-    assert_eq!(vgpud.all_asked(), [LOOK]);
+    assert_eq!(vgpud.all_asked(), ordered(true));
     assert_eq!(vgpud.run(&quarantine), "VM 2: quarantined for 60 seconds\n");
-    let ordered = Request::Quarantine {
-        vms: "2".to_owned(),
-        why: "too loud".to_owned(),
-        seconds: Some(60),
-    };
-    assert_eq!(vgpud.all_asked(), [LOOK, ordered]);
-    let tried: Value =
-        serde_json::from_str(&vgpud.run(&["release", "--vm-id", "1-7", "--dry-run", "--json"])).unwrap();
-    assert_eq!(tried["changes"], json!(["VM 3: released"]));
-    assert_eq!(vgpud.all_asked(), [LOOK]);
-    assert_eq!(vgpud.run(&["release", "--vm-id", "1-7"]), "VM 3: released\n");
-    let ordered = Request::Release {
+    assert_eq!(vgpud.all_asked(), ordered(false));
+    let told: Value = serde_json::from_str(&vgpud.run(&["release", "--vm-id", "1-7", "--json"])).unwrap();
+    assert_eq!(
+        told,
+        json!({
+            "schema_version": SCHEMA_VERSION, "dry_run": false, "changes": ["VM 3: released"], "number": 7, "map_version": "0f"
+        })
+    );
+    let release = Change::Release {
         vms: "1-7".to_owned(),
     };
-    assert_eq!(vgpud.all_asked(), [LOOK, ordered]);
-    // Nobody to release, nothing to ask for.
+    assert_eq!(vgpud.all_asked(), [wanted(release, false)]);
     assert!(
         vgpud
             .run(&["release", "--vm-id", "1"])
             .starts_with("nothing to change")
     );
-    assert_eq!(vgpud.all_asked(), [LOOK]);
     assert!(
         vgpud
             .run(&["status"])
@@ -432,15 +458,35 @@ fn quarantines_are_ordered_and_tried() {
         .wait_with_output()
         .unwrap();
     assert_eq!(nobody.status.code(), Some(3), "{nobody:?}");
+    assert!(text(&nobody.stderr).contains("hint: "), "{nobody:?}");
+}
+
+/// Who changed what is read page by page, too.
+#[test]
+fn the_last_changes_are_told() {
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Changes { from } => {
+            let (numbers, next) = page(*from, 5);
+            let changes = numbers.into_iter().map(vgpu_client::fixture::change).collect();
+            Answer::Changes { changes, next }
+        }
+        other => panic!("{other:?}"),
+    });
+    let told: Value = serde_json::from_str(&vgpud.run(&["audit", "--last", "3", "--json"])).unwrap();
+    let expected: Vec<ChangeRecord> = (3..=5).map(vgpu_client::fixture::change).collect();
+    assert_eq!(told["changes"], json!(expected));
+    let shown = vgpud.run(&["audit", "--last", "1", "--diff"]);
+    assert!(
+        shown.contains("anna (uid 990)") && shown.contains("+priority = \"high\""),
+        "{shown}"
+    );
 }
 
 /// The options become one request.
 #[test]
 fn pools_and_limits_are_set() {
     let vgpud = Vgpud::start(|request| match request {
-        Request::Edit { edits, .. } => Answer::Edited {
-            changes: edits.iter().map(|edit| format!("{edit:?}")).collect(),
-        },
+        Request::Change(_) => changed(&["it is changed"]),
         other => panic!("{other:?}"),
     });
     vgpud.run(&[
@@ -462,7 +508,7 @@ fn pools_and_limits_are_set() {
             ..PoolSettings::default()
         },
     };
-    let asked = |edits: Vec<Edit>, dry_run: bool| [Request::Edit { edits, dry_run }];
+    let asked = |edits: Vec<Edit>, dry_run: bool| [wanted(Change::Edit { edits }, dry_run)];
     assert_eq!(vgpud.all_asked(), asked(vec![set("A"), set("B")], false));
     vgpud.run(&[
         "set-limits",

@@ -514,6 +514,7 @@ impl Link {
             | Refusal::NotFound
             | Refusal::BadConfig
             | Refusal::NotAllowed
+            | Refusal::Conflict
             | Refusal::Failed => Status::HostError,
         }
     }

@@ -1,7 +1,10 @@
-// Follows /api/v1/live and shows it. Every text is put into the page as text, never as HTML.
+// Follows /api/v1/live and shows it; change.js has what changes things. Every text is put into the page as text, never as HTML.
 "use strict";
 
 const MINUTE = 60_000;
+const DAY = 86_400_000;
+/** Between two points of the last day. */
+const STEP = 300_000;
 /** Without a word from the panel for so long it is taken to be gone; it says something every 15 seconds. */
 const SILENCE_MAX = 40_000;
 /** A connection that is back so soon was never gone. */
@@ -16,7 +19,7 @@ const CHART = { width: 120, height: 24 };
 const byId = (id) => document.getElementById(id);
 
 /** What is shown, and how old that is. */
-const shown = { status: null, stats: null, knownAt: null, heardAt: performance.now(), state: "connecting", failure: null };
+const shown = { me: null, status: null, stats: null, knownAt: null, heardAt: performance.now(), state: "connecting", failure: null };
 
 // ---- Texts ----
 
@@ -104,7 +107,7 @@ class History {
       used += share(before, to) * (to.at - from);
     }
     if (seen < SMOOTH) return null;
-    return { steps, end, seen, average: used / seen, most: Math.max(...steps.map((step) => step.share)), now: steps.at(-1).share };
+    return { window: MINUTE, steps, end, seen, average: used / seen, most: Math.max(...steps.map((step) => step.share)), now: steps.at(-1).share };
   }
 }
 
@@ -132,14 +135,54 @@ function sample(kind, at, counters) {
   }
 }
 
+/** By the same keys, if the last day is looked at. */
+let lastDay = null;
+
+/** What the panel has seen of the last day, as `History.over` has the last minute. */
+function dayOf(at, shares) {
+  const steps = [];
+  shares.forEach((share, index) => {
+    if (share === null) return;
+    // What was not read in between is not known.
+    steps.push({ from: Math.max(at[index - 1] ?? 0, at[index] - STEP * 1.5), to: at[index], share: share / 1000 });
+  });
+  if (steps.length === 0) return null;
+  const seen = steps.reduce((sum, { from, to }) => sum + to - from, 0);
+  const used = steps.reduce((sum, { from, to, share }) => sum + share * (to - from), 0);
+  return {
+    window: DAY, steps, end: at.at(-1), seen, average: used / seen, most: Math.max(...steps.map((step) => step.share)), now: steps.at(-1).share,
+  };
+}
+
+async function readDay() {
+  if (byId("span").value !== "day") {
+    lastDay = null;
+  } else {
+    try {
+      const { at_ms: at, gpus, vms } = await ask("/api/v1/history");
+      lastDay = new Map([...gpus.map(({ uuid, shares }) => [`gpu ${uuid}`, dayOf(at, shares)]),
+        ...vms.map(({ vm, shares }) => [`vm ${vm}`, dayOf(at, shares)])]);
+    } catch {
+      // The state says what is wrong, and it is asked again.
+    }
+  }
+  render();
+}
+
 function drawn(svg, over) {
   const most = Math.max(1, over.most);
-  const x = (at) => (((at - over.end + MINUTE) / MINUTE) * CHART.width).toFixed(1);
+  const x = (at) => (((at - over.end + over.window) / over.window) * CHART.width).toFixed(1);
   const y = (share) => (CHART.height - 1 - (share / most) * (CHART.height - 2)).toFixed(1);
-  const points = over.steps.flatMap(({ from, to, share }) => [`${x(from)},${y(share)}`, `${x(to)},${y(share)}`]);
-  const [first, last] = [x(over.steps[0].from), x(over.end)];
-  svg.querySelector("polyline").setAttribute("points", points.join(" "));
-  svg.querySelector("path").setAttribute("d", `M${first},${CHART.height} L${points.join(" L")} L${last},${CHART.height} Z`);
+  // A line for each time of which all is known.
+  const runs = [];
+  over.steps.forEach((step, index) => {
+    if (index === 0 || step.from > over.steps[index - 1].to) runs.push([]);
+    runs.at(-1).push(step);
+  });
+  const lines = runs.map((steps) => steps.flatMap(({ from, to, share }) => [`${x(from)},${y(share)}`, `${x(to)},${y(share)}`]).join(" L"));
+  const areas = runs.map((steps, at) => `M${x(steps[0].from)},${CHART.height} L${lines[at]} L${x(steps.at(-1).to)},${CHART.height} Z`);
+  svg.querySelector(".drawn").setAttribute("d", lines.map((line) => `M${line}`).join(" "));
+  svg.querySelector(".area").setAttribute("d", areas.join(" "));
 }
 
 // ---- Parts of the page ----
@@ -177,14 +220,14 @@ class Table {
       element("caption", {}, this.title, this.about), element("thead", { role: "rowgroup" }, head), this.body);
   }
 
-  /** Rows are `{ key, cells }`, a cell as `fill` takes it. */
+  /** Rows are `{ key, cells, drag }`, a cell as `fill` takes it; what can be dragged somewhere else is so by its head. */
   update(title, about, rows) {
     setText(this.title, title);
     setText(this.about, about);
     this.about.hidden = about === "";
     const gone = new Set(this.rows.keys());
     let before = null;
-    for (const { key, cells } of rows) {
+    for (const { key, cells, drag } of rows) {
       gone.delete(key);
       let row = this.rows.get(key);
       if (!row) {
@@ -192,6 +235,8 @@ class Table {
         this.rows.set(key, row);
       }
       cells.forEach((cell, at) => this.fill(row.children[at], this.columns[at], cell));
+      row.drag = drag;
+      if (row.firstChild.draggable !== Boolean(drag)) row.firstChild.draggable = Boolean(drag);
       const place = before ? before.nextSibling : this.body.firstChild;
       if (place !== row) this.body.insertBefore(row, place);
       before = row;
@@ -213,11 +258,15 @@ class Table {
     return row;
   }
 
-  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }`. */
+  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }`, or `{ act }` that a button does. */
   fill(node, column, cell) {
     const inside = node.firstChild;
     if (cell?.history !== undefined) {
       fillChart(inside, cell);
+      return;
+    }
+    if (cell?.act !== undefined) {
+      fillButton(inside, cell);
       return;
     }
     const lines = (Array.isArray(cell) ? cell : [cell]).map((line) => (typeof line === "string" ? { text: line } : line));
@@ -231,8 +280,20 @@ class Table {
   }
 }
 
+/** A button that is the same element as long as its row is there, so that it keeps the focus. */
+function fillButton(inside, { act, name }) {
+  let button = inside.querySelector("button");
+  if (!button) {
+    button = element("button", { type: "button" }, "Change …");
+    button.addEventListener("click", () => button.act());
+    inside.replaceChildren(button);
+  }
+  button.act = act;
+  button.setAttribute("aria-label", `Change ${name} …`);
+}
+
 function fillChart(inside, { history, what, mark }) {
-  const over = histories.get(history)?.over(hostNow());
+  const over = lastDay ? lastDay.get(history) : histories.get(history)?.over(hostNow());
   if (!over) {
     setText(inside, "-");
     return;
@@ -242,7 +303,11 @@ function fillChart(inside, { history, what, mark }) {
     svg = document.createElementNS(SVG, "svg");
     const attributes = { class: "line", role: "img", viewBox: `0 0 ${CHART.width} ${CHART.height}`, preserveAspectRatio: "none" };
     for (const [name, value] of Object.entries(attributes)) svg.setAttribute(name, value);
-    for (const tag of ["line", "path", "polyline"]) svg.append(document.createElementNS(SVG, tag));
+    for (const [tag, name] of [["line", "base"], ["path", "area"], ["path", "drawn"]]) {
+      const part = document.createElementNS(SVG, tag);
+      part.setAttribute("class", name);
+      svg.append(part);
+    }
     const base = svg.querySelector("line");
     for (const [name, value] of [["x1", 0], ["x2", CHART.width], ["y1", CHART.height - 0.5], ["y2", CHART.height - 0.5]]) {
       base.setAttribute(name, value);
@@ -250,7 +315,8 @@ function fillChart(inside, { history, what, mark }) {
     inside.replaceChildren(svg, element("span"));
   }
   drawn(svg, over);
-  const seen = over.seen > MINUTE - 1000 ? "the last minute" : `the last ${duration(over.seen / 1000)}`;
+  const whole = over.window === DAY ? "the last day" : "the last minute";
+  const seen = over.seen > over.window * 0.98 ? whole : `${duration(over.seen / 1000)} of ${whole}`;
   svg.setAttribute("aria-label",
     `${what} over ${seen}: now ${percent(over.now)}, on average ${percent(over.average)}, at most ${percent(over.most)}`);
   setText(inside.querySelector("span"), `${mark ?? ""}${percent(over.average)}`);
@@ -261,19 +327,25 @@ function fillChart(inside, { history, what, mark }) {
 const GPU_COLUMNS = [
   { name: "GPU" }, { name: "Model, UUID", kind: "text" }, { name: "Memory", kind: "number" }, { name: "PCI address" }, { name: "Driver" },
   { name: "State" }, { name: "Pools", kind: "text" }, { name: "Sessions", kind: "number" }, { name: "Waiting", kind: "number" },
-  { name: "Busy, last minute", kind: "chart" },
+  { name: "Busy", kind: "chart" },
 ];
 const VM_COLUMNS = [
   { name: "VM" }, { name: "Priority" }, { name: "Doing", kind: "text" }, { name: "Queue", kind: "number" },
-  { name: "Share, last minute", kind: "chart" }, { name: "Wait p50", kind: "number" }, { name: "Wait p99", kind: "number" },
+  { name: "Share", kind: "chart" }, { name: "Wait p50", kind: "number" }, { name: "Wait p99", kind: "number" },
   { name: "Violations", kind: "number" }, { name: "Quarantine", kind: "text" },
 ];
+/** Only those who may change things have it. */
+const CHANGE_COLUMN = { name: "Change", kind: "change" };
+const mayChange = () => shown.me?.role === "admin";
+const columns = (all) => (mayChange() ? [...all, CHANGE_COLUMN] : all);
+/** The cells of a row, with the button of those who may change what it is of. */
+const changeable = (cells, name, act) => (mayChange() ? [...cells, { name, act }] : cells);
 const GPU_STATES = {
   ready: ["ready", "good"], unassigned: ["unassigned", ""], missing: ["MISSING", "bad"], divided: ["divided (MIG)", ""],
 };
 const SESSION_STATES = { out: "not on the GPU", asked: "giving back" };
 
-const gpuTable = new Table(GPU_COLUMNS);
+let gpuTable = null;
 const poolTables = new Map();
 
 function gpuRow(gpu, stats) {
@@ -281,7 +353,7 @@ function gpuRow(gpu, stats) {
   const own = stats.get(gpu.uuid);
   return {
     key: gpu.uuid,
-    cells: [
+    cells: changeable([
       gpu.index === null ? "none" : String(gpu.index),
       [printable(gpu.model || "unknown"), { text: printable(gpu.uuid), kind: "under" }],
       gpu.memory ? bytes(gpu.memory) : "-",
@@ -293,7 +365,7 @@ function gpuRow(gpu, stats) {
       String(gpu.sessions),
       own ? String(own.waiting) : "-",
       { history: `gpu ${gpu.uuid}`, what: "Busy" },
-    ],
+    ], `GPU ${gpu.index ?? gpu.uuid}`, () => begin(["assign", "unassign"], { gpu: gpu.uuid, pool: gpu.pools[0] })),
   };
 }
 
@@ -316,12 +388,13 @@ function quarantine(vm) {
   return [{ text: `QUARANTINED ${until}`, kind: "bad" }, printable(vm.quarantine.why)];
 }
 
-function vmRow(vm, stats) {
+function vmRow(vm, stats, pool) {
   const wait = stats.get(vm.vm)?.wait;
   const waited = (us) => (wait?.count ? latency(us) : "-");
   return {
     key: `vm ${vm.vm}`,
-    cells: [
+    drag: mayChange() && { vms: String(vm.vm), from: pool.name },
+    cells: changeable([
       String(vm.vm),
       vm.weight === 1 ? vm.priority : `${vm.priority}, weight ${vm.weight}`,
       doing(vm),
@@ -331,9 +404,15 @@ function vmRow(vm, stats) {
       waited(wait?.p99),
       [{ text: String(vm.violations), kind: vm.violations ? "warn" : "" }],
       quarantine(vm),
-    ],
+    ], `VM ${vm.vm}`, () => begin(
+      [vm.quarantine ? "release" : "set", ...VM_ACTIONS.filter((action) => action !== (vm.quarantine ? "release" : "set"))],
+      { vms: String(vm.vm), pool: pool.name, move: true },
+    )),
   };
 }
+
+/** What can be done with a VM that is in a pool. */
+const VM_ACTIONS = ["set", "register", "quarantine", "release", "unregister"];
 
 /** The VMs of a pool that have no row of their own: "2, 4-7". */
 function others(pool) {
@@ -366,7 +445,7 @@ function poolAbout(pool) {
 
 function render() {
   const { status, stats } = shown;
-  if (!status) return;
+  if (!status || !gpuTable) return;
   const [gpuStats, vmStats] = [
     new Map((stats?.gpus ?? []).map((gpu) => [gpu.uuid, gpu])),
     new Map((stats?.vms ?? []).map((vm) => [vm.vm, vm])),
@@ -390,24 +469,37 @@ function renderPools(status, vmStats) {
   const wanted = [];
   const show = (name, title, about, rows) => {
     gone.delete(name);
-    if (!poolTables.has(name)) poolTables.set(name, new Table(VM_COLUMNS));
+    if (!poolTables.has(name)) {
+      const made = new Table(columns(VM_COLUMNS));
+      poolTables.set(name, made);
+      if (mayChange()) takesVms(made.node, name);
+    }
     poolTables.get(name).update(title, about, rows);
     wanted.push(poolTables.get(name).node);
   };
   for (const pool of status.pools) {
-    const rows = pool.vms.map((vm) => vmRow(vm, vmStats));
+    const rows = pool.vms.map((vm) => vmRow(vm, vmStats, pool));
     const rest = others(pool);
-    if (rest) rows.push({ key: "others", cells: [rest, "-", "never started", "-", "-", "-", "-", "-", "-"] });
+    if (rest) {
+      const cells = [rest, "-", "never started", "-", "-", "-", "-", "-", "-"];
+      const known = { vms: rest.split(", ")[0], pool: pool.name, move: true };
+      const drag = mayChange() && { vms: known.vms, from: pool.name };
+      rows.push({ key: "others", drag, cells: changeable(cells, `VMs ${rest}`, () => begin(VM_ACTIONS, known)) });
+    }
     show(pool.name, poolTitle(pool, gpus), poolAbout(pool), rows);
   }
   // No pool has an empty name.
-  if (status.in_no_pool.length) show("", "In no pool", "", status.in_no_pool.map((vm) => vmRow(vm, vmStats)));
+  if (status.in_no_pool.length) {
+    show("", "In no pool", "", status.in_no_pool.map((vm) => vmRow(vm, vmStats, { name: "" })));
+  }
   for (const name of gone) {
     poolTables.get(name).node.remove();
     poolTables.delete(name);
   }
   if (wanted.length === 0) {
-    setText(section, "There is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one.");
+    setText(section, mayChange()
+      ? "There is no pool yet: assigning a GPU to one makes it."
+      : "There is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one.");
   } else if (section.children.length !== wanted.length || wanted.some((node, at) => section.children[at] !== node)) {
     section.replaceChildren(...wanted);
   }
@@ -420,6 +512,7 @@ function renderState() {
   const last = shown.status ? " What is shown is the last known state." : "";
   const texts = {
     connecting: "Connecting ...",
+    asked: "",
     up: "Live.",
     down: `${printable(failure?.message ?? "vgpud does not answer")}${hint}.${last}`,
     lost: `This panel does not answer.${last}`,
@@ -445,6 +538,29 @@ function become(state, failure = null) {
   renderState();
 }
 
+// ---- Asking ----
+
+/** What a request was answered, or a failure with `kind`, `message`, `hint` and `status`. */
+async function ask(path, object) {
+  const request = object === undefined ? {} : {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(object),
+  };
+  let response;
+  try {
+    response = await fetch(path, { ...request, cache: "no-store" });
+  } catch {
+    throw { status: 0, kind: "unreachable", message: "This panel does not answer", hint: null };
+  }
+  const answer = await response.json().catch(() => null);
+  if (response.ok && answer) return answer;
+  throw { status: response.status, ...(answer?.error ?? { kind: "failed", message: `status ${response.status}`, hint: null }) };
+}
+
+function reason(failure) {
+  const hint = failure.hint ? ` (${printable(failure.hint)})` : "";
+  return `${printable(failure.message ?? String(failure))}${hint}`;
+}
+
 // ---- Following ----
 
 function heard() {
@@ -458,6 +574,7 @@ function follow() {
     act(JSON.parse(event.data), Number(event.lastEventId));
   });
   on("status", (status, at) => {
+    const before = shown.status?.map_version;
     // It was started anew since.
     if (shown.status && status.uptime_s < shown.status.uptime_s) interrupt();
     shown.status = status;
@@ -465,6 +582,7 @@ function follow() {
     const vms = [...status.pools.flatMap((pool) => pool.vms), ...status.in_no_pool];
     sample("vm", at, vms.map((vm) => [vm.vm, vm.gpu_microseconds]));
     render();
+    if (before !== status.map_version) refreshAudit();
   });
   on("stats", (stats, at) => {
     shown.stats = stats;
@@ -480,15 +598,78 @@ function follow() {
   });
   source.addEventListener("error", () => {
     // A browser tries again by itself, unless it was refused.
-    if (source.readyState === EventSource.CLOSED) setTimeout(follow, 5000);
+    if (source.readyState === EventSource.CLOSED) setTimeout(askWho, 5000);
     setTimeout(() => {
       if (performance.now() - shown.heardAt >= GRACE && source.readyState !== EventSource.OPEN) become("lost");
     }, GRACE);
   });
 }
 
-byId("gpus").append(gpuTable.node);
-follow();
+// ---- Who looks ----
+
+/** What is only for those who may look. */
+const PARTS = ["main", "footer"];
+
+/** Asks who looks, and then follows; without a word of who it is, the page asks for one. */
+async function askWho() {
+  try {
+    shown.me = await ask("/api/v1/me");
+  } catch (failure) {
+    if (failure.status === 401) {
+      showLogIn();
+      return;
+    }
+    become(failure.status === 0 ? "lost" : "down", failure);
+    setTimeout(askWho, 5000);
+    return;
+  }
+  const { user, role, asks } = shown.me;
+  byId("who").hidden = !asks;
+  setText(byId("user"), asks ? `${printable(user)}, ${role === "admin" ? "who may change things" : "who may look"}` : "");
+  setText(byId("may"), mayChange() ? "What is changed here, vgpu-admin changes as well." : "This page only shows; vgpu-admin changes things.");
+  byId("log-in").hidden = true;
+  for (const part of PARTS) document.querySelector(part).hidden = false;
+  if (!gpuTable) {
+    gpuTable = new Table(columns(GPU_COLUMNS));
+    byId("gpus").append(gpuTable.node);
+  }
+  if (mayChange()) showTools();
+  follow();
+}
+
+function showLogIn() {
+  for (const part of PARTS) document.querySelector(part).hidden = true;
+  byId("who").hidden = true;
+  byId("log-in").hidden = false;
+  become("asked");
+  byId("token").focus();
+}
+
+byId("span").addEventListener("change", readDay);
+setInterval(() => { if (lastDay) readDay(); }, STEP);
+byId("log-in").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  setText(byId("log-in-said"), "");
+  try {
+    await ask("/api/v1/login", { token: byId("token").value });
+  } catch (failure) {
+    setText(byId("log-in-said"), reason(failure));
+    return;
+  }
+  // Nothing of who was here before is left.
+  location.reload();
+});
+byId("log-out").addEventListener("click", async () => {
+  try {
+    await ask("/api/v1/logout", {});
+  } catch (failure) {
+    notice("bad", reason(failure));
+    return;
+  }
+  location.reload();
+});
+// Once change.js is there, too.
+document.addEventListener("DOMContentLoaded", askWho);
 setInterval(() => {
   if (shown.state === "up") {
     shown.knownAt = performance.now();

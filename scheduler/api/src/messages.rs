@@ -17,6 +17,7 @@ pub const PACKET_LEN_MAX: usize = 256 * 1024;
 
 /// How urgent a VM's work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Waits for the others.
@@ -64,22 +65,13 @@ pub enum Request {
     },
     /// A tool asks for the turns that were given, the oldest first, from that number on.
     Turns { from: u64 },
-    /// A tool asks to read the pool map again. For administrators.
-    Reload,
     /// A tool asks to look for GPUs again; answered with [`Answer::Scanned`]. For administrators.
     Scan,
-    /// A tool asks to change the pool map's file, and what follows from it; all of the edits or none. With
-    /// `dry_run` nothing is changed. For administrators.
-    Edit { edits: Vec<Edit>, dry_run: bool },
-    /// A tool asks to end the sessions of these VMs and to open none of theirs, for so many seconds, or until they are
-    /// released. For administrators.
-    Quarantine {
-        vms: String,
-        why: String,
-        seconds: Option<u64>,
-    },
-    /// A tool asks to end the quarantine of these VMs. For administrators.
-    Release { vms: String },
+    /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators. What was done, and what was
+    /// refused, is kept for [`Request::Changes`].
+    Change(Wanted),
+    /// A tool asks who changed what, the oldest first, from that number on.
+    Changes { from: u64 },
     /// A tool asks what happened, the oldest first, from that number on; of one VM, or of all.
     Events { from: u64, vm: Option<u32> },
     /// A tool asks for every statistic, exactly, of VMs from that number on.
@@ -93,9 +85,65 @@ pub enum Request {
     Arrivals { from: u64 },
 }
 
+/// A change that somebody wants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    pub change: Change,
+    /// Nothing is changed; the answer says what would be.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// [`Status::map_version`] as the tool saw it. It is refused if the pool map's file is another one by now.
+    #[serde(default)]
+    pub seen: Option<String>,
+    /// The tool's own word for the person who asks, as where a panel knows who that is.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+impl From<Change> for Wanted {
+    /// It is to be made, whatever was seen.
+    fn from(change: Change) -> Self {
+        Self {
+            change,
+            dry_run: false,
+            seen: None,
+            user: None,
+        }
+    }
+}
+
+/// What an administrator asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    /// The pool map's file is edited, and what follows from it is done; all of the edits or none.
+    Edit { edits: Vec<Edit> },
+    /// A change of the pool map's file is taken back, if it was the last one.
+    Undo {
+        /// The change's.
+        number: u64,
+    },
+    /// The pool map's file is read again.
+    Reload {},
+    /// The sessions of these VMs end, and none of theirs opens.
+    Quarantine {
+        vms: String,
+        why: String,
+        /// For so many seconds; until they are released unless it is given.
+        #[serde(default)]
+        seconds: Option<u64>,
+    },
+    /// The quarantine of these VMs ends.
+    Release { vms: String },
+}
+
 /// A change of the pool map. A GPU is named by its index, UUID or PCI address; VMs by a number or a range
 /// such as "1-7".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "edit", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
     /// The GPU serves the pool, which is created if there is none of that name.
@@ -106,7 +154,9 @@ pub enum Edit {
     RegisterVms {
         vms: String,
         pool: String,
+        #[serde(default)]
         settings: VmSettings,
+        #[serde(default)]
         move_from_other: bool,
     },
     /// The VMs belong to no pool.
@@ -119,6 +169,7 @@ pub enum Edit {
 
 /// How a pool's GPUs go from one VM to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// Higher priority first; turns within a level, time slices across levels.
@@ -141,6 +192,7 @@ impl std::fmt::Display for Policy {
 
 /// How VMs share a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Sharing {
     /// They take turns, and each is a GPU context of its own.
@@ -160,6 +212,7 @@ impl std::fmt::Display for Sharing {
 
 /// What is done about a VM that breaks a limit, in this order. A rung that a pool leaves out is only logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Rung {
     /// An event says that half the limit is reached.
@@ -199,6 +252,7 @@ impl std::fmt::Display for Rung {
 
 /// What can be set for a pool; what is `None` stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PoolSettings {
     pub policy: Option<Policy>,
@@ -217,6 +271,7 @@ pub struct PoolSettings {
 
 /// The limits of a VM, or of a pool's VMs; what is `None` stays as it is, and 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Calls per second, over all its processes.
@@ -246,6 +301,7 @@ pub struct Limits {
 
 /// What can be set for a VM; what is `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct VmSettings {
     pub priority: Option<Priority>,
@@ -284,8 +340,10 @@ pub enum Answer {
         appeared: Vec<String>,
         vanished: Vec<String>,
     },
-    /// To [`Request::Edit`]: what changes or changed, a line each; empty if everything is so already.
-    Edited { changes: Vec<String> },
+    /// To [`Request::Change`].
+    Changed(Changed),
+    /// To [`Request::Changes`].
+    Changes { changes: Vec<ChangeRecord>, next: u64 },
     /// To [`Request::Events`].
     Events { events: Vec<EventRecord>, next: u64 },
     /// To [`Request::Stats`]. VMs from `next_vm` on did not fit.
@@ -401,6 +459,8 @@ pub enum Refusal {
     BadConfig,
     /// Only administrators may.
     NotAllowed,
+    /// Somebody else changed the pool map meanwhile.
+    Conflict,
     /// It was tried and could not be done, as when the pool map's file cannot be written.
     Failed,
 }
@@ -485,8 +545,9 @@ pub enum ToExec {
 
 /// Everything there is to see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
-    /// [`SCHEMA_VERSION`].
+    /// Version of this object; another one when a key goes or means something else.
     pub schema_version: u32,
     /// Version of `vgpud`.
     pub version: String,
@@ -494,6 +555,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// The pool map's file.
     pub config: String,
+    /// The version of the pool map in use: another one for every other text of its file.
+    pub map_version: String,
     /// What is not as the pool map wants it, a line each; empty when all is well.
     pub degraded: Vec<String>,
     pub gpus: Vec<GpuStatus>,
@@ -505,6 +568,7 @@ pub struct Status {
 
 /// A GPU, or a MIG instance of one: one that is there, or one that a pool names and that is missing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GpuStatus {
     /// `None` for one that is missing. Instances are numbered behind all GPUs.
     pub index: Option<u32>,
@@ -526,6 +590,7 @@ pub struct GpuStatus {
 
 /// How a GPU is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GpuState {
     /// It is there and serves a pool.
@@ -540,6 +605,7 @@ pub enum GpuState {
 
 /// A pool and its VMs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoolStatus {
     pub name: String,
     /// UUIDs, those of missing GPUs too.
@@ -562,6 +628,7 @@ pub struct PoolStatus {
 
 /// A VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmStatus {
     pub vm: u32,
     /// Its backend is connected.
@@ -593,6 +660,7 @@ pub struct VmStatus {
 
 /// A quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuarantineStatus {
     pub why: String,
     /// Seconds since 1970.
@@ -603,6 +671,7 @@ pub struct QuarantineStatus {
 
 /// A session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionStatus {
     pub session: u32,
     /// The process in the VM.
@@ -639,6 +708,7 @@ pub struct TurnRecord {
 
 /// Something that happened and that an operator may want to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventRecord {
     /// Rises by one per event, over restarts.
     pub number: u64,
@@ -657,6 +727,7 @@ pub struct EventRecord {
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A limit is about to be broken.
@@ -697,6 +768,7 @@ impl std::fmt::Display for EventKind {
 
 /// A call of a session, for the flight recorder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CallRecord {
     /// CUDA's name of it.
     pub name: String,
@@ -706,6 +778,41 @@ pub struct CallRecord {
     pub took_us: Option<u64>,
     /// Which thread's ring it came through.
     pub ring: u32,
+}
+
+/// What was changed, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Changed {
+    /// A line each; empty if everything is so already.
+    pub changes: Vec<String>,
+    /// The number under which it is kept; `None` if nothing was changed.
+    pub number: Option<u64>,
+    /// The `map_version` of a status, now.
+    pub map_version: String,
+}
+
+/// Who changed what, or tried to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ChangeRecord {
+    /// Rises by one per change, over restarts.
+    pub number: u64,
+    /// Seconds since 1970.
+    pub at_s: u64,
+    /// The user that the tool ran as, as the kernel says; `None` if it was a signal that had the pool map read again.
+    pub uid: Option<u32>,
+    /// Who that was by the tool's own word.
+    pub user: Option<String>,
+    pub change: Change,
+    /// What has changed, a line each.
+    pub changes: Vec<String>,
+    /// The lines of the pool map's file that went ("-") and came ("+"); empty if it stayed as it was.
+    pub diff: String,
+    /// The version of the pool map after it.
+    pub map_version: String,
+    /// Why it was not done; `None` if it was.
+    pub refused: Option<String>,
 }
 
 /// What holds on a GPU, as sessions proved it.
@@ -727,6 +834,7 @@ pub struct GpuRungs {
 
 /// Percentiles of a latency, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Percentiles {
     pub count: u64,
     pub p50: u64,
@@ -738,8 +846,9 @@ pub struct Percentiles {
 
 /// Every statistic.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stats {
-    /// [`SCHEMA_VERSION`].
+    /// Version of this object; another one when a key goes or means something else.
     pub schema_version: u32,
     pub uptime_s: u64,
     pub gpus: Vec<GpuStats>,
@@ -748,6 +857,7 @@ pub struct Stats {
 
 /// A GPU's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GpuStats {
     pub uuid: String,
     /// Microseconds for which somebody had a turn on it and was not idle.
@@ -760,6 +870,7 @@ pub struct GpuStats {
 
 /// A VM's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmStats {
     pub vm: u32,
     pub pool: String,

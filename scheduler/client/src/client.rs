@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vgpu_sched_api::messages::{Answer, Arrival, EventRecord, Refusal, Request, Stats, Status, TurnRecord};
+use vgpu_sched_api::messages::{
+    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Stats, Status, TurnRecord, Wanted,
+};
 use vgpu_sched_api::packet::{self, PacketError};
 
 /// How long an answer may take, unless less is said. Looking for GPUs is given up by `vgpud` after a minute.
@@ -92,6 +94,22 @@ impl Client {
     pub fn events(&self, from: u64, vm: Option<u32>) -> Result<(Vec<EventRecord>, u64), Failure> {
         match self.ask(&Request::Events { from, vm })? {
             Answer::Events { events, next } => Ok((events, next)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A page of who changed what.
+    pub fn changes(&self, from: u64) -> Result<(Vec<ChangeRecord>, u64), Failure> {
+        match self.ask(&Request::Changes { from })? {
+            Answer::Changes { changes, next } => Ok((changes, next)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has something changed, or says what would change.
+    pub fn change(&self, wanted: Wanted) -> Result<Changed, Failure> {
+        match self.ask(&Request::Change(wanted))? {
+            Answer::Changed(changed) => Ok(changed),
             other => Err(unexpected(&other)),
         }
     }
@@ -204,6 +222,7 @@ fn refused(why: Refusal, message: String) -> Failure {
     let kind = match why {
         Refusal::NotFound | Refusal::NotMapped | Refusal::NoGpu => Kind::NotFound,
         Refusal::BadConfig | Refusal::Invalid => Kind::Usage,
+        Refusal::Conflict => Kind::Conflict,
         Refusal::Failed | Refusal::NotAllowed | Refusal::Quarantined { .. } | Refusal::Duplicate => {
             Kind::Failed
         }
@@ -214,6 +233,7 @@ fn refused(why: Refusal, message: String) -> Failure {
             failure.hint("vgpud goes on with the map it has; correct the file, then `vgpu-admin reload`")
         }
         Refusal::NotAllowed => failure.hint("try sudo"),
+        Refusal::Conflict => failure.hint("look at what it is now, then try again"),
         _ => failure,
     }
 }

@@ -3,6 +3,7 @@ use serde::Serialize;
 
 /// What the exit code says. Documented in `docs/operator.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// `vgpud` could not or would not.
@@ -11,6 +12,8 @@ pub enum Kind {
     Usage,
     /// There is no such pool, VM or GPU.
     NotFound,
+    /// Somebody else changed the pool map meanwhile.
+    Conflict,
     /// `vgpud` does not answer.
     Unreachable,
 }
@@ -19,7 +22,7 @@ impl Kind {
     /// The exit code.
     pub fn code(self) -> u8 {
         match self {
-            Self::Failed => 1,
+            Self::Failed | Self::Conflict => 1,
             Self::Usage => 2,
             Self::NotFound => 3,
             Self::Unreachable => 4,
@@ -32,6 +35,7 @@ pub const DEGRADED: u8 = 5;
 
 /// A command that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     pub kind: Kind,
     pub message: String,

@@ -1,8 +1,8 @@
 //! What there is to show, for tests.
 use vgpu_sched_api::messages::{
-    Arrival, CallRecord, EventKind, EventRecord, GpuState, GpuStats, GpuStatus, Limits, Percentiles, Policy,
-    PoolStatus, Priority, QuarantineStatus, Rung, SCHEMA_VERSION, SessionStatus, Sharing, Stats, Status,
-    VmStats, VmStatus,
+    Arrival, CallRecord, Change, ChangeRecord, Edit, EventKind, EventRecord, GpuState, GpuStats, GpuStatus,
+    Limits, Percentiles, Policy, PoolStatus, Priority, QuarantineStatus, Rung, SCHEMA_VERSION, SessionStatus,
+    Sharing, Stats, Status, VmSettings, VmStats, VmStatus,
 };
 
 fn session(program: &str, state: &str) -> SessionStatus {
@@ -66,6 +66,7 @@ pub fn host() -> Status {
         version: "0.1.0".to_owned(),
         uptime_s: 100_000,
         config: "/etc/vgpu/pools.toml".to_owned(),
+        map_version: "0123456789abcdef".to_owned(),
         degraded: vec!["pool A: its GPU GPU-None is missing".to_owned()],
         gpus: vec![gpu(Some(0), GpuState::Ready), gpu(None, GpuState::Missing)],
         pools: vec![PoolStatus {
@@ -105,6 +106,30 @@ pub fn event(number: u64) -> EventRecord {
             call("cuLaunchKernel", Some(12)),
             call("cuStreamSynchronize", None),
         ],
+    }
+}
+
+/// Somebody has changed the pool map.
+pub fn change(number: u64) -> ChangeRecord {
+    ChangeRecord {
+        number,
+        at_s: 1_700_000_000,
+        uid: Some(990),
+        user: Some("anna".to_owned()),
+        change: Change::Edit {
+            edits: vec![Edit::SetVms {
+                vms: "1".to_owned(),
+                settings: VmSettings {
+                    priority: Some(Priority::High),
+                    ..VmSettings::default()
+                },
+            }],
+        },
+        changes: vec!["VM 1: priority high, was medium".to_owned()],
+        diff: "--- original\n+++ modified\n@@ -7 +7 @@\n-priority = \"medium\"\n+priority = \"high\"\n"
+            .to_owned(),
+        map_version: "0123456789abcdef".to_owned(),
+        refused: None,
     }
 }
 

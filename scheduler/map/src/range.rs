@@ -25,6 +25,12 @@ impl VmRange {
         self.last
     }
 
+    /// "VM 3", "VMs 1-7".
+    pub fn name(self) -> String {
+        let noun = if self.first == self.last { "VM" } else { "VMs" };
+        format!("{noun} {self}")
+    }
+
     /// How many there are.
     pub fn count(self) -> u64 {
         u64::from(self.last - self.first) + 1

@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_sched_api::messages::{
-    Answer, Arrival, EventRecord, FromExec, GpuRungs, Request, Stats, Status, ToExec, TurnRecord, VERSION,
-    VmStats, VmStatus,
+    Answer, Arrival, Change, ChangeRecord, Changed, EventRecord, FromExec, GpuRungs, Request, Stats, Status,
+    ToExec, TurnRecord, VERSION, VmStats, VmStatus,
 };
 use vgpu_sched_api::turn::{PAGE_LEN, Page, State, Word};
 use vgpu_sched_api::vm_page::VmPage;
@@ -36,6 +36,11 @@ pub fn map(vms: &[(u32, &str)], scheduler: &str) -> String {
         map += &format!("[vm.{vm}]\npriority = \"{priority}\"\n");
     }
     map
+}
+
+/// A change that is to be made.
+pub fn wanted(change: Change) -> Request {
+    Request::Change(change.into())
 }
 
 /// The software GPU's NVML, which Cargo builds beside this test.
@@ -193,10 +198,26 @@ impl Daemon {
         }
     }
 
+    /// Has something changed.
+    pub fn change(&self, change: Change) -> Changed {
+        match self.ask(&wanted(change)) {
+            Answer::Changed(changed) => changed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Who changed what.
+    pub fn changes(&self) -> Vec<ChangeRecord> {
+        match self.ask(&Request::Changes { from: 0 }) {
+            Answer::Changes { changes, .. } => changes,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Has it use another map.
     pub fn load(&self, map: &str) {
         self.write_map(map);
-        assert_eq!(self.ask(&Request::Reload), Answer::Ok);
+        self.change(Change::Reload {});
     }
 
     pub fn socket_path(&self) -> PathBuf {

@@ -1,0 +1,242 @@
+//! Who changed what: kept in `vgpu.db`, and here to be read and taken back.
+use crate::daemon::Daemon;
+use crate::edit::Done;
+use crate::history::now_s;
+use crate::paging;
+use crate::requests::Refused;
+use crate::store::Changes;
+use rustix::net::sockopt;
+use std::collections::VecDeque;
+use vgpu_sched_api::messages::{Answer, Change, ChangeRecord, Changed, Refusal, Wanted};
+
+/// Changes kept.
+pub const KEPT: usize = 2_000;
+/// Bytes of a change at most, as JSON.
+const CHANGE_LEN_MAX: usize = 16 * 1024;
+/// Bytes of what has changed that are kept at most, and of a pool map's lines that went and came.
+const LINES_LEN_MAX: usize = 16 * 1024;
+const DIFF_LEN_MAX: usize = 64 * 1024;
+/// Bytes of a refusal that are kept at most.
+const REFUSAL_LEN_MAX: usize = 2_000;
+/// Bytes of a user's name at most.
+const USER_LEN_MAX: usize = 64;
+/// Bytes of a version at most.
+const SEEN_LEN_MAX: usize = 64;
+
+/// The last changes, numbered without gaps, the oldest first.
+#[derive(Debug, Default)]
+pub struct Audit {
+    records: VecDeque<ChangeRecord>,
+}
+
+impl Audit {
+    /// Goes on from those of earlier runs.
+    pub fn new(saved: Vec<ChangeRecord>) -> Self {
+        Self {
+            records: saved.into(),
+        }
+    }
+
+    /// The record of that number, if it is kept.
+    pub fn get(&self, number: u64) -> Option<&ChangeRecord> {
+        self.records.iter().rfind(|record| record.number == number)
+    }
+
+    /// The records from a number on: as many as one answer holds, and the number to go on with.
+    pub fn from(&self, number: u64) -> (Vec<ChangeRecord>, u64) {
+        let fit = paging::that_fit(self.records.iter().filter(|record| record.number >= number));
+        let newest = self.records.back().map_or(0, |record| record.number);
+        let next = fit.last().map_or(number.max(newest + 1), |last| last.number + 1);
+        (fit.into_iter().cloned().collect(), next)
+    }
+
+    /// Keeps a record, under the next number.
+    fn add(&mut self, mut record: ChangeRecord) -> &ChangeRecord {
+        record.number = self.records.back().map_or(1, |last| last.number + 1);
+        bound(&mut record);
+        if self.records.len() == KEPT {
+            self.records.pop_front();
+        }
+        self.records.push_back(record);
+        &self.records[self.records.len() - 1]
+    }
+}
+
+/// Leaves out what is too long to be kept.
+fn bound(record: &mut ChangeRecord) {
+    let mut left = LINES_LEN_MAX;
+    let fit = record.changes.iter().take_while(|line| {
+        left = left.saturating_sub(line.len());
+        left > 0
+    });
+    let (fit, all) = (fit.count(), record.changes.len());
+    if fit < all {
+        record.changes.truncate(fit);
+        record.changes.push(format!("and {} more lines", all - fit));
+    }
+    if record.diff.len() > DIFF_LEN_MAX {
+        record.diff.clear();
+    }
+    if let Some(why) = &mut record.refused {
+        why.truncate(why.floor_char_boundary(REFUSAL_LEN_MAX));
+    }
+}
+
+impl Daemon {
+    /// Does what an administrator asks for, and keeps that, and how it went.
+    pub(crate) fn change(&mut self, client: u64, wanted: Wanted) -> Result<Answer, Refused> {
+        self.must_be_admin(client)?;
+        let uid = self
+            .clients
+            .get(&client)
+            .and_then(|client| sockopt::socket_peercred(&client.socket).ok())
+            .map(|peer| peer.uid.as_raw());
+        let user = wanted.user.as_deref();
+        if let Some(user) = user
+            && (user.is_empty() || user.len() > USER_LEN_MAX || user.chars().any(char::is_control))
+        {
+            let message =
+                format!("user: expected a name of 1 to {USER_LEN_MAX} bytes without control characters");
+            return Err((Refusal::Invalid, message));
+        }
+        let is_version =
+            |seen: &str| seen.len() <= SEEN_LEN_MAX && seen.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !wanted.seen.as_deref().is_none_or(is_version) {
+            let message = "seen: expected a version of the pool map, as a status has it".to_owned();
+            return Err((Refusal::Invalid, message));
+        }
+        if serde_json::to_vec(&wanted.change).map_or(true, |json| json.len() > CHANGE_LEN_MAX) {
+            let message = format!("expected a change of at most {CHANGE_LEN_MAX} bytes: make it in parts");
+            return Err((Refusal::Invalid, message));
+        }
+        let outcome = self.carry_out(&wanted);
+        let number = match wanted.dry_run {
+            true => None,
+            false => self.keep(uid, &wanted, &outcome),
+        };
+        let done = outcome?;
+        Ok(Answer::Changed(Changed {
+            changes: [done.changes, done.notes].concat(),
+            number,
+            map_version: self.map_version.clone(),
+        }))
+    }
+
+    fn carry_out(&mut self, wanted: &Wanted) -> Result<Done, Refused> {
+        let (dry_run, seen) = (wanted.dry_run, wanted.seen.as_deref());
+        match &wanted.change {
+            Change::Edit { edits } => self.edit(&self.read_map(seen)?, edits, dry_run),
+            Change::Undo { number } => self.undo(&self.read_map(seen)?, *number, dry_run),
+            Change::Reload {} => self.reload(self.read_map(seen)?, dry_run),
+            Change::Quarantine { .. } | Change::Release { .. } => {
+                if seen.is_some() {
+                    self.read_map(seen)?;
+                }
+                self.change_quarantine(&wanted.change, dry_run)
+            }
+        }
+    }
+
+    /// Reads the pool map again at a signal's word.
+    pub(crate) fn reload_unasked(&mut self) {
+        let wanted = Change::Reload {}.into();
+        let outcome = self.carry_out(&wanted);
+        if let Err((_, message)) = &outcome {
+            log::error!("the pool map stays as it was: {message}");
+        }
+        self.keep(None, &wanted, &outcome);
+    }
+
+    /// Keeps what was changed, or was to be, and says under which number it is; what changed nothing is not kept.
+    fn keep(&mut self, uid: Option<u32>, wanted: &Wanted, outcome: &Result<Done, Refused>) -> Option<u64> {
+        let (changes, diff, refused) = match outcome {
+            Ok(done) if done.changes.is_empty() => return None,
+            Ok(done) => (done.changes.clone(), done.diff.clone(), None),
+            Err((_, message)) => (Vec::new(), String::new(), Some(message.clone())),
+        };
+        let record = self.audit.add(ChangeRecord {
+            number: 0,
+            at_s: now_s(),
+            uid,
+            user: wanted.user.clone(),
+            change: wanted.change.clone(),
+            changes,
+            diff,
+            map_version: self.map_version.clone(),
+            refused,
+        });
+        for change in &record.changes {
+            log::info!("changed ({}): {change}", record.number);
+        }
+        self.store.write(Changes {
+            changes: vec![record.clone()],
+            ..Changes::default()
+        });
+        Some(record.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vgpu_sched_api::messages::PACKET_LEN_MAX;
+
+    fn record() -> ChangeRecord {
+        ChangeRecord {
+            number: 0,
+            at_s: 1_700_000_000,
+            uid: Some(1000),
+            user: None,
+            change: Change::Release { vms: "1".to_owned() },
+            changes: vec!["VM 1: released".to_owned()],
+            diff: String::new(),
+            map_version: String::new(),
+            refused: None,
+        }
+    }
+
+    #[test]
+    fn the_last_changes_are_kept_and_read_in_parts_that_fit() {
+        let mut audit = Audit::default();
+        assert_eq!(audit.from(0), (Vec::new(), 1));
+        let large = ChangeRecord {
+            changes: vec!["\"".repeat(1000); 100],
+            diff: "\"".repeat(DIFF_LEN_MAX),
+            refused: Some("ä".repeat(5000)),
+            ..record()
+        };
+        for _ in 0..KEPT {
+            audit.add(record());
+        }
+        for _ in 0..7 {
+            audit.add(large.clone());
+        }
+        let (mut read, mut next) = (Vec::new(), 0);
+        loop {
+            let (changes, after) = audit.from(next);
+            let answer = Answer::Changes {
+                changes: changes.clone(),
+                next: after,
+            };
+            assert!(serde_json::to_vec(&answer).unwrap().len() <= PACKET_LEN_MAX);
+            if changes.is_empty() {
+                break;
+            }
+            read.extend(changes);
+            next = after;
+        }
+        let numbers: Vec<u64> = read.iter().map(|record| record.number).collect();
+        assert_eq!(numbers, (8..=KEPT as u64 + 7).collect::<Vec<_>>());
+        let last = read.last().unwrap();
+        assert_eq!(last.changes.len(), 17);
+        assert_eq!(last.changes.last().unwrap(), "and 84 more lines");
+        assert_eq!(audit.get(KEPT as u64 + 7), Some(last));
+        assert_eq!(audit.get(7), None);
+        // Too much to be taken back later.
+        let larger = ChangeRecord {
+            diff: "x".repeat(DIFF_LEN_MAX + 1),
+            ..large
+        };
+        assert_eq!(audit.add(larger).diff, "");
+    }
+}
