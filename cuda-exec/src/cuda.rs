@@ -635,24 +635,3 @@ impl Cuda {
         get(|p| unsafe { (self.f.event_elapsed_time)(p, start, end) })
     }
 }
-
-/// Whether a failure with this code means that the context, and with it this process, is lost.
-pub fn is_sticky(code: Code) -> bool {
-    use sys::cudaError_enum as e;
-    [
-        e::CUDA_ERROR_ECC_UNCORRECTABLE,
-        e::CUDA_ERROR_NVLINK_UNCORRECTABLE,
-        e::CUDA_ERROR_CONTAINED,
-        e::CUDA_ERROR_ILLEGAL_ADDRESS,
-        e::CUDA_ERROR_LAUNCH_TIMEOUT,
-        e::CUDA_ERROR_ASSERT,
-        e::CUDA_ERROR_HARDWARE_STACK_ERROR,
-        e::CUDA_ERROR_ILLEGAL_INSTRUCTION,
-        e::CUDA_ERROR_MISALIGNED_ADDRESS,
-        e::CUDA_ERROR_INVALID_ADDRESS_SPACE,
-        e::CUDA_ERROR_INVALID_PC,
-        e::CUDA_ERROR_LAUNCH_FAILED,
-    ]
-    .iter()
-    .any(|&sticky| sticky as i32 == code)
-}

@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use vgpu_protocol::limits::GRAPH_NODES_MAX;
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::graph::Dependency;
+use vgpu_protocol::structs::graph::{Dependency, GRAPH_NONE};
 use zerocopy::FromBytes;
 
 /// A graph.
@@ -48,10 +48,20 @@ enum Hold {
     Owned,
     /// It is part of another one.
     Part(Arc<Graph>),
-    /// A stream captures it, and it is the guest's once the capture has ended.
-    Captured(Weak<Stream>),
+    /// A stream captures it. Once the capture has ended it is the guest's, or part of that graph.
+    Captured(Weak<Stream>, Option<Arc<Graph>>),
     /// It is gone, or nobody knows whether it is.
     Lost,
+}
+
+impl Hold {
+    /// What the graph is part of.
+    fn whole(&self) -> Option<&Arc<Graph>> {
+        match self {
+            Self::Part(of) | Self::Captured(_, Some(of)) => Some(of),
+            _ => None,
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,9 +89,9 @@ impl Graph {
 
     /// What the whole that it is part of has.
     fn record(&self) -> Record {
-        match self.hold() {
-            Hold::Part(of) => of.record(),
-            _ => self.recorded.clone(),
+        match self.hold().whole() {
+            Some(of) => of.record(),
+            None => self.recorded.clone(),
         }
     }
 
@@ -126,11 +136,12 @@ impl Graph {
 
     /// Whether it is that graph, or what that is part of.
     pub fn contains(&self, graph: &Graph) -> bool {
-        std::ptr::eq(self, graph)
-            || match graph.hold() {
-                Hold::Part(of) => self.contains(&of),
-                _ => false,
-            }
+        std::ptr::eq(self, graph) || graph.hold().whole().is_some_and(|of| self.contains(of))
+    }
+
+    /// What it is part of.
+    fn whole(&self) -> Option<Arc<Graph>> {
+        self.hold().whole().cloned()
     }
 
     /// Whether it is the guest's, and no stream captures it.
@@ -142,7 +153,7 @@ impl Graph {
     pub fn is_captured(&self) -> bool {
         match self.hold() {
             Hold::Part(of) => of.is_captured(),
-            hold => matches!(hold, Hold::Captured(_)),
+            hold => matches!(hold, Hold::Captured(..)),
         }
     }
 }
@@ -336,7 +347,7 @@ impl Nodes {
         };
         self.by_raw.remove(&node.raw);
         // What is part of a node counts with that.
-        if !matches!(node.graph.hold(), Hold::Part(_)) {
+        if node.graph.whole().is_none() {
             node.graph
                 .recorded(|recorded| recorded.weight.shrink(node.weight));
         }
@@ -357,11 +368,23 @@ impl Nodes {
         let parts = std::mem::take(&mut *lock(&graph.parts));
         self.forget_parts(session, parts);
         // Its id may soon be another graph's.
-        if let Hold::Part(of) = graph.hold() {
+        let whole = graph.whole();
+        if let Some(of) = &whole {
             lock(&of.parts).retain(|(id, _)| *id != graph.id);
         }
-        self.captured
-            .retain(|(_, captured)| !std::ptr::eq(&**captured, graph));
+        // What a stream captures into a part of goes when the capture has ended.
+        self.captured.retain_mut(|(id, captured)| {
+            let is_this = std::ptr::eq(&**captured, graph);
+            if is_this {
+                *id = GRAPH_NONE;
+            }
+            !is_this || whole.is_some()
+        });
+    }
+
+    /// Whether a stream captures into that graph, or a graph in it.
+    pub fn captures_within(&self, graph: &Graph) -> bool {
+        self.captured.iter().any(|(_, captured)| graph.contains(captured))
     }
 
     fn forget_parts(&mut self, session: &Session, parts: Vec<(u32, u32)>) {
@@ -416,7 +439,7 @@ impl Nodes {
                 Err(result::INVALID_HANDLE)
             };
         }
-        let hold = Hold::Captured(Arc::downgrade(stream));
+        let hold = Hold::Captured(Arc::downgrade(stream), None);
         let recorded = self.record_of(session, raw);
         let graph = Graph::new(stream.context.clone(), id, raw, hold, recorded);
         let graph = session.objects.graphs.insert(id, graph);
@@ -466,8 +489,8 @@ impl Nodes {
 
     /// A stream captures into a graph of the guest's.
     pub fn capture_into(&mut self, id: u32, graph: &Arc<Graph>, stream: &Arc<Stream>) {
-        *lock(&graph.hold) = Hold::Captured(Arc::downgrade(stream));
-        self.recorded.insert(graph.raw, graph.recorded.clone());
+        *lock(&graph.hold) = Hold::Captured(Arc::downgrade(stream), graph.whole());
+        self.recorded.insert(graph.raw, graph.record());
         self.captured.push((id, graph.clone()));
     }
 
@@ -505,7 +528,11 @@ impl Nodes {
             if is_made {
                 self.recorded.remove(&graph.raw);
             }
-            *lock(&graph.hold) = if is_made { Hold::Owned } else { Hold::Lost };
+            let whole = graph.whole();
+            *lock(&graph.hold) = match is_made {
+                true => whole.map_or(Hold::Owned, Hold::Part),
+                false => Hold::Lost,
+            };
             owned = owned.or(is_made.then_some(id));
         }
         owned
@@ -519,7 +546,8 @@ fn exists(graph: &Graph) -> Result<(), Code> {
         Hold::Owned => Ok(()),
         Hold::Part(of) => exists(&of),
         Hold::Lost => Err(result::INVALID_VALUE),
-        Hold::Captured(stream) => {
+        Hold::Captured(stream, whole) => {
+            whole.as_deref().map_or(Ok(()), exists)?;
             let session = graph.context.session;
             let info = stream
                 .upgrade()

@@ -506,6 +506,11 @@ impl Stream {
         began
     }
 
+    /// Whether a capture is under way that began on this stream.
+    pub fn captures(&self) -> bool {
+        self.capturing.load(SeqCst)
+    }
+
     /// The capture that began on this stream is over, if there was one.
     pub fn capture_ended(&self) {
         if self.capturing.swap(false, SeqCst) {

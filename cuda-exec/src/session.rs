@@ -190,7 +190,7 @@ impl Session {
 
     /// A call failed with that code: ends the session if the context is lost with it.
     pub fn look_at(&self, code: Code) {
-        if cuda::is_sticky(code) {
+        if result::is_sticky(code) {
             self.lost(code, "the GPU context is lost");
         }
     }

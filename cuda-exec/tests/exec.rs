@@ -360,6 +360,86 @@ fn what_a_captured_graph_names_outlives_the_graphs_names() {
     assert_eq!(exec.context_error(1), 0);
 }
 
+/// A stream captures into a graph that is part of another one, whose capture goes on without a stream that joined it.
+#[test]
+fn what_is_captured_into_a_part_is_of_the_whole() {
+    let mut exec = ready();
+    let word = counter(&mut exec);
+    streams(&mut exec, 7..9);
+    for graph in [1, 2] {
+        exec.get::<cuGraphCreate::Call>(cuGraphCreate::In { graph, flags: 0 }, &[])
+            .unwrap();
+    }
+    let add = cuGraphAddNode::In {
+        graph: 2,
+        kind: kind::GRAPH,
+        dependencies: 0,
+    };
+    let child = [1, ChildGraph::CLONE];
+    let (added, _) = exec.get::<cuGraphAddNode::Call>(add, child.as_bytes()).unwrap();
+    let node = added.node;
+    let part = cuGraphChildGraphNodeGetGraph::In { node, graph: 3 };
+    exec.get::<cuGraphChildGraphNodeGetGraph::Call>(part, &[])
+        .unwrap();
+    let begin = cuStreamBeginCaptureToGraph::In {
+        stream: 7,
+        graph: 3,
+        mode: 2,
+    };
+    exec.get::<cuStreamBeginCaptureToGraph::Call>(begin, &[]).unwrap();
+    // Another stream joins, does its part, and is gone before the capture ends.
+    for (event, from, to) in [(1, 7, 8), (2, 8, 7)] {
+        exec.call::<cuEventCreate::Call>(cuEventCreate::In { event, flags: 2 }, &[]);
+        bump(&mut exec, 0, from, word);
+        let record = cuEventRecord::In {
+            event,
+            stream: from,
+            slot: 7,
+            sequence: 0,
+        };
+        exec.call::<cuEventRecord::Call>(record, &[]);
+        let wait = cuStreamWaitEvent::In {
+            stream: to,
+            event,
+            flags: 0,
+        };
+        exec.call::<cuStreamWaitEvent::Call>(wait, &[]);
+    }
+    exec.call::<cuStreamDestroy::Call>(cuStreamDestroy::In { stream: 8 }, &[]);
+    // Nothing that has it may go meanwhile.
+    let destroy = exec.get::<cuGraphDestroyNode::Call>(cuGraphDestroyNode::In { node }, &[]);
+    assert_eq!(destroy.err(), Some(result::NOT_PERMITTED));
+    let moved = [2, ChildGraph::MOVE];
+    let moved = exec.get::<cuGraphAddNode::Call>(cuGraphAddNode::In { graph: 1, ..add }, moved.as_bytes());
+    assert_eq!(moved.err(), Some(result::NOT_SUPPORTED));
+    let end = cuStreamEndCapture::In { stream: 7, graph: 3 };
+    exec.get::<cuStreamEndCapture::Call>(end, &[]).unwrap();
+    // The kernel's module stays with the whole.
+    exec.get::<cuModuleUnload::Call>(cuModuleUnload::In { module: 1 }, &[])
+        .unwrap();
+    let instantiate = cuGraphInstantiateWithParams::In {
+        graph: 2,
+        flags: 0,
+        exec: 1,
+    };
+    exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
+        .unwrap();
+    exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 7 }, &[]);
+    exec.fence(0, 7, 7, 1);
+    assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 256);
+
+    // The whole is destroyed under a capture: it goes when that ends, and its ids are another's before.
+    exec.get::<cuStreamBeginCaptureToGraph::Call>(begin, &[]).unwrap();
+    exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 2 }, &[]);
+    exec.get::<cuGraphCreate::Call>(cuGraphCreate::In { graph: 3, flags: 0 }, &[])
+        .unwrap();
+    let ended = exec.get::<cuStreamEndCapture::Call>(cuStreamEndCapture::In { graph: 4, ..end }, &[]);
+    assert_eq!(ended.err(), Some(result::INVALID_HANDLE));
+    let nodes = cuGraphGetNodes::In { graph: 3, first: 0 };
+    assert_eq!(exec.get::<cuGraphGetNodes::Call>(nodes, &[]).unwrap().0.total, 0);
+    assert_eq!(exec.context_error(1), 0);
+}
+
 /// A graph in a graph is a copy: a few calls would make more nodes than the host has memory for.
 #[test]
 fn graphs_are_weighed_with_the_graphs_in_them() {

@@ -113,3 +113,22 @@ codes! {
     KEY_ROTATION = 916, "CUDA_ERROR_KEY_ROTATION", "an error happened during the key rotation sequence";
     UNKNOWN = 999, "CUDA_ERROR_UNKNOWN", "unknown error";
 }
+
+/// Whether a failure with this code means that the context, and with it the session, is lost.
+pub const fn is_sticky(code: Code) -> bool {
+    matches!(
+        code,
+        ECC_UNCORRECTABLE
+            | NVLINK_UNCORRECTABLE
+            | CONTAINED
+            | ILLEGAL_ADDRESS
+            | LAUNCH_TIMEOUT
+            | ASSERT
+            | HARDWARE_STACK_ERROR
+            | ILLEGAL_INSTRUCTION
+            | MISALIGNED_ADDRESS
+            | INVALID_ADDRESS_SPACE
+            | INVALID_PC
+            | LAUNCH_FAILED
+    )
+}

@@ -52,7 +52,8 @@ fn begin(
     Ok(())
 }
 
-/// Streams are destroyed: what they capture ends, and is nobody's unless it was begun with a graph of the guest's.
+/// Streams are destroyed: what began on them to be captured ends, and is nobody's unless it was begun with a graph of the guest's.
+/// A capture that began on another stream goes on without them.
 pub fn abandon(session: &'static Session, streams: &[Arc<Stream>]) {
     if !session.captures() {
         return;
@@ -61,7 +62,8 @@ pub fn abandon(session: &'static Session, streams: &[Arc<Stream>]) {
     let _alone = session.changes_captures();
     let mut nodes = session.graphs.lock();
     for stream in streams {
-        if let Ok(raw) = stream.raw()
+        if stream.captures()
+            && let Ok(raw) = stream.raw()
             && session.cuda.stream_is_capturing(raw).unwrap_or(false)
         {
             let ended = session.relaxed(|| session.cuda.stream_end_capture(raw));
@@ -106,8 +108,7 @@ handlers_of! {
         nodes.capture_ended(None);
         _failed = nodes.take_failed(session);
         let graph = nodes.graph(session, arguments.graph)?;
-        if !graph.is_owned() {
-            // A part of another graph stays one.
+        if graph.is_captured() {
             return Err(result::INVALID_VALUE.into());
         }
         let after = nodes.dependencies(&graph, blob)?;

@@ -173,7 +173,7 @@ fn told(
             let (node, operations) =
                 BatchMemOpNode::read_from_prefix(blob).map_err(|_| result::INVALID_VALUE)?;
             let operations = <[BatchMemOp]>::ref_from_bytes(operations).map_err(|_| result::INVALID_VALUE)?;
-            if operations.is_empty() || operations.len() > BATCH_MEM_OPS_MAX || node.flags != 0 {
+            if operations.len() > BATCH_MEM_OPS_MAX || node.flags != 0 {
                 return Err(result::INVALID_VALUE);
             }
             let mut operations = operations.to_vec();
@@ -303,8 +303,10 @@ fn child(
     match ownership {
         ChildGraph::CLONE => Ok((child, false)),
         // Nor can it move into what is part of it.
-        ChildGraph::MOVE if child.is_owned() && !child.contains(graph) => Ok((child, true)),
-        _ => Err(result::INVALID_VALUE),
+        ChildGraph::MOVE if child.is_owned() && !child.contains(graph) && !nodes.captures_within(&child) => {
+            Ok((child, true))
+        }
+        _ => Err(result::NOT_SUPPORTED),
     }
 }
 
@@ -496,7 +498,7 @@ handlers_of! {
         let session = ring.session;
         let mut nodes = session.graphs.lock();
         let (raw, graph) = nodes.node(arguments.node)?;
-        if graph.is_captured() {
+        if graph.is_captured() || nodes.captures_within(&graph) {
             return Err(result::NOT_PERMITTED.into());
         }
         session.cuda.graphs.node_destroy(raw)?;

@@ -92,7 +92,8 @@ impl Jit {
             let said = &log[..filled];
             let end = said.iter().position(|&byte| byte == 0);
             match end {
-                Some(end) if filled == log.len() => log[..end].to_vec(),
+                // A log that did not fit fills it, with the terminator.
+                Some(end) if filled == log.len() && end + 1 < filled => log[..end].to_vec(),
                 _ => said.to_vec(),
             }
         };

@@ -131,9 +131,9 @@ impl Graph {
         self.owned.load(Ordering::Acquire)
     }
 
-    /// From now on the program destroys it.
+    /// Its capture has ended: from now on the program destroys it, unless it is part of another one.
     pub fn give(&self) {
-        self.owned.store(true, Ordering::Release);
+        self.owned.store(self.part_of.get().is_none(), Ordering::Release);
     }
 
     fn change<R>(&self, f: impl FnOnce(&mut Needs) -> R) -> R {

@@ -56,7 +56,8 @@ impl BatchMemOp {
     pub fn has_good_flags(&self) -> bool {
         match self.operation {
             Self::WAIT_32 | Self::WAIT_64 => self.flags <= 3,
-            Self::WRITE_32 | Self::WRITE_64 => self.flags <= 1,
+            // NVIDIA's library refuses a write without a barrier, whatever it documents.
+            Self::WRITE_32 | Self::WRITE_64 => self.flags == 0,
             _ => self.barrier_flags <= 1,
         }
     }

@@ -285,14 +285,15 @@ pub(crate) fn isolate(stream: &Arc<Stream>) -> Result {
     legacy_allowed(stream)
 }
 
-/// A stream is destroyed while it is being captured.
+/// A stream is destroyed while it is being captured. The capture that began on it ends; another one goes on, and misses what has
+/// not come back from it.
 pub(crate) fn abandon(runtime: &Runtime, stream: &Arc<Stream>) {
     let state = capturing(stream).take();
-    if let Some(state) = state {
+    if let Some(state) = state
+        && state.session.origin.ptr_eq(&Arc::downgrade(stream))
+    {
         state.session.invalidate();
-        if state.session.origin.ptr_eq(&Arc::downgrade(stream)) {
-            finish(runtime, &state.session, false);
-        }
+        finish(runtime, &state.session, false);
     }
 }
 
@@ -371,7 +372,10 @@ fn end(stream: &Arc<Stream>, out: Out<CUgraph>) -> Result {
         (true, true) => Ok(session.graph.handle),
     };
     finish(runtime, &session, ended.is_ok());
-    out.set(ended.unwrap_or(0))?;
+    // Who gave the graph has it.
+    if !session.given || !out.0.is_null() {
+        out.set(ended.unwrap_or(0))?;
+    }
     ended.map(|_| ())
 }
 

@@ -41,7 +41,7 @@ pub struct Words {
 impl Words {
     /// What a node is to be made of.
     pub fn new(params: &NodeParams) -> Result<Self> {
-        if params.flags != 0 || params.count == 0 || params.count > BATCH_MAX {
+        if params.flags != 0 || params.count > BATCH_MAX {
             return Err(error::INVALID_VALUE);
         }
         let context = context(params.context)?.handle;
@@ -131,8 +131,8 @@ fn work(context: CUcontext, width: Width, address: u64, make: impl FnOnce() -> R
 
 fn write(context: CUcontext, address: u64, value: u64, width: Width, flags: u32) -> Result<Work> {
     work(context, width, address, || match flags {
-        // CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER changes nothing here.
-        0 | 1 => Ok(Work::Write {
+        // NVIDIA's refuses CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER.
+        0 => Ok(Work::Write {
             address,
             value,
             width,

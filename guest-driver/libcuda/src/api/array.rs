@@ -172,6 +172,9 @@ fn bytes(
     stream: Option<CUstream>,
     null: NullStream,
 ) -> Result<(), Code> {
+    if [&to, &from].iter().any(|side| matches!(side, Bytes::Array(0, _))) {
+        return Err(result::INVALID_VALUE);
+    }
     let raw = Memcpy3D {
         from: from.side(),
         to: to.side(),

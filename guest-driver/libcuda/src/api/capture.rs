@@ -230,7 +230,6 @@ cuda_pairs! {
         let call = Call::enter()?;
         let context = call.context()?;
         let stream = call.work_stream(&context, stream, null)?;
-        graph.check()?;
         let capture = stream.capture();
         if capture == 0 {
             return Err(result::ILLEGAL_STATE);
@@ -238,6 +237,10 @@ cuda_pairs! {
         let session = call.session;
         let known = session.captures.graph(capture).and_then(|handle| session.graphs.get(handle));
         let known = known.map(|found| Arc::clone(&*found));
+        // A graph that the program captures into it has.
+        if known.is_none() || !graph.is_null() {
+            graph.check()?;
+        }
         let id = match &known {
             Some(known) => known.id,
             None => session.graphs.reserve().ok_or(result::OUT_OF_MEMORY)?,

@@ -104,9 +104,10 @@ pub(super) fn destroy(call: &Call, entry: &Arc<Entry<Context>>) -> Result<(), Co
     }
     session.storage.end(entry.handle());
     let arguments = calls::cuCtxDestroy::In { context: entry.id };
-    // With its session lost the context is gone already.
+    // With its session lost, or about to be, the context is gone already.
     if let Err(code) = call.ask::<calls::cuCtxDestroy::Call>(entry.id, arguments)
         && session.area.status().is_ok()
+        && !result::is_sticky(code)
     {
         return Err(code);
     }

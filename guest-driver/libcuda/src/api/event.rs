@@ -37,7 +37,8 @@ fn elapsed(milliseconds: Out<f32>, start: CUevent, end: CUevent) -> Result<(), C
     if !usable(&start) || !usable(&end) {
         return Err(result::INVALID_HANDLE);
     }
-    milliseconds.check()?;
+    // So says NVIDIA's library.
+    milliseconds.check().map_err(|_| result::INVALID_HANDLE)?;
     loop {
         for event in [&start, &end] {
             let recorded = *lock(&event.recorded);

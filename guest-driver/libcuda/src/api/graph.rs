@@ -18,6 +18,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD.
 const UPLOAD: u64 = 2;
+/// CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY.
+const USE_NODE_PRIORITY: u64 = 8;
 
 /// A CUDA_GRAPH_INSTANTIATE_PARAMS.
 #[derive(Clone, Copy)]
@@ -318,7 +320,8 @@ cuda! {
     fn cuGraphExecGetFlags(exec: CUgraphExec, flags: Out<u64>) {
         let call = Call::enter()?;
         let found = call.session.graph_execs.get(exec);
-        flags.set(found.ok_or(result::INVALID_VALUE)?.flags)
+        // By what order its nodes run is not told.
+        flags.set(found.ok_or(result::INVALID_VALUE)?.flags & !USE_NODE_PRIORITY)
     }
 
     fn cuGraphDestroy(graph: CUgraph) {

@@ -253,8 +253,8 @@ impl Made {
             graph: graph.id,
             ownership,
         };
-        if ownership == ChildGraph::MOVE && !graph.is_owned() {
-            return Err(result::INVALID_VALUE);
+        if ownership > ChildGraph::MOVE || ownership == ChildGraph::MOVE && !graph.is_owned() {
+            return Err(result::NOT_SUPPORTED);
         }
         // One that moves takes along what it needs.
         let kept = match ownership {
@@ -293,7 +293,7 @@ impl Made {
     /// Operations on words of memory.
     pub fn batch_mem_op(call: &Call, params: &BatchMemOpNodeParams) -> Result<Self, Code> {
         let count = params.count as usize;
-        if count == 0 || count > BATCH_MEM_OPS_MAX || params.flags != 0 {
+        if count > BATCH_MEM_OPS_MAX || params.flags != 0 {
             return Err(result::INVALID_VALUE);
         }
         let node = BatchMemOpNode {

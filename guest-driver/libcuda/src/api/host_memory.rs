@@ -83,11 +83,12 @@ fn register(call: &Call, addr: u64, len: u64, flags: c_uint) -> Result<(), Code>
     if flags & IOMEMORY != 0 {
         return Err(result::NOT_SUPPORTED);
     }
-    if session.touches_pinned(addr, end) {
-        return Err(result::HOST_MEMORY_ALREADY_REGISTERED);
-    }
+    // What the library has allocated is not the program's to register.
     if session.touches_window(addr, end) {
         return Err(result::INVALID_VALUE);
+    }
+    if session.touches_pinned(addr, end) {
+        return Err(result::HOST_MEMORY_ALREADY_REGISTERED);
     }
     session.map_own(addr, len)?;
     let arguments = cuMemHostRegister::In {
@@ -112,7 +113,11 @@ fn register(call: &Call, addr: u64, len: u64, flags: c_uint) -> Result<(), Code>
 /// Undoes that, once the device does not use it any more.
 fn unregister(call: &Call, addr: u64) -> Result<(), Code> {
     let session = call.session;
-    let context = call.context()?.id;
+    // Without a context nothing is registered.
+    let context = match call.context() {
+        Err(result::INVALID_CONTEXT) => return Err(result::HOST_MEMORY_NOT_REGISTERED),
+        current => current?.id,
+    };
     let Some(memory) = session.take_pinned(addr, |memory| memory.registered) else {
         // Inside of it, or of other memory that is the library's.
         let known = addr == 0 || session.find_pinned(addr, 1).is_some() || session.is_device(addr);
