@@ -145,6 +145,7 @@ fn main() -> anyhow::Result<()> {
         }),
         _ => anyhow::bail!("one of --socket-path and --fd is required"),
     };
+    shares::raise_descriptor_limit();
     let host = Host::start(
         vm,
         vgpud,
