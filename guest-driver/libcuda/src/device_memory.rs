@@ -26,6 +26,8 @@ pub struct DeviceMemory {
     pub module: Option<u32>,
     /// Where it comes from.
     pub origin: Origin,
+    /// As what it may be exported (CUmemAllocationHandleType).
+    pub handle_types: u32,
     /// What no other memory of this process ever has.
     pub serial: u64,
 }
@@ -38,6 +40,7 @@ impl DeviceMemory {
             context,
             module: None,
             origin: Origin::Own,
+            handle_types: 0,
             serial: serial(),
         }
     }
