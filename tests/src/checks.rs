@@ -19,6 +19,7 @@ pub const PROGRAMS: &[&str] = &[
     "pinned 8",
     "registered 8",
     "managed",
+    "shared",
     "capture",
     "hostfn",
     "threads 4",

@@ -342,7 +342,7 @@ api! { SYMBOLS;
     fn cuMemImportFromShareableHandle(out: Out<u64>, descriptor: usize, kind: u32) {
         let runtime = runtime()?;
         if kind != shared::FILE {
-            return Err(error::NOT_SUPPORTED);
+            return Err(error::INVALID_VALUE);
         }
         let imported = shared::import(shared::What::Memory, descriptor)?;
         let location = Location { kind: ON_DEVICE, id: imported.ordinal };
