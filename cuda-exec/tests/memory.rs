@@ -1,15 +1,19 @@
 //! Pools and virtual memory, as a guest asks for them: what they count for, and what their addresses may be used for.
 mod support;
 
+use std::os::fd::{AsFd, OwnedFd};
 use support::program::*;
 use support::*;
 use vgpu_protocol::calls::*;
+use vgpu_protocol::host::{SHARE_LEN, ShareKind, ShareReply, ShareRequest};
 use vgpu_protocol::limits::{ARENA_LEN, WINDOW_LEN, WORDS_MAX};
 use vgpu_protocol::result;
-use vgpu_protocol::structs::{Access, Location};
+use vgpu_protocol::structs::{Access, HANDLE_TYPE_FILE, Location};
+use vgpu_protocol::virtio::Status;
 use vgpu_protocol::words::Words;
 use vgpu_protocol::words::handle::STREAM_LEGACY;
-use zerocopy::IntoBytes;
+use vgpu_sched_api::packet;
+use zerocopy::{FromBytes, IntoBytes};
 
 const GRANULE: u64 = 2 << 20;
 const POOL: u32 = 3;
@@ -19,6 +23,7 @@ fn pool(exec: &mut Exec) {
         device: 0,
         most: 0,
         usage: 0,
+        handle_types: 0,
         pool: POOL,
     };
     exec.get::<cuMemPoolCreate::Call>(arguments, &[]).unwrap();
@@ -35,12 +40,17 @@ fn from_pool(exec: &mut Exec, bytes: u64) -> Result<u64, i32> {
 }
 
 fn create(exec: &mut Exec, bytes: u64, allocation: u32) -> Result<(), i32> {
+    create_as(exec, bytes, 0, allocation)
+}
+
+fn create_as(exec: &mut Exec, bytes: u64, handle_types: u32, allocation: u32) -> Result<(), i32> {
     let arguments = cuMemCreate::In {
         bytes,
         device: 0,
         compression: 0,
         rdma: 0,
         usage: 0,
+        handle_types,
         allocation,
     };
     exec.get::<cuMemCreate::Call>(arguments, &[]).map(drop)
@@ -163,4 +173,128 @@ fn virtual_memory_counts_while_there_is_a_handle_or_a_mapping() {
         bytes: 4 * GRANULE,
     };
     exec.get::<cuMemAddressFree::Call>(range, &[]).unwrap();
+}
+
+/// The backend's table, of one entry: takes what one executor publishes, and gives it to another one.
+#[derive(Default)]
+struct Table {
+    published: Option<(ShareRequest, OwnedFd)>,
+}
+
+impl Table {
+    /// Answers one request; of what kind it was.
+    fn answer(&mut self, shares: &OwnedFd) -> ShareKind {
+        readable(shares);
+        let (bytes, files) = packet::receive_bytes(shares, size_of::<ShareRequest>()).unwrap();
+        let request = ShareRequest::read_from_bytes(&bytes).unwrap();
+        let kind = ShareKind::from_u32(request.kind).unwrap();
+        let mut reply = ShareReply {
+            status: Status::Ok as u32,
+            reserved: 0,
+            len: 0,
+            bytes: [0; SHARE_LEN],
+        };
+        let mut found = None;
+        match kind {
+            ShareKind::Publish => {
+                let [file]: [OwnedFd; 1] = files.try_into().unwrap();
+                reply.bytes = TOKEN;
+                self.published = Some((request, file));
+            }
+            ShareKind::Find => match &self.published {
+                Some((published, file)) if (published.what, TOKEN) == (request.what, request.bytes) => {
+                    reply.len = published.len;
+                    found = Some(file.as_fd());
+                }
+                _ => reply.status = Status::NotFound as u32,
+            },
+            ShareKind::Withdraw => self.published = None,
+        }
+        let files: Vec<_> = found.into_iter().collect();
+        packet::send_bytes(shares, reply.as_bytes(), &files).unwrap();
+        kind
+    }
+}
+
+const TOKEN: [u8; SHARE_LEN] = [9; SHARE_LEN];
+
+#[test]
+fn exported_memory_counts_in_each_process_as_long_as_it_has_it() {
+    let page = SharedPage::new();
+    let mut table = Table::default();
+    let mut one = Exec::start();
+    let mut two = Exec::start_beside(&one);
+    make_ready(&mut one, Some((&page, 0)));
+    make_ready(&mut two, Some((&page, 1)));
+    let before = page.get().used(0);
+    let used = || page.get().used(0) - before;
+    let import = |table: &mut Table, exec: &mut Exec, allocation| {
+        let arguments = cuMemImportFromShareableHandle::In { allocation };
+        let position = exec.call::<cuMemImportFromShareableHandle::Call>(arguments, &TOKEN);
+        assert_eq!(table.answer(&exec.shares), ShareKind::Find);
+        exec.answer(0, position).0
+    };
+    page.get().set_quota(Some(before + 6 * GRANULE));
+    create_as(&mut one, 4 * GRANULE, HANDLE_TYPE_FILE, 1).unwrap();
+    let export = |exec: &mut Exec| {
+        let arguments = cuMemExportToShareableHandle::In { allocation: 1 };
+        exec.call::<cuMemExportToShareableHandle::Call>(arguments, &[])
+    };
+    let position = export(&mut one);
+    assert_eq!(table.answer(&one.shares), ShareKind::Publish);
+    assert_eq!(one.answer(0, position).0, result::SUCCESS);
+    let position = export(&mut one);
+    assert_eq!(one.answer(0, position).0, result::SUCCESS, "it is in the table");
+    // What does not fit is let go of again.
+    assert_eq!(import(&mut table, &mut two, 1), result::OUT_OF_MEMORY);
+    assert_eq!(used(), 4 * GRANULE);
+    page.get().set_quota(Some(before + 8 * GRANULE));
+    assert_eq!(import(&mut table, &mut two, 1), result::SUCCESS);
+    assert_eq!(used(), 8 * GRANULE);
+    assert_eq!(create(&mut one, GRANULE, 2), Err(result::OUT_OF_MEMORY));
+    // The one that made it lets go of it: its descriptor is gone before it counts no more, and it still counts for the other.
+    let arguments = cuMemRelease::In { allocation: 1 };
+    let position = one.call::<cuMemRelease::Call>(arguments, &[]);
+    readable(&one.shares);
+    assert_eq!(used(), 8 * GRANULE);
+    assert_eq!(table.answer(&one.shares), ShareKind::Withdraw);
+    assert_eq!(one.answer(0, position).0, result::SUCCESS);
+    assert_eq!(used(), 4 * GRANULE);
+    assert_eq!(import(&mut table, &mut two, 2), result::INVALID_VALUE);
+    two.get::<cuMemRelease::Call>(cuMemRelease::In { allocation: 1 }, &[])
+        .unwrap();
+    assert_eq!(used(), 0);
+}
+
+/// What another executor hands over that was taken over: no memory, or no file at all.
+#[test]
+fn a_descriptor_that_is_no_memory_is_refused() {
+    let mut exec = Exec::start();
+    make_ready(&mut exec, None);
+    let mut request = ShareRequest {
+        kind: ShareKind::Publish as u32,
+        what: 3,
+        len: u64::MAX,
+        bytes: [0; SHARE_LEN],
+        of: [0; SHARE_LEN],
+    };
+    for what in [3, 4] {
+        request.what = what;
+        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut table = Table {
+            published: Some((request, file)),
+        };
+        let position = match what {
+            3 => exec.call::<cuMemImportFromShareableHandle::Call>(
+                cuMemImportFromShareableHandle::In { allocation: 1 },
+                &TOKEN,
+            ),
+            _ => exec.call::<cuMemPoolImportFromShareableHandle::Call>(
+                cuMemPoolImportFromShareableHandle::In { pool: 5 },
+                &TOKEN,
+            ),
+        };
+        assert_eq!(table.answer(&exec.shares), ShareKind::Find);
+        assert_eq!(exec.answer(0, position).0, result::INVALID_VALUE);
+    }
 }
