@@ -37,6 +37,7 @@ pub const RUNTIME_PROGRAMS: &[&str] = &[
     "rt_registered",
     "rt_symbols",
     "rt_managed",
+    "rt_virtual_memory",
 ];
 
 /// Programs that use the CUDA runtime find their results right.
