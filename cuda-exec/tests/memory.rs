@@ -19,11 +19,15 @@ const GRANULE: u64 = 2 << 20;
 const POOL: u32 = 3;
 
 fn pool(exec: &mut Exec) {
+    pool_as(exec, 0);
+}
+
+fn pool_as(exec: &mut Exec, handle_types: u32) {
     let arguments = cuMemPoolCreate::In {
         device: 0,
         most: 0,
         usage: 0,
-        handle_types: 0,
+        handle_types,
         pool: POOL,
     };
     exec.get::<cuMemPoolCreate::Call>(arguments, &[]).unwrap();
@@ -175,15 +179,18 @@ fn virtual_memory_counts_while_there_is_a_handle_or_a_mapping() {
     exec.get::<cuMemAddressFree::Call>(range, &[]).unwrap();
 }
 
-/// The backend's table, of one entry: takes what one executor publishes, and gives it to another one.
+type Token = [u8; SHARE_LEN];
+
+/// The backend's table: takes what one executor publishes, and gives it to another one.
 #[derive(Default)]
 struct Table {
-    published: Option<(ShareRequest, OwnedFd)>,
+    published: Vec<(Token, ShareRequest, Option<OwnedFd>)>,
+    tokens: u8,
 }
 
 impl Table {
-    /// Answers one request; of what kind it was.
-    fn answer(&mut self, shares: &OwnedFd) -> ShareKind {
+    /// Answers one request; of what kind it was, and the token that it is about.
+    fn answer(&mut self, shares: &OwnedFd) -> (ShareKind, Token) {
         readable(shares);
         let (bytes, files) = packet::receive_bytes(shares, size_of::<ShareRequest>()).unwrap();
         let request = ShareRequest::read_from_bytes(&bytes).unwrap();
@@ -195,28 +202,50 @@ impl Table {
             bytes: [0; SHARE_LEN],
         };
         let mut found = None;
+        let mut token = request.bytes;
         match kind {
             ShareKind::Publish => {
-                let [file]: [OwnedFd; 1] = files.try_into().unwrap();
-                reply.bytes = TOKEN;
-                self.published = Some((request, file));
+                self.tokens += 1;
+                token = [self.tokens; SHARE_LEN];
+                reply.bytes = token;
+                self.published.push((token, request, files.into_iter().next()));
             }
-            ShareKind::Find => match &self.published {
-                Some((published, file)) if (published.what, TOKEN) == (request.what, request.bytes) => {
-                    reply.len = published.len;
-                    found = Some(file.as_fd());
+            ShareKind::Find => {
+                let key = (token, request.what, request.of);
+                let mut all = self.published.iter();
+                match all.find(|(token, share, _)| (*token, share.what, share.of) == key) {
+                    Some((_, share, file)) => {
+                        (reply.len, reply.bytes) = (share.len, share.bytes);
+                        found = file.as_ref().map(|file| file.as_fd());
+                    }
+                    None => reply.status = Status::NotFound as u32,
                 }
-                _ => reply.status = Status::NotFound as u32,
-            },
-            ShareKind::Withdraw => self.published = None,
+            }
+            ShareKind::Withdraw => self.published.retain(|(other, ..)| *other != token),
         }
         let files: Vec<_> = found.into_iter().collect();
         packet::send_bytes(shares, reply.as_bytes(), &files).unwrap();
-        kind
+        (kind, token)
+    }
+
+    /// Has an executor make a call that asks this table once.
+    fn get<C: Wire>(
+        &mut self,
+        exec: &mut Exec,
+        arguments: C::In,
+        blob: &[u8],
+        kind: ShareKind,
+    ) -> Result<(C::Out, Token), i32> {
+        let position = exec.call::<C>(arguments, blob);
+        let (asked, token) = self.answer(&exec.shares);
+        assert_eq!(asked, kind);
+        let (code, words, _) = exec.answer(0, position);
+        match code {
+            result::SUCCESS => Ok((C::Out::take(&words).unwrap(), token)),
+            code => Err(code),
+        }
     }
 }
-
-const TOKEN: [u8; SHARE_LEN] = [9; SHARE_LEN];
 
 #[test]
 fn exported_memory_counts_in_each_process_as_long_as_it_has_it() {
@@ -228,73 +257,140 @@ fn exported_memory_counts_in_each_process_as_long_as_it_has_it() {
     make_ready(&mut two, Some((&page, 1)));
     let before = page.get().used(0);
     let used = || page.get().used(0) - before;
-    let import = |table: &mut Table, exec: &mut Exec, allocation| {
-        let arguments = cuMemImportFromShareableHandle::In { allocation };
-        let position = exec.call::<cuMemImportFromShareableHandle::Call>(arguments, &TOKEN);
-        assert_eq!(table.answer(&exec.shares), ShareKind::Find);
-        exec.answer(0, position).0
-    };
     page.get().set_quota(Some(before + 6 * GRANULE));
     create_as(&mut one, 4 * GRANULE, HANDLE_TYPE_FILE, 1).unwrap();
-    let export = |exec: &mut Exec| {
-        let arguments = cuMemExportToShareableHandle::In { allocation: 1 };
-        exec.call::<cuMemExportToShareableHandle::Call>(arguments, &[])
+    let export = cuMemExportToShareableHandle::In { allocation: 1 };
+    let published =
+        table.get::<cuMemExportToShareableHandle::Call>(&mut one, export, &[], ShareKind::Publish);
+    let token = published.unwrap().1;
+    // Once more; it is in the table.
+    one.get::<cuMemExportToShareableHandle::Call>(export, &[])
+        .unwrap();
+    let import = |table: &mut Table, exec: &mut Exec, allocation| {
+        let arguments = cuMemImportFromShareableHandle::In { allocation };
+        let imported =
+            table.get::<cuMemImportFromShareableHandle::Call>(exec, arguments, &token, ShareKind::Find);
+        imported.map(drop)
     };
-    let position = export(&mut one);
-    assert_eq!(table.answer(&one.shares), ShareKind::Publish);
-    assert_eq!(one.answer(0, position).0, result::SUCCESS);
-    let position = export(&mut one);
-    assert_eq!(one.answer(0, position).0, result::SUCCESS, "it is in the table");
     // What does not fit is let go of again.
-    assert_eq!(import(&mut table, &mut two, 1), result::OUT_OF_MEMORY);
+    assert_eq!(import(&mut table, &mut two, 1), Err(result::OUT_OF_MEMORY));
     assert_eq!(used(), 4 * GRANULE);
     page.get().set_quota(Some(before + 8 * GRANULE));
-    assert_eq!(import(&mut table, &mut two, 1), result::SUCCESS);
+    import(&mut table, &mut two, 1).unwrap();
     assert_eq!(used(), 8 * GRANULE);
     assert_eq!(create(&mut one, GRANULE, 2), Err(result::OUT_OF_MEMORY));
     // The one that made it lets go of it: its descriptor is gone before it counts no more, and it still counts for the other.
-    let arguments = cuMemRelease::In { allocation: 1 };
-    let position = one.call::<cuMemRelease::Call>(arguments, &[]);
+    let position = one.call::<cuMemRelease::Call>(cuMemRelease::In { allocation: 1 }, &[]);
     readable(&one.shares);
     assert_eq!(used(), 8 * GRANULE);
-    assert_eq!(table.answer(&one.shares), ShareKind::Withdraw);
+    assert_eq!(table.answer(&one.shares), (ShareKind::Withdraw, token));
     assert_eq!(one.answer(0, position).0, result::SUCCESS);
     assert_eq!(used(), 4 * GRANULE);
-    assert_eq!(import(&mut table, &mut two, 2), result::INVALID_VALUE);
+    assert_eq!(import(&mut table, &mut two, 2), Err(result::INVALID_VALUE));
     two.get::<cuMemRelease::Call>(cuMemRelease::In { allocation: 1 }, &[])
         .unwrap();
     assert_eq!(used(), 0);
 }
 
+#[test]
+fn a_pool_that_was_imported_counts_for_what_of_it_was() {
+    let page = SharedPage::new();
+    let mut table = Table::default();
+    let mut one = Exec::start();
+    let mut two = Exec::start_beside(&one);
+    make_ready(&mut one, Some((&page, 0)));
+    make_ready(&mut two, Some((&page, 1)));
+    let before = page.get().used(0);
+    let used = || page.get().used(0) - before;
+    pool_as(&mut one, HANDLE_TYPE_FILE);
+    let pointer = from_pool(&mut one, 3 * GRANULE).unwrap();
+    from_pool(&mut one, GRANULE).unwrap();
+    // A pool is exported before its pointers are.
+    let export = cuMemPoolExportPointer::In { pointer };
+    let early = one.get::<cuMemPoolExportPointer::Call>(export, &[]);
+    assert_eq!(early.map(drop), Err(result::INVALID_VALUE));
+    let whole = cuMemPoolExportToShareableHandle::In { pool: POOL };
+    let published =
+        table.get::<cuMemPoolExportToShareableHandle::Call>(&mut one, whole, &[], ShareKind::Publish);
+    let pool_token = published.unwrap().1;
+    let published = table.get::<cuMemPoolExportPointer::Call>(&mut one, export, &[], ShareKind::Publish);
+    let token = published.unwrap().1;
+    let import = cuMemPoolImportFromShareableHandle::In { pool: 7 };
+    let imported =
+        table.get::<cuMemPoolImportFromShareableHandle::Call>(&mut two, import, &pool_token, ShareKind::Find);
+    imported.unwrap();
+    assert_eq!(used(), 4 * GRANULE);
+    page.get().set_quota(Some(before + 6 * GRANULE));
+    let import = cuMemPoolImportPointer::In { pool: 7 };
+    let get = |table: &mut Table, two: &mut Exec| {
+        let got = table.get::<cuMemPoolImportPointer::Call>(two, import, &token, ShareKind::Find);
+        got.map(|(out, _)| out.pointer)
+    };
+    assert_eq!(get(&mut table, &mut two), Err(result::OUT_OF_MEMORY));
+    page.get().set_quota(Some(before + 7 * GRANULE));
+    let theirs = get(&mut table, &mut two).unwrap();
+    assert_eq!(used(), 7 * GRANULE);
+    fill(&mut two, theirs, 3 * GRANULE).unwrap();
+    assert_eq!(
+        fill(&mut two, theirs, 3 * GRANULE + 1),
+        Err(result::INVALID_VALUE)
+    );
+    // Its own process lets go of it: it counts for the other one, which the pool that it was of goes on counting for.
+    let free = cuMemFree::In { pointer };
+    table
+        .get::<cuMemFree::Call>(&mut one, free, &[], ShareKind::Withdraw)
+        .unwrap();
+    wait_until("what was freed given back", || used() == 4 * GRANULE);
+    two.get::<cuMemPoolDestroy::Call>(cuMemPoolDestroy::In { pool: 7 }, &[])
+        .unwrap();
+    fill(&mut two, theirs, GRANULE).unwrap();
+    assert_eq!(used(), 4 * GRANULE);
+    let free = cuMemFree::In { pointer: theirs };
+    two.get::<cuMemFree::Call>(free, &[]).unwrap();
+    wait_until("the pool gone", || used() == GRANULE);
+}
+
 /// What another executor hands over that was taken over: no memory, or no file at all.
 #[test]
 fn a_descriptor_that_is_no_memory_is_refused() {
+    const TOKEN: Token = [9; SHARE_LEN];
     let mut exec = Exec::start();
     make_ready(&mut exec, None);
-    let mut request = ShareRequest {
-        kind: ShareKind::Publish as u32,
-        what: 3,
-        len: u64::MAX,
-        bytes: [0; SHARE_LEN],
-        of: [0; SHARE_LEN],
-    };
-    for what in [3, 4] {
-        request.what = what;
-        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let mut table = Table {
-            published: Some((request, file)),
+    let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    for (what, file, code) in [
+        (3, Some(null()), result::INVALID_VALUE),
+        (3, None, result::UNKNOWN),
+        (4, Some(null()), result::INVALID_VALUE),
+        (4, None, result::UNKNOWN),
+    ] {
+        let request = ShareRequest {
+            kind: ShareKind::Publish as u32,
+            what,
+            len: u64::MAX,
+            bytes: [0; SHARE_LEN],
+            of: [0; SHARE_LEN],
         };
-        let position = match what {
-            3 => exec.call::<cuMemImportFromShareableHandle::Call>(
-                cuMemImportFromShareableHandle::In { allocation: 1 },
+        let mut table = Table::default();
+        table.published.push((TOKEN, request, file));
+        let got = if what == 3 {
+            let arguments = cuMemImportFromShareableHandle::In { allocation: 1 };
+            let got = table.get::<cuMemImportFromShareableHandle::Call>(
+                &mut exec,
+                arguments,
                 &TOKEN,
-            ),
-            _ => exec.call::<cuMemPoolImportFromShareableHandle::Call>(
-                cuMemPoolImportFromShareableHandle::In { pool: 5 },
+                ShareKind::Find,
+            );
+            got.map(drop)
+        } else {
+            let arguments = cuMemPoolImportFromShareableHandle::In { pool: 5 };
+            let got = table.get::<cuMemPoolImportFromShareableHandle::Call>(
+                &mut exec,
+                arguments,
                 &TOKEN,
-            ),
+                ShareKind::Find,
+            );
+            got.map(drop)
         };
-        assert_eq!(table.answer(&exec.shares), ShareKind::Find);
-        assert_eq!(exec.answer(0, position).0, result::INVALID_VALUE);
+        assert_eq!(got, Err(code));
     }
 }
