@@ -14,7 +14,7 @@
 //! says that it has reserved there: in one that has imported it, for what it has of the allocations that were imported, each of
 //! which is let in like one of its own. So the memory of such an allocation counts as long as any process has it.
 use super::memory::freed;
-use super::shares::{Bytes, Token, What, token};
+use super::shares::{Bytes, Part, Token, What, token};
 use super::{BAD_HANDLE, answered};
 use crate::cuda::{PointerData, Raw};
 use crate::device_memory::{GraphMemory, Owner};
@@ -72,6 +72,8 @@ pub struct Pool {
     kind: Kind,
     /// What it is imported by.
     token: Token,
+    /// If it was imported.
+    _part: Option<Part>,
     /// What it has reserved, as last seen. Held while memory of it is allocated.
     charge: Mutex<Charge>,
     /// What it keeps of what is freed, in bytes.
@@ -96,6 +98,7 @@ impl Pool {
             gpu,
             kind,
             token: Token::default(),
+            _part: matches!(kind, Kind::Imported(_)).then(|| session.shares.part()),
             charge: Mutex::new(Limits::nothing(gpu)),
             threshold: AtomicU64::new(0),
             has_freed: AtomicBool::new(false),

@@ -2,6 +2,7 @@
 //! leaves the host: the backend keeps it, and the guest gets a token for it.
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use vgpu_protocol::host::{SHARE_LEN, ShareKind, ShareReply, ShareRequest};
@@ -54,6 +55,18 @@ pub struct Shares {
     socket: OnceLock<Mutex<OwnedFd>>,
     /// Tokens of the allocations that are shared, by address.
     published: Mutex<HashMap<u64, Bytes>>,
+    /// How many [`Part`]s there are.
+    parts: AtomicUsize,
+}
+
+/// What this session has together with other processes by a descriptor, while this lives.
+#[derive(Debug)]
+pub struct Part(&'static AtomicUsize);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
 }
 
 /// How long the backend may take to answer.
@@ -61,41 +74,41 @@ const BACKEND_WAIT: Duration = Duration::from_secs(10);
 
 /// The token of something that is shared by a descriptor: made when it is first wanted, withdrawn with the thing itself.
 #[derive(Debug, Default)]
-pub struct Token(Mutex<Option<Bytes>>);
+pub struct Token(Mutex<Option<(Bytes, Part)>>);
 
 impl Token {
-    fn token(&self) -> MutexGuard<'_, Option<Bytes>> {
+    fn token(&self) -> MutexGuard<'_, Option<(Bytes, Part)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The token, if it was made.
     pub fn made(&self) -> Option<Bytes> {
-        *self.token()
+        self.token().as_ref().map(|(token, _)| *token)
     }
 
     /// The token; `export` makes the descriptor that it stands for.
     pub fn get(
         &self,
-        shares: &Shares,
+        shares: &'static Shares,
         what: What,
         len: u64,
         export: impl FnOnce() -> Result<OwnedFd, Code>,
     ) -> Result<Bytes, Code> {
         let mut made = self.token();
-        if let Some(token) = *made {
-            return Ok(token);
+        if let Some((token, _)) = &*made {
+            return Ok(*token);
         }
         let request = request(ShareKind::Publish, what, NOTHING);
         let token = shares
             .ask(&ShareRequest { len, ..request }, Some(export()?))?
             .handle;
-        *made = Some(token);
+        *made = Some((token, shares.part()));
         Ok(token)
     }
 
     /// Nobody finds it any more, and the backend has closed the descriptor.
     pub fn withdraw(&self, shares: &Shares, what: What) {
-        if let Some(token) = self.token().take() {
+        if let Some((token, _part)) = self.token().take() {
             shares.forget(what, token);
         }
     }
@@ -175,6 +188,17 @@ impl Shares {
     pub fn find_part(&self, what: What, token: Bytes, of: Bytes) -> Result<Found, Code> {
         let request = request(ShareKind::Find, what, token);
         self.ask(&ShareRequest { of, ..request }, None)
+    }
+
+    /// Something that other processes may have, or that is of one of them.
+    pub fn part(&'static self) -> Part {
+        self.parts.fetch_add(1, SeqCst);
+        Part(&self.parts)
+    }
+
+    /// Whether other processes may have memory of this session's, or it has imported theirs.
+    pub fn has_shared(&self) -> bool {
+        self.parts.load(SeqCst) > 0 || !self.published().is_empty()
     }
 
     fn published(&self) -> MutexGuard<'_, HashMap<u64, Bytes>> {

@@ -8,7 +8,7 @@
 //! keeps it there. What else could keep it, the descriptor in the backend's table, is closed before it stops counting here.
 use super::BAD_HANDLE;
 use super::pool::{accesses, allocate, exported, location};
-use super::shares::{Bytes, Token, What, token};
+use super::shares::{Bytes, Part, Token, What, token};
 use crate::device_memory::Owner;
 use crate::dispatch::handlers_of;
 use crate::limits::{Charge, Limits};
@@ -43,16 +43,19 @@ struct Made {
     bytes: u64,
     charge: Charge,
     token: Token,
+    /// If it was imported.
+    _part: Option<Part>,
 }
 
 impl Allocation {
-    fn new(session: &'static Session, raw: u64, bytes: u64, charge: Charge) -> Self {
+    fn new(session: &'static Session, raw: u64, bytes: u64, charge: Charge, part: Option<Part>) -> Self {
         let made = Made {
             session,
             raw,
             bytes,
             charge,
             token: Token::default(),
+            _part: part,
         };
         Self { made: Some(made) }
     }
@@ -189,7 +192,7 @@ handlers_of! {
         // SAFETY: two places that outlive the call.
         let made = unsafe { session.cuda.memories.create(&mut raw, bytes, &props, 0) };
         made.inspect_err(|_| session.limits.give(charge))?;
-        let allocation = Allocation::new(session, raw, arguments.bytes, charge);
+        let allocation = Allocation::new(session, raw, arguments.bytes, charge, None);
         allocations.insert(arguments.allocation, allocation).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
     }
@@ -285,7 +288,7 @@ handlers_of! {
         let found = session.shares.find(What::Allocation, token(blob)?)?;
         let raw = memories.import_handle(found.file()?.as_raw_fd() as usize, HANDLE_TYPE_FILE)?;
         // It is let go of again if anything is wrong with it, and the guest gets it when it is counted.
-        let mut allocation = Allocation::new(session, raw, found.len, Limits::nothing(0));
+        let mut allocation = Allocation::new(session, raw, found.len, Limits::nothing(0), Some(session.shares.part()));
         let mut props = AllocationProps::new(Location::of_device(0), 0, 0, 0, 0);
         // SAFETY: a place that outlives the call.
         unsafe { memories.properties(&mut props, raw) }?;
