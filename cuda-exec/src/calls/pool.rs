@@ -202,9 +202,14 @@ impl Drop for Pool {
             return;
         }
         self.token.withdraw(&self.session.shares, What::Pool);
-        // Streams may still have to come to where the last of it is freed: until then it counts.
-        let keeps_all = self.kind.keeps_all();
-        self.session.pooled.dying().push((self.raw, charge, keeps_all));
+        // Until the last of it is free it counts.
+        let (raw, keeps_all) = (self.raw, self.kind.keeps_all());
+        let dying = Dying {
+            raw,
+            charge,
+            keeps_all,
+        };
+        self.session.pooled.dying().push(dying);
         self.session.pooled.settle(self.session);
     }
 }
@@ -248,11 +253,18 @@ pub fn allocate(session: &Session, gpu: u32, bytes: u64) -> Result<Charge, Code>
     session.limits.allocate(gpu, bytes, || trim_all(session, gpu))
 }
 
+/// A pool that is destroyed and has no allocation left; streams may still have to come to where the last of it is freed.
+struct Dying {
+    raw: Raw,
+    charge: Charge,
+    /// It gives nothing back before libcuda has destroyed it, too.
+    keeps_all: bool,
+}
+
 /// Memory of pools that are destroyed and still in use, and of graphs.
 #[derive(Default)]
 pub struct Pooled {
-    /// Pools that have no allocation left, what they count for, and whether they keep all that they have until they are destroyed.
-    dying: Mutex<Vec<(Raw, Charge, bool)>>,
+    dying: Mutex<Vec<Dying>>,
     /// There are graphs that allocate.
     graphs: AtomicBool,
     /// What the graphs on each GPU count for.
@@ -283,35 +295,31 @@ impl Pooled {
         self.live().remove(&address);
     }
 
-    fn dying(&self) -> MutexGuard<'_, Vec<(Raw, Charge, bool)>> {
+    fn dying(&self) -> MutexGuard<'_, Vec<Dying>> {
         self.dying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Destroys the pools of which nothing is in use any more.
     fn settle(&self, session: &Session) {
         let memories = &session.cuda.memories;
-        self.dying().retain_mut(|(raw, charge, keeps_all)| {
-            if !*keeps_all {
-                session.survive(session.relaxed(|| memories.pool_trim(*raw, 0)));
+        self.dying().retain_mut(|pool| {
+            if !pool.keeps_all {
+                session.survive(session.relaxed(|| memories.pool_trim(pool.raw, 0)));
             }
             let attribute = |which| {
                 let mut value = 0;
                 // SAFETY: a place for the longest of the attributes, which outlives the call.
-                session.survive(unsafe { memories.pool_get_attribute(*raw, which, &mut value) });
+                session.survive(unsafe { memories.pool_get_attribute(pool.raw, which, &mut value) });
                 value
             };
-            let left = if *keeps_all {
-                attribute(USED)
-            } else {
-                attribute(RESERVED)
-            };
-            if left != 0 {
-                session.limits.recount(charge, attribute(RESERVED));
-                return true;
+            let reserved = attribute(RESERVED);
+            let left = if pool.keeps_all { attribute(USED) } else { reserved };
+            if left == 0 {
+                session.survive(memories.pool_destroy(pool.raw));
             }
-            session.survive(memories.pool_destroy(*raw));
-            session.limits.recount(charge, 0);
-            false
+            let counts = if left == 0 { 0 } else { reserved };
+            session.limits.recount(&mut pool.charge, counts);
+            left != 0
         });
     }
 }
