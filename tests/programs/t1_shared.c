@@ -34,6 +34,14 @@ static unsigned word_at(CUdeviceptr at) {
     return word;
 }
 
+// CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE and _ALLOWED_HANDLE_TYPES.
+static void shareable_as(CUdeviceptr at) {
+    unsigned legacy = 99;
+    unsigned long long types = 99;
+    TELL_VALUE(cuPointerGetAttribute(&legacy, 10, at), legacy);
+    TELL_VALUE(cuPointerGetAttribute(&types, 14, at), types);
+}
+
 static void support(void) {
     with_granule();
     int value = -1;
@@ -67,6 +75,8 @@ static void alone(void) {
     TELL(cuMemMap(at, granule, 0, ours, 0));
     TELL(cuMemMap(at + granule, granule, 0, theirs, 0));
     TELL(cuMemSetAccess(at, 2 * granule, &everything, 1));
+    shareable_as(at);
+    shareable_as(at + granule + 4);
     TELL(cuMemsetD32_v2(at, 5, granule / 4));
     add(at + granule, 2, granule / 4);
     say("words %u %u", word_at(at), word_at(at + granule - 4));
@@ -186,6 +196,7 @@ static void pools_other(int socket) {
     TELL(cuMemPoolImportPointer(NULL, pool, &data[0]));
     TELL(cuMemPoolImportPointer(&a, pool, &data[0]));
     TELL(cuMemPoolImportPointer(&b, pool, &data[1]));
+    shareable_as(a);
     say("other: words %u %u", word_at(a), word_at(b + (1 << 20) - 4));
     add(a, 10, 1000);
     add(b, 20, 1 << 18);
@@ -216,6 +227,8 @@ static void pools(void) {
     TELL(cuMemAllocFromPoolAsync(&a, 4000, pool, NULL));
     TELL(cuMemAllocFromPoolAsync(&b, 1 << 20, pool, NULL));
     TELL(cuMemAllocFromPoolAsync(&c, 1 << 20, plain, NULL));
+    shareable_as(a);
+    shareable_as(c);
     TELL(cuMemsetD32_v2(a, 1, 1000));
     TELL(cuMemsetD32_v2(b, 2, 1 << 18));
     TELL(cuCtxSynchronize());

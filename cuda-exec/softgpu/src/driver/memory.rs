@@ -574,8 +574,23 @@ fn drain_all(runtime: &Runtime, context: &Arc<Context>, range: Option<Range>) {
     }
 }
 
+/// As what memory may be exported.
+fn handle_types(runtime: &Runtime, range: &Range) -> u32 {
+    match range.origin {
+        Origin::Mapped => runtime.virtual_memory.handle_types(range.start),
+        Origin::Pool(pool) => runtime.pools.handle_types(pool),
+        _ => 0,
+    }
+}
+
 /// `CUpointer_attribute`
-fn pointer_attribute(range: Range, address: u64, attribute: i32, out: *mut c_void) -> Result {
+fn pointer_attribute(
+    runtime: &Runtime,
+    range: Range,
+    address: u64,
+    attribute: i32,
+    out: *mut c_void,
+) -> Result {
     let is_device = range.kind == Kind::Device;
     match attribute {
         1 => Out(out.cast::<u64>()).set(range.context),
@@ -590,6 +605,7 @@ fn pointer_attribute(range: Range, address: u64, attribute: i32, out: *mut c_voi
         11 => Out(out.cast::<u64>()).set(range.start),
         12 => Out(out.cast::<usize>()).set(range.len as usize),
         13 => Out(out.cast::<u32>()).set(1),
+        14 => Out(out.cast::<u64>()).set(handle_types(runtime, &range).into()),
         _ => Err(error::INVALID_VALUE),
     }
 }
@@ -722,8 +738,9 @@ api! { SYMBOLS;
 
     fn cuPointerGetAttribute(out: *mut c_void, attribute: i32, address: CUdeviceptr) {
         current()?;
-        let range = runtime()?.memory.find(address).ok_or(error::INVALID_VALUE)?;
-        pointer_attribute(range, address, attribute, out)
+        let runtime = runtime()?;
+        let range = runtime.memory.find(address).ok_or(error::INVALID_VALUE)?;
+        pointer_attribute(runtime, range, address, attribute, out)
     }
 }
 

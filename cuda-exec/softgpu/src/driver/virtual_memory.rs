@@ -100,6 +100,13 @@ impl VirtualMemory {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
+
+    /// As what memory that is mapped there may be exported.
+    pub fn handle_types(&self, address: u64) -> u32 {
+        let state = self.state();
+        let found = state.around(address);
+        found.map_or(0, |(_, mapping)| mapping.physical.props.handle_types)
+    }
 }
 
 impl State {

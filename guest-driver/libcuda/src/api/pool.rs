@@ -224,7 +224,7 @@ fn allocate(
     let origin = if stream.capture() != 0 {
         Origin::Graph
     } else {
-        Origin::Own
+        Origin::Pooled
     };
     let memory = DeviceMemory {
         origin,
@@ -390,6 +390,7 @@ cuda! {
         let arguments = calls::cuMemPoolImportPointer::In { pool: found.id };
         let (out, _) = call.ask_with::<calls::cuMemPoolImportPointer::Call>(context, arguments, &data.0)?;
         let memory = DeviceMemory {
+            origin: Origin::Pooled,
             handle_types: found.handle_types,
             ..DeviceMemory::allocated(out.bytes, context)
         };
