@@ -21,7 +21,7 @@ pub use context::LaunchConfig;
 use cudarc::driver::sys;
 pub use jit::{Jit, JitSaid};
 use libloading::Library;
-pub use memory::IpcHandle;
+pub use memory::{IpcHandle, PointerData};
 use std::ffi::{CStr, c_char, c_void};
 use vgpu_protocol::limits::GPUS_MAX;
 use vgpu_protocol::result::{self, Code};
@@ -331,6 +331,12 @@ impl Cuda {
     pub fn device(&self, gpu: u32) -> Result<i32, Code> {
         let gpu = self.gpus.get(gpu as usize);
         Ok(gpu.ok_or(result::INVALID_DEVICE)?.device)
+    }
+
+    /// The GPU that libcuda names so, if it is the session's.
+    pub fn gpu_of(&self, device: i32) -> Result<u32, Code> {
+        let gpu = self.gpus.iter().position(|gpu| gpu.device == device);
+        gpu.map(|gpu| gpu as u32).ok_or(result::INVALID_DEVICE)
     }
 
     /// The function of that name, if this libcuda exports it.

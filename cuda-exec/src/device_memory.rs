@@ -132,6 +132,15 @@ impl DeviceTable {
         matches!(device.owner, Owner::Allocated(_)).then_some(start)
     }
 
+    /// The pool of an allocation that starts there, and its bytes.
+    pub fn pooled(&self, addr: u64) -> Option<(u64, Arc<Pool>)> {
+        let device = self.memory.get(&addr)?;
+        let Owner::Pool(pool) = &device.owner else {
+            return None;
+        };
+        Some((device.len, pool.clone()))
+    }
+
     /// Another process' memory was opened; perhaps not for the first time.
     pub fn import(&mut self, addr: u64, len: u64, context: u32) {
         match self.memory.get_mut(&addr).map(|device| &mut device.owner) {

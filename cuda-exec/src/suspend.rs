@@ -176,6 +176,8 @@ fn has_nothing_to_do(session: &Session) -> bool {
         && session.completion.is_quiet()
         && !session.captures()
         && !session.preempt.is_stopped()
+        // It would not give up what others have, and get other memory back.
+        && !session.shares.has_shared()
 }
 
 /// Pauses that grow.

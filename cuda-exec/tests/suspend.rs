@@ -3,9 +3,12 @@ mod support;
 
 use std::sync::atomic::Ordering::SeqCst;
 use support::program::*;
+use support::shares::Table;
 use support::*;
 use vgpu_protocol::calls::*;
+use vgpu_protocol::host::ShareKind;
 use vgpu_protocol::ring::{self, op};
+use vgpu_protocol::structs::HANDLE_TYPE_FILE;
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use vgpu_sched_api::messages::{FromExec, ToExec};
 use vgpu_sched_api::turn::State;
@@ -197,4 +200,35 @@ fn a_vgpud_that_was_restarted_learns_that_a_session_is_suspended() {
     exec.connect();
     assert_proved(&exec.hear());
     exec.orders_are_done();
+}
+
+/// Memory that others may have would not be theirs any more once it is back.
+#[test]
+fn a_session_that_shares_memory_is_not_suspended() {
+    let mut table = Table::default();
+    let mut exec = Exec::start();
+    make_ready(&mut exec, None);
+    let create = cuMemCreate::In {
+        bytes: 2 * MIB,
+        device: 0,
+        compression: 0,
+        rdma: 0,
+        usage: 0,
+        handle_types: HANDLE_TYPE_FILE,
+        allocation: 1,
+    };
+    exec.get::<cuMemCreate::Call>(create, &[]).unwrap();
+    let export = cuMemExportToShareableHandle::In { allocation: 1 };
+    table
+        .get::<cuMemExportToShareableHandle::Call>(&mut exec, export, &[], ShareKind::Publish)
+        .unwrap();
+    for _ in 0..5 {
+        exec.order(&ToExec::Suspend);
+        assert!(!suspended(&exec));
+    }
+    let release = cuMemRelease::In { allocation: 1 };
+    table
+        .get::<cuMemRelease::Call>(&mut exec, release, &[], ShareKind::Withdraw)
+        .unwrap();
+    suspend(&exec);
 }

@@ -70,7 +70,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ),
     (
         "descriptor",
-        "hands out a file descriptor or a handle of the host's driver, which would reach beyond the VM; the device's attribute for it is 0, and programs take their other way",
+        "hands out a handle of the host's driver, which would reach beyond the VM; the device's attribute for it is 0, and programs take their other way",
     ),
     (
         "files",

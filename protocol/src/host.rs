@@ -116,7 +116,8 @@ pub struct ExecRun {
 /// Bytes of a handle for memory or an event that processes share, and of the token that stands for it.
 pub const SHARE_LEN: usize = 64;
 
-/// What an executor asks of its backend, over the second socket that came with Start; each is answered by one [`ShareReply`].
+/// What an executor asks of its backend, over the second socket that came with Start; each is answered by one [`ShareReply`]. What is
+/// shared by a descriptor has it with the request to publish it, and with the answer to who finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ShareKind {
@@ -148,8 +149,12 @@ pub struct ShareRequest {
     pub kind: u32,
     /// What kind of thing the handle or token is for: one that is looked for as another is not found.
     pub what: u32,
+    /// Bytes of the memory that is published.
+    pub len: u64,
     /// The handle or the token.
     pub bytes: [u8; SHARE_LEN],
+    /// The token of what it is a part of, and is only found with, else zeros.
+    pub of: [u8; SHARE_LEN],
 }
 
 /// See [`ShareKind`].
@@ -160,6 +165,8 @@ pub struct ShareReply {
     pub status: u32,
     /// Zero.
     pub reserved: u32,
+    /// Bytes of memory that was found.
+    pub len: u64,
     /// The token or the handle.
     pub bytes: [u8; SHARE_LEN],
 }

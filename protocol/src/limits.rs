@@ -49,8 +49,11 @@ pub const POOLS_MAX: u32 = 1024;
 pub const RESERVATIONS_MAX: usize = 65_536;
 /// Atomic operations that are asked about with one call at most (CUDA 13.0 knows 16).
 pub const ATOMIC_OPERATIONS_MAX: usize = 64;
-/// Allocations and events that one session shares with others of its VM.
+/// Allocations, pools and events that one session shares with others of its VM.
 pub const SHARES_MAX: usize = 4096;
+/// Of those of all sessions of a VM, the ones for which its backend keeps a descriptor; it also keeps no more than half of the
+/// descriptors that it may have.
+pub const SHARED_FILES_MAX: usize = 16_384;
 /// Entries of an array that says who may access memory.
 pub const ACCESSES_MAX: usize = 64;
 /// Nodes of graphs that have a name at a time.

@@ -19,6 +19,7 @@ pub const PROGRAMS: &[&str] = &[
     "pinned 8",
     "registered 8",
     "managed",
+    "shared",
     "capture",
     "hostfn",
     "threads 4",
@@ -36,6 +37,7 @@ pub const RUNTIME_PROGRAMS: &[&str] = &[
     "rt_registered",
     "rt_symbols",
     "rt_managed",
+    "rt_virtual_memory",
 ];
 
 /// Programs that use the CUDA runtime find their results right.

@@ -157,6 +157,16 @@ fn a_vm_sees_its_own_gpus_memory_and_processes() {
     hold(&stack, result);
 }
 
+/// A descriptor of one VM's memory is nothing in another VM.
+#[test]
+fn exported_memory_stays_in_its_vm() {
+    let stack = stack(&[VmSpec::LOW, VmSpec::OTHER_LOW]);
+    let mut host = Host::new(&stack, 1);
+    let other = stack.socket(2);
+    let result = host.must(&format!("shared foreign {}", other.display()));
+    hold(&stack, result.map(drop));
+}
+
 /// What `libnvidia-ml.so.1` says where a VM has a quota, is quarantined, or has no GPU or no device at all.
 #[test]
 fn a_vm_is_shown_what_it_may_have() {

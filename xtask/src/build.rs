@@ -38,7 +38,15 @@ const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 pub const BARE_INITRAMFS: &str = "initramfs-bare.cpio";
 
 /// Of the programs in `tests/compat/cuda`, those that also run in a guest on the software GPU, as `rt_NAME`.
-const RUNTIME_PROGRAMS: [&str; 6] = ["vadd", "reduce", "pinned", "registered", "symbols", "managed"];
+const RUNTIME_PROGRAMS: [&str; 7] = [
+    "vadd",
+    "reduce",
+    "pinned",
+    "registered",
+    "symbols",
+    "managed",
+    "virtual_memory",
+];
 
 /// How Rust code is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

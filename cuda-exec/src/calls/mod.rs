@@ -18,6 +18,7 @@ mod node;
 mod peer;
 mod pool;
 mod rows;
+mod shares;
 mod stream;
 mod stream_memory;
 mod tensor_map;
@@ -26,9 +27,9 @@ mod virtual_memory;
 
 pub use array::{Array, Mipmapped};
 pub use host_fn::Slots;
-pub use ipc::Shares;
 pub use link::Link;
 pub use pool::{Pool, Pooled, admit_graphs, count_graphs, settle_pools};
+pub use shares::Shares;
 pub use texture::TextureObjects;
 pub use virtual_memory::Allocation;
 

@@ -9,9 +9,14 @@
 //! stream comes there. Nothing is refused by that which was to be carried out: whoever uses it in another stream has to do so
 //! before an event that the freeing stream waits for, so that record was written, and had returned, before this one, and was
 //! run before it (see DEPS).
+//!
+//! A pool that is exported, or was imported, gives nothing back before it is destroyed. It counts in each process for what libcuda
+//! says that it has reserved there: in one that has imported it, for what it has of the allocations that were imported, each of
+//! which is let in like one of its own. So the memory of such an allocation counts as long as any process has it.
 use super::memory::freed;
+use super::shares::{Bytes, Part, Token, What, token};
 use super::{BAD_HANDLE, answered};
-use crate::cuda::Raw;
+use crate::cuda::{PointerData, Raw};
 use crate::device_memory::{GraphMemory, Owner};
 use crate::dispatch::handlers_of;
 use crate::limits::{Charge, Limits};
@@ -21,12 +26,15 @@ use crate::session::Session;
 use crate::window::Work;
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::calls::{cuMemAllocFromPoolAsync, cuMemFreeAsync};
-use vgpu_protocol::limits::ACCESSES_MAX;
+use vgpu_protocol::host::SHARE_LEN;
+use vgpu_protocol::limits::{ACCESSES_MAX, ARENA_LEN, WINDOW_LEN};
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::{Access, Location, PoolProps};
+use vgpu_protocol::structs::{Access, HANDLE_TYPE_FILE, Location, PoolProps};
 use zerocopy::FromBytes;
 
 /// CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, _RESERVED_MEM_CURRENT, _USED_MEM_CURRENT.
@@ -36,13 +44,36 @@ const USED: i32 = 7;
 /// CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT.
 const GRAPHS_RESERVED: i32 = 2;
 
+/// What kind of pool one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A device's default pool, which stays with it.
+    Default,
+    /// The guest's own.
+    Own,
+    /// The same, and it may be exported.
+    Shareable,
+    /// Another process' pool, found by that token.
+    Imported(Bytes),
+}
+
+impl Kind {
+    /// Whether it gives nothing back before it is destroyed.
+    fn keeps_all(self) -> bool {
+        matches!(self, Self::Shareable | Self::Imported(_))
+    }
+}
+
 /// A pool.
 pub struct Pool {
     session: &'static Session,
     raw: Raw,
     gpu: u32,
-    /// It is no device's default pool.
-    owned: bool,
+    kind: Kind,
+    /// What it is imported by.
+    token: Token,
+    /// If it was imported.
+    _part: Option<Part>,
     /// What it has reserved, as last seen. Held while memory of it is allocated.
     charge: Mutex<Charge>,
     /// What it keeps of what is freed, in bytes.
@@ -60,12 +91,14 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    fn new(session: &'static Session, raw: Raw, gpu: u32, owned: bool) -> Self {
+    fn new(session: &'static Session, raw: Raw, gpu: u32, kind: Kind) -> Self {
         Self {
             session,
             raw,
             gpu,
-            owned,
+            kind,
+            token: Token::default(),
+            _part: matches!(kind, Kind::Imported(_)).then(|| session.shares.part()),
             charge: Mutex::new(Limits::nothing(gpu)),
             threshold: AtomicU64::new(0),
             has_freed: AtomicBool::new(false),
@@ -103,7 +136,10 @@ impl Pool {
     /// Gives back what is not in use beyond `keep` bytes.
     fn trim(&self, charge: &mut Charge, keep: u64) -> Result<(), Code> {
         let session = self.session;
-        let trimmed = session.relaxed(|| session.cuda.memories.pool_trim(self.raw, keep as usize));
+        let trimmed = match self.kind {
+            Kind::Imported(_) => Ok(()),
+            _ => session.relaxed(|| session.cuda.memories.pool_trim(self.raw, keep as usize)),
+        };
         self.recount(charge);
         trimmed
     }
@@ -130,8 +166,11 @@ impl Pool {
         let limits = &self.session.limits;
         let mut charge = self.charge();
         self.recount(&mut charge);
-        // What it has and does not use may do, or not, if that lies in pieces.
-        let spare = self.attribute(RESERVED)?.saturating_sub(self.attribute(USED)?);
+        // What it has and does not use may do, or not, if that lies in pieces. What is imported is memory of its own.
+        let spare = match self.kind {
+            Kind::Imported(_) => 0,
+            _ => self.attribute(RESERVED)?.saturating_sub(self.attribute(USED)?),
+        };
         let grows = bytes.saturating_sub(spare);
         if grows > 0 && !limits.grow(&mut charge, grows) {
             self.trim(&mut charge, 0)?;
@@ -157,14 +196,20 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if !self.owned {
-            // The device's own stays with it.
-            self.session.limits.give(*self.charge());
+        let charge = *self.charge();
+        if self.kind == Kind::Default {
+            self.session.limits.give(charge);
             return;
         }
-        // Streams may still have to come to where the last of it is freed: until then it counts.
-        let charge = *self.charge();
-        self.session.pooled.dying().push((self.raw, charge));
+        self.token.withdraw(&self.session.shares, What::Pool);
+        // Until the last of it is free it counts.
+        let (raw, keeps_all) = (self.raw, self.kind.keeps_all());
+        let dying = Dying {
+            raw,
+            charge,
+            keeps_all,
+        };
+        self.session.pooled.dying().push(dying);
         self.session.pooled.settle(self.session);
     }
 }
@@ -209,11 +254,18 @@ pub fn allocate(session: &Session, gpu: u32, bytes: u64) -> Result<Charge, Code>
     session.limits.allocate(gpu, bytes, || trim_all(session, gpu))
 }
 
+/// A pool that is destroyed and has no allocation left; streams may still have to come to where the last of it is freed.
+struct Dying {
+    raw: Raw,
+    charge: Charge,
+    /// It gives nothing back before libcuda has destroyed it, too.
+    keeps_all: bool,
+}
+
 /// Memory of pools that are destroyed and still in use, and of graphs.
 #[derive(Default)]
 pub struct Pooled {
-    /// Pools that have no allocation left, and what they count for.
-    dying: Mutex<Vec<(Raw, Charge)>>,
+    dying: Mutex<Vec<Dying>>,
     /// There are graphs that allocate.
     graphs: AtomicBool,
     /// What the graphs on each GPU count for.
@@ -244,24 +296,31 @@ impl Pooled {
         self.live().remove(&address);
     }
 
-    fn dying(&self) -> MutexGuard<'_, Vec<(Raw, Charge)>> {
+    fn dying(&self) -> MutexGuard<'_, Vec<Dying>> {
         self.dying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Destroys the pools of which nothing is in use any more.
     fn settle(&self, session: &Session) {
         let memories = &session.cuda.memories;
-        self.dying().retain_mut(|(raw, charge)| {
-            session.survive(session.relaxed(|| memories.pool_trim(*raw, 0)));
-            let mut reserved = 0;
-            // SAFETY: a place for the longest of the attributes, which outlives the call.
-            let told = unsafe { memories.pool_get_attribute(*raw, RESERVED, &mut reserved) };
-            session.survive(told);
-            session.limits.recount(charge, reserved);
-            if reserved == 0 {
-                session.survive(memories.pool_destroy(*raw));
+        self.dying().retain_mut(|pool| {
+            if !pool.keeps_all {
+                session.survive(session.relaxed(|| memories.pool_trim(pool.raw, 0)));
             }
-            reserved != 0
+            let attribute = |which| {
+                let mut value = 0;
+                // SAFETY: a place for the longest of the attributes, which outlives the call.
+                session.survive(unsafe { memories.pool_get_attribute(pool.raw, which, &mut value) });
+                value
+            };
+            let reserved = attribute(RESERVED);
+            let left = if pool.keeps_all { attribute(USED) } else { reserved };
+            if left == 0 {
+                session.survive(memories.pool_destroy(pool.raw));
+            }
+            let counts = if left == 0 { 0 } else { reserved };
+            session.limits.recount(&mut pool.charge, counts);
+            left != 0
         });
     }
 }
@@ -337,6 +396,44 @@ pub fn location(device: i32) -> Location {
     }
 }
 
+/// The descriptor that `export` has libcuda put into a place.
+pub fn exported(export: impl FnOnce(*mut c_void) -> Result<(), Code>) -> Result<OwnedFd, Code> {
+    let mut descriptor = -1i32;
+    export((&raw mut descriptor).cast())?;
+    if descriptor < 0 {
+        return Err(result::UNKNOWN);
+    }
+    // SAFETY: libcuda has just made it, for its caller to close.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Imports an allocation of another process' pool; libcuda's address of it must lie where the guest left room.
+fn import_pointer(session: &Session, pool: &Pool, handle: Bytes) -> Result<(u64, u64), Code> {
+    let memories = &session.cuda.memories;
+    let (mut pointer, mut base, mut bytes) = (0, 0, 0);
+    let mut data = PointerData(handle);
+    // SAFETY: two places that outlive the call. What the second holds came from libcuda, in the process that exported the pool.
+    unsafe { memories.pool_import_pointer(&mut pointer, pool.raw, &mut data) }?;
+    // SAFETY: two places that outlive the call.
+    let range = unsafe { memories.address_range(&mut base, &mut bytes, pointer) };
+    let bytes = bytes as u64;
+    let room = session.memory.window() + ARENA_LEN..session.memory.window() + WINDOW_LEN;
+    let end = pointer.checked_add(bytes);
+    if session.memory.view().device().pooled(pointer).is_some() {
+        // Who has it already goes on using it.
+        return Err(result::INVALID_VALUE);
+    }
+    let is_inside = pointer >= room.start && end.is_some_and(|end| end <= room.end);
+    if range.is_ok() && base == pointer && is_inside {
+        return Ok((pointer, bytes));
+    }
+    log::error!(
+        "a pool's memory at {pointer:#x} is {bytes} bytes at {base:#x}: not where the guest left room"
+    );
+    session.survive(session.cuda.mem_free(pointer));
+    Err(result::OUT_OF_MEMORY)
+}
+
 /// The accesses in a blob, of GPUs of the session.
 pub fn accesses(session: &Session, blob: &[u8]) -> Result<Vec<Access>, Code> {
     let found = <[Access]>::ref_from_bytes(blob).map_err(|_| result::INVALID_VALUE)?;
@@ -367,7 +464,7 @@ handlers_of! {
         if session.objects.pools.all().iter().any(is_known) {
             return Err(BAD_HANDLE);
         }
-        let pool = Pool::new(session, raw, arguments.device, false);
+        let pool = Pool::new(session, raw, arguments.device, Kind::Default);
         session.objects.pools.insert(arguments.pool, pool).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
     }
@@ -378,11 +475,16 @@ handlers_of! {
         pools.check_new(arguments.pool).map_err(|_| BAD_HANDLE)?;
         let device = session.cuda.device(arguments.device)?;
         let usage = u16::try_from(arguments.usage).map_err(|_| result::INVALID_VALUE)?;
-        let props = PoolProps::new(location(device), arguments.most as usize, usage);
+        let kind = match arguments.handle_types {
+            0 => Kind::Own,
+            HANDLE_TYPE_FILE => Kind::Shareable,
+            _ => return Err(result::NOT_SUPPORTED.into()),
+        };
+        let props = PoolProps::new(location(device), arguments.most as usize, usage, arguments.handle_types);
         let mut raw = 0;
         // SAFETY: two places that outlive the call.
         unsafe { session.cuda.memories.pool_create(&mut raw, &props) }?;
-        let pool = Pool::new(session, raw, arguments.device, true);
+        let pool = Pool::new(session, raw, arguments.device, kind);
         pools.insert(arguments.pool, pool).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
     }
@@ -391,7 +493,7 @@ handlers_of! {
     cuMemPoolDestroy(ring, arguments) {
         let pools = &ring.session.objects.pools;
         let pool = pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
-        if !pool.owned {
+        if pool.kind == Kind::Default {
             return Err(result::INVALID_VALUE.into());
         }
         pools.remove(arguments.pool);
@@ -500,6 +602,7 @@ handlers_of! {
         let session = ring.session;
         let stream = ring.stream(cuMemFreeAsync::OP, arguments.stream)?;
         let device = session.memory.remove_allocation(arguments.pointer).ok_or(result::INVALID_VALUE)?;
+        session.shares.withdraw(arguments.pointer);
         let free = |raw, to: &mut To<'_>| {
             session.cuda.memories.free_async(arguments.pointer, raw)?;
             match to {
@@ -519,5 +622,89 @@ handlers_of! {
         }
         freed(session, device.owner);
         Ok(Out {})
+    }
+
+    /// The pool must have been exported, as natively.
+    cuMemPoolExportPointer(ring, arguments, _blob, reply) {
+        let session = ring.session;
+        let _context = ring.context();
+        let pointer = arguments.pointer;
+        let pooled = session.memory.view().device().pooled(pointer);
+        let (bytes, pool) = pooled.ok_or(result::INVALID_VALUE)?;
+        let of = pool.token.made().ok_or(result::INVALID_VALUE)?;
+        let export = || {
+            let mut data = PointerData([0; SHARE_LEN]);
+            // SAFETY: a place that outlives the call; the pointer was just looked up, and libcuda only looks it up as well.
+            unsafe { session.cuda.memories.pool_export_pointer(&mut data, pointer) }?;
+            Ok(data.0)
+        };
+        reply.extend_from_slice(&session.shares.publish_memory(What::Pointer, pointer, bytes, of, export)?);
+        Ok(Out {})
+    }
+
+    cuMemPoolExportToShareableHandle(ring, arguments, _blob, reply) {
+        let session = ring.session;
+        let pool = session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        if pool.kind != Kind::Shareable {
+            return Err(result::INVALID_VALUE.into());
+        }
+        let memories = &session.cuda.memories;
+        let token = pool.token.get(&session.shares, What::Pool, 0, || {
+            // SAFETY: `exported` gives a place for a descriptor that outlives the call.
+            exported(|place| unsafe { memories.pool_export(place, pool.raw, HANDLE_TYPE_FILE, 0) })
+        })?;
+        reply.extend_from_slice(&token);
+        Ok(Out {})
+    }
+
+    cuMemPoolImportFromShareableHandle(ring, arguments, blob, _reply) {
+        let session = ring.session;
+        let memories = &session.cuda.memories;
+        let pools = &session.objects.pools;
+        pools.check_new(arguments.pool).map_err(|_| BAD_HANDLE)?;
+        let token = token(blob)?;
+        let found = session.shares.find(What::Pool, token)?;
+        let raw = memories.pool_import(found.file()?.as_raw_fd() as usize, HANDLE_TYPE_FILE, 0)?;
+        // A pool does not tell where it is; its memory can be accessed from there, and from nowhere else yet.
+        let mut gpus = 0..session.cuda.gpus().len() as u32;
+        let is_there = |gpu: &u32| {
+            let mut flags = 0;
+            let device = session.cuda.device(*gpu);
+            let told = device.and_then(|device| {
+                // SAFETY: two places that outlive the call.
+                unsafe { memories.pool_get_access(&mut flags, raw, &location(device)) }
+            });
+            told.is_ok() && flags != 0
+        };
+        let Some(device) = gpus.find(is_there) else {
+            session.survive(memories.pool_destroy(raw));
+            return Err(result::INVALID_DEVICE.into());
+        };
+        let pool = Pool::new(session, raw, device, Kind::Imported(token));
+        pools.insert(arguments.pool, pool).map_err(|_| BAD_HANDLE)?;
+        Ok(Out { device })
+    }
+
+    cuMemPoolImportPointer(ring, arguments, blob, _reply) {
+        let session = ring.session;
+        let context = ring.context()?;
+        let pool = session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
+        let Kind::Imported(of) = pool.kind else {
+            return Err(result::INVALID_VALUE.into());
+        };
+        let found = session.shares.find_part(What::Pointer, token(blob)?, of)?;
+        let bytes = Cell::new(0);
+        let import = || {
+            let (pointer, len) = import_pointer(session, &pool, found.handle)?;
+            bytes.set(len);
+            session.memory.add_device(pointer, len, context.id, Owner::Pool(pool.clone()));
+            Ok(pointer)
+        };
+        let pointer = pool.allocate(found.len, import, |pointer| {
+            session.memory.remove_allocation(pointer);
+            Ok(session.cuda.mem_free(pointer)?)
+        })?;
+        super::memory::still_there(session, &context, pointer)?;
+        Ok(Out { pointer, bytes: bytes.get() })
     }
 }

@@ -2,17 +2,24 @@
 //!
 //! Addresses must lie where the guest left room for the device's memory. libcuda takes them where it likes, so it is asked again
 //! with addresses of our own until one is.
+//!
+//! Memory that is exported counts for every process that has it, in full: for the one that made it and for each that has imported
+//! it. So it counts as long as it is there: a process that lets go of it stops counting it, and it goes on counting for whoever
+//! keeps it there. What else could keep it, the descriptor in the backend's table, is closed before it stops counting here.
 use super::BAD_HANDLE;
-use super::pool::{accesses, allocate, location};
+use super::pool::{accesses, allocate, exported, location};
+use super::shares::{Bytes, Part, Token, What, token};
 use crate::device_memory::Owner;
 use crate::dispatch::handlers_of;
-use crate::limits::Charge;
+use crate::limits::{Charge, Limits};
 use crate::ring::Failure;
 use crate::session::Session;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use vgpu_protocol::calls::{cuMemCreate, cuMemGetAllocationGranularity};
 use vgpu_protocol::limits::{ARENA_LEN, WINDOW_LEN};
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::AllocationProps;
+use vgpu_protocol::structs::{AllocationProps, HANDLE_TYPE_FILE, Location};
 
 /// Addresses that libcuda is asked for, before there is no room.
 const NEAR: u64 = 16;
@@ -33,7 +40,36 @@ pub struct Allocation {
 struct Made {
     session: &'static Session,
     raw: u64,
+    bytes: u64,
     charge: Charge,
+    token: Token,
+    /// If it was imported.
+    _part: Option<Part>,
+}
+
+impl Allocation {
+    fn new(session: &'static Session, raw: u64, bytes: u64, charge: Charge, part: Option<Part>) -> Self {
+        let made = Made {
+            session,
+            raw,
+            bytes,
+            charge,
+            token: Token::default(),
+            _part: part,
+        };
+        Self { made: Some(made) }
+    }
+
+    /// The token that other processes import it by.
+    fn export(&self) -> Result<Bytes, Code> {
+        let made = self.made.as_ref().ok_or(result::INVALID_VALUE)?;
+        made.token
+            .get(&made.session.shares, What::Allocation, made.bytes, || {
+                let memories = &made.session.cuda.memories;
+                // SAFETY: `exported` gives a place for a descriptor that outlives the call.
+                exported(|place| unsafe { memories.export_handle(place, made.raw, HANDLE_TYPE_FILE, 0) })
+            })
+    }
 }
 
 impl std::fmt::Debug for Allocation {
@@ -53,9 +89,11 @@ impl Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        if let Some(Made { session, raw, charge }) = &self.made {
-            session.survive(session.cuda.memories.release(*raw));
-            session.limits.give(*charge);
+        if let Some(made) = &self.made {
+            let session = made.session;
+            made.token.withdraw(&session.shares, What::Allocation);
+            session.survive(session.cuda.memories.release(made.raw));
+            session.limits.give(made.charge);
         }
     }
 }
@@ -67,13 +105,18 @@ fn props(
     compression: u32,
     rdma: u32,
     usage: u32,
+    handle_types: u32,
 ) -> Result<AllocationProps, Code> {
     let bad = |_| result::INVALID_VALUE;
+    if handle_types & !HANDLE_TYPE_FILE != 0 {
+        return Err(result::NOT_SUPPORTED);
+    }
     Ok(AllocationProps::new(
         location(session.cuda.device(device)?),
         compression.try_into().map_err(bad)?,
         rdma.try_into().map_err(bad)?,
         usage.try_into().map_err(bad)?,
+        handle_types,
     ))
 }
 
@@ -139,8 +182,8 @@ handlers_of! {
         let session = ring.session;
         let allocations = &session.objects.allocations;
         allocations.check_new(arguments.allocation).map_err(|_| BAD_HANDLE)?;
-        let device = arguments.device;
-        let props = props(session, device, arguments.compression, arguments.rdma, arguments.usage)?;
+        let cuMemCreate::In { device, compression, rdma, usage, handle_types, .. } = arguments;
+        let props = props(session, device, compression, rdma, usage, handle_types)?;
         // It needs no context; where there is one it is that of the software GPU's books.
         let _context = ring.context();
         let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
@@ -149,7 +192,7 @@ handlers_of! {
         // SAFETY: two places that outlive the call.
         let made = unsafe { session.cuda.memories.create(&mut raw, bytes, &props, 0) };
         made.inspect_err(|_| session.limits.give(charge))?;
-        let allocation = Allocation { made: Some(Made { session, raw, charge }) };
+        let allocation = Allocation::new(session, raw, arguments.bytes, charge, None);
         allocations.insert(arguments.allocation, allocation).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
     }
@@ -161,7 +204,8 @@ handlers_of! {
 
     cuMemGetAllocationGranularity(ring, arguments) {
         let session = ring.session;
-        let props = props(session, arguments.device, arguments.compression, arguments.rdma, arguments.usage)?;
+        let cuMemGetAllocationGranularity::In { device, compression, rdma, usage, handle_types, .. } = arguments;
+        let props = props(session, device, compression, rdma, usage, handle_types)?;
         let mut bytes = 0;
         // SAFETY: two places that outlive the call.
         unsafe { session.cuda.memories.granularity(&mut bytes, &props, arguments.option) }?;
@@ -229,5 +273,39 @@ handlers_of! {
         // SAFETY: two places that outlive the call.
         unsafe { session.cuda.memories.get_access(&mut flags, &location, arguments.pointer) }?;
         Ok(Out { flags })
+    }
+    cuMemExportToShareableHandle(ring, arguments, _blob, reply) {
+        let allocation = ring.session.objects.allocations.get(arguments.allocation).ok_or(BAD_HANDLE)?;
+        reply.extend_from_slice(&allocation.export()?);
+        Ok(Out {})
+    }
+
+    cuMemImportFromShareableHandle(ring, arguments, blob, _reply) {
+        let session = ring.session;
+        let memories = &session.cuda.memories;
+        let allocations = &session.objects.allocations;
+        allocations.check_new(arguments.allocation).map_err(|_| BAD_HANDLE)?;
+        let found = session.shares.find(What::Allocation, token(blob)?)?;
+        let raw = memories.import_handle(found.file()?.as_raw_fd() as usize, HANDLE_TYPE_FILE)?;
+        // It is let go of again if anything is wrong with it, and the guest gets it when it is counted.
+        let mut allocation = Allocation::new(session, raw, found.len, Limits::nothing(0), Some(session.shares.part()));
+        let mut props = AllocationProps::new(Location::of_device(0), 0, 0, 0, 0);
+        // SAFETY: a place that outlives the call.
+        unsafe { memories.properties(&mut props, raw) }?;
+        if props.location.kind != Location::DEVICE {
+            return Err(result::NOT_SUPPORTED.into());
+        }
+        let device = session.cuda.gpu_of(props.location.id)?;
+        let charge = allocate(session, device, found.len)?;
+        if let Some(made) = &mut allocation.made {
+            made.charge = charge;
+        }
+        allocations.insert(arguments.allocation, allocation).map_err(|_| BAD_HANDLE)?;
+        Ok(Out {
+            device,
+            compression: props.compression.into(),
+            rdma: props.rdma.into(),
+            usage: props.usage.into(),
+        })
     }
 }

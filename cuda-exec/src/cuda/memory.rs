@@ -10,6 +10,11 @@ use vgpu_protocol::structs::{Access, AllocationProps, Location, Memcpy3D, PoolPr
 #[repr(C)]
 pub struct IpcHandle(pub [u8; SHARE_LEN]);
 
+/// A CUmemPoolPtrExportData.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PointerData(pub [u8; SHARE_LEN]);
+
 group! {
     /// Functions of these topics.
     Memories {
@@ -37,6 +42,15 @@ group! {
         plain unmap = "cuMemUnmap" (pointer: u64, bytes: usize);
         raw set_access = "cuMemSetAccess" (pointer: u64, bytes: usize, accesses: *const Access, len: usize);
         raw get_access = "cuMemGetAccess" (flags: *mut u64, location: *const Location, pointer: u64);
+        raw export_handle = "cuMemExportToShareableHandle" (place: *mut c_void, handle: u64, kind: u32, flags: u64);
+        /// A descriptor is a number in the place of a pointer: one that is not libcuda's is an error.
+        first import_handle = "cuMemImportFromShareableHandle" (descriptor: usize, kind: u32) -> u64;
+        raw properties = "cuMemGetAllocationPropertiesFromHandle" (props: *mut AllocationProps, handle: u64);
+        raw pool_export = "cuMemPoolExportToShareableHandle" (place: *mut c_void, pool: Raw, kind: u32, flags: u64);
+        /// As [`Self::import_handle`].
+        first pool_import = "cuMemPoolImportFromShareableHandle" (descriptor: usize, kind: u32, flags: u64) -> Raw;
+        raw pool_export_pointer = "cuMemPoolExportPointer" (data: *mut PointerData, pointer: u64);
+        raw pool_import_pointer = "cuMemPoolImportPointer" (pointer: *mut u64, pool: Raw, data: *mut PointerData);
         raw granularity = "cuMemGetAllocationGranularity" (bytes: *mut usize, props: *const AllocationProps, option: u32);
         plain enable_peer = "cuCtxEnablePeerAccess" (context: Raw, flags: u32);
         plain disable_peer = "cuCtxDisablePeerAccess" (context: Raw);
@@ -85,6 +99,7 @@ mod tests {
         assert_eq!(size_of::<Location>(), size_of::<sys::CUmemLocation>());
         assert_eq!(size_of::<IpcHandle>(), size_of::<sys::CUipcMemHandle>());
         assert_eq!(size_of::<IpcHandle>(), size_of::<sys::CUipcEventHandle>());
+        assert_eq!(size_of::<PointerData>(), size_of::<sys::CUmemPoolPtrExportData>());
         assert_eq!(size_of::<PoolProps>(), size_of::<sys::CUmemPoolProps>());
         assert_eq!(
             offset_of!(PoolProps, location),

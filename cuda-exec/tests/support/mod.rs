@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 pub mod program;
+pub mod shares;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, SealFlags, ftruncate, memfd_create};
@@ -117,6 +118,8 @@ pub struct Exec {
     sequence: u32,
     pub memory: Memory,
     pub event: OwnedFd,
+    /// What it asks of the backend's table; a test that lets it ask answers.
+    pub shares: OwnedFd,
     doorbells: Vec<OwnedFd>,
     heads: [u64; 8],
     /// Calls made so far.
@@ -190,8 +193,8 @@ impl Exec {
         // The first is where executables lie, and never free.
         start.windows[..2].copy_from_slice(&[0x5400_0000_0000, WINDOW]);
         let event = exec.event.try_clone().unwrap();
-        // Nobody answers what is asked there.
-        let (_, shares) = pair();
+        let (ours, shares) = pair();
+        exec.shares = ours;
         let window = exec
             .ask(
                 ExecKind::Start,
@@ -236,6 +239,7 @@ impl Exec {
             child,
             backend,
             sequence: 0,
+            shares: pair().0,
             memory: Memory::new(MEMORY_LEN),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
             doorbells: (0..8)

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 pub enum Origin {
     /// The program allocated it, or it is a module's variable.
     Own,
+    /// The program allocated it of a pool, or another process did and it was imported.
+    Pooled,
     /// A graph's allocation: the address is the graph's while that lives, whether the memory is freed or not.
     Graph,
     /// Memory that is mapped into a reserved range; what lies side by side is one range.
@@ -26,6 +28,8 @@ pub struct DeviceMemory {
     pub module: Option<u32>,
     /// Where it comes from.
     pub origin: Origin,
+    /// As what it may be exported (CUmemAllocationHandleType).
+    pub handle_types: u32,
     /// What no other memory of this process ever has.
     pub serial: u64,
 }
@@ -38,13 +42,14 @@ impl DeviceMemory {
             context,
             module: None,
             origin: Origin::Own,
+            handle_types: 0,
             serial: serial(),
         }
     }
 
     /// Whether the program frees it.
     pub fn is_allocation(&self) -> bool {
-        self.module.is_none() && matches!(self.origin, Origin::Own | Origin::Graph)
+        self.module.is_none() && matches!(self.origin, Origin::Own | Origin::Pooled | Origin::Graph)
     }
 }
 

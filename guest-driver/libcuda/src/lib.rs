@@ -35,6 +35,7 @@ mod primary;
 mod registered;
 mod ring;
 mod session;
+mod shared_file;
 mod staging;
 mod storage;
 mod text;

@@ -39,7 +39,8 @@
 //! `cuMemSetAccess` are [`crate::structs::Access`]es. `cuMemAddressReserve` may be asked for an address (`wanted`, 0 for any).
 //! `cuDeviceGetP2PAtomicCapabilities`' and `cuDeviceGetHostAtomicCapabilities`' blobs are CUatomicOperations, and what can be done of each.
 //! The blobs of the `cuIpc` calls are the handles that a guest's program sees: tokens of the host's. `left` says how often memory is
-//! still open.
+//! still open. So are those of the calls that export and import memory, pools and pointers; a program sees files with the first two
+//! in them. `handle_types` is [`crate::structs::HANDLE_TYPE_FILE`] for what is to be exported, else 0.
 //! `cuStreamIsCapturing` and the `Query` and `Synchronize` calls are for sessions in which a capture is under way: whether
 //! they are allowed then, and what they do to the capture, only the host's library knows. Completion is told by fences.
 
@@ -274,17 +275,17 @@ macro_rules! for_each_call {
             call 0x0242 cuMemFreeAsync { cuMemFreeAsync: 11020 } { cuMemFreeAsync_ptsz: 11020 } (pointer: u64, stream: u64) -> () [];
             local 0 cuMemGetDefaultMemPool { cuMemGetDefaultMemPool: 13000 } {} () -> () [];
             local 0 cuMemGetMemPool { cuMemGetMemPool: 13000 } {} () -> () [];
-            call 0x0243 cuMemPoolCreate { cuMemPoolCreate: 11020 } {} (device: u32, most: u64, usage: u32, pool: u32) -> () [reply driver];
+            call 0x0243 cuMemPoolCreate { cuMemPoolCreate: 11020 } {} (device: u32, most: u64, usage: u32, handle_types: u32, pool: u32) -> () [reply driver];
             call 0x0244 cuMemPoolDestroy { cuMemPoolDestroy: 11020 } {} (pool: u32) -> () [reply driver];
-            none 0 cuMemPoolExportPointer { cuMemPoolExportPointer: 11020 } {} () -> () [descriptor];
-            none 0 cuMemPoolExportToShareableHandle { cuMemPoolExportToShareableHandle: 11020 } {} () -> () [descriptor];
             call 0x0245 cuMemPoolGetAccess { cuMemPoolGetAccess: 11020 } {} (pool: u32, device: u32) -> (flags: u32) [reply];
             call 0x0246 cuMemPoolGetAttribute { cuMemPoolGetAttribute: 11020 } {} (pool: u32, attribute: i32) -> (value: u64) [reply];
-            none 0 cuMemPoolImportFromShareableHandle { cuMemPoolImportFromShareableHandle: 11020 } {} () -> () [descriptor];
-            none 0 cuMemPoolImportPointer { cuMemPoolImportPointer: 11020 } {} () -> () [descriptor];
             call 0x0247 cuMemPoolSetAccess { cuMemPoolSetAccess: 11020 } {} (pool: u32) -> () [reply driver blob_in];
             call 0x0248 cuMemPoolSetAttribute { cuMemPoolSetAttribute: 11020 } {} (pool: u32, attribute: i32, value: u64) -> () [reply];
             call 0x0249 cuMemPoolTrimTo { cuMemPoolTrimTo: 11020 } {} (pool: u32, keep: u64) -> () [reply driver];
+            call 0x024a cuMemPoolExportPointer { cuMemPoolExportPointer: 11020 } {} (pointer: u64) -> () [reply driver blob_out];
+            call 0x024b cuMemPoolExportToShareableHandle { cuMemPoolExportToShareableHandle: 11020 } {} (pool: u32) -> () [reply driver blob_out];
+            call 0x024c cuMemPoolImportFromShareableHandle { cuMemPoolImportFromShareableHandle: 11020 } {} (pool: u32) -> (device: u32) [reply driver blob_in];
+            call 0x024d cuMemPoolImportPointer { cuMemPoolImportPointer: 11020 } {} (pool: u32) -> (pointer: u64, bytes: u64) [reply driver blob_in];
             local 0 cuMemSetMemPool { cuMemSetMemPool: 13000 } {} () -> () [];
             // Managed memory.
             local 0 cuMemAdvise { cuMemAdvise: 8000, cuMemAdvise_v2: 12020 } {} () -> () [];
@@ -299,18 +300,18 @@ macro_rules! for_each_call {
             // Virtual memory management, multicast.
             call 0x0270 cuMemAddressFree { cuMemAddressFree: 10020 } {} (pointer: u64, bytes: u64) -> () [reply driver];
             call 0x0271 cuMemAddressReserve { cuMemAddressReserve: 10020 } {} (bytes: u64, alignment: u64, wanted: u64) -> (pointer: u64) [reply driver];
-            call 0x0272 cuMemCreate { cuMemCreate: 10020 } {} (bytes: u64, device: u32, compression: u32, rdma: u32, usage: u32, allocation: u32) -> () [reply driver];
-            none 0 cuMemExportToShareableHandle { cuMemExportToShareableHandle: 10020 } {} () -> () [descriptor];
+            call 0x0272 cuMemCreate { cuMemCreate: 10020 } {} (bytes: u64, device: u32, compression: u32, rdma: u32, usage: u32, handle_types: u32, allocation: u32) -> () [reply driver];
             call 0x0273 cuMemGetAccess { cuMemGetAccess: 10020 } {} (pointer: u64, device: u32) -> (flags: u64) [reply];
-            call 0x0274 cuMemGetAllocationGranularity { cuMemGetAllocationGranularity: 10020 } {} (device: u32, compression: u32, rdma: u32, usage: u32, option: u32) -> (bytes: u64) [reply unordered];
+            call 0x0274 cuMemGetAllocationGranularity { cuMemGetAllocationGranularity: 10020 } {} (device: u32, compression: u32, rdma: u32, usage: u32, handle_types: u32, option: u32) -> (bytes: u64) [reply unordered];
             local 0 cuMemGetAllocationPropertiesFromHandle { cuMemGetAllocationPropertiesFromHandle: 10020 } {} () -> () [];
-            none 0 cuMemImportFromShareableHandle { cuMemImportFromShareableHandle: 10020 } {} () -> () [descriptor];
             call 0x0275 cuMemMap { cuMemMap: 10020 } {} (pointer: u64, bytes: u64, offset: u64, allocation: u32) -> () [reply driver];
             none 0 cuMemMapArrayAsync { cuMemMapArrayAsync: 11010 } { cuMemMapArrayAsync_ptsz: 11010 } () -> () [missing];
             call 0x0276 cuMemRelease { cuMemRelease: 10020 } {} (allocation: u32) -> () [reply driver];
             local 0 cuMemRetainAllocationHandle { cuMemRetainAllocationHandle: 11000 } {} () -> () [];
             call 0x0277 cuMemSetAccess { cuMemSetAccess: 10020 } {} (pointer: u64, bytes: u64) -> () [reply driver blob_in];
             call 0x0278 cuMemUnmap { cuMemUnmap: 10020 } {} (pointer: u64, bytes: u64) -> () [reply driver];
+            call 0x0279 cuMemExportToShareableHandle { cuMemExportToShareableHandle: 10020 } {} (allocation: u32) -> () [reply driver blob_out];
+            call 0x027a cuMemImportFromShareableHandle { cuMemImportFromShareableHandle: 10020 } {} (allocation: u32) -> (device: u32, compression: u32, rdma: u32, usage: u32) [reply driver blob_in];
             none 0 cuMulticastAddDevice { cuMulticastAddDevice: 12010 } {} () -> () [hardware];
             none 0 cuMulticastBindAddr { cuMulticastBindAddr: 12010 } {} () -> () [hardware];
             none 0 cuMulticastBindMem { cuMulticastBindMem: 12010 } {} () -> () [hardware];

@@ -70,6 +70,9 @@ pub fn extent([width, height, depth]: [u64; 3], pitch: u64, rows: u64) -> Option
 /// CU_MEM_ALLOCATION_TYPE_PINNED.
 const PINNED: u32 = 1;
 
+/// CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR: memory that is to be exported to other processes as a file. There is no other way.
+pub const HANDLE_TYPE_FILE: u32 = 1;
+
 /// What a pool is to be (CUmemPoolProps).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -92,10 +95,10 @@ pub struct PoolProps {
 
 impl PoolProps {
     /// A pool of a device's memory, at most that many bytes of it, or 0.
-    pub fn new(location: Location, most: usize, usage: u16) -> Self {
+    pub fn new(location: Location, most: usize, usage: u16, handle_types: u32) -> Self {
         Self {
             kind: PINNED,
-            handle_types: 0,
+            handle_types,
             location,
             security: 0,
             most,
@@ -134,10 +137,10 @@ pub struct AllocationProps {
 
 impl AllocationProps {
     /// Memory of a device.
-    pub fn new(location: Location, compression: u8, rdma: u8, usage: u16) -> Self {
+    pub fn new(location: Location, compression: u8, rdma: u8, usage: u16, handle_types: u32) -> Self {
         Self {
             kind: PINNED,
-            handle_types: 0,
+            handle_types,
             location,
             win32: 0,
             compression,

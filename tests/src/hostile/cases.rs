@@ -8,7 +8,8 @@ use vgpu_protocol::limits::{ARENA_LEN, RING_DATA_LEN, STREAMS_MAX};
 use vgpu_protocol::result;
 use vgpu_protocol::ring::{self, RecordHeader, op};
 use vgpu_protocol::structs::{
-    Access, Array3DDescriptor, Copy3D, CopySide, Location, ResourceDesc, TensorShape, TextureDesc,
+    Access, Array3DDescriptor, Copy3D, CopySide, HANDLE_TYPE_FILE, Location, ResourceDesc, TensorShape,
+    TextureDesc,
 };
 use vgpu_protocol::words::handle::STREAM_LEGACY;
 use zerocopy::IntoBytes;
@@ -84,7 +85,9 @@ const MAKERS: &[(&str, &str)] = &[
     ("cuLinkCreate", "link"),
     ("cuDeviceGetDefaultMemPool", "pool"),
     ("cuMemPoolCreate", "pool"),
+    ("cuMemPoolImportFromShareableHandle", "pool"),
     ("cuMemCreate", "allocation"),
+    ("cuMemImportFromShareableHandle", "allocation"),
     ("cuGraphCreate", "graph"),
     ("cuGraphClone", "clone"),
     ("cuGraphChildGraphNodeGetGraph", "graph"),
@@ -153,8 +156,9 @@ const REGISTERED: u64 = WINDOW + PROGRAM_AT + PROGRAM_LEN / 2 + 100;
 const GRANULE: u64 = 2 << 20;
 /// Bytes of a fixture's device memory.
 pub const DEVICE_LEN: u64 = 4096;
-/// The number of each of a fixture's objects, and one that nothing has.
+/// The number of each of a fixture's objects, of the pool that it has imported, and one that nothing has.
 const OLD: u64 = 1;
+const IMPORTED: u64 = 27;
 const FREE: u64 = 29;
 const PTX: &str = include_str!("../../../cuda-exec/tests/kernels.ptx");
 
@@ -171,6 +175,10 @@ pub struct Fixture {
     /// A texture and a surface.
     texture: u64,
     surface: u64,
+    /// An allocation of the pool.
+    pooled: u64,
+    /// What each call that imports takes: the call and the token.
+    tokens: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Fixture {
@@ -183,6 +191,8 @@ impl Fixture {
             mapped: 0,
             texture: 0,
             surface: 0,
+            pooled: 0,
+            tokens: Vec::new(),
         };
         fixture.must(session, "cuCtxCreate", &[("context", OLD)], &[])?;
         session.put(0, op::SET_CONTEXT, false, &[OLD], &[])?;
@@ -209,12 +219,33 @@ impl Fixture {
         fixture.must(session, "cuLinkAddData", &[], &[])?;
         fixture.must(session, "cuTensorMapEncodeTiled", &[], tensor_shape().as_bytes())?;
         fixture.map = session.blob(0);
-        fixture.must(session, "cuMemPoolCreate", &[("pool", OLD)], &[])?;
+        let shareable = ("handle_types", u64::from(HANDLE_TYPE_FILE));
+        fixture.must(session, "cuMemPoolCreate", &[("pool", OLD), shareable], &[])?;
+        fixture.must(session, "cuMemAllocFromPoolAsync", &[], &[])?;
+        fixture.pooled = session.results(0)[0];
         fixture.must(session, "cuMemAddressReserve", &[], &[])?;
         fixture.reserved = session.results(0)[0];
         fixture.must(session, "cuMemAddressReserve", &[], &[])?;
         fixture.mapped = session.results(0)[0];
-        fixture.must(session, "cuMemCreate", &[("allocation", OLD)], &[])?;
+        fixture.must(session, "cuMemCreate", &[("allocation", OLD), shareable], &[])?;
+        for (export, import) in [
+            ("cuMemExportToShareableHandle", "cuMemImportFromShareableHandle"),
+            (
+                "cuMemPoolExportToShareableHandle",
+                "cuMemPoolImportFromShareableHandle",
+            ),
+            ("cuMemPoolExportPointer", "cuMemPoolImportPointer"),
+        ] {
+            fixture.must(session, export, &[], &[])?;
+            fixture.tokens.push((import, session.blob(0)));
+        }
+        let token = fixture.token("cuMemPoolImportFromShareableHandle").to_vec();
+        fixture.must(
+            session,
+            "cuMemPoolImportFromShareableHandle",
+            &[("pool", IMPORTED)],
+            &token,
+        )?;
         fixture.must(session, "cuMemMap", &[("pointer", fixture.mapped)], &[])?;
         fixture.must(session, "cuMemSetAccess", &[], ACCESS.as_bytes())?;
         fixture.must(
@@ -271,6 +302,12 @@ impl Fixture {
         Ok(())
     }
 
+    /// What a call that imports takes; nothing for any other one.
+    fn token(&self, call: &str) -> &[u8] {
+        let found = self.tokens.iter().find(|(import, _)| *import == call);
+        found.map_or(&[], |(_, token)| token)
+    }
+
     /// Arguments that do no harm.
     pub fn words(&self, row: &Row) -> Vec<u64> {
         let arguments = 0..row.arguments.len();
@@ -282,6 +319,7 @@ impl Fixture {
         match row.kind(argument) {
             Kind::Handle if matches!(name, "node" | "source") => graphs::node(row.call.name),
             Kind::Handle if row.call.name == "cuGraphNodeFindInClone" => graphs::CLONE,
+            Kind::Handle if row.call.name == "cuMemPoolImportPointer" => IMPORTED,
             Kind::Handle if name == "texture" => self.texture,
             Kind::Handle if name == "surface" => self.surface,
             Kind::Handle | Kind::Stream => OLD,
@@ -295,6 +333,7 @@ impl Fixture {
             Kind::Length => 64,
             Kind::Pointer => match (row.call.name, name) {
                 (_, "image") => WINDOW + PLAIN_AT,
+                ("cuMemPoolExportPointer", _) => self.pooled,
                 ("cuMemHostRegister", _) => WINDOW + PROGRAM_AT + 10,
                 ("cuMemHostUnregister", _) => REGISTERED,
                 ("cuMemcpyDtoHAsync", "to") | ("cuMemcpyHtoDAsync", "from") => WINDOW + PINNED_AT,
@@ -355,6 +394,7 @@ impl Fixture {
             // Additions.
             "cuDeviceGetHostAtomicCapabilities" => 0u32.as_bytes().to_vec(),
             "cuMemPoolSetAccess" | "cuMemSetAccess" => ACCESS.as_bytes().to_vec(),
+            call if !self.token(call).is_empty() => self.token(call).to_vec(),
             "cuMemcpy3DAsync" => self.copy(self.device, WINDOW + PINNED_AT).as_bytes().to_vec(),
             call => graphs::blob(call).to_vec(),
         }
@@ -680,6 +720,22 @@ pub fn cases(
             &[0xff; 33],
             Expected::Anything,
         );
+    }
+    if !fixture.token(row.call.name).is_empty() {
+        // Guessed, of a wrong length, and what stands for something else.
+        let mut flipped = good_blob.to_vec();
+        flipped[0] ^= 1;
+        let mut bad = vec![vec![0; 64], vec![0xff; 64], flipped, good_blob[..63].to_vec()];
+        let others = fixture.tokens.iter().filter(|(_, token)| token != good_blob);
+        bad.extend(others.map(|(_, token)| token.clone()));
+        for token in bad {
+            add(
+                format!("a token that is none: {token:x?}"),
+                good.clone(),
+                &token,
+                Expected::Refused,
+            );
+        }
     }
     if row.call.name == "cuMemcpy3DAsync" {
         for bad in fixture.bad_copies(&foreign(fixture, executor)) {

@@ -3,7 +3,7 @@
 
 use super::abi::{CUresult, In, Out, Symbol, caught};
 use super::error::{self, Result};
-use super::memory::Range;
+use super::memory::{Origin, Range};
 use super::runtime::{Runtime, runtime};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -67,7 +67,12 @@ fn lock(pid: i32) -> Result {
 fn checkpoint(pid: i32) -> Result {
     let mut saved = saved();
     let runtime = own(pid, LOCKED)?;
-    for range in runtime.memory.on_devices() {
+    let ranges = runtime.memory.on_devices();
+    // What is not a context's, or not this process' alone, stays where it is: then so does everything.
+    if runtime.memory.is_shared() || ranges.iter().any(|range| range.origin == Origin::Mapped) {
+        return Err(error::NOT_SUPPORTED);
+    }
+    for range in ranges {
         // SAFETY: a live allocation, which nothing changes while the process is locked.
         let bytes = unsafe { std::slice::from_raw_parts(range.start as *const u8, range.len as usize) };
         saved.push((range, bytes.to_vec()));

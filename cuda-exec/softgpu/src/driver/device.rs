@@ -144,7 +144,9 @@ fn attribute(device: &Device, id: i32) -> Result<i32> {
         106 => 32,                                        // MAX_BLOCKS_PER_MULTIPROCESSOR
         111 => 1024,                                      // RESERVED_SHARED_MEMORY_PER_BLOCK
         113 => 1,                                         // READ_ONLY_HOST_REGISTER_SUPPORTED
+        103 => 1,                                         // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
         115 => 1,                                         // MEMORY_POOLS_SUPPORTED
+        119 => 1,                                         // MEMPOOL_SUPPORTED_HANDLE_TYPES: files
         122 | 123 => 1,                                   // the stream memory operations, second version
         133 => -1,                                        // NUMA_ID
         id if (1..=150).contains(&id) => 0,

@@ -2,7 +2,8 @@
 //!
 //! A device address is an address of the process. Each device has one window, reserved at the first
 //! allocation and mapped for good: what is freed there gives its pages back but stays mapped, so that no
-//! stale address can bring the process down.
+//! stale address can bring the process down. A pool that processes share has a window of its own, a file that each of them maps
+//! as a whole, until it is closed and nothing of it is allocated.
 
 use super::abi::{CUcontext, CUdeviceptr, Out, api};
 use super::context::{Context, current};
@@ -12,6 +13,7 @@ use crate::arbiter;
 use crate::ptx::interp::{self, Span};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 /// Allocations start at multiples of this and are rounded up to it.
@@ -60,6 +62,18 @@ pub struct Range {
 }
 
 impl Range {
+    fn on_device(context: &Context, start: u64, len: u64, origin: Origin) -> Self {
+        Self {
+            start,
+            len,
+            kind: Kind::Device,
+            context: context.handle,
+            ordinal: context.ordinal,
+            flags: 0,
+            origin,
+        }
+    }
+
     fn end(&self) -> u64 {
         self.start + self.len
     }
@@ -84,6 +98,17 @@ impl Range {
 pub struct Memory {
     ranges: RwLock<BTreeMap<u64, Range>>,
     windows: Mutex<BTreeMap<i32, Window>>,
+    /// By where they start.
+    shared: Mutex<BTreeMap<u64, SharedWindow>>,
+}
+
+/// The addresses of a pool that processes share.
+struct SharedWindow {
+    window: Window,
+    /// It is another process' pool, which says what of it is allocated.
+    imported: bool,
+    /// The pool itself, and allocations.
+    users: usize,
 }
 
 /// The addresses of one device.
@@ -92,18 +117,25 @@ struct Window {
     len: u64,
     /// Free stretches: start to length.
     free: BTreeMap<u64, u64>,
+    /// What gives pages back.
+    give_back: libc::c_int,
 }
 
 impl Window {
-    fn reserve(len: u64) -> Result<Window> {
+    /// Of memory of this process', or of a file.
+    fn reserve(len: u64, file: Option<&OwnedFd>) -> Result<Window> {
+        let (flags, give_back) = match file {
+            Some(_) => (libc::MAP_SHARED, libc::MADV_REMOVE),
+            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, libc::MADV_DONTNEED),
+        };
         // SAFETY: a new mapping wherever there is room touches nothing that exists.
         let at = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 len as usize,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
+                flags | libc::MAP_NORESERVE,
+                file.map_or(-1, AsRawFd::as_raw_fd),
                 0,
             )
         };
@@ -121,6 +153,7 @@ impl Window {
             start,
             len,
             free: BTreeMap::from([(start, len)]),
+            give_back,
         })
     }
 
@@ -139,7 +172,7 @@ impl Window {
         let (first, last) = (start.next_multiple_of(page), (start + len) / page * page);
         if first < last {
             // SAFETY: the pages lie wholly inside a stretch of the window that nobody owns any more.
-            unsafe { libc::madvise(first as *mut c_void, (last - first) as usize, libc::MADV_DONTNEED) };
+            unsafe { libc::madvise(first as *mut c_void, (last - first) as usize, self.give_back) };
         }
         if let Some((&before, &have)) = self.free.range(..start).next_back()
             && before + have == start
@@ -172,6 +205,10 @@ impl interp::Memory for View<'_> {
 }
 
 impl Memory {
+    fn shared(&self) -> MutexGuard<'_, BTreeMap<u64, SharedWindow>> {
+        self.shared.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     fn windows(&self) -> MutexGuard<'_, BTreeMap<i32, Window>> {
         self.windows.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -212,9 +249,86 @@ impl Memory {
 
     /// Whether `address` lies in a device's window.
     pub fn in_window(&self, address: u64) -> bool {
-        self.windows()
-            .values()
-            .any(|w| address.wrapping_sub(w.start) < w.len)
+        let is_in = |w: &Window| address.wrapping_sub(w.start) < w.len;
+        self.windows().values().any(is_in) || self.shared().values().any(|shared| is_in(&shared.window))
+    }
+
+    /// Maps the file of a pool that processes share, this process' own or an imported one; where. Until [`Self::close_pool`].
+    pub fn open_pool(&self, file: &OwnedFd, len: u64, imported: bool) -> Result<u64> {
+        let window = Window::reserve(len, Some(file))?;
+        let start = window.start;
+        let shared = SharedWindow {
+            window,
+            imported,
+            users: 1,
+        };
+        self.shared().insert(start, shared);
+        Ok(start)
+    }
+
+    /// The pool is gone; what is allocated of it stays.
+    pub fn close_pool(&self, start: u64) {
+        let mut all = self.shared();
+        let Some(shared) = all.get_mut(&start) else { return };
+        shared.users -= 1;
+        if shared.users == 0
+            && let Some(shared) = all.remove(&start)
+        {
+            // Not with the lock held, which a kernel's copies may want before they come to a safe point.
+            drop(all);
+            let Window { start, len, .. } = shared.window;
+            // SAFETY: a mapping of ours in which nothing is allocated, and which nobody finds any more.
+            arbiter::with_kernels_parked(|| unsafe { libc::munmap(start as *mut c_void, len as usize) });
+        }
+    }
+
+    /// Allocates of this process' own pool that others share.
+    pub fn allocate_shared(
+        &self,
+        context: &Context,
+        pool: u64,
+        bytes: u64,
+        origin: Origin,
+    ) -> Result<CUdeviceptr> {
+        let share = &context.device()?.share;
+        let len = bytes
+            .checked_next_multiple_of(GRAIN)
+            .ok_or(error::OUT_OF_MEMORY)?;
+        if !share.reserve(context.gate.slot(), len) {
+            return Err(error::OUT_OF_MEMORY);
+        }
+        let taken = match self.shared().get_mut(&pool) {
+            Some(shared) => shared.window.take(len).inspect(|_| shared.users += 1),
+            None => Err(error::INVALID_VALUE),
+        };
+        let start = taken.inspect_err(|_| share.unreserve(context.gate.slot(), len))?;
+        self.insert(Range::on_device(context, start, len, origin));
+        Ok(start)
+    }
+
+    /// What another process has allocated at that offset of its pool.
+    pub fn import_shared(
+        &self,
+        context: &Context,
+        pool: u64,
+        (offset, len): (u64, u64),
+        origin: Origin,
+    ) -> Result<CUdeviceptr> {
+        let mut all = self.shared();
+        let shared = all.get_mut(&pool).ok_or(error::INVALID_VALUE)?;
+        let is_inside = offset < shared.window.len && len <= shared.window.len - offset;
+        let start = pool.wrapping_add(offset);
+        if !is_inside || len == 0 || self.overlaps(start, len) {
+            return Err(error::INVALID_VALUE);
+        }
+        shared.users += 1;
+        self.insert(Range::on_device(context, start, len, origin));
+        Ok(start)
+    }
+
+    /// Whether any memory of the devices is shared with other processes.
+    pub fn is_shared(&self) -> bool {
+        !self.shared().is_empty()
     }
 
     /// Whether any of `len` bytes from `address` lies in a device's window or in a live range.
@@ -294,16 +408,7 @@ impl Memory {
             share.unreserve(context.gate.slot(), len);
             return taken;
         };
-        let (handle, ordinal) = (context.handle, context.ordinal);
-        self.insert(Range {
-            start,
-            len,
-            kind: Kind::Device,
-            context: handle,
-            ordinal,
-            flags: 0,
-            origin,
-        });
+        self.insert(Range::on_device(context, start, len, origin));
         Ok(start)
     }
 
@@ -312,7 +417,7 @@ impl Memory {
         match windows.get_mut(&ordinal) {
             Some(window) => window.take(len),
             None => {
-                let mut window = Window::reserve(total.next_multiple_of(4096))?;
+                let mut window = Window::reserve(total.next_multiple_of(4096), None)?;
                 let start = window.take(len);
                 windows.insert(ordinal, window);
                 start
@@ -323,18 +428,35 @@ impl Memory {
     /// Frees device memory. Nothing may use it any more.
     pub fn free(&self, runtime: &Runtime, start: CUdeviceptr) -> Result {
         let range = self.remove(start, Kind::Device).ok_or(error::INVALID_VALUE)?;
-        self.give(&range);
+        let counts = self.give(&range);
         runtime.pools.has_freed(&range);
-        if let Ok(context) = runtime.contexts.get(range.context) {
+        if counts && let Ok(context) = runtime.contexts.get(range.context) {
             context.device()?.share.unreserve(context.gate.slot(), range.len);
         }
         Ok(())
     }
 
-    fn give(&self, range: &Range) {
+    /// Gives its pages back; whether this process had them from the device.
+    fn give(&self, range: &Range) -> bool {
+        let pool = {
+            let mut all = self.shared();
+            let before = all.range_mut(..=range.start).next_back();
+            let found = before.filter(|(start, shared)| range.start - **start < shared.window.len);
+            found.map(|(start, shared)| {
+                if !shared.imported {
+                    shared.window.give(range.start, range.len);
+                }
+                (*start, shared.imported)
+            })
+        };
+        if let Some((start, imported)) = pool {
+            self.close_pool(start);
+            return !imported;
+        }
         if let Some(window) = self.windows().get_mut(&range.ordinal) {
             window.give(range.start, range.len);
         }
+        true
     }
 
     /// Gives up all memory of a context that is going away.
@@ -452,8 +574,23 @@ fn drain_all(runtime: &Runtime, context: &Arc<Context>, range: Option<Range>) {
     }
 }
 
+/// As what memory may be exported.
+fn handle_types(runtime: &Runtime, range: &Range) -> u32 {
+    match range.origin {
+        Origin::Mapped => runtime.virtual_memory.handle_types(range.start),
+        Origin::Pool(pool) => runtime.pools.handle_types(pool),
+        _ => 0,
+    }
+}
+
 /// `CUpointer_attribute`
-fn pointer_attribute(range: Range, address: u64, attribute: i32, out: *mut c_void) -> Result {
+fn pointer_attribute(
+    runtime: &Runtime,
+    range: Range,
+    address: u64,
+    attribute: i32,
+    out: *mut c_void,
+) -> Result {
     let is_device = range.kind == Kind::Device;
     match attribute {
         1 => Out(out.cast::<u64>()).set(range.context),
@@ -468,6 +605,7 @@ fn pointer_attribute(range: Range, address: u64, attribute: i32, out: *mut c_voi
         11 => Out(out.cast::<u64>()).set(range.start),
         12 => Out(out.cast::<usize>()).set(range.len as usize),
         13 => Out(out.cast::<u32>()).set(1),
+        14 => Out(out.cast::<u64>()).set(handle_types(runtime, &range).into()),
         _ => Err(error::INVALID_VALUE),
     }
 }
@@ -600,8 +738,9 @@ api! { SYMBOLS;
 
     fn cuPointerGetAttribute(out: *mut c_void, attribute: i32, address: CUdeviceptr) {
         current()?;
-        let range = runtime()?.memory.find(address).ok_or(error::INVALID_VALUE)?;
-        pointer_attribute(range, address, attribute, out)
+        let runtime = runtime()?;
+        let range = runtime.memory.find(address).ok_or(error::INVALID_VALUE)?;
+        pointer_attribute(runtime, range, address, attribute, out)
     }
 }
 
@@ -611,7 +750,7 @@ mod tests {
 
     #[test]
     fn freed_neighbours_become_one_stretch() {
-        let mut window = Window::reserve(1 << 20).unwrap();
+        let mut window = Window::reserve(1 << 20, None).unwrap();
         let parts: Vec<u64> = (0..4).map(|_| window.take(1 << 18).unwrap()).collect();
         assert!(window.take(GRAIN).is_err());
         for at in [2, 0, 3, 1] {

@@ -24,6 +24,7 @@ pub mod pool;
 pub mod registry;
 pub mod rows;
 pub mod runtime;
+pub mod shared;
 pub mod stream;
 pub mod stream_memory;
 pub mod tensor_map;

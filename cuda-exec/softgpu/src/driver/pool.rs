@@ -1,19 +1,22 @@
-//! Memory pools, and allocation in the order of a stream. A pool has what is allocated of it, and nothing else.
+//! Memory pools, and allocation in the order of a stream. A pool has what is allocated of it, and nothing else. The memory of one
+//! that may be exported is a file, of which each process maps the whole: a pointer is exported as a place in that file.
 
 use super::abi::{CUdevice, CUdeviceptr, CUstream, In, Out, api, stream_api};
 use super::capture;
-use super::context::Context;
+use super::context::{Context, current};
 use super::device::device;
 use super::error::{self, Result};
 use super::graph::Op;
 use super::memory::{Kind, Origin, Range};
 use super::registry::{Registry, new_handle};
 use super::runtime::{initialised, runtime};
+use super::shared;
 use super::stream::{Stream, stream};
 use super::work::Work;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// `CU_MEM_ALLOCATION_TYPE_PINNED`, `CU_MEM_LOCATION_TYPE_DEVICE`
@@ -72,7 +75,50 @@ pub struct Pool {
     used: AtomicU64,
     used_high: AtomicU64,
     access: Mutex<HashMap<CUdevice, u32>>,
+    /// If processes share it.
+    shared: Option<Shared>,
 }
+
+/// A pool's part in other processes, or another process' pool.
+struct Shared {
+    file: OwnedFd,
+    /// Where the file is mapped.
+    start: u64,
+    imported: bool,
+    /// Pointers of a pool are exported once the pool is.
+    exported: AtomicBool,
+}
+
+impl Shared {
+    fn new(file: OwnedFd, len: u64, imported: bool) -> Result<Self> {
+        Ok(Self {
+            start: runtime()?.memory.open_pool(&file, len, imported)?,
+            file,
+            imported,
+            exported: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Ok(runtime) = initialised() {
+            runtime.memory.close_pool(self.start);
+        }
+    }
+}
+
+/// A CUmemPoolPtrExportData: which pool's file, and where in it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PointerData {
+    file: u64,
+    offset: u64,
+    len: u64,
+    reserved: [u64; 5],
+}
+
+const _: () = assert!(size_of::<PointerData>() == 64);
 
 /// All pools.
 #[derive(Default)]
@@ -89,7 +135,7 @@ struct OfDevice {
 }
 
 impl Pool {
-    fn new(ordinal: CUdevice, most: u64, is_default: bool) -> Self {
+    fn new(ordinal: CUdevice, most: u64, is_default: bool, shared: Option<Shared>) -> Self {
         let setting = |value| AtomicU64::new(value);
         Self {
             ordinal,
@@ -99,7 +145,18 @@ impl Pool {
             used: AtomicU64::new(0),
             used_high: AtomicU64::new(0),
             access: Mutex::default(),
+            shared,
         }
+    }
+
+    /// Whether it is another process'.
+    fn is_imported(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.imported)
+    }
+
+    fn has_allocated(&self, len: u64) {
+        let used = self.used.fetch_add(len, Ordering::Relaxed) + len;
+        self.used_high.fetch_max(used, Ordering::Relaxed);
     }
 }
 
@@ -113,12 +170,18 @@ impl Pools {
         }
     }
 
+    /// As what memory of a pool may be exported.
+    pub fn handle_types(&self, pool: u64) -> u32 {
+        let pool = self.all.get(pool);
+        pool.map_or(0, |pool| if pool.shared.is_some() { shared::FILE } else { 0 })
+    }
+
     fn of_device(&self, ordinal: CUdevice, change: impl FnOnce(&mut OfDevice)) -> Result<OfDevice> {
         device(ordinal)?;
         let mut devices: MutexGuard<'_, _> = self.of_devices.lock().unwrap_or_else(|e| e.into_inner());
         let found = devices.entry(ordinal).or_insert_with(|| {
             let handle = new_handle();
-            self.all.add(handle, Arc::new(Pool::new(ordinal, 0, true)));
+            self.all.add(handle, Arc::new(Pool::new(ordinal, 0, true, None)));
             OfDevice {
                 default: handle,
                 current: handle,
@@ -165,6 +228,9 @@ fn allocate(stream: &Arc<Stream>, out: Out<CUdeviceptr>, bytes: usize, handle: u
     if bytes == 0 || out.0.is_null() {
         return Err(error::INVALID_VALUE);
     }
+    if pool.is_imported() {
+        return Err(error::INVALID_VALUE);
+    }
     let used = pool.used.load(Ordering::Relaxed);
     if pool.most != 0 && used.saturating_add(bytes as u64) > pool.most {
         return Err(error::OUT_OF_MEMORY);
@@ -175,12 +241,12 @@ fn allocate(stream: &Arc<Stream>, out: Out<CUdeviceptr>, bytes: usize, handle: u
         capture::add(stream, &Work::Keep(memory))?;
         return out.set(start);
     }
-    let start = runtime
-        .memory
-        .allocate_for(&context, bytes as u64, Origin::Pool(handle))?;
-    let len = runtime.memory.find(start).map_or(0, |range| range.len);
-    let used = pool.used.fetch_add(len, Ordering::Relaxed) + len;
-    pool.used_high.fetch_max(used, Ordering::Relaxed);
+    let (memory, origin) = (&runtime.memory, Origin::Pool(handle));
+    let start = match &pool.shared {
+        Some(shared) => memory.allocate_shared(&context, shared.start, bytes as u64, origin)?,
+        None => memory.allocate_for(&context, bytes as u64, origin)?,
+    };
+    pool.has_allocated(memory.find(start).map_or(0, |range| range.len));
     out.set(start)
 }
 
@@ -233,7 +299,8 @@ api! { SYMBOLS;
 
     fn cuDeviceSetMemPool(ordinal: CUdevice, pool: u64) {
         let pools = &runtime()?.pools;
-        if pools.all.get(pool)?.ordinal != ordinal {
+        let found = pools.all.get(pool)?;
+        if found.ordinal != ordinal || found.is_imported() {
             return Err(error::INVALID_VALUE);
         }
         pools.of_device(ordinal, |of| of.current = pool).map(|_| ())
@@ -245,13 +312,20 @@ api! { SYMBOLS;
         if props.kind != PINNED {
             return Err(error::INVALID_VALUE);
         }
-        if props.handle_types != 0 || props.usage != 0 {
+        if props.handle_types & !shared::FILE != 0 || props.usage != 0 {
             return Err(error::NOT_SUPPORTED);
         }
         let ordinal = props.location.device()?;
+        let shared = if props.handle_types == shared::FILE {
+            let len = device(ordinal)?.share.total_memory().next_multiple_of(4096);
+            let file = shared::create(shared::What::Pool, ordinal, len)?;
+            Some(Shared::new(file, len, false)?)
+        } else {
+            None
+        };
         let handle = new_handle();
         out.set(handle)?;
-        pools.all.add(handle, Arc::new(Pool::new(ordinal, props.most as u64, false)));
+        pools.all.add(handle, Arc::new(Pool::new(ordinal, props.most as u64, false, shared)));
         Ok(())
     }
 
@@ -313,6 +387,62 @@ api! { SYMBOLS;
         let ordinal = location.get()?.device()?;
         let known = pool.access.lock().unwrap_or_else(|e| e.into_inner()).get(&ordinal).copied();
         out.set(known.unwrap_or(if ordinal == pool.ordinal { 3 } else { 0 }))
+    }
+
+    fn cuMemPoolExportToShareableHandle(out: Out<i32>, handle: u64, kind: u32, flags: u64) {
+        let pool = runtime()?.pools.all.get(handle)?;
+        let shared = pool.shared.as_ref().filter(|shared| !shared.imported);
+        let shared = shared.ok_or(error::INVALID_VALUE)?;
+        if kind != shared::FILE || flags != 0 || out.0.is_null() {
+            return Err(error::INVALID_VALUE);
+        }
+        shared.exported.store(true, Ordering::Relaxed);
+        out.set(shared::export(&shared.file)?)
+    }
+
+    fn cuMemPoolImportFromShareableHandle(out: Out<u64>, descriptor: usize, kind: u32, flags: u64) {
+        let pools = &runtime()?.pools;
+        if kind != shared::FILE || flags != 0 {
+            return Err(error::INVALID_VALUE);
+        }
+        let imported = shared::import(shared::What::Pool, descriptor)?;
+        let shared = Shared::new(imported.file, imported.len, true)?;
+        let handle = new_handle();
+        out.set(handle)?;
+        pools.all.add(handle, Arc::new(Pool::new(imported.ordinal, 0, false, Some(shared))));
+        Ok(())
+    }
+
+    fn cuMemPoolExportPointer(out: Out<PointerData>, address: CUdeviceptr) {
+        let runtime = runtime()?;
+        let range = runtime.memory.find(address).filter(|range| range.start == address);
+        let range = range.ok_or(error::INVALID_VALUE)?;
+        let Origin::Pool(pool) = range.origin else {
+            return Err(error::INVALID_VALUE);
+        };
+        let pool = runtime.pools.all.get(pool)?;
+        let shared = pool.shared.as_ref().filter(|shared| shared.exported.load(Ordering::Relaxed));
+        let shared = shared.ok_or(error::INVALID_VALUE)?;
+        out.set(PointerData {
+            file: shared::identity(&shared.file)?,
+            offset: address - shared.start,
+            len: range.len,
+            reserved: [0; 5],
+        })
+    }
+
+    fn cuMemPoolImportPointer(out: Out<CUdeviceptr>, handle: u64, data: In<PointerData>) {
+        let runtime = runtime()?;
+        let (context, pool, data) = (current()?, runtime.pools.all.get(handle)?, data.get()?);
+        let shared = pool.shared.as_ref().filter(|shared| shared.imported);
+        let shared = shared.ok_or(error::INVALID_VALUE)?;
+        if out.0.is_null() || data.file != shared::identity(&shared.file)? {
+            return Err(error::INVALID_VALUE);
+        }
+        let place = (data.offset, data.len);
+        let start = runtime.memory.import_shared(&context, shared.start, place, Origin::Pool(handle))?;
+        pool.has_allocated(data.len);
+        out.set(start)
     }
 
     fn cuDeviceGetGraphMemAttribute(ordinal: CUdevice, attribute: i32, out: Out<u64>) {

@@ -1,15 +1,17 @@
-//! Virtual memory: reserved addresses, and memory that is mapped there. Memory is a file without a name. Reserved addresses
-//! are always mapped with something, so that no stale address can bring the process down.
+//! Virtual memory: reserved addresses, and memory that is mapped there. Memory is a file without a name, which may be exported; it
+//! counts on its device where it was created. Reserved addresses are always mapped with something, so that no stale address can
+//! bring the process down.
 
 use super::abi::{CUdevice, CUdeviceptr, In, Out, api};
 use super::context::{Context, current};
 use super::error::{self, Result};
 use super::memory::{Kind, Origin, Range};
-use super::pool::{Access, Location, PINNED};
+use super::pool::{Access, Location, ON_DEVICE, PINNED};
 use super::registry::new_handle;
 use super::runtime::runtime;
+use super::shared;
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// Granularity of all of it.
@@ -32,11 +34,25 @@ pub struct Props {
 const _: () = assert!(size_of::<Props>() == 32);
 
 impl Props {
+    /// Of memory that was imported.
+    fn of_file(location: Location) -> Self {
+        Self {
+            kind: PINNED,
+            handle_types: shared::FILE,
+            location,
+            win32: 0,
+            compression: 0,
+            rdma: 0,
+            usage: 0,
+            reserved: [0; 4],
+        }
+    }
+
     fn device(&self) -> Result<CUdevice> {
         if self.kind != PINNED {
             return Err(error::INVALID_VALUE);
         }
-        if self.handle_types != 0 {
+        if self.handle_types & !shared::FILE != 0 {
             return Err(error::NOT_SUPPORTED);
         }
         self.location.device()
@@ -83,6 +99,13 @@ pub struct VirtualMemory(Mutex<State>);
 impl VirtualMemory {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// As what memory that is mapped there may be exported.
+    pub fn handle_types(&self, address: u64) -> u32 {
+        let state = self.state();
+        let found = state.around(address);
+        found.map_or(0, |(_, mapping)| mapping.physical.props.handle_types)
     }
 }
 
@@ -172,20 +195,11 @@ fn reserve(bytes: usize, alignment: usize, wanted: u64) -> Result<u64> {
 
 fn create(bytes: usize, props: Props) -> Result<Physical> {
     let len = multiple(bytes)?;
-    props.device()?;
+    let ordinal = props.device()?;
     let context = current()?;
     let share = &context.device()?.share;
-    // SAFETY: a name that ends with a zero; the descriptor is new and nobody else's.
-    let file = unsafe { libc::memfd_create(c"softgpu-memory".as_ptr(), libc::MFD_CLOEXEC) };
-    if file < 0 {
-        return Err(error::OUT_OF_MEMORY);
-    }
-    // SAFETY: as above.
-    let file = unsafe { OwnedFd::from_raw_fd(file) };
-    // SAFETY: changes the length of a file of ours.
-    if unsafe { libc::ftruncate(file.as_raw_fd(), len as i64) } != 0
-        || !share.reserve(context.gate.slot(), len)
-    {
+    let file = shared::create(shared::What::Memory, ordinal, len)?;
+    if !share.reserve(context.gate.slot(), len) {
         return Err(error::OUT_OF_MEMORY);
     }
     Ok(Physical {
@@ -321,5 +335,33 @@ api! { SYMBOLS;
         let ordinal = location.get()?.device()?;
         let (_, mapping) = state.around(address)?;
         out.set(mapping.access.get(&ordinal).copied().unwrap_or(0).into())
+    }
+
+    fn cuMemExportToShareableHandle(out: Out<i32>, handle: u64, kind: u32, flags: u64) {
+        let state = runtime()?.virtual_memory.state();
+        let (physical, _) = state.handles.get(&handle).ok_or(error::INVALID_VALUE)?;
+        if kind != shared::FILE || physical.props.handle_types & kind == 0 || flags != 0 || out.0.is_null() {
+            return Err(error::INVALID_VALUE);
+        }
+        out.set(shared::export(&physical.file)?)
+    }
+
+    fn cuMemImportFromShareableHandle(out: Out<u64>, descriptor: usize, kind: u32) {
+        let runtime = runtime()?;
+        if kind != shared::FILE {
+            return Err(error::INVALID_VALUE);
+        }
+        let imported = shared::import(shared::What::Memory, descriptor)?;
+        let location = Location { kind: ON_DEVICE, id: imported.ordinal };
+        let physical = Physical {
+            file: imported.file,
+            len: imported.len,
+            props: Props::of_file(location),
+            counted: Weak::new(),
+        };
+        let handle = new_handle();
+        out.set(handle)?;
+        runtime.virtual_memory.state().handles.insert(handle, (Arc::new(physical), 1));
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::ffi::{c_char, c_int, c_uint};
 use vgpu_protocol::calls::{self, Mode};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{GPU_ATTRIBUTES, GpuInfo};
+use vgpu_protocol::structs::HANDLE_TYPE_FILE;
 use vgpu_protocol::words::handle;
 
 /// Attributes that say whether a call works, each with such a call: while the call table does not offer it, the
@@ -27,7 +28,6 @@ const NEEDS: &[(usize, &str)] = &[
     (114, "cuImportExternalSemaphore"),           // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
     (115, "cuMemAllocAsync"),                     // MEMORY_POOLS_SUPPORTED
     (116, "cuFlushGPUDirectRDMAWrites"),          // GPU_DIRECT_RDMA_SUPPORTED
-    (119, "cuMemPoolExportToShareableHandle"),    // MEMPOOL_SUPPORTED_HANDLE_TYPES
     (125, "cuIpcGetEventHandle"),                 // IPC_EVENT_SUPPORTED
     (127, "cuTensorMapEncodeTiled"),              // TENSOR_MAP_ACCESS_SUPPORTED
     (132, "cuMulticastCreate"),                   // MULTICAST_SUPPORTED
@@ -37,6 +37,9 @@ const NEEDS: &[(usize, &str)] = &[
 const MANAGED: usize = 83;
 /// PAGEABLE_MEMORY_ACCESS and CONCURRENT_MANAGED_ACCESS: no memory moves when it is accessed.
 const NEVER: [usize; 2] = [88, 89];
+
+/// MEMPOOL_SUPPORTED_HANDLE_TYPES: of a pool's, files alone.
+const POOLS_HANDLE_TYPES: usize = 119;
 
 fn is_offered(attribute: usize) -> bool {
     let needed = NEEDS.iter().find(|(number, _)| *number == attribute);
@@ -59,6 +62,7 @@ fn attribute(info: &GpuInfo, attribute: c_int) -> Result<c_int, Code> {
     match info.attributes[number] {
         i32::MIN => Err(result::INVALID_VALUE),
         _ if number == MANAGED && is_offered(number) => Ok(1),
+        types if number == POOLS_HANDLE_TYPES => Ok(types & HANDLE_TYPE_FILE as c_int),
         value if is_offered(number) && !NEVER.contains(&number) => Ok(value),
         _ => Ok(0),
     }

@@ -100,7 +100,7 @@ impl MemAllocNodeParams {
     /// What the host says of a node.
     pub fn of(device: u32, bytes: u64, pointer: u64) -> Self {
         Self {
-            pool: PoolProps::new(Location::of_device(device), 0, 0),
+            pool: PoolProps::new(Location::of_device(device), 0, 0, 0),
             accesses: In::null(),
             accesses_len: 0,
             bytes: bytes as usize,

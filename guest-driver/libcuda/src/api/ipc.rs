@@ -12,7 +12,8 @@ use vgpu_protocol::result::{self, Code};
 /// CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS, without which no memory can be opened.
 const LAZY_ENABLE_PEER_ACCESS: c_uint = 1;
 
-fn handle(bytes: &[u8]) -> Result<IpcHandle, Code> {
+/// The token in an answer.
+pub(super) fn handle(bytes: &[u8]) -> Result<IpcHandle, Code> {
     bytes.try_into().map(IpcHandle).map_err(|_| result::UNKNOWN)
 }
 

@@ -1,6 +1,7 @@
 //! What there is to know of an address: all of it is known here.
 use super::cuda;
 use crate::abi::{CUdeviceptr, Host, In, Out};
+use crate::device_memory::Origin;
 use crate::session::Call;
 use std::ffi::{c_int, c_uint, c_void};
 use vgpu_protocol::result::{self, Code};
@@ -41,6 +42,9 @@ struct Memory {
     len: u64,
     context: u32,
     managed: bool,
+    /// It is of `cuMemAlloc`, or a variable.
+    own: bool,
+    handle_types: u32,
     serial: u64,
 }
 
@@ -90,6 +94,8 @@ fn find(call: &Call, pointer: CUdeviceptr) -> Option<Memory> {
         len: memory.len,
         context: memory.context,
         managed: false,
+        own: memory.origin == Origin::Own,
+        handle_types: memory.handle_types,
         serial: memory.serial,
     });
     device.or_else(|| {
@@ -99,6 +105,8 @@ fn find(call: &Call, pointer: CUdeviceptr) -> Option<Memory> {
             len: memory.len,
             context: memory.context,
             managed: memory.managed,
+            own: false,
+            handle_types: 0,
             serial: memory.serial,
         })
     })
@@ -123,12 +131,13 @@ fn attribute(call: &Call, attribute: c_int, pointer: CUdeviceptr, memory: &Memor
         IS_LEGACY_IPC_CAPABLE => {
             let offered = vgpu_protocol::calls::find_name("cuIpcGetMemHandle");
             let offered = offered.is_some_and(|row| row.mode != vgpu_protocol::calls::Mode::None);
-            Value::Word((memory.kind == DEVICE && offered).into())
+            Value::Word((memory.own && offered).into())
         }
         RANGE_START | MAPPING_BASE => Value::Long(memory.start),
         RANGE_SIZE | MAPPING_SIZE => Value::Long(memory.len),
         MAPPED => Value::Word(1),
-        ALLOWED_HANDLE_TYPES | MEMPOOL_HANDLE => Value::Long(0),
+        ALLOWED_HANDLE_TYPES => Value::Long(memory.handle_types.into()),
+        MEMPOOL_HANDLE => Value::Long(0),
         ACCESS_FLAGS => Value::Word(READ_WRITE),
         other => return Value::none(other),
     })

@@ -1,20 +1,23 @@
 //! Memory pools, and allocation in the order of a stream.
 //!
-//! Which pool is a device's current one only this library needs to know: the host is told the pool with each allocation.
+//! Which pool is a device's current one only this library needs to know: the host is told the pool with each allocation. What is
+//! exported of them is a token of the host's, a pool's in a file.
 use super::device::gpu;
+use super::ipc::handle;
 use super::{cuda, cuda_pairs};
-use crate::abi::{CUdevice, CUdeviceptr, CUmemoryPool, CUstream, Host, In, Out};
+use crate::abi::{CUdevice, CUdeviceptr, CUmemoryPool, CUstream, Host, In, IpcHandle, Out};
 use crate::device_memory::{DeviceMemory, Origin};
 use crate::handles::{Found, Table};
 use crate::lock;
 use crate::session::{Call, NullStream};
+use crate::shared_file;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_uint};
 use std::sync::{Mutex, MutexGuard};
 use vgpu_protocol::calls;
 use vgpu_protocol::limits::{ACCESSES_MAX, POOLS_MAX};
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::{Access, Location, PoolProps};
+use vgpu_protocol::structs::{Access, HANDLE_TYPE_FILE, Location, PoolProps};
 use vgpu_protocol::words::handle::CONTEXT_NONE;
 use zerocopy::IntoBytes;
 
@@ -31,6 +34,21 @@ pub struct Pool {
     id: u32,
     /// Its device's ordinal.
     device: usize,
+    /// As what it may be exported.
+    handle_types: u32,
+    /// It is another process'.
+    imported: bool,
+}
+
+impl Pool {
+    fn own(id: u32, device: usize, handle_types: u32) -> Self {
+        Self {
+            id,
+            device,
+            handle_types,
+            imported: false,
+        }
+    }
 }
 
 /// All pools.
@@ -90,12 +108,29 @@ fn find(call: &Call, pool: CUmemoryPool) -> Result<Found<Pool>, Code> {
     call.session.pools.table.get(pool).ok_or(result::INVALID_VALUE)
 }
 
+/// Files are all that memory can be exported as; another kind of handle would be the host's driver's.
+pub(super) fn check_handle_types(types: u32) -> Result<(), Code> {
+    if types & !HANDLE_TYPE_FILE == 0 {
+        Ok(())
+    } else {
+        Err(result::NOT_SUPPORTED)
+    }
+}
+
+/// The same of what a descriptor that is imported is said to be.
+pub(super) fn check_imported(kind: u32) -> Result<(), Code> {
+    match kind {
+        0 => Err(result::INVALID_VALUE),
+        kind => check_handle_types(kind),
+    }
+}
+
 /// Makes a pool that the host makes with `ask`.
-fn add(call: &Call, device: usize, ask: impl FnOnce(u32) -> Result<(), Code>) -> Result<CUmemoryPool, Code> {
+fn add(call: &Call, ask: impl FnOnce(u32) -> Result<Pool, Code>) -> Result<CUmemoryPool, Code> {
     let table = &call.session.pools.table;
     let id = table.reserve().ok_or(result::OUT_OF_MEMORY)?;
     match ask(id) {
-        Ok(()) => Ok(table.insert(id, Pool { id, device }).handle()),
+        Ok(pool) => Ok(table.insert(id, pool).handle()),
         Err(code) => {
             table.release(id);
             Err(code)
@@ -112,13 +147,13 @@ fn of_device<'a>(
     if let Some(&found) = devices.get(&device) {
         return Ok((devices, found));
     }
-    let default = add(call, device, |pool| {
+    let default = add(call, |pool| {
         let arguments = calls::cuDeviceGetDefaultMemPool::In {
             device: device as u32,
             pool,
         };
-        call.ask::<calls::cuDeviceGetDefaultMemPool::Call>(current(call), arguments)
-            .map(drop)
+        call.ask::<calls::cuDeviceGetDefaultMemPool::Call>(current(call), arguments)?;
+        Ok(Pool::own(pool, device, 0))
     })?;
     let found = OfDevice {
         default,
@@ -139,7 +174,8 @@ fn at(call: &Call, location: In<Location>, kind: c_uint) -> Result<usize, Code> 
 }
 
 fn set_current(call: &Call, device: usize, pool: CUmemoryPool) -> Result<(), Code> {
-    if find(call, pool)?.device != device {
+    let found = find(call, pool)?;
+    if found.device != device || found.imported {
         return Err(result::INVALID_VALUE);
     }
     let (mut devices, found) = of_device(call, device)?;
@@ -178,20 +214,21 @@ fn allocate(
                 .current
         }
     };
-    let pool = find(&call, pool)?.id;
+    let pool = find(&call, pool)?;
     let arguments = calls::cuMemAllocFromPoolAsync::In {
         bytes: bytes as u64,
-        pool,
+        pool: pool.id,
         stream: stream.word,
     };
     let out = call.ask::<calls::cuMemAllocFromPoolAsync::Call>(stream.context, arguments)?;
     let origin = if stream.capture() != 0 {
         Origin::Graph
     } else {
-        Origin::Own
+        Origin::Pooled
     };
     let memory = DeviceMemory {
         origin,
+        handle_types: pool.handle_types,
         ..DeviceMemory::allocated(bytes as u64, stream.context)
     };
     call.session.device_memory().insert(out.pointer, memory);
@@ -274,14 +311,13 @@ cuda! {
             return Err(result::INVALID_VALUE);
         }
         let device = device_of(&call, props.location)?;
-        // A handle for another process would be a file of the host's.
-        if props.handle_types != 0 {
-            return Err(result::NOT_SUPPORTED);
-        }
+        let handle_types = props.handle_types;
+        check_handle_types(handle_types)?;
         let (most, usage) = (props.most as u64, props.usage.into());
-        let pool = add(&call, device as usize, |pool| {
-            let arguments = calls::cuMemPoolCreate::In { device, most, usage, pool };
-            call.ask::<calls::cuMemPoolCreate::Call>(current(&call), arguments).map(drop)
+        let pool = add(&call, |pool| {
+            let arguments = calls::cuMemPoolCreate::In { device, most, usage, handle_types, pool };
+            call.ask::<calls::cuMemPoolCreate::Call>(current(&call), arguments)?;
+            Ok(Pool::own(pool, device as usize, handle_types))
         })?;
         place.set(pool)
     }
@@ -303,6 +339,63 @@ cuda! {
             table.release(id);
         }
         Ok(())
+    }
+
+    fn cuMemPoolExportToShareableHandle(place: Out<c_int>, pool: CUmemoryPool, kind: c_uint, flags: u64) {
+        let call = Call::enter()?;
+        place.check()?;
+        let found = find(&call, pool)?;
+        if kind != HANDLE_TYPE_FILE || found.handle_types & kind == 0 || found.imported || flags != 0 {
+            return Err(result::INVALID_VALUE);
+        }
+        let arguments = calls::cuMemPoolExportToShareableHandle::In { pool: found.id };
+        let (_, token) = call.ask_with::<calls::cuMemPoolExportToShareableHandle::Call>(current(&call), arguments, &[])?;
+        place.set(shared_file::make(&token)?)
+    }
+
+    fn cuMemPoolImportFromShareableHandle(place: Out<CUmemoryPool>, descriptor: usize, kind: c_uint, flags: u64) {
+        let call = Call::enter()?;
+        place.check()?;
+        if flags != 0 {
+            return Err(result::INVALID_VALUE);
+        }
+        check_imported(kind)?;
+        let token = shared_file::token(descriptor)?;
+        let pool = add(&call, |pool| {
+            let arguments = calls::cuMemPoolImportFromShareableHandle::In { pool };
+            let imported =
+                call.ask_with::<calls::cuMemPoolImportFromShareableHandle::Call>(current(&call), arguments, &token);
+            let device = imported?.0.device as usize;
+            Ok(Pool { id: pool, device, handle_types: HANDLE_TYPE_FILE, imported: true })
+        })?;
+        place.set(pool)
+    }
+
+    fn cuMemPoolExportPointer(place: Out<IpcHandle>, pointer: CUdeviceptr) {
+        let call = Call::enter()?;
+        place.check()?;
+        let arguments = calls::cuMemPoolExportPointer::In { pointer };
+        let (_, token) = call.ask_with::<calls::cuMemPoolExportPointer::Call>(current(&call), arguments, &[])?;
+        place.set(handle(&token)?)
+    }
+
+    fn cuMemPoolImportPointer(place: Out<CUdeviceptr>, pool: CUmemoryPool, data: In<IpcHandle>) {
+        let call = Call::enter()?;
+        let context = call.context()?.id;
+        place.check()?;
+        let (found, data) = (find(&call, pool)?, data.get()?);
+        if !found.imported {
+            return Err(result::INVALID_VALUE);
+        }
+        let arguments = calls::cuMemPoolImportPointer::In { pool: found.id };
+        let (out, _) = call.ask_with::<calls::cuMemPoolImportPointer::Call>(context, arguments, &data.0)?;
+        let memory = DeviceMemory {
+            origin: Origin::Pooled,
+            handle_types: found.handle_types,
+            ..DeviceMemory::allocated(out.bytes, context)
+        };
+        call.session.device_memory().insert(out.pointer, memory);
+        place.set(out.pointer)
     }
 
     fn cuMemPoolTrimTo(pool: CUmemoryPool, keep: usize) {

@@ -1,20 +1,22 @@
 //! Virtual memory: reserved addresses, memory that is mapped there, and who may access it.
 //!
-//! Memory has a handle, which counts references; the host has it until there is neither a reference nor a mapping left.
+//! Memory has a handle, which counts references; the host has it until there is neither a reference nor a mapping left. What is
+//! exported is a file that holds the host's token for it.
 use super::cuda;
-use super::pool::{accesses, current, device_of};
+use super::pool::{accesses, check_handle_types, check_imported, current, device_of};
 use crate::abi::{CUdeviceptr, CUmemGenericAllocationHandle, In, Out};
 use crate::device_memory::{DeviceMemory, Origin};
 use crate::handles::{Entry, Table};
 use crate::lock;
 use crate::session::Call;
+use crate::shared_file;
 use std::collections::BTreeMap;
-use std::ffi::c_uint;
+use std::ffi::{c_int, c_uint};
 use std::sync::{Arc, Mutex, MutexGuard};
 use vgpu_protocol::calls;
 use vgpu_protocol::limits::OBJECTS_MAX;
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::{Access, AllocationProps, Location};
+use vgpu_protocol::structs::{Access, AllocationProps, HANDLE_TYPE_FILE, Location};
 use vgpu_protocol::words::handle::CONTEXT_NONE;
 use zerocopy::IntoBytes;
 
@@ -99,10 +101,7 @@ fn checked(call: &Call, props: In<AllocationProps>) -> Result<(AllocationProps, 
         return Err(result::INVALID_VALUE);
     }
     let device = device_of(call, props.location)?;
-    // A handle for another process would be a file of the host's.
-    if props.handle_types != 0 {
-        return Err(result::NOT_SUPPORTED);
-    }
+    check_handle_types(props.handle_types)?;
     Ok((props, device))
 }
 
@@ -116,6 +115,7 @@ cuda! {
             compression: props.compression.into(),
             rdma: props.rdma.into(),
             usage: props.usage.into(),
+            handle_types: props.handle_types,
             option,
         };
         let out = call.ask::<calls::cuMemGetAllocationGranularity::Call>(current(&call), arguments)?;
@@ -158,6 +158,7 @@ cuda! {
             compression: props.compression.into(),
             rdma: props.rdma.into(),
             usage: props.usage.into(),
+            handle_types: props.handle_types,
             allocation: id,
         };
         if let Err(code) = call.ask::<calls::cuMemCreate::Call>(current(&call), arguments) {
@@ -194,6 +195,45 @@ cuda! {
     fn cuMemGetAllocationPropertiesFromHandle(props: Out<AllocationProps>, handle: CUmemGenericAllocationHandle) {
         let call = Call::enter()?;
         props.check()?.set(find(&call, handle)?.props)
+    }
+
+    fn cuMemExportToShareableHandle(
+        place: Out<c_int>, handle: CUmemGenericAllocationHandle, kind: c_uint, flags: u64,
+    ) {
+        let call = Call::enter()?;
+        place.check()?;
+        let entry = find(&call, handle)?;
+        if kind != HANDLE_TYPE_FILE || entry.props.handle_types & kind == 0 || flags != 0 {
+            return Err(result::INVALID_VALUE);
+        }
+        let arguments = calls::cuMemExportToShareableHandle::In { allocation: entry.id };
+        let (_, token) = call.ask_with::<calls::cuMemExportToShareableHandle::Call>(current(&call), arguments, &[])?;
+        place.set(shared_file::make(&token)?)
+    }
+
+    fn cuMemImportFromShareableHandle(
+        place: Out<CUmemGenericAllocationHandle>, descriptor: usize, kind: c_uint,
+    ) {
+        let call = Call::enter()?;
+        place.check()?;
+        check_imported(kind)?;
+        let token = shared_file::token(descriptor)?;
+        let table = &call.session.virtual_memory.allocations;
+        let id = table.reserve().ok_or(result::OUT_OF_MEMORY)?;
+        let arguments = calls::cuMemImportFromShareableHandle::In { allocation: id };
+        let imported =
+            call.ask_with::<calls::cuMemImportFromShareableHandle::Call>(current(&call), arguments, &token);
+        let (out, _) = imported.inspect_err(|_| table.release(id))?;
+        let location = Location::of_device(out.device);
+        let props = AllocationProps::new(
+            location,
+            out.compression as u8,
+            out.rdma as u8,
+            out.usage as u16,
+            HANDLE_TYPE_FILE,
+        );
+        let uses = Mutex::new(Uses { references: 1, mappings: 0 });
+        place.set(table.insert(id, Allocation { id, props, uses }).handle() as u64)
     }
 
     fn cuMemMap(
@@ -253,6 +293,7 @@ cuda! {
                 0 => drop(memory.remove(&start)),
                 _ => memory.insert(start, DeviceMemory {
                     origin: Origin::Mapped,
+                    handle_types: mapping.allocation.props.handle_types,
                     ..DeviceMemory::allocated(mapping.len, CONTEXT_NONE)
                 }),
             }
