@@ -84,7 +84,7 @@ static void alone(void) {
     memset(&got, 0xff, sizeof got);
     TELL(cuMemGetAllocationPropertiesFromHandle(&got, theirs));
     say("type %d, handle types %d, location %d %d", got.type, got.requestedHandleTypes, got.location.type, got.location.id);
-    // What was imported is exported again.
+    // What was imported is not exported again.
     TELL(cuMemExportToShareableHandle(&file, theirs, FILE_HANDLE, 0));
     TELL(cuMemRelease(ours));
     TELL(cuMemRelease(theirs));

@@ -119,6 +119,12 @@ const NVIDIA_OTHERWISE: &[&str] = &[
     // The text that it reads is what that call left.
     "pci: cuDeviceGetByPCIBusId(&device, text + 5)",
     "bad_images: cuModuleLoad(&loaded, \"/\")",
+    // It refuses what compilers wrap, and is asked about nodes that went with their graph.
+    "wrapped_images: ",
+    "moving: cuGraphNodeGetType(add, &(unsigned){0})",
+    // It does not look at these.
+    "granularity: cuMemGetAllocationGranularity(&bytes, &props, 0)",
+    "wrong_2d: copy.srcY = SIZE_MAX / 512",
 ];
 
 /// Runs every program natively and with the GPU of that VM; the differences, or how many lines were the same.

@@ -59,22 +59,30 @@ pub fn make(token: &[u8]) -> Result<libc::c_int, Code> {
     Ok(file.into_raw_fd())
 }
 
+/// What a program is told whose descriptor is none of memory, or of memory that is not there: NVIDIA's library tells them alike.
+pub fn not_imported(code: Code) -> Code {
+    match code {
+        result::INVALID_VALUE => result::UNKNOWN,
+        other => other,
+    }
+}
+
 /// The token in the file of a descriptor that a program has passed in the place of a pointer. It stays the program's.
 pub fn token(descriptor: usize) -> Result<[u8; SHARE_LEN], Code> {
-    let descriptor = libc::c_int::try_from(descriptor).map_err(|_| result::INVALID_VALUE)?;
+    let descriptor = libc::c_int::try_from(descriptor).map_err(|_| result::UNKNOWN)?;
     // SAFETY: it is never closed here; a number that is no descriptor is an error of the calls below.
     let file = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
-    let bad = |_| result::INVALID_VALUE;
+    let bad = |_| result::UNKNOWN;
     // Of other files reading may take for ever.
     let metadata = file.metadata().map_err(bad)?;
     if !metadata.is_file() || metadata.len() != size_of::<Content>() as u64 {
-        return Err(result::INVALID_VALUE);
+        return Err(result::UNKNOWN);
     }
     let mut bytes = [0; size_of::<Content>()];
     file.read_exact_at(&mut bytes, 0).map_err(bad)?;
-    let content = Content::read_from_bytes(&bytes).map_err(|_| result::INVALID_VALUE)?;
+    let content = Content::read_from_bytes(&bytes).map_err(|_| result::UNKNOWN)?;
     if content != Content::of(content.token) {
-        return Err(result::INVALID_VALUE);
+        return Err(result::UNKNOWN);
     }
     Ok(content.token)
 }
@@ -122,13 +130,13 @@ mod tests {
         }
         for bytes in bad {
             let file = file_of(&bytes);
-            assert_eq!(token(file.as_raw_fd() as usize), Err(result::INVALID_VALUE));
+            assert_eq!(token(file.as_raw_fd() as usize), Err(result::UNKNOWN));
         }
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let device = File::open("/dev/zero").unwrap();
         for other in [socket.as_raw_fd(), device.as_raw_fd(), -1, 1 << 20] {
-            assert_eq!(token(other as u32 as usize), Err(result::INVALID_VALUE));
+            assert_eq!(token(other as u32 as usize), Err(result::UNKNOWN));
         }
-        assert_eq!(token(usize::MAX), Err(result::INVALID_VALUE));
+        assert_eq!(token(usize::MAX), Err(result::UNKNOWN));
     }
 }

@@ -315,7 +315,11 @@ api! { SYMBOLS;
         if props.handle_types & !shared::FILE != 0 || props.usage != 0 {
             return Err(error::NOT_SUPPORTED);
         }
-        let ordinal = props.location.device()?;
+        // A device that is not there is no place.
+        let ordinal = props.location.device().map_err(|code| match code {
+            error::INVALID_DEVICE => error::INVALID_VALUE,
+            other => other,
+        })?;
         let shared = if props.handle_types == shared::FILE {
             let len = device(ordinal)?.share.total_memory().next_multiple_of(4096);
             let file = shared::create(shared::What::Pool, ordinal, len)?;

@@ -68,27 +68,27 @@ pub fn export(file: &OwnedFd) -> Result<i32> {
 /// The file of a descriptor, which stays the caller's; an error if it is no such file, or of a device that this process does not
 /// see.
 pub fn import(what: What, descriptor: usize) -> Result<Imported> {
-    let descriptor = i32::try_from(descriptor).map_err(|_| error::INVALID_VALUE)?;
+    let descriptor = i32::try_from(descriptor).map_err(|_| error::UNKNOWN)?;
     // SAFETY: makes a descriptor, and changes none; one that is not open is an error.
     let file = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) };
     if file < 0 {
-        return Err(error::INVALID_VALUE);
+        return Err(error::UNKNOWN);
     }
     // SAFETY: just made, and nobody else's.
     let file = unsafe { OwnedFd::from_raw_fd(file) };
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let link = link.map_err(|_| error::INVALID_VALUE)?;
+    let link = link.map_err(|_| error::UNKNOWN)?;
     // SAFETY: a call on a descriptor of ours; what has no seals answers -1.
     let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
     if seals < 0 || seals & SEALS != SEALS {
-        return Err(error::INVALID_VALUE);
+        return Err(error::UNKNOWN);
     }
     let is_of = |ordinal: &CUdevice| {
         let name = name(what, *ordinal);
         name.is_ok_and(|name| link.as_os_str() == format!("/memfd:{name} (deleted)").as_str())
     };
     let mut ordinals = 0..initialised()?.devices.len() as CUdevice;
-    let ordinal = ordinals.find(is_of).ok_or(error::INVALID_VALUE)?;
+    let ordinal = ordinals.find(is_of).ok_or(error::UNKNOWN)?;
     let len = status(&file)?.st_size as u64;
     Ok(Imported { file, len, ordinal })
 }

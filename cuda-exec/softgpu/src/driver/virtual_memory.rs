@@ -34,11 +34,11 @@ pub struct Props {
 const _: () = assert!(size_of::<Props>() == 32);
 
 impl Props {
-    /// Of memory that was imported.
+    /// Of memory that was imported, which is not exported again.
     fn of_file(location: Location) -> Self {
         Self {
             kind: PINNED,
-            handle_types: shared::FILE,
+            handle_types: 0,
             location,
             win32: 0,
             compression: 0,

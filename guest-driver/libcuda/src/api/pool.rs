@@ -310,7 +310,10 @@ cuda! {
         if !props.is_pinned() {
             return Err(result::INVALID_VALUE);
         }
-        let device = device_of(&call, props.location)?;
+        let device = device_of(&call, props.location).map_err(|code| match code {
+            result::INVALID_DEVICE => result::INVALID_VALUE,
+            other => other,
+        })?;
         let handle_types = props.handle_types;
         check_handle_types(handle_types)?;
         let (most, usage) = (props.most as u64, props.usage.into());
@@ -365,7 +368,7 @@ cuda! {
             let arguments = calls::cuMemPoolImportFromShareableHandle::In { pool };
             let imported =
                 call.ask_with::<calls::cuMemPoolImportFromShareableHandle::Call>(current(&call), arguments, &token);
-            let device = imported?.0.device as usize;
+            let device = imported.map_err(shared_file::not_imported)?.0.device as usize;
             Ok(Pool { id: pool, device, handle_types: HANDLE_TYPE_FILE, imported: true })
         })?;
         place.set(pool)

@@ -223,14 +223,15 @@ cuda! {
         let arguments = calls::cuMemImportFromShareableHandle::In { allocation: id };
         let imported =
             call.ask_with::<calls::cuMemImportFromShareableHandle::Call>(current(&call), arguments, &token);
-        let (out, _) = imported.inspect_err(|_| table.release(id))?;
+        let (out, _) = imported.inspect_err(|_| table.release(id)).map_err(shared_file::not_imported)?;
         let location = Location::of_device(out.device);
         let props = AllocationProps::new(
             location,
             out.compression as u8,
             out.rdma as u8,
             out.usage as u16,
-            HANDLE_TYPE_FILE,
+            // It is not exported again.
+            0,
         );
         let uses = Mutex::new(Uses { references: 1, mappings: 0 });
         place.set(table.insert(id, Allocation { id, props, uses }).handle() as u64)
