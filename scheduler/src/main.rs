@@ -76,6 +76,9 @@ fn main() -> ExitCode {
         Some(first) if first == watch::WATCH => return watch::watch_for_parent(&library),
         _ => {}
     }
+    if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
+        return code;
+    }
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         // In one line, without the backtrace that an error may have: it is for who runs this, not for who wrote it.
@@ -138,10 +141,6 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         log::warn!("{line}");
     }
     log::info!("ready");
-    // Without a service manager that asked for it this does nothing.
-    if let Err(error) = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]) {
-        log::warn!("the service manager is not told: {error}");
-    }
     daemon.run()
 }
 

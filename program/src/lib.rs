@@ -1,0 +1,3 @@
+//! What the programs of a host have in common.
+pub mod manual;
+pub mod service;
