@@ -34,11 +34,13 @@ fn asked(mut words: impl Iterator<Item = OsString>) -> Option<OsString> {
 
 /// A page for the program and one for each of its commands, and a file for each shell, under the names that they are to have.
 fn write(mut command: Command, folder: &Path) -> io::Result<()> {
+    // First: the others add a command `help` for each, which needs no page.
+    clap_mangen::generate_to(command.clone(), folder)?;
     let name = command.get_name().to_owned();
     for shell in SHELLS {
         clap_complete::generate_to(shell, &mut command, &name, folder)?;
     }
-    clap_mangen::generate_to(command, folder)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -59,7 +61,9 @@ mod tests {
         for name in ["prog.1", "prog-do-it.1", "prog.bash", "prog.fish", "_prog"] {
             assert!(names.contains(&OsString::from(name)), "no {name} in {names:?}");
         }
-        assert!(!names.contains(&OsString::from("prog-hidden.1")), "{names:?}");
+        for name in ["prog-hidden.1", "prog-help.1", "prog-help-do-it.1"] {
+            assert!(!names.contains(&OsString::from(name)), "{names:?}");
+        }
         let page = std::fs::read_to_string(folder.path().join("prog-do-it.1")).unwrap();
         assert!(page.contains("Does one"), "{page}");
     }

@@ -38,8 +38,15 @@ const FOR_HOSTS: Kind = Kind {
     what: "fetching a Debian to install the host's package in (about 60 MB)",
 };
 
-/// What apt, dpkg and dkms keep of their own, whatever is installed.
-const NOT_LOOKED_AT: [&str; 5] = ["/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/log", "/tmp"];
+/// What apt, dpkg, dkms and systemctl keep of their own, whatever is installed.
+const NOT_LOOKED_AT: [&str; 6] = [
+    "/run/systemd",
+    "/tmp",
+    "/var/cache",
+    "/var/lib/apt",
+    "/var/lib/dpkg",
+    "/var/log",
+];
 
 /// Makes and installs a package with the name of NVIDIA's, with nothing in it.
 const PACKAGE_OF_NVIDIAS: &str = "cd /tmp && mkdir -p other/DEBIAN && \
@@ -238,7 +245,7 @@ pub fn check_host_package(layout: &Layout, package: &Path) -> Result<()> {
         // What a shell would offer behind these words.
         (
             "bash -c '. /usr/share/bash-completion/completions/vgpu-admin; COMP_WORDS=(vgpu-admin sta) COMP_CWORD=1; \
-             _vgpu-admin vgpu-admin sta vgpu-admin; echo ${COMPREPLY[*]}'",
+             _vgpu__admin vgpu-admin sta vgpu-admin; echo ${COMPREPLY[*]}'",
             "status stats",
         ),
         ("stat -c %U:%G:%a /etc/vgpu", "root:vgpud:1775"),
