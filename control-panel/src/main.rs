@@ -145,7 +145,7 @@ impl Panel {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    vgpu_program::log::builder().init();
     if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
         return code;
     }

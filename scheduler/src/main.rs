@@ -68,7 +68,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    vgpu_program::log::builder().init();
     let mut words = std::env::args_os().skip(1);
     let (first, library) = (words.next(), PathBuf::from(words.next().unwrap_or_default()));
     match first {

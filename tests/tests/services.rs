@@ -1,6 +1,7 @@
 //! The units of the host's services: that systemd takes them, that what they start is what the programs understand, and what the
 //! services tell the service manager.
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -180,6 +181,35 @@ fn services_tell_when_they_are_ready_that_they_live_and_that_they_end() {
     assert!(doing.starts_with("listening at http://127.0.0.1:"), "{doing}");
     host.until("vgpu-panel", "WATCHDOG=1");
     host.end();
+}
+
+/// The journal is told how grave a line is, and no time; others are told both.
+#[test]
+fn the_journal_gets_the_level_of_each_line() {
+    let host = Host::new();
+    let log = fs::File::create(host.path("log")).unwrap();
+    let found = log.metadata().unwrap();
+    for (stream, start) in [
+        (
+            format!("{}:{}", found.dev(), found.ino()),
+            "<4>WARN vgpu_panel: vgpud cannot be reached",
+        ),
+        ("1:2".to_owned(), "["),
+    ] {
+        fs::write(host.path("log"), "").unwrap();
+        let line = value(&unit("vgpu-panel.service"), "ExecStart").to_owned();
+        let mut command = host.command(&line, &words("--listen 127.0.0.1:0".to_owned()));
+        command
+            .env("NOTIFY_SOCKET", host.path("notify"))
+            .env("JOURNAL_STREAM", stream)
+            .stderr(fs::File::options().append(true).open(host.path("log")).unwrap());
+        let mut panel = command.spawn().unwrap();
+        host.until("vgpu-panel", "READY=1");
+        kill_process(Pid::from_child(&panel), Signal::TERM).unwrap();
+        assert!(panel.wait().unwrap().success());
+        let log = fs::read_to_string(host.path("log")).unwrap();
+        assert!(log.starts_with(start), "{log}");
+    }
 }
 
 /// As far as it can say without the users, and without the programs where they are to be.

@@ -119,7 +119,7 @@ fn check_paths(exec: &Path, libcuda_dir: Option<&Path>) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     // The queue library logs an error per malformed ring, which a guest could use to flood the log; what it
     // finds is reported by the device itself, limited in rate.
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+    vgpu_program::log::builder()
         .filter_module("virtio_queue", log::LevelFilter::Off)
         .init();
     if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {

@@ -53,6 +53,11 @@ const PACKAGE_OF_NVIDIAS: &str = "cd /tmp && mkdir -p other/DEBIAN && \
     printf 'Package: libcuda1\nVersion: 535\nArchitecture: amd64\nMaintainer: nobody\nDescription: a name\n' \
     >other/DEBIAN/control && dpkg-deb --build other other.deb && dpkg -i other.deb";
 
+/// A Debian with systemd.
+pub fn with_systemd(layout: &Layout) -> Result<PathBuf> {
+    fetch_root(layout, &FOR_HOSTS)
+}
+
 fn fetch_root(layout: &Layout, kind: &Kind) -> Result<PathBuf> {
     layout.cached(kind.name, kind.what, |folder| {
         let mut make = Command::new("mmdebstrap");

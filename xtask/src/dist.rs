@@ -7,7 +7,7 @@ use vgpu_vm::Artifacts;
 
 use crate::build::{self, Profile};
 use crate::util::{Layout, progress};
-use crate::{debian, guest_package, host_package};
+use crate::{booted, debian, guest_package, host_package};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -33,12 +33,16 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes the host's package of the artifacts, installs it in a fresh Debian and removes it again.
+/// Makes the host's package of the artifacts, installs it in a fresh Debian and removes it again, and does the same in one that
+/// has booted, where its services run.
 pub fn check(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
+    let scratch = tempfile::tempdir_in(&layout.target)?;
+    let package = scratch.path().join(host_package::file_name_in_full());
     progress("installing the host's package in a fresh Debian", || {
-        let scratch = tempfile::tempdir_in(&layout.target)?;
-        let package = scratch.path().join(host_package::file_name_in_full());
         host_package::make(layout, artifacts, &package)?;
         debian::check_host_package(layout, &package)
+    })?;
+    progress("running the host's package in a Debian that boots", || {
+        booted::check(artifacts, &debian::with_systemd(layout)?, &package)
     })
 }

@@ -1,6 +1,7 @@
 //! Everything that is done with this repository, as `cargo xtask COMMAND`. Each command does the set-up it
 //! needs by itself.
 
+mod booted;
 mod build;
 mod bundle;
 mod deb;
