@@ -31,7 +31,9 @@ fn a_session_from_open_to_close() {
             session: 1,
             pid,
             program,
+            gpus,
         } => {
+            assert_eq!(*gpus, [""; 0]);
             assert_eq!(*pid, std::process::id());
             assert!(program.starts_with("backend"), "{program}");
             Some(())
@@ -244,7 +246,7 @@ fn vgpud_decides_who_may_open() {
             },
         );
         let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
-        let result = transport.open(&[WINDOW]);
+        let result = transport.open(&[WINDOW], &[]);
         assert!(refused(result, expected), "{hello:?} {open:?} {attach:?}");
         if attach.is_none() {
             assert_eq!(
@@ -350,9 +352,9 @@ fn a_vm_that_may_not_have_gpus_is_told_so() {
 fn without_vgpud_no_session_is_opened_and_the_guest_is_told_why() {
     let backend = Backend::start();
     let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
-    assert!(refused(transport.open(&[WINDOW]), Status::NoScheduler));
+    assert!(refused(transport.open(&[WINDOW], &[]), Status::NoScheduler));
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    assert_eq!(transport.open(&[WINDOW]).unwrap(), WINDOW);
+    assert_eq!(transport.open(&[WINDOW], &[]).unwrap(), WINDOW);
 }
 
 /// Without a VM each process is a front end, and their sessions are one VM's.
@@ -377,7 +379,7 @@ fn processes_on_the_host_use_the_device_side_by_side() {
     // Nor may they have more sessions together than one may.
     let open = || {
         let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
-        transport.open(&[WINDOW]).map(|_| transport)
+        transport.open(&[WINDOW], &[]).map(|_| transport)
     };
     let mut more: Vec<_> = (1..SESSIONS_MAX).map(|_| open().unwrap()).collect();
     assert!(refused(open(), Status::Limit));
