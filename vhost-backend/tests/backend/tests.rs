@@ -232,6 +232,7 @@ fn vgpud_decides_who_may_open() {
         (Some(Refusal::NotMapped), None, None, Status::NoPool),
         (None, Some(quarantined), None, Status::Quarantined),
         (None, Some(Refusal::NoGpu), None, Status::NoGpu),
+        (None, Some(Refusal::NotFound), None, Status::NotFound),
         (None, None, Some(quarantined), Status::Quarantined),
     ];
     for (hello, open, attach, expected) in cases {
@@ -254,6 +255,33 @@ fn vgpud_decides_who_may_open() {
                 0
             );
         }
+    }
+}
+
+/// What the program wants is `vgpud`'s to grant, and what was granted is all that its executor sees, in that order.
+#[test]
+fn an_executor_sees_the_gpus_of_its_session() {
+    for (wish, expected) in [(&["GPU-7", "GPU-3"][..], "GPU-7,GPU-3"), (&[], "GPU-0,GPU-1")] {
+        let backend = Backend::start();
+        let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+        let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
+        let names: Vec<gpus::GpuName> = wish.iter().map(|gpu| gpus::padded(gpu)).collect();
+        transport.open(&[guest::window()], &names).unwrap();
+        vgpud.wait("an opening", |asked| match &asked.request {
+            Request::OpenSession { gpus, .. } => Some(assert_eq!(gpus, wish)),
+            _ => None,
+        });
+        vgpud.wait("an attachment", |asked| match &asked.request {
+            Request::AttachSession { gpus, .. } => Some(assert_eq!(gpus.join(","), expected)),
+            _ => None,
+        });
+        let (exec_pid, _) = vgpud.attached(1);
+        let environment = std::fs::read_to_string(format!("/proc/{exec_pid}/environ")).unwrap();
+        let variable = format!("CUDA_VISIBLE_DEVICES={expected}");
+        assert!(
+            environment.split('\0').any(|one| one == variable),
+            "{environment}"
+        );
     }
 }
 
