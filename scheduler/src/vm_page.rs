@@ -124,8 +124,13 @@ impl SharedPage {
 
     /// Bytes that a session has, on all its GPUs.
     pub fn used_by(&self, slot: usize) -> u64 {
-        let gpus = 0..self.columns(slot).len();
-        gpus.fold(0, |sum, gpu| sum.saturating_add(self.used_on(slot, gpu)))
+        if slot >= SLOTS {
+            return 0;
+        }
+        // Of all columns: what it wrote where it should not counts as well.
+        (0..GPUS).fold(0, |sum, column| {
+            sum.saturating_add(self.page().used_by(slot, column))
+        })
     }
 
     /// Bytes that a session has on one of its GPUs, by their order.

@@ -268,11 +268,17 @@ fn an_executor_sees_the_gpus_of_its_session() {
         let names: Vec<gpus::GpuName> = wish.iter().map(|gpu| gpus::padded(gpu)).collect();
         transport.open(&[guest::window()], &names).unwrap();
         vgpud.wait("an opening", |asked| match &asked.request {
-            Request::OpenSession { gpus, .. } => Some(assert_eq!(gpus, wish)),
+            Request::OpenSession { gpus, .. } => {
+                assert_eq!(gpus, wish);
+                Some(())
+            }
             _ => None,
         });
         vgpud.wait("an attachment", |asked| match &asked.request {
-            Request::AttachSession { gpus, .. } => Some(assert_eq!(gpus.join(","), expected)),
+            Request::AttachSession { gpus, .. } => {
+                assert_eq!(gpus.join(","), expected);
+                Some(())
+            }
             _ => None,
         });
         let (exec_pid, _) = vgpud.attached(1);
