@@ -298,14 +298,17 @@ impl FrontEnd {
     fn serve(mut self) {
         let vm = self.host.vm;
         let end = self.daemon.wait();
-        self.host.front_ends.leave(self.number, || self.device.stop());
-        match end {
-            // A process just ends, wherever it is.
-            Ok(()) | Err(HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
-                log::info!("vm {vm}: front end disconnected");
+        // Said before it is counted out, so that the end of this program is the last that is said.
+        self.host.front_ends.leave(self.number, || {
+            self.device.stop();
+            match end {
+                // A process just ends, wherever it is.
+                Ok(()) | Err(HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
+                    log::info!("vm {vm}: front end disconnected");
+                }
+                Err(e) => log::warn!("vm {vm}: front end disconnected: {e}"),
             }
-            Err(e) => log::warn!("vm {vm}: front end disconnected: {e}"),
-        }
+        });
     }
 }
 
