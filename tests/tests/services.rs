@@ -212,7 +212,8 @@ fn the_journal_gets_the_level_of_each_line() {
     }
 }
 
-/// As far as it can say without the users, and without the programs where they are to be.
+/// As far as it can say without the users, and without the programs where they are to be: the units, also with the drop-in for
+/// pools with MPS.
 #[test]
 fn systemd_takes_the_units() {
     let folder = tempfile::tempdir().unwrap();
@@ -221,19 +222,29 @@ fn systemd_takes_the_units() {
         let text = unit(name).replace("/usr/bin/vgpu", "/usr/bin/env vgpu");
         fs::write(folder.path().join(name), text).unwrap();
     }
-    let mut verify = Command::new("systemd-analyze");
-    verify
-        .args(["verify", "--man=no"])
-        .args(UNITS.map(|name| folder.path().join(name)));
-    let output = match verify.output() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("skipped: there is no systemd-analyze here (Debian: apt install systemd)");
-            return;
+    for drop_in in [None, Some("mps.conf")] {
+        if let Some(name) = drop_in {
+            let drop_ins = folder.path().join("vgpu-backend@.service.d");
+            fs::create_dir(&drop_ins).unwrap();
+            fs::write(drop_ins.join(name), unit(name)).unwrap();
         }
-        other => other.unwrap(),
-    };
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}");
+        let mut verify = Command::new("systemd-analyze");
+        verify
+            .args(["verify", "--man=no"])
+            .args(UNITS.map(|name| folder.path().join(name)));
+        let output = match verify.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                println!("skipped: there is no systemd-analyze here (Debian: apt install systemd)");
+                return;
+            }
+            other => other.unwrap(),
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.is_empty(),
+            "with {drop_in:?}: {said}"
+        );
+    }
 }
 
 /// Each watches over its service, and has it end in order within what that may take.
