@@ -615,6 +615,71 @@ fn only_administrators_change_things() {
     );
 }
 
+/// What is not as it should be is told with what to do, by whoever asks, whether `vgpud` runs or not.
+#[test]
+fn a_host_is_looked_at() {
+    let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1, 2]\n");
+    for vm in [1, 2] {
+        stack.start_backend(vm).unwrap();
+    }
+    // The QEMU that the tests have is found only with its libraries.
+    let qemu = Artifacts::from_env().qemu_command().unwrap();
+    let mut script = "#!/bin/sh\n".to_owned();
+    for (name, value) in qemu.get_envs() {
+        script += &format!("export {}='{}'\n", name.display(), value.unwrap().display());
+    }
+    let words = [qemu.get_program()].into_iter().chain(qemu.get_args());
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.display())).collect();
+    script += &format!("exec {} \"$@\"\n", words.join(" "));
+    let program = stack.dir().join("qemu");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let command = format!(
+        "doctor --libnvidia-ml /no/such/library --qemu {}",
+        program.display()
+    );
+
+    // A software GPU has no driver, so there is always something wrong.
+    let told = json(&stack, &command, DEGRADED);
+    let finding = |told: &Value, check: &str| {
+        let all = told["findings"].as_array().unwrap();
+        all.iter().find(|one| one["check"] == check).unwrap().clone()
+    };
+    assert_eq!(finding(&told, "NVIDIA driver")["level"], "wrong", "{told}");
+    let gpus = finding(&told, "GPUs");
+    assert_eq!(gpus["level"], "unseen");
+    assert!(
+        gpus["found"].as_str().unwrap().contains("/no/such/library"),
+        "{gpus}"
+    );
+    for check in ["memfd", "QEMU", "vgpud"] {
+        assert_eq!(finding(&told, check)["level"], "ok", "{told}");
+        assert_eq!(finding(&told, check)["advice"], Value::Null);
+    }
+    let state = finding(&told, "state folder")["found"].clone();
+    assert!(state.as_str().unwrap().contains("MiB free"), "{state}");
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(finding(&told, "pool map")["level"], "ok", "{told}");
+        let users = finding(&told, "backends' users");
+        assert_eq!(users["found"], "2 backends, as users of their own");
+    }
+    fs::set_permissions(stack.pool_map(), Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(
+        finding(&json(&stack, &command, DEGRADED), "pool map")["level"],
+        "wrong"
+    );
+    let shown = admin(&stack, &command, DEGRADED);
+    assert!(
+        shown.contains("WRONG     pool map") && shown.contains("-> `chmod o-w "),
+        "{shown}"
+    );
+
+    stack.kill_vgpud();
+    let told = json(&stack, &command, DEGRADED);
+    assert_eq!(finding(&told, "vgpud")["level"], "wrong");
+    assert_eq!(finding(&told, "QEMU")["level"], "ok");
+}
+
 /// Whoever reads what it prints may stop, and what is shown again and again is an object per line.
 #[test]
 fn readers_come_and_go() {

@@ -1,6 +1,7 @@
 //! The command line.
 mod limits;
 
+use crate::doctor::Doctor;
 use crate::replay::Replay;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -29,7 +30,7 @@ From nothing to a running pool:
   vgpu-admin status
 
 Exit codes: 0 done, 1 vgpud could not or would not, 2 wrong usage or pool map, 3 no such GPU, pool or VM,
-4 vgpud cannot be reached, 5 `status` found something degraded."
+4 vgpud cannot be reached, 5 `status` found something degraded or `doctor` something wrong."
 )]
 pub struct Arguments {
     /// vgpud's socket
@@ -175,6 +176,8 @@ pub enum Command {
     },
     /// Run what was recorded under another policy, and show what changes
     Replay(Replay),
+    /// Look at this host, and say what is not as it should be; changes nothing, and needs neither root nor vgpud
+    Doctor(Doctor),
     /// Have vgpud read the pool map's file again
     Reload,
     /// Work with a pool map's file
@@ -456,6 +459,7 @@ impl Command {
             | Self::Probe
             | Self::Record { .. }
             | Self::Replay(_)
+            | Self::Doctor(_)
             | Self::Reload
             | Self::Config { .. } => {
                 return None;

@@ -1,5 +1,6 @@
 //! `vgpu-admin`: the operator's command line. A thin client of `vgpud`, which alone changes the pool map's file.
 mod arguments;
+mod doctor;
 mod record;
 mod replay;
 mod show;
@@ -174,6 +175,15 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             say(arguments, &Told::Replayed(&replayed), || {
                 replay::text(&replayed, Screen::now())
             })?;
+        }
+        Command::Doctor(wanted) => {
+            let findings = doctor::run(wanted, &arguments.socket);
+            say(arguments, &Told::Examined { findings: &findings }, || {
+                show::doctor(&findings, Screen::now())
+            })?;
+            if doctor::is_wrong(&findings) {
+                return Ok(DEGRADED.into());
+            }
         }
         Command::Reload => {
             let client = connect()?;

@@ -1,11 +1,13 @@
 //! What people are shown.
 mod audit;
+mod doctor;
 mod events;
 mod probe;
 mod stats;
 mod status;
 
 pub use audit::audit;
+pub use doctor::doctor;
 pub use events::{events, turns};
 pub use probe::probe;
 pub use stats::stats;

@@ -1,4 +1,5 @@
 //! What programs are told.
+use crate::doctor::Finding;
 use crate::record::Recorded;
 use crate::replay::Replayed;
 use serde::Serialize;
@@ -52,6 +53,9 @@ pub enum Told<'a> {
         pools: usize,
         gpus_compared: bool,
     },
+    Examined {
+        findings: &'a [Finding],
+    },
     Error {
         error: Error<'a>,
     },
@@ -90,6 +94,7 @@ impl Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::Level;
     use crate::replay;
     use serde_json::Value;
     use std::collections::BTreeSet;
@@ -160,6 +165,14 @@ mod tests {
                 file: String::new(),
                 pools: 1,
                 gpus_compared: true,
+            },
+            Told::Examined {
+                findings: &[Finding {
+                    check: "QEMU",
+                    level: Level::Unseen,
+                    found: String::new(),
+                    advice: None,
+                }],
             },
             Told::Error {
                 error: Error {
