@@ -2,6 +2,7 @@
 mod limits;
 
 use crate::doctor::Doctor;
+use crate::launch::Backend;
 use crate::replay::Replay;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -178,6 +179,8 @@ pub enum Command {
     Replay(Replay),
     /// Look at this host, and say what is not as it should be; changes nothing, and needs neither root nor vgpud
     Doctor(Doctor),
+    /// Print what a VM's libvirt domain needs for its GPU
+    DomainXml(Backend),
     /// Have vgpud read the pool map's file again
     Reload,
     /// Work with a pool map's file
@@ -460,6 +463,7 @@ impl Command {
             | Self::Record { .. }
             | Self::Replay(_)
             | Self::Doctor(_)
+            | Self::DomainXml(_)
             | Self::Reload
             | Self::Config { .. } => {
                 return None;

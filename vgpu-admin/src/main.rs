@@ -1,6 +1,7 @@
 //! `vgpu-admin`: the operator's command line. A thin client of `vgpud`, which alone changes the pool map's file.
 mod arguments;
 mod doctor;
+mod launch;
 mod record;
 mod replay;
 mod show;
@@ -184,6 +185,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             if doctor::is_wrong(&findings) {
                 return Ok(DEGRADED.into());
             }
+        }
+        Command::DomainXml(backend) => {
+            let (vm, vm_socket) = (backend.vm_id, &backend.socket());
+            let xml = &launch::domain(vm, vm_socket);
+            say(arguments, &Told::Domain { vm, vm_socket, xml }, || xml.clone())?;
         }
         Command::Reload => {
             let client = connect()?;

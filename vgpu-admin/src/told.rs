@@ -56,6 +56,11 @@ pub enum Told<'a> {
     Examined {
         findings: &'a [Finding],
     },
+    Domain {
+        vm: u32,
+        vm_socket: &'a str,
+        xml: &'a str,
+    },
     Error {
         error: Error<'a>,
     },
@@ -173,6 +178,11 @@ mod tests {
                     found: String::new(),
                     advice: None,
                 }],
+            },
+            Told::Domain {
+                vm: 3,
+                vm_socket: "",
+                xml: "",
             },
             Told::Error {
                 error: Error {

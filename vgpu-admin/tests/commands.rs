@@ -534,3 +534,32 @@ fn pools_and_limits_are_set() {
     };
     assert_eq!(vgpud.all_asked(), asked(vec![edit], true));
 }
+
+/// What needs no `vgpud` asks none.
+#[track_caller]
+fn alone(arguments: &[&str], code: i32) -> (String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"));
+    command.args(["--socket", "/no/such/socket"]).args(arguments);
+    let output = command.output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{out}\n{err}");
+    (out, err)
+}
+
+#[test]
+fn a_domain_is_told_of_without_vgpud() {
+    let (xml, _) = alone(&["domain-xml", "--vm-id", "9"], 0);
+    assert!(xml.contains("path=/run/vgpu/vm9.sock'"), "{xml}");
+    let arguments = ["domain-xml", "--vm-id", "9", "--vm-socket", "/s", "--json"];
+    let told: Value = serde_json::from_str(&alone(&arguments, 0).0).unwrap();
+    assert_eq!((&told["vm"], &told["vm_socket"]), (&json!(9), &json!("/s")));
+    assert!(told["xml"].as_str().unwrap().contains("path=/s'"), "{told}");
+    for wrong in [
+        &["--vm-id", "1-7"][..],
+        &["--vm-id", "9", "--vm-socket", "s"],
+        &[],
+    ] {
+        let (_, err) = alone(&[&["domain-xml"], wrong].concat(), 2);
+        assert!(err.contains("--vm-"), "{err}");
+    }
+}

@@ -1,0 +1,69 @@
+//! What others need to give the GPU of a VM to it: libvirt, and container engines.
+mod domain;
+
+pub use domain::domain;
+
+use clap::Args;
+use std::path::Path;
+
+/// A path of a Unix socket has so many bytes at most.
+const SOCKET_LEN_MAX: usize = 107;
+
+/// A VM, and where its backend listens.
+#[derive(Debug, Args)]
+pub struct Backend {
+    /// The VM's number
+    #[arg(long, value_name = "VM")]
+    pub vm_id: u32,
+    /// The socket of its vgpu-backend; /run/vgpu/vmN.sock unless given
+    #[arg(long, value_name = "PATH", value_parser = socket)]
+    vm_socket: Option<String>,
+}
+
+impl Backend {
+    pub fn socket(&self) -> String {
+        let own = || format!("/run/vgpu/vm{}.sock", self.vm_id);
+        self.vm_socket.clone().unwrap_or_else(own)
+    }
+}
+
+/// A path that others take as it is.
+fn absolute(text: &str) -> Result<String, String> {
+    if !Path::new(text).is_absolute() || text.chars().any(char::is_control) {
+        return Err("expected a path from / on, without control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn socket(text: &str) -> Result<String, String> {
+    if text.len() > SOCKET_LEN_MAX {
+        return Err(format!(
+            "expected a path of at most {SOCKET_LEN_MAX} bytes, as sockets have"
+        ));
+    }
+    absolute(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backends_socket_is_where_it_is_said_to_be() {
+        let backend = |vm_socket: Option<&str>| Backend {
+            vm_id: 9,
+            vm_socket: vm_socket.map(str::to_owned),
+        };
+        assert_eq!(backend(None).socket(), "/run/vgpu/vm9.sock");
+        assert_eq!(backend(Some("/s")).socket(), "/s");
+        assert_eq!(socket("/run/a b.sock").as_deref(), Ok("/run/a b.sock"));
+        let longest = format!("/{}", "a".repeat(SOCKET_LEN_MAX - 1));
+        assert!(socket(&longest).is_ok());
+        for wrong in ["", "vm3.sock", "/run/\n", &(longest + "a")] {
+            assert!(
+                socket(wrong).unwrap_err().starts_with("expected a path "),
+                "{wrong}"
+            );
+        }
+    }
+}
