@@ -4,6 +4,7 @@ mod limits;
 use crate::doctor::Doctor;
 use crate::launch::Backend;
 use crate::replay::Replay;
+use crate::top;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use limits::LimitOptions;
@@ -148,6 +149,8 @@ pub enum Command {
         #[arg(long, conflicts_with = "watch")]
         prometheus: bool,
     },
+    /// Show what goes on as it changes, the VMs that use the GPUs most first, until q is pressed
+    Top(top::Options),
     /// Show the order in which turns were given
     Turns {
         /// How many of the last ones
@@ -462,6 +465,7 @@ impl Command {
             | Self::Probe
             | Self::Record { .. }
             | Self::Replay(_)
+            | Self::Top(_)
             | Self::Doctor(_)
             | Self::DomainXml(_)
             | Self::Reload

@@ -6,6 +6,7 @@ mod record;
 mod replay;
 mod show;
 mod told;
+mod top;
 
 use arguments::{Arguments, Command, Config, Events, Planned};
 use clap::Parser;
@@ -177,6 +178,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 replay::text(&replayed, Screen::now())
             })?;
         }
+        Command::Top(options) => top::run(*options, arguments.json, &arguments.socket)?,
         Command::Doctor(wanted) => {
             let findings = doctor::run(wanted, &arguments.socket);
             say(arguments, &Told::Examined { findings: &findings }, || {

@@ -5,6 +5,7 @@ mod events;
 mod probe;
 mod stats;
 mod status;
+mod top;
 
 pub use audit::audit;
 pub use doctor::doctor;
@@ -12,6 +13,7 @@ pub use events::{events, turns};
 pub use probe::probe;
 pub use stats::stats;
 pub use status::{scanned, status};
+pub use top::top;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use jiff::Timestamp;

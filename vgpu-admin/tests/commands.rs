@@ -535,6 +535,81 @@ fn pools_and_limits_are_set() {
     assert_eq!(vgpud.all_asked(), asked(vec![edit], true));
 }
 
+/// On a terminal it shows what goes on, until vgpud is gone, and until q is pressed.
+#[test]
+fn the_live_screen_is_left_as_it_was() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::io::{Read, Write};
+
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(vgpu_client::fixture::host()),
+            next_vm: None,
+        },
+        Request::Stats { .. } => Answer::Stats {
+            stats: Box::new(vgpu_client::fixture::stats()),
+            next_vm: None,
+        },
+        other => panic!("{other:?}"),
+    });
+    // Where there is no terminal it says so.
+    let output = vgpud.spawn(&["top"]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("expected a terminal") && said.contains("hint: "),
+        "{said}"
+    );
+
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let path = ptsname(&master, Vec::new()).unwrap();
+    let slave = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path.to_str().unwrap())
+        .unwrap();
+    let size = rustix::termios::Winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(&slave, size).unwrap();
+    let before = rustix::termios::tcgetattr(&slave).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"))
+        .arg("--socket")
+        .arg(vgpud.path("socket"))
+        .arg("top")
+        .stdin(slave.try_clone().unwrap())
+        .stdout(slave.try_clone().unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut terminal = fs::File::from(master);
+    let mut shown = String::new();
+    let mut until = |what: &str, terminal: &mut fs::File| {
+        let mut bytes = [0; 4096];
+        while !shown.contains(what) {
+            let read = terminal.read(&mut bytes).unwrap();
+            shown += &String::from_utf8_lossy(&bytes[..read]);
+        }
+    };
+    until("q quit", &mut terminal);
+    fs::remove_file(vgpud.path("socket")).unwrap();
+    until("ANSWER", &mut terminal);
+    terminal.write_all(b"q").unwrap();
+    // The screen that was there before is back.
+    until("\x1b[?1049l", &mut terminal);
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
+    let after = rustix::termios::tcgetattr(&slave).unwrap();
+    assert_eq!(after.local_modes, before.local_modes);
+}
+
 /// What needs no `vgpud` asks none.
 #[track_caller]
 fn alone(arguments: &[&str], code: i32) -> (String, String) {
