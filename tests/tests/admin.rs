@@ -680,6 +680,35 @@ fn a_host_is_looked_at() {
     assert_eq!(finding(&told, "QEMU")["level"], "ok");
 }
 
+/// What a container is given leads its programs to the GPU; here they find at the host's paths what it has at its own.
+#[test]
+fn a_containers_programs_find_the_gpu_through_its_file() {
+    let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
+    stack.start_backend(1).unwrap();
+    let (socket, libraries) = (
+        stack.socket(1),
+        stack.artifacts().guest_lib_dir().canonicalize().unwrap(),
+    );
+    let command = format!(
+        "cdi --vm-id 1 --vm-socket {} --libraries {}",
+        socket.display(),
+        libraries.display()
+    );
+    let file: Value = serde_json::from_str(&admin(&stack, &command, DONE)).unwrap();
+    let edits = &file["devices"][0]["containerEdits"];
+    let mut container = Host::native(stack.artifacts());
+    for variable in edits["env"].as_array().unwrap() {
+        let (name, value) = variable.as_str().unwrap().split_once('=').unwrap();
+        let mounts = edits["mounts"].as_array().unwrap();
+        let mount = mounts
+            .iter()
+            .find(|mount| mount["containerPath"] == value)
+            .unwrap();
+        container = container.with(name, mount["hostPath"].as_str().unwrap());
+    }
+    container.must("vadd").unwrap();
+}
+
 /// Whoever reads what it prints may stop, and what is shown again and again is an object per line.
 #[test]
 fn readers_come_and_go() {

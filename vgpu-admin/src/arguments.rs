@@ -2,7 +2,7 @@
 mod limits;
 
 use crate::doctor::Doctor;
-use crate::launch::Backend;
+use crate::launch::{Backend, Container};
 use crate::replay::Replay;
 use crate::top;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -184,6 +184,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Print what a VM's libvirt domain needs for its GPU
     DomainXml(Backend),
+    /// Print what a container on this host needs for the GPU of a VM's number, as a file of /etc/cdi
+    Cdi(Container),
     /// Have vgpud read the pool map's file again
     Reload,
     /// Work with a pool map's file
@@ -468,6 +470,7 @@ impl Command {
             | Self::Top(_)
             | Self::Doctor(_)
             | Self::DomainXml(_)
+            | Self::Cdi(_)
             | Self::Reload
             | Self::Config { .. } => {
                 return None;

@@ -1,6 +1,8 @@
 //! What others need to give the GPU of a VM to it: libvirt, and container engines.
+mod cdi;
 mod domain;
 
+pub use cdi::{Cdi, cdi};
 pub use domain::domain;
 
 use clap::Args;
@@ -18,6 +20,16 @@ pub struct Backend {
     /// The socket of its vgpu-backend; /run/vgpu/vmN.sock unless given
     #[arg(long, value_name = "PATH", value_parser = socket)]
     vm_socket: Option<String>,
+}
+
+/// What a container is given.
+#[derive(Debug, Args)]
+pub struct Container {
+    #[command(flatten)]
+    pub backend: Backend,
+    /// The folder with the guest's libcuda.so.1 on this host
+    #[arg(long, value_name = "DIR", value_parser = absolute, default_value = "/opt/vgpu-guest/usr/lib/vgpu")]
+    pub libraries: String,
 }
 
 impl Backend {

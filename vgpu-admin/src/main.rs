@@ -10,6 +10,7 @@ mod top;
 
 use arguments::{Arguments, Command, Config, Events, Planned};
 use clap::Parser;
+use launch::Container;
 use record::record;
 use show::Screen;
 use std::io::{ErrorKind, Write};
@@ -187,6 +188,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             if doctor::is_wrong(&findings) {
                 return Ok(DEGRADED.into());
             }
+        }
+        Command::Cdi(Container { backend, libraries }) => {
+            let vm = backend.vm_id;
+            let cdi = &launch::cdi(vm, &backend.socket(), libraries);
+            say(arguments, &Told::Container { vm, cdi }, || cdi.file())?;
         }
         Command::DomainXml(backend) => {
             let (vm, vm_socket) = (backend.vm_id, &backend.socket());

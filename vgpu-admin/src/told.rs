@@ -1,5 +1,6 @@
 //! What programs are told.
 use crate::doctor::Finding;
+use crate::launch::Cdi;
 use crate::record::Recorded;
 use crate::replay::Replayed;
 use serde::Serialize;
@@ -55,6 +56,11 @@ pub enum Told<'a> {
     },
     Examined {
         findings: &'a [Finding],
+    },
+    /// What is said in it is the Container Device Interface's.
+    Container {
+        vm: u32,
+        cdi: &'a Cdi,
     },
     Domain {
         vm: u32,

@@ -638,3 +638,23 @@ fn a_domain_is_told_of_without_vgpud() {
         assert!(err.contains("--vm-"), "{err}");
     }
 }
+
+#[test]
+fn a_containers_file_is_told_of_without_vgpud() {
+    let (file, _) = alone(&["cdi", "--vm-id", "9", "--libraries", "/l"], 0);
+    let file: Value = serde_json::from_str(&file).unwrap();
+    assert_eq!(file["devices"][0]["name"], "vm9");
+    let mounts = &file["devices"][0]["containerEdits"]["mounts"];
+    assert_eq!(mounts[0]["hostPath"], "/run/vgpu/vm9.sock");
+    assert_eq!(mounts[1]["hostPath"], "/l");
+    let (told, _) = alone(&["cdi", "--vm-id", "9", "--libraries", "/l", "--json"], 0);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(
+        (&told["schema_version"], &told["cdi"]),
+        (&json!(SCHEMA_VERSION), &file)
+    );
+    for wrong in [&["--libraries", "l"][..], &["--vm-socket", "s"]] {
+        let (_, err) = alone(&[&["cdi", "--vm-id", "9"], wrong].concat(), 2);
+        assert!(err.contains("expected a path from / on"), "{err}");
+    }
+}
