@@ -84,12 +84,48 @@ impl Counted {
     }
 }
 
+/// Which column of a slot is for which GPU, by ordinal: each for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Columns([usize; GPUS]);
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self(std::array::from_fn(|gpu| gpu))
+    }
+}
+
+impl Columns {
+    /// These for the first GPUs, and for GPUs that there should not be those that are left; `None` if one is none or comes twice.
+    fn new(first: &[u32]) -> Option<Self> {
+        let mut columns = Vec::with_capacity(GPUS);
+        let rest = 0..GPUS as u32;
+        for column in first
+            .iter()
+            .copied()
+            .chain(rest.filter(|column| !first.contains(column)))
+        {
+            let column = column as usize;
+            if column >= GPUS || columns.contains(&column) {
+                return None;
+            }
+            columns.push(column);
+        }
+        columns.try_into().ok().map(Self)
+    }
+
+    /// The column of a GPU, if it can have one.
+    fn of(&self, gpu: usize) -> Option<usize> {
+        self.0.get(gpu).copied()
+    }
+}
+
 /// The page is there, and what this session has in it.
 #[derive(Default)]
 struct Account {
     /// Device and inode of the page's file.
     page: Option<(u64, u64)>,
     slot: usize,
+    columns: Columns,
     gpus: [Counted; GPUS],
     /// The memory is on the host, and not counted meanwhile.
     suspended: bool,
@@ -110,23 +146,25 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Takes the VM page, and which slot of it is this session's; again whenever `vgpud` was restarted.
-    pub fn connect(&self, page: OwnedFd, slot: u32) -> std::io::Result<()> {
+    /// Takes the VM page, and which slot of it is this session's, with which columns; again whenever `vgpud` was restarted.
+    pub fn connect(&self, page: OwnedFd, slot: u32, columns: &[u32]) -> std::io::Result<()> {
         let stat = check_sealed(&page, PAGE_LEN)?;
         let slot = usize::try_from(slot).ok().filter(|slot| *slot < SLOTS);
         let slot = slot.ok_or_else(|| std::io::Error::other("no such slot"))?;
+        let columns = Columns::new(columns).ok_or_else(|| std::io::Error::other("no such columns"))?;
         let mut account = self.account();
         if account.page != Some((stat.st_dev, stat.st_ino)) {
             self.page.store(map_for_good(&page, PAGE_LEN)?.cast(), SeqCst);
             account.page = Some((stat.st_dev, stat.st_ino));
         }
         account.slot = slot;
+        account.columns = columns;
         if let Some(page) = self.page() {
             // What it has already counts, whatever the quota is.
             page.clear(slot);
-            for (gpu, counted) in account.gpus.iter().enumerate() {
+            for (column, counted) in columns.0.into_iter().zip(&account.gpus) {
                 if !account.suspended {
-                    page.add_memory(slot, gpu, counted.total());
+                    page.add_memory(slot, column, counted.total());
                 }
             }
         }
@@ -206,12 +244,12 @@ impl Limits {
 
     fn take(&self, gpu: usize, bytes: u64) -> Option<Charge> {
         let mut account = self.account();
-        let slot = account.slot;
+        let (slot, column) = (account.slot, account.columns.of(gpu)?);
         let counted = account.gpus.get_mut(gpu)?;
         let total = counted.allocated.checked_add(bytes)?;
         if self
             .page()
-            .is_some_and(|page| !page.take_memory(slot, gpu, bytes))
+            .is_some_and(|page| !page.take_memory(slot, column, bytes))
         {
             return None;
         }
@@ -256,13 +294,14 @@ impl Limits {
         } else if bytes > charge.bytes {
             let mut account = self.account();
             let slot = account.slot;
-            let Some(counted) = account.gpus.get_mut(charge.gpu) else {
+            let Some(column) = account.columns.of(charge.gpu) else {
                 return;
             };
+            let counted = &mut account.gpus[charge.gpu];
             let more = bytes - charge.bytes;
             counted.allocated(counted.allocated.saturating_add(more));
             if let Some(page) = self.page() {
-                page.add_memory(slot, charge.gpu, more);
+                page.add_memory(slot, column, more);
             }
         }
         charge.bytes = bytes;
@@ -330,11 +369,8 @@ impl Limits {
     /// Whether the VM may take that much more.
     pub fn fits(&self, gpu: u32, bytes: u64) -> bool {
         self.page().is_none_or(|page| {
-            let used = if (gpu as usize) < GPUS {
-                page.used(gpu as usize)
-            } else {
-                0
-            };
+            let column = self.account().columns.of(gpu as usize);
+            let used = column.map_or(0, |column| page.used(column));
             used.saturating_add(bytes) <= page.quota()
         })
     }
@@ -343,10 +379,10 @@ impl Limits {
         let gpu = gpu as usize;
         let mut account = self.account();
         let slot = account.slot;
-        if let Some(counted) = account.gpus.get_mut(gpu) {
-            counted.estimated += bytes;
+        if let Some(column) = account.columns.of(gpu) {
+            account.gpus[gpu].estimated += bytes;
             if let Some(page) = self.page() {
-                page.add_memory(slot, gpu, bytes);
+                page.add_memory(slot, column, bytes);
             }
         }
         Charge {
@@ -360,9 +396,10 @@ impl Limits {
     pub fn give(&self, charge: Charge) {
         let mut account = self.account();
         let slot = account.slot;
-        let Some(counted) = account.gpus.get_mut(charge.gpu) else {
+        let Some(column) = account.columns.of(charge.gpu) else {
             return;
         };
+        let counted = &mut account.gpus[charge.gpu];
         let before = counted.total();
         match charge.part {
             Part::Allocated => counted.allocated(counted.allocated.saturating_sub(charge.bytes)),
@@ -371,7 +408,7 @@ impl Limits {
         }
         let given = before - counted.total();
         if let Some(page) = self.page() {
-            page.give_memory(slot, charge.gpu, given);
+            page.give_memory(slot, column, given);
         }
     }
 
@@ -384,27 +421,32 @@ impl Limits {
         }
         account.silent = bytes.is_empty();
         self.told.notify_all();
-        for (gpu, (counted, &bytes)) in account.gpus.iter_mut().zip(bytes).enumerate() {
+        let columns = account.columns.0;
+        for (column, (counted, &bytes)) in columns.into_iter().zip(account.gpus.iter_mut().zip(bytes)) {
             let before = counted.total();
             counted.told(bytes);
             let now = counted.total();
             if let Some(page) = self.page() {
-                page.add_memory(slot, gpu, now.saturating_sub(before));
-                page.give_memory(slot, gpu, before.saturating_sub(now));
+                page.add_memory(slot, column, now.saturating_sub(before));
+                page.give_memory(slot, column, before.saturating_sub(now));
             }
         }
     }
 
     /// Free memory and memory of a GPU as the guest's program sees it.
     pub fn memory(&self, gpu: u32, free: u64, total: u64) -> (u64, u64) {
-        let (Some(page), gpu) = (self.page(), gpu as usize) else {
+        let column = self.account().columns.of(gpu as usize);
+        let (Some(page), Some(column)) = (self.page(), column) else {
             return (free, total);
         };
         let quota = page.quota();
-        if quota == UNLIMITED || gpu >= GPUS {
+        if quota == UNLIMITED {
             return (free, total);
         }
-        (free.min(quota.saturating_sub(page.used(gpu))), total.min(quota))
+        (
+            free.min(quota.saturating_sub(page.used(column))),
+            total.min(quota),
+        )
     }
 
     /// The session's memory goes to the host: it does not count.
@@ -424,8 +466,8 @@ impl Limits {
             return true;
         };
         let slot = account.slot;
-        for (gpu, counted) in account.gpus.iter().enumerate() {
-            if !page.take_memory(slot, gpu, counted.total()) {
+        for (column, counted) in account.columns.0.into_iter().zip(&account.gpus) {
+            if !page.take_memory(slot, column, counted.total()) {
                 page.clear(slot);
                 return false;
             }
@@ -463,19 +505,52 @@ mod tests {
 
     fn limits(file: &OwnedFd, slot: u32) -> Limits {
         let limits = Limits::default();
-        limits.connect(file.try_clone().unwrap(), slot).unwrap();
+        limits.connect(file.try_clone().unwrap(), slot, &[]).unwrap();
         limits
     }
 
     #[test]
     fn a_page_that_could_vanish_and_a_slot_that_is_none_are_refused() {
         let limits = Limits::default();
-        assert!(limits.connect(page_file(PAGE_LEN, SealFlags::GROW), 0).is_err());
-        assert!(limits.connect(page_file(8, SealFlags::SHRINK), 0).is_err());
+        let unsealed = page_file(PAGE_LEN, SealFlags::GROW);
+        assert!(limits.connect(unsealed, 0, &[]).is_err());
+        assert!(limits.connect(page_file(8, SealFlags::SHRINK), 0, &[]).is_err());
         let file = page_file(PAGE_LEN, SealFlags::SHRINK);
-        assert!(limits.connect(file.try_clone().unwrap(), SLOTS as u32).is_err());
+        let connect = |slot, columns: &[u32]| limits.connect(file.try_clone().unwrap(), slot, columns);
+        assert!(connect(SLOTS as u32, &[]).is_err());
+        for columns in [&[GPUS as u32][..], &[1, 1], &[0; GPUS + 1]] {
+            assert!(connect(0, columns).is_err());
+        }
         assert!(limits.page().is_none());
-        assert!(limits.connect(file, SLOTS as u32 - 1).is_ok());
+        assert!(connect(SLOTS as u32 - 1, &[GPUS as u32 - 1, 0]).is_ok());
+    }
+
+    #[test]
+    fn what_is_counted_is_counted_where_the_gpus_column_is() {
+        let file = page_file(PAGE_LEN, SealFlags::SHRINK);
+        let (first, second) = (limits(&file, 0), Limits::default());
+        second.connect(file.try_clone().unwrap(), 1, &[1]).unwrap();
+        let page = first.page().unwrap();
+        page.set_quota(Some(3 * GRANULE));
+        first.allocate(1, 2 * GRANULE, || ()).unwrap();
+        // The first one's second GPU is the second one's first.
+        assert!(second.allocate(0, 2 * GRANULE, || ()).is_err());
+        assert_eq!(second.memory(0, 1 << 40, 1 << 40), (GRANULE, 3 * GRANULE));
+        assert!(second.fits(0, GRANULE) && !second.fits(0, GRANULE + 1));
+        let charge = second.allocate(0, GRANULE, || ()).unwrap();
+        assert_eq!((page.used_by(1, 1), page.used_by(1, 0)), (GRANULE, 0));
+        second.told(&[5 * GRANULE]);
+        assert_eq!((page.used_by(1, 1), page.used_by(1, 0)), (5 * GRANULE, 0));
+        second.give(charge);
+        assert_eq!(page.used_by(1, 1), 4 * GRANULE);
+        // With another scheduler, in other columns.
+        second.connect(file.try_clone().unwrap(), 1, &[6]).unwrap();
+        assert_eq!((page.used_by(1, 1), page.used_by(1, 6)), (0, 4 * GRANULE));
+        second.suspend();
+        assert_eq!(page.used(6), 0);
+        page.set_quota(None);
+        assert!(second.resume());
+        assert_eq!(page.used(6), 4 * GRANULE);
     }
 
     #[test]
@@ -494,7 +569,7 @@ mod tests {
         assert!(limits.allocate(0, 5 * GRANULE, || limits.give(small)).is_ok());
         assert_eq!(limits.memory(0, u64::MAX, u64::MAX), (0, 6 * GRANULE));
         let other = page_file(PAGE_LEN, SealFlags::SHRINK);
-        limits.connect(other, 5).unwrap();
+        limits.connect(other, 5, &[]).unwrap();
         assert_eq!(limits.page().unwrap().used_by(5, 0), 6 * GRANULE);
         limits.give(large);
         assert_eq!(limits.page().unwrap().used_by(5, 0), 5 * GRANULE);

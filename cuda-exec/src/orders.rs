@@ -51,10 +51,10 @@ fn next(session: &Session, socket: &OwnedFd) -> bool {
             session.load.set_depth(depth);
             return true;
         }
-        ToExec::VmPage { slot } => {
+        ToExec::VmPage { slot, columns } => {
             let page = fds.into_iter().next();
             let page = page.ok_or_else(|| std::io::Error::other("there is no page"));
-            if let Err(error) = page.and_then(|page| session.limits.connect(page, slot)) {
+            if let Err(error) = page.and_then(|page| session.limits.connect(page, slot, &columns)) {
                 log::error!("the VM page: {error}");
             }
             return true;

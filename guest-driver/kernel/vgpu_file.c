@@ -159,9 +159,11 @@ static int vgpu_session_adopt(struct vgpu_file *file, const struct vgpu_open *ar
 	return err;
 }
 
-/* Opens the session. Context: vgpu_file.lock held. */
-static int vgpu_session_open(struct vgpu_file *file, struct vgpu_open *args)
+/* Opens the session, with the GPUs of these names. Context: vgpu_file.lock held. */
+static int vgpu_session_open(struct vgpu_file *file, struct vgpu_open *args,
+			     const void *gpus, u32 gpus_len)
 {
+	size_t gpus_size = (size_t)gpus_len * VGPU_WIRE_GPU_NAME_LEN;
 	char name[TASK_COMM_LEN];
 	struct vgpu_wire_session_open *body;
 	struct vgpu_req *req;
@@ -177,7 +179,7 @@ static int vgpu_session_open(struct vgpu_file *file, struct vgpu_open *args)
 	/* Closing must not fail for want of memory. */
 	if (!file->close)
 		file->close = vgpu_req_new(VGPU_WIRE_SESSION_CLOSE, 0, 0);
-	req = vgpu_req_new(VGPU_WIRE_SESSION_OPEN, 0, sizeof(*body));
+	req = vgpu_req_new(VGPU_WIRE_SESSION_OPEN, 0, sizeof(*body) + gpus_size);
 	if (!file->close || !req) {
 		err = -ENOMEM;
 		goto put;
@@ -189,6 +191,9 @@ static int vgpu_session_open(struct vgpu_file *file, struct vgpu_open *args)
 		body->windows[i] = cpu_to_le64(args->windows[i]);
 	get_task_comm(name, current->group_leader);
 	strscpy(body->name, name, sizeof(body->name));
+	/* What the names are is the host's to check. */
+	if (gpus_size)
+		memcpy(body->gpus, gpus, gpus_size);
 
 	err = vgpu_ctrl_call(file->dev, req);
 	if (err == -EINTR) {
@@ -213,6 +218,29 @@ put:
 	return err;
 }
 
+/* Checks what a program asks for, opens the session and says how that went. */
+static int vgpu_open_checked(struct vgpu_file *file, struct vgpu_open *args,
+			     const void *gpus, u32 gpus_len)
+{
+	int err;
+
+	if (args->wait_s || args->status || !args->windows_len ||
+	    args->windows_len > VGPU_WINDOWS_MAX)
+		return -EINVAL;
+	for (u32 i = 0; i < args->windows_len; i++)
+		if (!vgpu_window_valid(&file->dev->limits, args->windows[i]))
+			return -EINVAL;
+
+	err = mutex_lock_killable(&file->lock);
+	if (err)
+		return err;
+	err = vgpu_session_open(file, args, gpus, gpus_len);
+	args->window = file->window;
+	args->session = file->session;
+	mutex_unlock(&file->lock);
+	return err;
+}
+
 static long vgpu_ioctl_open(struct vgpu_file *file, struct vgpu_open __user *user)
 {
 	struct vgpu_open args;
@@ -220,22 +248,32 @@ static long vgpu_ioctl_open(struct vgpu_file *file, struct vgpu_open __user *use
 
 	if (copy_from_user(&args, user, sizeof(args)))
 		return -EFAULT;
-	if (args.wait_s || args.status || !args.windows_len ||
-	    args.windows_len > VGPU_WINDOWS_MAX)
-		return -EINVAL;
-	for (u32 i = 0; i < args.windows_len; i++)
-		if (!vgpu_window_valid(&file->dev->limits, args.windows[i]))
-			return -EINVAL;
-
-	err = mutex_lock_killable(&file->lock);
-	if (err)
-		return err;
-	err = vgpu_session_open(file, &args);
-	args.window = file->window;
-	args.session = file->session;
-	mutex_unlock(&file->lock);
+	err = vgpu_open_checked(file, &args, NULL, 0);
 	/* Why it was refused is told, too. */
 	if (copy_to_user(user, &args, sizeof(args)) && !err)
+		err = -EFAULT;
+	return err;
+}
+
+static long vgpu_ioctl_open_gpus(struct vgpu_file *file,
+				 struct vgpu_open_gpus __user *user)
+{
+	struct vgpu_open_gpus args;
+	void *gpus;
+	int err;
+
+	if (copy_from_user(&args, user, sizeof(args)))
+		return -EFAULT;
+	if (args.reserved || !args.gpus_len || args.gpus_len > VGPU_GPUS_MAX)
+		return -EINVAL;
+	/* Before any lock: the program's memory may take its time. */
+	gpus = memdup_user(u64_to_user_ptr(args.gpus),
+			   args.gpus_len * VGPU_GPU_NAME_LEN);
+	if (IS_ERR(gpus))
+		return PTR_ERR(gpus);
+	err = vgpu_open_checked(file, &args.open, gpus, args.gpus_len);
+	kfree(gpus);
+	if (copy_to_user(&user->open, &args.open, sizeof(args.open)) && !err)
 		err = -EFAULT;
 	return err;
 }
@@ -395,6 +433,8 @@ static long vgpu_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 		return vgpu_ioctl_info(file, user);
 	case VGPU_IOC_OPEN:
 		return vgpu_ioctl_open(file, user);
+	case VGPU_IOC_OPEN_GPUS:
+		return vgpu_ioctl_open_gpus(file, user);
 	case VGPU_IOC_ALLOC:
 		return vgpu_ioctl_alloc(file, user);
 	case VGPU_IOC_FREE:

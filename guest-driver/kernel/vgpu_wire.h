@@ -24,6 +24,8 @@
 #define VGPU_WIRE_RUNS_PER_MESSAGE_MAX	2048
 #define VGPU_WIRE_PAGE_LEN	4096
 #define VGPU_WIRE_GPUS_LEN_MAX	21296
+#define VGPU_WIRE_GPUS_MAX	16
+#define VGPU_WIRE_GPU_NAME_LEN	64
 #define VGPU_WIRE_WINDOW_ALIGN	(2ULL << 20)
 #define VGPU_WIRE_WINDOW_END	(1ULL << 47)
 
@@ -100,11 +102,21 @@ struct vgpu_wire_reply {
 	__le32 wait_s;
 };
 
+/**
+ * struct vgpu_wire_session_open - open a session
+ * @pid:	process id in the guest
+ * @windows_len: how many of @windows are set, from 1
+ * @windows:	bases of windows that are free in the process, best first
+ * @name:	the program's
+ * @gpus:	names of the GPUs that it is to have, VGPU_WIRE_GPUS_MAX at
+ *		most; without any it has all of the VM's
+ */
 struct vgpu_wire_session_open {
 	__le32 pid;
 	__le32 windows_len;
 	__le64 windows[VGPU_WIRE_WINDOWS_MAX];
 	char name[VGPU_WIRE_NAME_LEN];
+	char gpus[][VGPU_WIRE_GPU_NAME_LEN];
 };
 
 struct vgpu_wire_session_opened {

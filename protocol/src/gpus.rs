@@ -8,6 +8,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Stands for a number that the host does not know.
 pub const UNKNOWN: u32 = u32::MAX;
 
+/// A GPU's name on the wire: "GPU-" or "MIG-" and a UUID, zero-padded.
+pub type GpuName = [u8; 64];
+
 /// Starts the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -32,8 +35,8 @@ pub struct Gpu {
     pub name: [u8; 92],
     /// Bit n: it can read and write the memory of the reply's n-th GPU, as `cuDeviceCanAccessPeer` says.
     pub peers: u32,
-    /// "GPU-" or "MIG-" and a UUID, zero-padded.
-    pub uuid: [u8; 64],
+    /// Which one it is.
+    pub uuid: GpuName,
     /// PCI address as text ("00000000:17:00.0"), zero-padded.
     pub pci: [u8; 32],
     /// Bytes of memory, no more than the VM's quota.

@@ -54,7 +54,8 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ControlKind {
-    /// Open a session: body [`SessionOpen`], reply body [`SessionOpened`]. The header's session is 0.
+    /// Open a session: body [`SessionOpen`] and the names of the GPUs that it is to have, reply body [`SessionOpened`]. The
+    /// header's session is 0.
     SessionOpen = 1,
     /// Close it. Answered once its executor is gone and no page is in use any more. No bodies.
     SessionClose = 2,
@@ -115,7 +116,7 @@ pub enum Status {
     Ok = 0,
     /// The message is malformed: wrong length, unknown kind, a value out of bounds.
     Invalid = 1,
-    /// There is no such session, mapping or ring.
+    /// There is no such session, mapping or ring, or no such GPU of the VM.
     NotFound = 2,
     /// A limit of the protocol or of the VM would be exceeded.
     Limit = 3,
@@ -158,6 +159,10 @@ impl Status {
 }
 
 /// Opens a session.
+///
+/// Behind it come [`crate::limits::GPUS_MAX`] [`crate::gpus::GpuName`]s at most, each once: those of the VM's GPUs that the session
+/// is to have, in the order in which its program numbers them. Without any it gets all, in the VM's order. If one is none of
+/// the VM's it is [`Status::NotFound`]: names come from [`ControlKind::Gpus`], and the VM's GPUs may have changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SessionOpen {
@@ -276,6 +281,12 @@ const _: () = assert!(size_of::<Config>() == 48);
 const _: () = assert!(size_of::<SessionOpen>() == 104);
 const _: () = assert!(size_of::<SessionOpened>() == 16);
 const _: () = assert!(size_of::<Map>() == 32);
+const _: () = assert!(
+    size_of::<ControlHeader>()
+        + size_of::<SessionOpen>()
+        + crate::limits::GPUS_MAX as usize * size_of::<crate::gpus::GpuName>()
+        <= crate::limits::CONTROL_LEN_MAX
+);
 const _: () = assert!(
     size_of::<ControlHeader>() + size_of::<Map>() + crate::limits::RUNS_PER_MESSAGE_MAX * size_of::<Run>()
         <= crate::limits::CONTROL_LEN_MAX

@@ -3,17 +3,25 @@ use crate::inventory::is_instance;
 use std::collections::BTreeSet;
 use vgpu_sched_api::vm_page::GPUS;
 
-/// The GPUs of a VM's next session: `per_vm` of those that are usable, or all; [`GPUS`] at most, and in their order.
-/// `sessions` are all that there are, of every pool: their VMs and GPUs, the oldest of a VM first.
+/// A session that there is: whose it is, the GPUs that its VM had when it was opened, and those of them that it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement<'a> {
+    pub vm: u32,
+    pub shown: &'a [String],
+    pub gpus: &'a [String],
+}
+
+/// The GPUs of a VM, as a session that starts now is shown them: `per_vm` of those that are usable, or all; [`GPUS`] at most,
+/// and in their order. `sessions` are all that there are, of every pool, the oldest of a VM first.
 ///
-/// A VM's sessions have the same GPUs, so that they can share memory, and its limits hold on each. Its first one gets those
-/// that the fewest VMs have, then the fewest sessions, then those that come first. Of a pool with MIG instances a session
+/// A VM has the same GPUs as long as it has sessions, whichever of them each session has. At first it gets those
+/// that the fewest VMs have, then the fewest sessions, then those that come first. Of a pool with MIG instances it
 /// gets one GPU, since libcuda shows a process one instance at most, and nothing beside it.
 pub fn choose<'a>(
     usable: &[String],
     per_vm: Option<u32>,
     vm: u32,
-    sessions: impl Iterator<Item = (u32, &'a [String])> + Clone,
+    sessions: impl Iterator<Item = Placement<'a>> + Clone,
 ) -> Vec<String> {
     let most = match usable.iter().any(|uuid| is_instance(uuid)) {
         true => 1,
@@ -24,13 +32,14 @@ pub fn choose<'a>(
         return usable.to_vec();
     }
     let fits = |gpus: &&[String]| gpus.len() == count && gpus.iter().all(|uuid| usable.contains(uuid));
-    let own = sessions.clone().filter(|(owner, _)| *owner == vm);
-    if let Some(gpus) = own.map(|(_, gpus)| gpus).filter(fits).last() {
+    let own = sessions.clone().filter(|session| session.vm == vm);
+    if let Some(gpus) = own.map(|session| session.shown).filter(fits).last() {
         return gpus.to_vec();
     }
     let load = |uuid: &String| {
-        let on_it = sessions.clone().filter(|(_, gpus)| gpus.contains(uuid));
-        let vms: BTreeSet<u32> = on_it.clone().map(|(owner, _)| owner).collect();
+        let had = sessions.clone().filter(|session| session.shown.contains(uuid));
+        let vms: BTreeSet<u32> = had.map(|session| session.vm).collect();
+        let on_it = sessions.clone().filter(|session| session.gpus.contains(uuid));
         (vms.len(), on_it.count())
     };
     let mut by_load: Vec<_> = usable.iter().enumerate().collect();
@@ -38,6 +47,22 @@ pub fn choose<'a>(
     by_load.truncate(count);
     by_load.sort();
     by_load.into_iter().map(|(_, uuid)| uuid.clone()).collect()
+}
+
+/// Those of a VM's GPUs that a session wishes for, in its order; all if it names none. What is wrong with a wish is said in words.
+pub fn select(shown: &[String], wish: &[String]) -> Result<Vec<String>, String> {
+    if wish.is_empty() {
+        return Ok(shown.to_vec());
+    }
+    for (place, uuid) in wish.iter().enumerate() {
+        if !shown.contains(uuid) {
+            return Err(format!("{} is none of the VM's GPUs", uuid.escape_debug()));
+        }
+        if wish[..place].contains(uuid) {
+            return Err(format!("it wishes for {uuid} twice"));
+        }
+    }
+    Ok(wish.to_vec())
 }
 
 #[cfg(test)]
@@ -57,8 +82,47 @@ mod tests {
         sessions: &[(u32, &[&str])],
     ) -> Vec<String> {
         let sessions: Vec<_> = sessions.iter().map(|(vm, gpus)| (*vm, names(gpus))).collect();
-        let sessions = sessions.iter().map(|(vm, gpus)| (*vm, gpus.as_slice()));
-        choose(&names(usable), per_vm, vm, sessions)
+        choose(&names(usable), per_vm, vm, sessions.iter().map(whole))
+    }
+
+    /// A session that has all of its VM's GPUs.
+    fn whole((vm, gpus): &(u32, Vec<String>)) -> Placement<'_> {
+        Placement {
+            vm: *vm,
+            shown: gpus,
+            gpus,
+        }
+    }
+
+    #[test]
+    fn a_wish_changes_neither_what_its_vm_has_nor_what_others_get() {
+        let usable = names(&["a", "b", "c", "d"]);
+        let (shown, gpus) = (names(&["b", "c"]), names(&["c"]));
+        let session = Placement {
+            vm: 1,
+            shown: &shown,
+            gpus: &gpus,
+        };
+        let next = |vm, per_vm| choose(&usable, Some(per_vm), vm, [session].into_iter());
+        assert_eq!(next(1, 2), shown);
+        assert_eq!(next(2, 2), ["a", "d"], "it has the one that it does not use");
+        // Among as many VMs, those count that are on it.
+        assert_eq!(next(2, 3), ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn a_wish_is_for_the_vms_gpus_each_once() {
+        let shown = names(&["a", "b", "c"]);
+        let select = |wish: &[&str]| select(&shown, &names(wish));
+        assert_eq!(select(&[]), Ok(shown.clone()));
+        assert_eq!(select(&["c", "a"]), Ok(names(&["c", "a"])));
+        assert!(select(&["a", "x"]).unwrap_err().contains("x is none"));
+        assert!(select(&["a", "b", "a"]).unwrap_err().contains("twice"));
+        assert!(select(&[""]).is_err());
+        assert!(
+            select(&["\n"]).unwrap_err().starts_with("\\n"),
+            "no line of its own"
+        );
     }
 
     #[test]
@@ -116,13 +180,26 @@ mod tests {
 
     proptest! {
         #[test]
+        fn what_a_session_gets_is_its_wish_and_its_vms(shown in 1..9u32, wish in prop::collection::vec(0..12u32, 0..12)) {
+            let shown: Vec<String> = (0..shown).map(|n| n.to_string()).collect();
+            let wish: Vec<String> = wish.iter().map(u32::to_string).collect();
+            if let Ok(gpus) = select(&shown, &wish) {
+                prop_assert!(gpus.iter().all(|gpu| shown.contains(gpu)));
+                prop_assert_eq!(gpus.iter().collect::<BTreeSet<_>>().len(), gpus.len());
+                prop_assert_eq!(&gpus, if wish.is_empty() { &shown } else { &wish });
+            } else {
+                let distinct = wish.iter().collect::<BTreeSet<_>>().len() == wish.len();
+                prop_assert!(!distinct || wish.iter().any(|gpu| !shown.contains(gpu)));
+            }
+        }
+
+        #[test]
         fn vms_are_spread_evenly(gpus in 1..10usize, per_vm in 1..10u32, vms in 1..40u32) {
             let usable: Vec<String> = (0..gpus).map(|n| n.to_string()).collect();
             let mut sessions: Vec<(u32, Vec<String>)> = Vec::new();
             for vm in 0..vms {
                 for _ in 0..2 {
-                    let placed = sessions.iter().map(|(vm, gpus)| (*vm, gpus.as_slice()));
-                    let chosen = choose(&usable, Some(per_vm), vm, placed);
+                    let chosen = choose(&usable, Some(per_vm), vm, sessions.iter().map(whole));
                     prop_assert_eq!(chosen.len(), gpus.min(per_vm as usize).min(GPUS));
                     prop_assert!(chosen.is_sorted());
                     let first = sessions.iter().find(|(owner, _)| *owner == vm);

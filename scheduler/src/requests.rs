@@ -36,13 +36,15 @@ impl Daemon {
                 session,
                 pid,
                 program,
-            } => self.open(client, session, pid, &program),
+                gpus,
+            } => self.open(client, session, (pid, &program), &gpus),
             Request::AttachSession {
                 session,
                 pid,
                 program,
+                gpus,
                 exec_pid: _,
-            } => self.attach_session(client, session, (pid, program), fds),
+            } => self.attach_session(client, session, (pid, program), &gpus, fds),
             Request::CloseSession { session } => self.close(client, session),
             Request::VmGpus => self.vm_gpus(client),
             Request::Status { from_vm } => Ok(self.status(from_vm)),
@@ -110,7 +112,13 @@ impl Daemon {
         Ok(Answer::Welcome { pool, priority })
     }
 
-    fn open(&mut self, client: u64, number: u32, pid: u32, program: &str) -> Result<Answer, Refused> {
+    fn open(
+        &mut self,
+        client: u64,
+        number: u32,
+        (pid, program): (u32, &str),
+        wish: &[String],
+    ) -> Result<Answer, Refused> {
         let session = self.session_of(client, number)?;
         // One that a backend left behind which is gone: the new one takes the number over when it attaches.
         if self
@@ -123,7 +131,7 @@ impl Daemon {
                 format!("VM {} has a session {number}", session.vm),
             ));
         }
-        let uuids = self.place(session)?;
+        let uuids = self.place(session, wish)?;
         let program = program.escape_debug();
         log::info!(
             "VM {} session {number}: opens: {program} (pid {pid} in the VM)",
@@ -141,6 +149,7 @@ impl Daemon {
         client: u64,
         number: u32,
         (pid, mut program): (u32, String),
+        has: &[String],
         fds: Vec<OwnedFd>,
     ) -> Result<Answer, Refused> {
         let session = self.session_of(client, number)?;
@@ -159,7 +168,7 @@ impl Daemon {
         let Some(exec_pid) = process_of(&pidfd) else {
             return Err(invalid("the third descriptor is no pidfd".to_owned()));
         };
-        let gpus = self.gpus_of(session)?;
+        let gpus = self.gpus_of(session, has)?;
         program.truncate(program.floor_char_boundary(PROGRAM_LEN_MAX));
         let attachment = Attachment {
             client,

@@ -30,8 +30,13 @@ pub(crate) struct Attachment {
 }
 
 impl Daemon {
-    /// Gives a session that is about to start its GPUs, which it keeps until it ends.
-    pub(crate) fn place(&mut self, session: Session) -> Result<Vec<String>, (Refusal, String)> {
+    /// Gives a session that is about to start its GPUs, which it keeps until it ends: those of the VM's that it wishes for, or
+    /// all.
+    pub(crate) fn place(
+        &mut self,
+        session: Session,
+        wish: &[String],
+    ) -> Result<Vec<String>, (Refusal, String)> {
         self.must_not_be_quarantined(session.vm)?;
         // One that a backend left behind which is gone.
         self.detach(session, "its number was given to another one");
@@ -46,8 +51,10 @@ impl Daemon {
                 ),
             ));
         }
-        let gpus = self.next_gpus(session.vm)?;
+        let shown = self.next_gpus(session.vm)?;
+        let gpus = placement::select(&shown, wish).map_err(|message| (Refusal::NotFound, message))?;
         let placed = Placed {
+            shown,
             gpus: gpus.clone(),
             calls: 0,
         };
@@ -56,7 +63,7 @@ impl Daemon {
         Ok(gpus)
     }
 
-    /// The GPUs that a VM's next session gets.
+    /// The GPUs that a VM has: its next session gets them, or those of them that it wishes for.
     pub(crate) fn next_gpus(&self, vm: u32) -> Result<Vec<String>, (Refusal, String)> {
         let Some(pool) = self.map.pool_of(vm) else {
             return Err((Refusal::NotMapped, format!("VM {vm} is in no pool")));
@@ -69,15 +76,19 @@ impl Daemon {
             ));
         }
         let sessions = self.placed.iter();
-        let sessions = sessions.map(|(id, placed)| (id.vm, placed.gpus.as_slice()));
+        let sessions = sessions.map(|(id, placed)| placement::Placement {
+            vm: id.vm,
+            shown: &placed.shown,
+            gpus: &placed.gpus,
+        });
         Ok(placement::choose(&usable, pool.gpus_per_vm, vm, sessions))
     }
 
-    /// The GPUs that a session was given when it was opened.
-    pub(crate) fn gpus_of(&mut self, session: Session) -> Result<GpuSet, (Refusal, String)> {
+    /// The GPUs that a session was given when it was opened; those that it says it has if that is not known any longer.
+    pub(crate) fn gpus_of(&mut self, session: Session, has: &[String]) -> Result<GpuSet, (Refusal, String)> {
         let uuids = match self.placed.get(&session) {
             Some(placed) => placed.gpus.clone(),
-            None => self.place(session)?,
+            None => self.place(session, has)?,
         };
         let numbers: Option<Vec<u32>> = uuids.iter().map(|uuid| self.inventory.number(uuid)).collect();
         match numbers {
@@ -94,7 +105,7 @@ impl Daemon {
         self.let_go(session, "it is attached anew");
         self.attachments += 1;
         let attachment = self.attachments;
-        let slot = self.take_slot(session.vm)?;
+        let slot = self.take_slot(session)?;
         let (socket_token, pidfd_token) = self.wait_for(session, attachment, &new).map_err(|error| {
             self.give_slot(session.vm, slot);
             format!("the session's descriptors cannot be waited for: {error}")
@@ -159,8 +170,9 @@ impl Daemon {
         }
     }
 
-    /// A slot in a VM's page, which is made for its first session.
-    fn take_slot(&mut self, vm: u32) -> Result<usize, String> {
+    /// A slot in its VM's page, which is made for the VM's first session.
+    fn take_slot(&mut self, session: Session) -> Result<usize, String> {
+        let vm = session.vm;
         let page = match self.vm_pages.entry(vm) {
             Entry::Occupied(page) => page.into_mut(),
             Entry::Vacant(place) => {
@@ -168,7 +180,8 @@ impl Daemon {
                 place.insert(page.map_err(|error| format!("no page for VM {vm}: {error}"))?)
             }
         };
-        let slot = page.take_slot();
+        let gpus = self.placed.get(&session).map(|placed| placed.gpus.as_slice());
+        let slot = page.take_slot(gpus.unwrap_or_default());
         slot.ok_or_else(|| format!("VM {vm} has {SLOTS} sessions, which is the most"))
     }
 
@@ -188,6 +201,11 @@ impl Daemon {
         };
         let order = ToExec::VmPage {
             slot: live.slot as u32,
+            columns: page
+                .columns(live.slot)
+                .iter()
+                .map(|column| *column as u32)
+                .collect(),
         };
         if let Err(error) = packet::send(&live.socket, &order, &[page.memfd()]) {
             log::error!("{}: its VM's page is not handed over: {error:#}", name(session));

@@ -14,7 +14,7 @@ use vgpu_sched_api::messages::{ChangeRecord, EventRecord, GpuFacts, GpuRungs, Qu
 use vgpu_sched_core::Session;
 
 /// How the tables came to be: a version's tables are those of all steps up to it.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     "CREATE TABLE gpu (
          uuid TEXT PRIMARY KEY, place INTEGER, model TEXT NOT NULL, pci TEXT NOT NULL, memory INTEGER NOT NULL
      ) STRICT;
@@ -41,6 +41,8 @@ const STEPS: [&str; 4] = [
          number INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, uid INTEGER, user TEXT, change TEXT NOT NULL,
          changes TEXT NOT NULL, diff TEXT NOT NULL, map_version TEXT NOT NULL, refused TEXT
      ) STRICT;",
+    "ALTER TABLE session ADD COLUMN shown TEXT NOT NULL DEFAULT '';
+     UPDATE session SET shown = gpus;",
 ];
 
 /// What a VM has used since its first turn.
@@ -61,7 +63,9 @@ pub struct Usage {
 /// A session that has not ended, as far as is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placed {
-    /// The UUIDs of the GPUs that it was given.
+    /// The UUIDs of the GPUs that its VM had when it was opened.
+    pub shown: Vec<String>,
+    /// Those of them that it was given.
     pub gpus: Vec<String>,
     /// Calls it has done.
     pub calls: u64,
@@ -236,16 +240,20 @@ fn read(connection: &Connection) -> Result<Saved> {
         Ok((row.get(0)?, usage))
     })?;
     saved.usage = rows.collect::<Result<_, _>>()?;
-    let mut statement = connection.prepare("SELECT vm, number, gpus, calls FROM session")?;
+    let mut statement = connection.prepare("SELECT vm, number, shown, gpus, calls FROM session")?;
     let rows = statement.query_map([], |row| {
         let session = Session {
             vm: row.get(0)?,
             number: row.get(1)?,
         };
-        let gpus: String = row.get(2)?;
+        let uuids = |column| {
+            let text: String = row.get(column)?;
+            Ok::<_, rusqlite::Error>(text.split_whitespace().map(str::to_owned).collect())
+        };
         let placed = Placed {
-            gpus: gpus.split_whitespace().map(str::to_owned).collect(),
-            calls: row.get::<_, i64>(3)? as u64,
+            shown: uuids(2)?,
+            gpus: uuids(3)?,
+            calls: row.get::<_, i64>(4)? as u64,
         };
         Ok((session, placed))
     })?;
@@ -467,8 +475,14 @@ fn write_session(transaction: &Transaction<'_>, session: Session, placed: Option
     let Session { vm, number } = session;
     match placed {
         Some(placed) => transaction.execute(
-            "INSERT OR REPLACE INTO session (vm, number, gpus, calls) VALUES (?1, ?2, ?3, ?4)",
-            params![vm, number, placed.gpus.join(" "), signed(placed.calls)],
+            "INSERT OR REPLACE INTO session (vm, number, shown, gpus, calls) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                vm,
+                number,
+                placed.shown.join(" "),
+                placed.gpus.join(" "),
+                signed(placed.calls)
+            ],
         )?,
         None => transaction.execute(
             "DELETE FROM session WHERE vm = ?1 AND number = ?2",
@@ -520,7 +534,8 @@ mod tests {
         assert!(format!("{second:#}").contains("another vgpud"), "{second:#}");
         let gpus = vec![gpu(0, "GPU-a"), gpu(1, "GPU-b")];
         let placed = Placed {
-            gpus: vec!["GPU-a".to_owned(), "GPU-b".to_owned()],
+            shown: vec!["GPU-a".to_owned(), "GPU-b".to_owned(), "GPU-c".to_owned()],
+            gpus: vec!["GPU-b".to_owned(), "GPU-a".to_owned()],
             calls: u64::MAX,
         };
         store.write(Changes {
@@ -599,6 +614,27 @@ mod tests {
             )])
         );
         assert_eq!(saved.sessions, BTreeMap::new());
+    }
+
+    #[test]
+    fn a_session_from_before_there_were_wishes_has_all_that_its_vm_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = Connection::open(dir.path().join("vgpu.db")).unwrap();
+        for step in &STEPS[..3] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 3).unwrap();
+        let old = "INSERT INTO session (vm, number, gpus, calls) VALUES (1, 4, 'GPU-a GPU-b', 9)";
+        connection.execute(old, []).unwrap();
+        drop(connection);
+        let (_store, saved) = Store::open(dir.path()).unwrap();
+        let gpus = vec!["GPU-a".to_owned(), "GPU-b".to_owned()];
+        let placed = Placed {
+            shown: gpus.clone(),
+            gpus,
+            calls: 9,
+        };
+        assert_eq!(saved.sessions, BTreeMap::from([(session(4), placed)]));
     }
 
     fn event(number: u64) -> EventRecord {

@@ -71,7 +71,7 @@ impl Daemon {
                 continue;
             };
             for (place, uuid) in placed.gpus.iter().enumerate() {
-                // A session keeps the GPUs that it began with, which need not be those of the next one.
+                // A session keeps the GPUs that it began with, which need not be among those of the next one.
                 let Some(gpu) = uuids.iter().position(|other| other == uuid) else {
                     continue;
                 };
@@ -89,6 +89,8 @@ impl Daemon {
                 });
             }
         }
+        // Nobody's work is on a GPU that no session has.
+        let has = |uuid: &String| of_vm(&self.placed, vm).any(|(_, placed)| placed.gpus.contains(uuid));
         let gpu = |uuid: &String| {
             let known = self.inventory.known(uuid);
             let memory = known.map_or(0, |gpu| gpu.memory);
@@ -98,7 +100,7 @@ impl Daemon {
                 pci: known.map(|gpu| gpu.pci.clone()).unwrap_or_default(),
                 memory: quota.map_or(memory, |quota| memory.min(quota)),
                 used: used.get(uuid.as_str()).copied().unwrap_or_default(),
-                utilisation,
+                utilisation: utilisation.map(|percent| if has(uuid) { percent } else { 0 }),
                 facts: known.map(|gpu| gpu.facts).unwrap_or_default(),
                 peers: known.map(|gpu| places(&gpu.peers, uuids)).unwrap_or_default(),
                 readings: self.watcher.readings(uuid),
@@ -134,8 +136,10 @@ impl Daemon {
         self.busy.retain(|vm, _| vms.contains(vm));
         for vm in vms {
             let ns = self.usage(vm).ns;
-            let gpus = of_vm(&self.placed, vm).map(|(_, placed)| placed.gpus.len());
-            let gpus = gpus.max().unwrap_or_default();
+            let gpus: BTreeSet<_> = of_vm(&self.placed, vm)
+                .flat_map(|(_, placed)| &placed.gpus)
+                .collect();
+            let gpus = gpus.len();
             let busy = self.busy.entry(vm).or_insert_with(|| Busy::new(now_us, ns));
             busy.look(now_us, ns, gpus);
         }

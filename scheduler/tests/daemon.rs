@@ -31,6 +31,7 @@ fn a_session_gets_its_turn_and_keeps_it_while_nobody_waits() {
         session: 3,
         pid: 1,
         program: "a".to_owned(),
+        gpus: Vec::new(),
     }) else {
         panic!()
     };
@@ -384,6 +385,7 @@ fn what_makes_no_sense_is_refused() {
         session: 1,
         pid: 1,
         program: String::new(),
+        gpus: Vec::new(),
     };
     assert_eq!(refusal(ask(&stranger, &open, &[])), Refusal::Invalid);
 

@@ -192,6 +192,7 @@ fn a_vm_that_breaks_its_limits_again_and_again_is_quarantined() {
         session: 4,
         pid: 1,
         program: String::new(),
+        gpus: Vec::new(),
     };
     let refused = backend.ask(&open);
     assert!(

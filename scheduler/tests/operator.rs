@@ -357,6 +357,7 @@ fn a_gpu_that_falls_off_is_missing_until_it_is_back() {
         session: 2,
         pid: 1,
         program: String::new(),
+        gpus: Vec::new(),
     };
     assert_eq!(refusal(one.ask(&open)).0, Refusal::NoGpu);
 

@@ -46,6 +46,7 @@ fn open(session: u32) -> Request {
         session,
         pid: 1,
         program: "test".to_owned(),
+        gpus: Vec::new(),
     }
 }
 

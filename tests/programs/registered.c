@@ -137,7 +137,7 @@ static void wrong_calls(void) {
     EXPECT(cuMemHostRegister_v2(own, 10, 16) == CUDA_ERROR_INVALID_VALUE, "an unknown flag");
     EXPECT(cuMemHostRegister_v2(own, 4096, 4) == NOT_SUPPORTED, "another device's memory");
     EXPECT(cuMemHostRegister_v2((void *)(uintptr_t)d, 64, 0) == CUDA_ERROR_INVALID_VALUE, "the device's memory");
-    EXPECT(cuMemHostRegister_v2(pinned, 64, 0) == ALREADY_REGISTERED, "pinned memory");
+    EXPECT(cuMemHostRegister_v2(pinned, 64, 0) == CUDA_ERROR_INVALID_VALUE, "pinned memory");
     EXPECT(cuMemHostUnregister(pinned) == CUDA_ERROR_INVALID_VALUE, "pinned memory was unregistered");
     EXPECT(cuMemHostUnregister(NULL) == CUDA_ERROR_INVALID_VALUE, "nothing was unregistered");
     EXPECT(cuMemHostRegister_v2((void *)(uintptr_t)0xffff800000000000, 4096, 0) == CUDA_ERROR_INVALID_VALUE, "the kernel's");

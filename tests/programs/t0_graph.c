@@ -716,6 +716,40 @@ static void many_nodes(void) {
     TELL(cuGraphDestroy(graph));
 }
 
+// A stream that joins a capture may be destroyed before the capture ends; one that has not come back is missed.
+static void forked_and_gone(void) {
+    with_memory();
+    for (int comes_back = 1; comes_back >= 0; comes_back--) {
+        CUgraph graph = NULL;
+        CUstream other;
+        CUevent forks, joins;
+        NEED(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+        NEED(cuEventCreate(&forks, CU_EVENT_DISABLE_TIMING));
+        NEED(cuEventCreate(&joins, CU_EVENT_DISABLE_TIMING));
+        struct kernel_params add = adding(3);
+        TELL(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+        NEED(cuLaunchKernel(add.function, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+        TELL(cuEventRecord(forks, stream));
+        TELL(cuStreamWaitEvent(other, forks, 0));
+        NEED(cuLaunchKernel(add.function, N / 64, 1, 1, 64, 1, 1, 0, other, arguments, NULL));
+        TELL(cuEventRecord(joins, other));
+        if (comes_back)
+            TELL(cuStreamWaitEvent(stream, joins, 0));
+        TELL(cuStreamDestroy_v2(other));
+        TELL(cuEventDestroy_v2(forks));
+        TELL(cuEventDestroy_v2(joins));
+        TELL(cuStreamEndCapture(stream, &graph));
+        say("a graph: %d", graph != NULL);
+        if (graph == NULL)
+            continue;
+        describe("forked", graph);
+        launch(graph);
+        read_number();
+        say("the number is %ld", number);
+        TELL(cuGraphDestroy(graph));
+    }
+}
+
 typedef struct CUlib_st *CUlibrary;
 typedef struct CUkern_st *CUkernel;
 CUresult cuLibraryLoadData(CUlibrary *library, const void *code, void *options, void *values, unsigned count,
@@ -768,7 +802,7 @@ int main(int argc, char **argv) {
         SECTION(building), SECTION(moving), SECTION(ordinary_memory), SECTION(looking),
         SECTION(captured_nodes), SECTION(edges), SECTION(copies), SECTION(changing_executables),
         SECTION(memory_in_graphs), SECTION(many_nodes), SECTION(words_in_graphs),
-        SECTION(kernels_of_libraries),
+        SECTION(kernels_of_libraries), SECTION(forked_and_gone),
     };
     return RUN_SECTIONS(sections);
 }

@@ -10,6 +10,7 @@ pub mod reasons;
 pub mod same;
 pub mod sched_bench;
 pub mod stack;
+pub mod visible;
 pub mod vm_checks;
 
 pub use machine::{Host, Machine};

@@ -12,6 +12,7 @@ use crate::{Gpu, Stack};
 /// The programs; `t0_procaddr` gets the list of the ABI's symbols.
 const PROGRAMS: &[&str] = &[
     "t0_device",
+    "t0_visible",
     "t0_context",
     "t0_memory",
     "t0_module",

@@ -1,7 +1,7 @@
 //! The whole path without a VM: guest library, backend, executor, `vgpud`, software GPU, all as the processes
 //! they are in production.
 use vgpu_sched_api::messages::{Change, Request};
-use vgpu_tests::{Gpu, Host, Machine, Stack, VmSpec, checks, lifecycle, reasons, same};
+use vgpu_tests::{Gpu, Host, Machine, Stack, VmSpec, checks, lifecycle, reasons, same, visible};
 use vgpu_vm::Artifacts;
 
 fn stack(vms: &[VmSpec]) -> Stack {
@@ -201,6 +201,36 @@ fn a_vm_is_shown_what_it_may_have() {
     let mut host = Host::new(&stack, 1);
     let without = |text: &str| text.contains("nvmlInit_v2 gave 999");
     hold(&stack, checks::until_said(&mut host, "nvml", without).map(drop));
+}
+
+#[test]
+fn a_program_sees_the_gpus_that_it_asks_for() {
+    let stack = visible::two_gpus(&Artifacts::from_env(), 1).unwrap();
+    let mut host = Host::new(&stack, 1);
+    hold(
+        &stack,
+        visible::a_program_sees_the_gpus_that_it_asks_for(&stack, &mut host),
+    );
+}
+
+#[test]
+fn processes_with_a_gpu_each_do_not_wait() {
+    let stack = visible::two_gpus(&Artifacts::from_env(), 1).unwrap();
+    let mut host = Host::new(&stack, 1);
+    hold(
+        &stack,
+        visible::processes_with_a_gpu_each_do_not_wait(&stack, 1, &mut host),
+    );
+}
+
+#[test]
+fn why_there_is_no_gpu_is_told_to_who_wants_one() {
+    let stack = visible::two_gpus(&Artifacts::from_env(), 1).unwrap();
+    let mut host = Host::new(&stack, 1);
+    hold(
+        &stack,
+        visible::why_there_is_no_gpu_is_told_to_who_wants_one(&stack, 1, &mut host),
+    );
 }
 
 /// A high VM's calls end while a low VM's one long kernel still runs: it need not wait for the low turn's end.

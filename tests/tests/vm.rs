@@ -1,7 +1,7 @@
 //! The whole path with virtual machines: QEMU, the guest kernel's driver, the guest library, and the host's
 //! services with the software GPU. The checks are those of `socket.rs`, and what only a VM can show.
 use vgpu_tests::vm_checks::{self, Pair};
-use vgpu_tests::{Gpu, Host, Stack, VmSpec, boot, builder, checks, lifecycle, reasons};
+use vgpu_tests::{Gpu, Host, Stack, VmSpec, boot, builder, checks, lifecycle, reasons, visible};
 use vgpu_vm::Artifacts;
 
 fn stack(vms: &[VmSpec]) -> Stack {
@@ -38,6 +38,17 @@ fn a_newer_kernel() {
         .unwrap();
     let result = vm_checks::the_drivers_interface_holds(&stack, 1, &mut vm)
         .and_then(|()| vm_checks::the_module_can_be_reloaded(&mut vm))
+        .and_then(|()| vm_checks::no_complaints(&vm));
+    vm_checks::hold(&stack, &[&vm], result);
+}
+
+#[test]
+fn a_vm_with_two_gpus() {
+    let stack = visible::two_gpus(&Artifacts::from_env(), 1).unwrap();
+    let mut vm = boot(&stack, 1, 512).unwrap();
+    let result = visible::a_program_sees_the_gpus_that_it_asks_for(&stack, &mut vm)
+        .and_then(|()| visible::processes_with_a_gpu_each_do_not_wait(&stack, 1, &mut vm))
+        .and_then(|()| visible::why_there_is_no_gpu_is_told_to_who_wants_one(&stack, 1, &mut vm))
         .and_then(|()| vm_checks::no_complaints(&vm));
     vm_checks::hold(&stack, &[&vm], result);
 }

@@ -87,6 +87,19 @@ impl<T> Answers<T> {
     }
 }
 
+/// A session that is to start, as `vgpud` is told of it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The session's number.
+    pub session: u32,
+    /// The guest's process id.
+    pub pid: u32,
+    /// The program's name.
+    pub program: String,
+    /// The GPUs that it is to have; all of the VM's if none is named.
+    pub gpus: Vec<String>,
+}
+
 /// A session that runs, as `vgpud` is told of it.
 #[derive(Debug)]
 pub struct Attachment {
@@ -96,6 +109,8 @@ pub struct Attachment {
     pub pid: u32,
     /// The program's name.
     pub program: String,
+    /// The GPUs that it has.
+    pub gpus: Vec<String>,
     /// The executor's process id.
     pub exec_pid: u32,
     /// The executor.
@@ -107,9 +122,7 @@ pub struct Attachment {
 #[derive(Debug)]
 enum Ask {
     Open {
-        session: u32,
-        pid: u32,
-        program: String,
+        asked: Asked,
         answers: Answers<Gpus>,
     },
     Attach {
@@ -170,14 +183,9 @@ impl Scheduler {
     }
 
     /// Asks which GPUs a new session may see.
-    pub fn open(&self, session: u32, pid: u32, program: String, client: Arc<dyn Client>) -> Waiting<Gpus> {
+    pub fn open(&self, asked: Asked, client: Arc<dyn Client>) -> Waiting<Gpus> {
         let (answers, waiting) = Answers::pair(client);
-        self.ask(Ask::Open {
-            session,
-            pid,
-            program,
-            answers,
-        });
+        self.ask(Ask::Open { asked, answers });
         waiting
     }
 
@@ -387,16 +395,13 @@ impl Link {
     fn serve_one(&mut self, socket: &OwnedFd, ask: Ask) -> Result<(), Lost> {
         match ask {
             Ask::Open { answers, .. } if answers.is_abandoned() => Ok(()),
-            Ask::Open {
-                session,
-                pid,
-                program,
-                answers,
-            } => {
+            Ask::Open { asked, answers } => {
+                let session = asked.session;
                 let request = Request::OpenSession {
                     session,
-                    pid,
-                    program: program.clone(),
+                    pid: asked.pid,
+                    program: asked.program.clone(),
+                    gpus: asked.gpus.clone(),
                 };
                 match call(socket, &request, &[], &mut self.ends) {
                     Ok(Answer::Gpus { uuids, mps }) => answers.give(Ok(Gpus { uuids, mps })),
@@ -407,12 +412,7 @@ impl Link {
                     Ok(other) => return Err(Lost(format!("unexpected answer: {other:?}"))),
                     Err(lost) => {
                         // Asked again once there is a connection.
-                        let again = Ask::Open {
-                            session,
-                            pid,
-                            program,
-                            answers,
-                        };
+                        let again = Ask::Open { asked, answers };
                         let mut asks = self.shared.asks.lock().unwrap_or_else(PoisonError::into_inner);
                         asks.push_front(again);
                         return Err(lost);
@@ -462,6 +462,7 @@ impl Link {
         let Attachment {
             pid,
             program,
+            gpus,
             exec_pid,
             pidfd,
             page,
@@ -471,6 +472,7 @@ impl Link {
             session,
             pid: *pid,
             program: program.clone(),
+            gpus: gpus.clone(),
             exec_pid: *exec_pid,
         };
         let fds = [page.as_fd(), theirs.as_fd(), pidfd.as_fd()];
@@ -509,9 +511,10 @@ impl Link {
                 self.shared.quarantine_wait_s.store(wait_s, Ordering::Relaxed);
                 Status::Quarantined
             }
+            // Of a session that is opened or attached: a GPU.
+            Refusal::NotFound => Status::NotFound,
             Refusal::Invalid
             | Refusal::Duplicate
-            | Refusal::NotFound
             | Refusal::BadConfig
             | Refusal::NotAllowed
             | Refusal::Conflict

@@ -333,7 +333,10 @@ impl Exec {
         let (ours, theirs) = pair();
         self.scheduler = ours;
         if let Some((page, slot)) = vm {
-            let order = ToExec::VmPage { slot };
+            let order = ToExec::VmPage {
+                slot,
+                columns: vec![0, 1],
+            };
             packet::send(&self.scheduler, &order, &[page.0.file.as_fd()]).unwrap();
         }
         let page = self.page.file.try_clone().unwrap();

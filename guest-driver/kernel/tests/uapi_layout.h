@@ -16,6 +16,9 @@ _Static_assert(sizeof(struct vgpu_open) == 88, "vgpu_open");
 _Static_assert(offsetof(struct vgpu_open, windows) == 8, "vgpu_open");
 _Static_assert(offsetof(struct vgpu_open, window) == 72, "vgpu_open");
 _Static_assert(offsetof(struct vgpu_open, session) == 80, "vgpu_open");
+_Static_assert(sizeof(struct vgpu_open_gpus) == 104, "vgpu_open_gpus");
+_Static_assert(offsetof(struct vgpu_open_gpus, gpus) == 88, "vgpu_open_gpus");
+_Static_assert(offsetof(struct vgpu_open_gpus, gpus_len) == 96, "vgpu_open_gpus");
 _Static_assert(sizeof(struct vgpu_alloc) == 32, "vgpu_alloc");
 _Static_assert(offsetof(struct vgpu_alloc, flags) == 16, "vgpu_alloc");
 _Static_assert(offsetof(struct vgpu_alloc, offset) == 24, "vgpu_alloc");
@@ -38,5 +41,6 @@ _Static_assert(VGPU_IOC_DOORBELL == 0x40045646, "VGPU_IOC_DOORBELL");
 _Static_assert(VGPU_IOC_WAIT == 0xc0105647, "VGPU_IOC_WAIT");
 _Static_assert(VGPU_IOC_GPUS == 0xc0105648, "VGPU_IOC_GPUS");
 _Static_assert(VGPU_IOC_PIN == 0x40185649, "VGPU_IOC_PIN");
+_Static_assert(VGPU_IOC_OPEN_GPUS == 0xc068564a, "VGPU_IOC_OPEN_GPUS");
 
 #endif /* _UAPI_LAYOUT_H */

@@ -62,7 +62,7 @@ static void test_unknown(int fd)
 	char arg[256] = { 0 };
 
 	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x40), arg));
-	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x4a), arg));
+	FAILS(ENOTTY, ioctl(fd, _IO('V', 0x4b), arg));
 	FAILS(ENOTTY, ioctl(fd, _IOR('V', 0x40, uint64_t), arg));
 	FAILS(ENOTTY, ioctl(fd, _IOWR('W', 0x41, struct vgpu_open), arg));
 	FAILS(EINVAL, read(fd, arg, sizeof(arg)));
@@ -138,6 +138,86 @@ static void test_open_args(int fd)
 	OPEN_FAILS(good, windows[0], (1ULL << 47) - WINDOW_ALIGN);
 	OPEN_FAILS(good, windows[1], -WINDOW_ALIGN);
 	FAILS(EFAULT, ioctl(fd, VGPU_IOC_OPEN, NULL));
+}
+
+#define UUID_OFFSET	(48 + 96)	/* of the first GPU's name in what is told */
+
+/* Names that the host refuses, and a list that the driver does; no session is open. */
+static void test_open_gpus_args(int fd, const struct vgpu_info *info)
+{
+	static char told[VGPU_GPUS_LEN_MAX];
+	static char names[VGPU_GPUS_MAX + 1][VGPU_GPU_NAME_LEN];
+	struct vgpu_gpus gpus = { .addr = (uintptr_t)told, .len = sizeof(told) };
+	struct vgpu_open_gpus good = { .gpus = (uintptr_t)names, .gpus_len = 1 }, args;
+
+	CHECK(ioctl(fd, VGPU_IOC_GPUS, &gpus) == 0);
+	memcpy(names[0], told + UUID_OFFSET, VGPU_GPU_NAME_LEN);
+	CHECK(!strncmp(names[0], "GPU-", 4) || !strncmp(names[0], "MIG-", 4));
+	find_windows(info, &good.open);
+
+	args = good;
+	args.reserved = 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	args = good;
+	args.gpus_len = 0;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	args.gpus_len = VGPU_GPUS_MAX + 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	args.gpus_len = UINT32_MAX;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	args = good;
+	args.gpus = 8;
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	FAILS(EFAULT, ioctl(fd, VGPU_IOC_OPEN_GPUS, NULL));
+	args = good;
+	args.open.status = 1;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	args = good;
+	args.open.windows_len = 0;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	FAILS(ENOTTY, ioctl(fd, _IOR('V', 0x4a, struct vgpu_open_gpus), &args));
+
+	/* The host: the same twice, one that is no name, one of somebody else. */
+	memcpy(names[1], names[0], VGPU_GPU_NAME_LEN);
+	args = good;
+	args.gpus_len = 2;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	CHECK(args.open.status == 1);
+	memset(names[1], 0xff, VGPU_GPU_NAME_LEN);
+	args = good;
+	args.gpus_len = 2;
+	FAILS(EINVAL, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	memset(names[1], 0, VGPU_GPU_NAME_LEN);
+	strcpy(names[1], "GPU-00000000-0000-0000-0000-000000000000");
+	args = good;
+	args.gpus_len = 2;
+	FAILS(ENOENT, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	CHECK(args.open.status == 2 && !args.open.session);
+
+	for (uint32_t i = 0; i < good.open.windows_len; i++)
+		munmap((void *)(uintptr_t)good.open.windows[i], info->window_len);
+}
+
+/* A session with a GPU that was told, which is one like any other. */
+static void test_open_gpus(const struct vgpu_info *info)
+{
+	static char told[VGPU_GPUS_LEN_MAX];
+	struct vgpu_gpus gpus = { .addr = (uintptr_t)told, .len = sizeof(told) };
+	struct vgpu_open_gpus args = { .gpus = (uintptr_t)told + UUID_OFFSET,
+				       .gpus_len = 1 };
+	uint64_t window, offset;
+	int fd = xopen();
+
+	CHECK(ioctl(fd, VGPU_IOC_GPUS, &gpus) == 0);
+	find_windows(info, &args.open);
+	CHECK(ioctl(fd, VGPU_IOC_OPEN_GPUS, &args) == 0);
+	window = args.open.window;
+	CHECK(args.open.session && !args.open.status && window);
+	CHECK(alloc_at(fd, window, AREA_LEN, VGPU_BUF_REGISTER, &offset) == 0);
+	FAILS(EBUSY, ioctl(fd, VGPU_IOC_OPEN_GPUS, &args));
+	for (uint32_t i = 0; i < args.open.windows_len; i++)
+		munmap((void *)(uintptr_t)args.open.windows[i], info->window_len);
+	close(fd);
 }
 
 static void test_double_open(int fd, uint64_t window)
@@ -619,6 +699,7 @@ int main(void)
 	test_no_session(fd);
 	test_gpus(fd);
 	test_open_args(fd);
+	test_open_gpus_args(fd, &info);
 	test_no_session(fd);
 	window = open_session(fd, &info);
 	test_double_open(fd, window);
@@ -637,6 +718,7 @@ int main(void)
 	test_idle_poll(fd);
 	test_lost_session(&info);
 	test_two_files(&info);
+	test_open_gpus(&info);
 	test_double_open(fd, window);
 	munmap((void *)(uintptr_t)window, AREA_LEN);
 	close(fd);

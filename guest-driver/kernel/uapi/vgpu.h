@@ -10,7 +10,9 @@
  *
  * The usual order: VGPU_IOC_INFO; reserve address space; VGPU_IOC_OPEN;
  * VGPU_IOC_ALLOC and mmap() of the session area, 64 KiB at the window's base,
- * before anything else; then buffers, and rings in them.
+ * before anything else; then buffers, and rings in them. Who wants some of the
+ * VM's GPUs only asks VGPU_IOC_GPUS which there are, and opens the session with
+ * VGPU_IOC_OPEN_GPUS.
  *
  * All structures have natural alignment, a size that is a multiple of 8 and one
  * layout for 32-bit and 64-bit programs. Reserved fields and unknown flags must
@@ -20,8 +22,8 @@
  *
  * Errors that any request may give, beside its own:
  * EFAULT   the argument is not the caller's memory
- * ENOTCONN the file has no session; not from VGPU_IOC_INFO, VGPU_IOC_OPEN and
- *          VGPU_IOC_GPUS
+ * ENOTCONN the file has no session; not from VGPU_IOC_INFO, VGPU_IOC_OPEN,
+ *          VGPU_IOC_OPEN_GPUS and VGPU_IOC_GPUS
  * ENODEV   the device is gone (unplugged, unbound, or reset since its host died)
  *          or the session is lost (its executor died); for good
  * EIO      the host failed, or answered what makes no sense
@@ -38,7 +40,7 @@
 #include <linux/types.h>
 
 /* Grows when something is added; what is here does not change. */
-#define VGPU_ABI_VERSION 3
+#define VGPU_ABI_VERSION 4
 #define VGPU_WINDOWS_MAX 8
 
 /**
@@ -89,6 +91,30 @@ struct vgpu_open {
 	__aligned_u64 window;
 	__u32 session;
 	__u32 status;
+};
+
+/* GPUs that a session may be opened with, and bytes of a GPU's name. */
+#define VGPU_GPUS_MAX 16
+#define VGPU_GPU_NAME_LEN 64
+
+/**
+ * struct vgpu_open_gpus - open the file's session, with some of the VM's GPUs
+ * @open:     as in VGPU_IOC_OPEN
+ * @gpus:     in: where the GPUs' names lie, one after the other,
+ *            VGPU_GPU_NAME_LEN bytes each, as VGPU_IOC_GPUS tells them ("uuid").
+ *            Programs number the session's GPUs in this order
+ * @gpus_len: in: how many there are, from 1; each may come once
+ * @reserved: zero
+ *
+ * Fails as VGPU_IOC_OPEN does, and with ENOENT if one of them is none of the
+ * VM's GPUs: they may have changed since they were told. A host that does not
+ * know of this fails it with EINVAL.
+ */
+struct vgpu_open_gpus {
+	struct vgpu_open open;
+	__aligned_u64 gpus;
+	__u32 gpus_len;
+	__u32 reserved;
 };
 
 #define VGPU_BUF_REGISTER (1u << 0) /* pinned memory: the GPU reads and writes it */
@@ -267,5 +293,11 @@ struct vgpu_gpus {
  * version 3.
  */
 #define VGPU_IOC_PIN          _IOW('V', 0x49, struct vgpu_pin)
+
+/*
+ * Opens the file's session with some of the VM's GPUs: see struct
+ * vgpu_open_gpus, and VGPU_IOC_OPEN. Since ABI version 4.
+ */
+#define VGPU_IOC_OPEN_GPUS    _IOWR('V', 0x4a, struct vgpu_open_gpus)
 
 #endif /* _UAPI_VGPU_H */

@@ -7,12 +7,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use vgpu_protocol::area;
 use vgpu_protocol::calls;
+use vgpu_protocol::gpus::{Gpu, GpuName, Gpus, Reply, padded};
 use vgpu_protocol::limits::{ARENA_LEN, RINGS_MAX};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{self, FLAG_REPLY, GPU_ATTRIBUTES, GpuInfo, HEADER_LEN, RecordHeader, op};
 use vgpu_protocol::words::{KernelParam, Words};
 use vgpu_transport::{Transport, TransportError};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Bytes of device memory.
 const DEVICE_LEN: u64 = 256 << 20;
@@ -107,7 +108,17 @@ fn map(addr: u64, len: u64, protection: i32) {
 }
 
 impl Transport for Fake {
-    fn open(&self, windows: &[u64]) -> Result<u64, TransportError> {
+    fn gpus(&self) -> Result<Reply, TransportError> {
+        let mut gpu = Gpu::new_zeroed();
+        gpu.uuid = padded("GPU-fake");
+        Ok(Reply {
+            head: Gpus::new_zeroed(),
+            gpus: vec![gpu],
+            processes: Vec::new(),
+        })
+    }
+
+    fn open(&self, windows: &[u64], _gpus: &[GpuName]) -> Result<u64, TransportError> {
         let window = windows[windows.len() / 2];
         self.host.window.store(window, Ordering::SeqCst);
         // Mapped when the session has kept the window: with its first buffer.

@@ -42,6 +42,7 @@ mod text;
 mod thread;
 mod trace;
 mod user_objects;
+mod visible;
 mod wait;
 mod window;
 

@@ -18,6 +18,7 @@ use crate::staging::Staging;
 use crate::storage::Storage;
 use crate::thread::Thread;
 use crate::user_objects::UserObject;
+use crate::visible::Visible;
 use crate::wait::Seen;
 use crate::{lock, window};
 use std::cell::Ref;
@@ -151,6 +152,8 @@ enum OpenError {
     Host(Code),
     #[error("the host's description of its GPUs is malformed")]
     Malformed,
+    #[error("CUDA_VISIBLE_DEVICES hides all GPUs")]
+    Hidden,
 }
 
 /// The process of which a session is there, or is being opened; 0 if there is none.
@@ -187,9 +190,12 @@ pub fn open() -> Result<&'static Session, Code> {
     }
     *SESSION.get_or_init(|| {
         Session::open().map_err(|error| {
-            let line = format!("vgpu: no CUDA device: {error}\n");
-            // At once, so that it stays one line; a program without a standard error goes without it.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            // Who hides the GPUs knows why there is none, and NVIDIA's library says nothing.
+            if !matches!(error, OpenError::Hidden) {
+                let line = format!("vgpu: no CUDA device: {error}\n");
+                // At once, so that it stays one line; a program without a standard error goes without it.
+                let _ = std::io::stderr().write_all(line.as_bytes());
+            }
             STARTED.store(0, Ordering::Relaxed);
             error.code()
         })
@@ -226,6 +232,10 @@ extern "C" fn forked() {
 
 impl Session {
     fn open() -> Result<&'static Self, OpenError> {
+        let visible = Visible::from_environment();
+        if visible.as_ref().is_some_and(Visible::is_nothing) {
+            return Err(OpenError::Hidden);
+        }
         // First, since a process without addresses has none for what connecting takes either.
         let candidates = window::candidates();
         if candidates.is_empty() {
@@ -233,7 +243,10 @@ impl Session {
         }
         let transport = connect()?;
         let bases: Vec<u64> = candidates.iter().map(window::Reservation::base).collect();
-        let window = transport.open(&bases)?;
+        let window = match visible {
+            None => transport.open(&bases, &[])?,
+            Some(visible) => visible.open(&*transport, &bases)?.ok_or(OpenError::Hidden)?,
+        };
         let chosen = candidates
             .into_iter()
             .find(|candidate| candidate.base() == window)

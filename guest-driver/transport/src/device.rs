@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
-use vgpu_protocol::gpus::Reply;
+use vgpu_protocol::gpus::{GpuName, Reply};
 use vgpu_protocol::limits::{ARENA_LEN, GPUS_LEN_MAX, PAGE_LEN, WINDOW_CANDIDATES_MAX, WINDOW_LEN};
 use vgpu_protocol::virtio::{Status, VERSION};
 
@@ -37,6 +37,15 @@ struct Open {
     window: u64,
     session: u32,
     status: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct OpenGpus {
+    open: Open,
+    gpus: u64,
+    gpus_len: u32,
+    reserved: u32,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -144,6 +153,10 @@ unsafe impl Request for Wait {
 unsafe impl Request for Gpus {
     const NUMBER: libc::c_ulong = number(3, size_of::<Self>(), 0x48);
 }
+// SAFETY: as above; the memory that it names is the caller's to vouch for.
+unsafe impl Request for OpenGpus {
+    const NUMBER: libc::c_ulong = number(3, size_of::<Self>(), 0x4a);
+}
 // SAFETY: as above; the driver itself takes the pages of the range, and changes nothing there.
 unsafe impl Request for Pin {
     const NUMBER: libc::c_ulong = number(1, size_of::<Self>(), 0x49);
@@ -189,29 +202,6 @@ impl Device {
             )));
         }
         Ok(device)
-    }
-
-    /// What the VM may know of its GPUs. No session is needed.
-    pub fn gpus(&self) -> Result<Reply, TransportError> {
-        let mut bytes = vec![0u8; GPUS_LEN_MAX];
-        let mut argument = Gpus {
-            addr: bytes.as_mut_ptr() as u64,
-            len: bytes.len() as u32,
-            reserved: 0,
-        };
-        // The kernel writes no more than there is room for, into bytes that outlive the request.
-        self.request(&mut argument)
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::EACCES) => TransportError::Refused(Status::Quarantined),
-                Some(libc::EIO) => TransportError::Refused(Status::HostError),
-                Some(libc::ENOTTY | libc::EINVAL) => TransportError::NoDevice(format!(
-                    "{PATH}: its driver, or its host, tells nothing of GPUs"
-                )),
-                _ => refused(error),
-            })?;
-        let told = bytes.get(..argument.len as usize);
-        told.and_then(Reply::decode)
-            .ok_or(TransportError::Refused(Status::HostError))
     }
 
     fn fd(&self) -> RawFd {
@@ -300,17 +290,56 @@ fn reserve(addr: u64, len: u64) -> Result<(), TransportError> {
 }
 
 impl Transport for Device {
-    fn open(&self, windows: &[u64]) -> Result<u64, TransportError> {
+    fn gpus(&self) -> Result<Reply, TransportError> {
+        let mut bytes = vec![0u8; GPUS_LEN_MAX];
+        let mut argument = Gpus {
+            addr: bytes.as_mut_ptr() as u64,
+            len: bytes.len() as u32,
+            reserved: 0,
+        };
+        // The kernel writes no more than there is room for, into bytes that outlive the request.
+        self.request(&mut argument)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EACCES) => TransportError::Refused(Status::Quarantined),
+                Some(libc::EIO) => TransportError::Refused(Status::HostError),
+                Some(libc::ENOTTY | libc::EINVAL) => TransportError::NoDevice(format!(
+                    "{PATH}: its driver, or its host, tells nothing of GPUs"
+                )),
+                _ => refused(error),
+            })?;
+        let told = bytes.get(..argument.len as usize);
+        told.and_then(Reply::decode)
+            .ok_or(TransportError::Refused(Status::HostError))
+    }
+
+    fn open(&self, windows: &[u64], gpus: &[GpuName]) -> Result<u64, TransportError> {
         let windows = &windows[..windows.len().min(WINDOW_CANDIDATES_MAX)];
         let mut open = Open {
             windows_len: windows.len() as u32,
             ..Open::default()
         };
         open.windows[..windows.len()].copy_from_slice(windows);
-        self.request(&mut open)
-            .map_err(|error| match Status::from_u32(open.status) {
+        let opened = if gpus.is_empty() {
+            self.request(&mut open)
+        } else {
+            let mut argument = OpenGpus {
+                open,
+                // The kernel only reads them, during the request.
+                gpus: gpus.as_ptr() as u64,
+                gpus_len: gpus.len() as u32,
+                reserved: 0,
+            };
+            let opened = self.request(&mut argument);
+            open = argument.open;
+            opened
+        };
+        opened.map_err(|error| match Status::from_u32(open.status) {
                 // The host has not refused: it was not asked, or answered what makes no sense.
                 Status::Ok => match error.raw_os_error() {
+                    Some(libc::ENOTTY) => TransportError::NoDevice(format!(
+                        "{PATH}: its driver is older than this library, and cannot follow CUDA_VISIBLE_DEVICES: load the driver of \
+                         the same package"
+                    )),
                     Some(libc::ENODEV) => TransportError::NoDevice(reason::gone(PATH)),
                     Some(libc::EIO) => TransportError::Refused(Status::HostError),
                     _ => refused(error),
@@ -404,5 +433,6 @@ mod tests {
         assert_eq!(Wait::NUMBER, 0xc010_5647);
         assert_eq!(Gpus::NUMBER, 0xc010_5648);
         assert_eq!(Pin::NUMBER, 0x4018_5649);
+        assert_eq!(OpenGpus::NUMBER, 0xc068_564a);
     }
 }

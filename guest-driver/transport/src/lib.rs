@@ -1,7 +1,8 @@
 //! How a guest's library reaches the device: through `/dev/vgpu` in a VM ([`device`]), or, in a process on the host
 //! itself, as its own vhost-user front end ([`socket`]). Nothing above this crate knows which.
 //!
-//! A transport serves one session. All methods may be called from any thread at any time after [`Transport::open`].
+//! A transport serves one session. All methods may be called from any thread at any time after [`Transport::open`]; before it
+//! only [`Transport::gpus`].
 
 pub mod device;
 mod reason;
@@ -12,7 +13,7 @@ use socket::{Socket, memory};
 use std::os::fd::RawFd;
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
-use vgpu_protocol::gpus::Reply;
+use vgpu_protocol::gpus::{GpuName, Reply};
 use vgpu_protocol::virtio::Status;
 
 /// The environment variable that names a backend's socket, for a process on the host itself.
@@ -91,9 +92,12 @@ impl Drop for ClosedInChildren {
 
 /// One session's way to the device.
 pub trait Transport: Send + Sync {
-    /// Opens the session, proposing windows (bases, best first) that the caller has found free; the one chosen.
-    /// Called once, before everything else.
-    fn open(&self, windows: &[u64]) -> Result<u64, TransportError>;
+    /// What the VM may know of its GPUs.
+    fn gpus(&self) -> Result<Reply, TransportError>;
+
+    /// Opens the session, proposing windows (bases, best first) that the caller has found free; the one chosen. The session
+    /// has these GPUs, in this order, each once; all of the VM's if none is named. May be called again if it failed.
+    fn open(&self, windows: &[u64], gpus: &[GpuName]) -> Result<u64, TransportError>;
 
     /// Allocates a zeroed buffer of `len` bytes that is mapped at `addr` (inside the arena, page-aligned) in this process, replacing
     /// what is mapped there, and at the same address in the executor; with `register`, pinned for the GPU.

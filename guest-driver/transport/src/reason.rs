@@ -32,7 +32,8 @@ pub fn refused(status: Status) -> String {
         }
         Status::Lost => "the host ended the session".into(),
         Status::Quarantined => quarantined(0),
-        Status::Invalid | Status::NotFound | Status::HostError | Status::Taken | Status::Ok => format!(
+        Status::NotFound => "the GPUs that the host has for this VM have just changed: try again".into(),
+        Status::Invalid | Status::HostError | Status::Taken | Status::Ok => format!(
             "the host could not start what serves this program ({status:?}): its operator finds out why \
              (the log of vgpu-backend)"
         ),

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages; another one is refused.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Version of [`Status`] and of everything else a tool prints as JSON.
 pub const SCHEMA_VERSION: u32 = 3;
 /// Bytes of one packet at most.
@@ -44,14 +44,20 @@ impl std::fmt::Display for Priority {
 pub enum Request {
     /// A backend says whose VM it serves. First message of a backend.
     Hello { version: u32, vm: u32 },
-    /// A session of this backend's VM is about to start.
-    OpenSession { session: u32, pid: u32, program: String },
-    /// Its executor runs, or goes on running after `vgpud` was restarted. Descriptors: the turn page (a sealed memfd of
-    /// [`crate::turn::PAGE_LEN`] bytes), `vgpud`'s end of the session's socket, a pidfd of the executor.
+    /// A session of this backend's VM is about to start, with these of the VM's GPUs, in this order; with all if it names none.
+    OpenSession {
+        session: u32,
+        pid: u32,
+        program: String,
+        gpus: Vec<String>,
+    },
+    /// Its executor runs, or goes on running after `vgpud` was restarted; it has these GPUs. Descriptors: the turn page (a
+    /// sealed memfd of [`crate::turn::PAGE_LEN`] bytes), `vgpud`'s end of the session's socket, a pidfd of the executor.
     AttachSession {
         session: u32,
         pid: u32,
         program: String,
+        gpus: Vec<String>,
         exec_pid: u32,
     },
     /// It is over; its executor is gone.
@@ -453,7 +459,7 @@ pub enum Refusal {
     },
     /// There is a backend for that VM already.
     Duplicate,
-    /// No such session.
+    /// No such session, or no such GPU among those of the VM.
     NotFound,
     /// The pool map is wrong; the old one stays.
     BadConfig,
@@ -531,8 +537,9 @@ pub enum ToExec {
     Stop { sequence: u64, deadman_ms: u64 },
     /// Resume it.
     Resume { sequence: u64 },
-    /// The VM's page, and which slot of it is the session's. Descriptor: the page.
-    VmPage { slot: u32 },
+    /// The VM's page, which slot of it is the session's, and which of a slot's columns is that of each of the session's GPUs.
+    /// Descriptor: the page.
+    VmPage { slot: u32, columns: Vec<u32> },
     /// What the driver accounts to the executor's process on each of its GPUs, in bytes: every memory there is, its contexts'
     /// own included; empty if the driver does not say. Looked up after the last such message was sent; sent now and then while
     /// the session is there. Under a quota, a session's first context waits for it, up to a second.

@@ -1,13 +1,14 @@
 //! The VM page: what the executors of one VM share, so that its limits hold over all its processes. A memfd of
 //! [`PAGE_LEN`] bytes that `vgpud` makes, one per VM, and hands to each of its executors
-//! ([`crate::messages::ToExec::VmPage`]) with a slot of its own in it.
+//! ([`crate::messages::ToExec::VmPage`]) with a slot of its own in it. The VM's sessions need not have the same GPUs, nor in the
+//! same order: each is told which column of its slot is for which of its GPUs.
 //!
 //! | offset | words | written by |
 //! | --- | --- | --- |
 //! | 0 | bucket of all calls: u64 nanoseconds per call (0: unlimited), u64 burst in nanoseconds, u64 state | vgpud; the state by executors |
 //! | 64 | bucket of driver-heavy calls: the same | as above |
 //! | 128 | u64 GPU memory in bytes that the VM may have on each of its GPUs; `u64::MAX` if unlimited | vgpud |
-//! | 1024 | [`SLOTS`] × [`GPUS`] × {u64 bytes in use, u64 bytes being taken}: a session's memory, by GPU | that session's executor; `vgpud` clears it when the session is over |
+//! | 1024 | [`SLOTS`] × [`GPUS`] × {u64 bytes in use, u64 bytes being taken}: a session's memory, by the VM's GPUs (columns) | that session's executor; `vgpud` clears it when the session is over |
 //!
 //! The executors of a VM are as trustworthy as the VM: one that breaks the rules here cheats itself and the other processes
 //! of its VM. Turns, shares and the memory that the driver accounts to its process are watched elsewhere.
@@ -18,7 +19,7 @@ use std::time::Duration;
 pub const PAGE_LEN: usize = 16 * 1024;
 /// Sessions of a VM at most.
 pub const SLOTS: usize = 64;
-/// GPUs of a session at most.
+/// GPUs of a session at most, and of a VM at a time.
 pub const GPUS: usize = 8;
 /// How far apart two executors' looks at the clock may lie before a bucket's state is taken for nonsense.
 const SLACK_NS: u64 = 1_000_000_000;
@@ -137,13 +138,13 @@ impl VmPage {
         self.quota.store(bytes.unwrap_or(UNLIMITED), SeqCst);
     }
 
-    /// What all sessions of the VM have on a GPU, in bytes.
+    /// What all sessions of the VM have on the GPU of a column, in bytes.
     pub fn used(&self, gpu: usize) -> u64 {
         let used = self.taken.iter().map(|slot| slot[gpu].used.load(SeqCst));
         used.fold(0, u64::saturating_add)
     }
 
-    /// What one session has on a GPU, in bytes.
+    /// What one session has there, in bytes.
     pub fn used_by(&self, slot: usize, gpu: usize) -> u64 {
         self.taken[slot][gpu].used.load(SeqCst)
     }

@@ -60,7 +60,7 @@ pub const LIMITS: [Limit; 12] = [
     limit!(turn_ms_max, MS_MAX, NO_LIMIT, NO_LIMIT, "Milliseconds of the longest turn while others wait"),
     limit!(kernel_ms_max, MS_MAX, NO_LIMIT, NO_LIMIT, "Milliseconds on the GPU of the longest kernel, or launch of a graph"),
     limit!(suspend_after_s, SECONDS_MAX, NO_LIMIT, NO_LIMIT,
-        "Seconds without work after which its GPU memory is moved to the host, until its next call"),
+        "Seconds without work after which its GPU memory is moved to the host, until its next call; not while it shares memory with other processes"),
     limit!(violations_max, 1_000_000, NO_LIMIT, NO_LIMIT,
         "Violations after which it is quarantined, within the window"),
     limit!(violation_window_s, SECONDS_MAX, "60", "60", "Seconds for which a violation counts"),

@@ -410,6 +410,16 @@ pub fn ask(socket: &OwnedFd, request: &Request, fds: &[&OwnedFd]) -> Answer {
     packet::receive(socket).unwrap().0
 }
 
+/// The opening of a session that wishes for these GPUs.
+pub fn opening(session: u32, gpus: &[String]) -> Request {
+    Request::OpenSession {
+        session,
+        pid: 100 + session,
+        program: "test".to_owned(),
+        gpus: gpus.to_vec(),
+    }
+}
+
 /// A VM's backend.
 pub struct Backend {
     socket: OwnedFd,
@@ -427,12 +437,12 @@ impl Backend {
 
     /// Opens a session; its GPUs.
     pub fn open(&self, session: u32) -> Vec<String> {
-        let answer = self.ask(&Request::OpenSession {
-            session,
-            pid: 100 + session,
-            program: "test".to_owned(),
-        });
-        match answer {
+        self.open_with(session, &[])
+    }
+
+    /// Opens one that wishes for these GPUs; those that it gets.
+    pub fn open_with(&self, session: u32, gpus: &[String]) -> Vec<String> {
+        match self.ask(&opening(session, gpus)) {
             Answer::Gpus { uuids, .. } => uuids,
             other => panic!("{other:?}"),
         }
@@ -440,7 +450,12 @@ impl Backend {
 
     /// Opens a session and attaches an executor to it.
     pub fn session(&self, session: u32) -> Exec {
-        self.open(session);
+        self.session_with(session, &[])
+    }
+
+    /// One that wishes for these GPUs.
+    pub fn session_with(&self, session: u32, gpus: &[String]) -> Exec {
+        self.open_with(session, gpus);
         let mut exec = Exec::new();
         self.attach(session, &mut exec);
         exec
@@ -448,19 +463,28 @@ impl Backend {
 
     /// Attaches an executor, over a new socket.
     pub fn attach(&self, session: u32, exec: &mut Exec) {
+        assert_eq!(self.attach_having(session, exec, &[]), Answer::Ok);
+    }
+
+    /// Attaches an executor that has these GPUs.
+    pub fn attach_having(&self, session: u32, exec: &mut Exec, gpus: &[String]) -> Answer {
         let (ours, theirs) = socket_pair();
         sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(LIMIT)).unwrap();
         exec.socket = ours;
-        let answer = self.attach_with(session, &[&exec.memfd, &theirs, &exec.pidfd]);
-        assert_eq!(answer, Answer::Ok);
+        self.attach_as(session, gpus, &[&exec.memfd, &theirs, &exec.pidfd])
     }
 
     pub fn attach_with(&self, session: u32, fds: &[&OwnedFd]) -> Answer {
+        self.attach_as(session, &[], fds)
+    }
+
+    fn attach_as(&self, session: u32, gpus: &[String], fds: &[&OwnedFd]) -> Answer {
         let program = "test".to_owned();
         let request = Request::AttachSession {
             session,
             pid: 100 + session,
             program,
+            gpus: gpus.to_vec(),
             exec_pid: 1,
         };
         ask(&self.socket, &request, fds)
@@ -538,9 +562,17 @@ impl Exec {
 
     /// Waits for its VM's page: that, and its slot in it.
     pub fn vm_page(&self) -> (&'static VmPage, usize) {
+        let (page, slot, _) = self.vm_page_and_columns();
+        (page, slot)
+    }
+
+    /// The same, with the columns of its GPUs.
+    pub fn vm_page_and_columns(&self) -> (&'static VmPage, usize, Vec<u32>) {
         loop {
             let (order, fds) = packet::receive::<ToExec>(&self.socket).unwrap();
-            let ToExec::VmPage { slot } = order else { continue };
+            let ToExec::VmPage { slot, columns } = order else {
+                continue;
+            };
             let [memfd] = <[OwnedFd; 1]>::try_from(fds).unwrap();
             let seals = rustix::fs::fcntl_get_seals(&memfd).unwrap();
             assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
@@ -552,7 +584,7 @@ impl Exec {
                 let page = rustix::mm::mmap(std::ptr::null_mut(), len, flags, MapFlags::SHARED, &memfd, 0);
                 &*page.unwrap().cast::<VmPage>()
             };
-            return (page, slot as usize);
+            return (page, slot as usize, columns);
         }
     }
 

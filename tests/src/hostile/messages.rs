@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use anyhow::{Context, Result, ensure};
 use vgpu_protocol::calls::{self, OP_END, OP_FIRST};
-use vgpu_protocol::gpus;
+use vgpu_protocol::gpus::{self, GpuName};
 use vgpu_protocol::limits::{
-    ADDRESS_END, AREA_LEN, ARENA_LEN, CONTEXTS_MAX, CONTROL_LEN_MAX, DEPS_MAX, MAP_LEN_MAX, PAGE_LEN,
-    RECORD_LEN_MAX, RING_DATA_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, STREAMS_MAX, WINDOW_LEN,
+    ADDRESS_END, AREA_LEN, ARENA_LEN, CONTEXTS_MAX, CONTROL_LEN_MAX, DEPS_MAX, GPUS_MAX, MAP_LEN_MAX,
+    PAGE_LEN, RECORD_LEN_MAX, RING_DATA_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, STREAMS_MAX, WINDOW_LEN,
 };
 use vgpu_protocol::ring::{self, RING_LEN, RecordHeader, op};
 use vgpu_protocol::virtio::{
@@ -306,6 +306,14 @@ pub fn try_control(vm: &Vm, seed: u64, random_cases: usize) -> Result<Found> {
         );
         found.cases += 1;
     }
+    for (why, names, expected) in openings(vm)? {
+        let (_, open) = &good_messages(place)[0];
+        let body = [&open[..], &names].concat();
+        let (status, reply) = vm.request(ControlKind::SessionOpen as u32, 0, &body)?;
+        ensure!(status == expected, "a session with {why}: {status:?}");
+        found.cases += 1;
+        undo(vm, ControlKind::SessionOpen as u32, number, &body, status, &reply)?;
+    }
     for (why, map, runs, expected) in bad_maps(place) {
         let body = [map.as_bytes(), runs.as_bytes()].concat();
         let (status, _) = vm.request(ControlKind::Map as u32, number, &body)?;
@@ -587,6 +595,51 @@ fn good_messages(place: u64) -> Vec<(ControlKind, Vec<u8>)> {
         ),
         (ControlKind::Gpus, vec![]),
     ]
+}
+
+/// GPUs that a session may be asked for with, as they come behind its opening, and what is answered.
+fn openings(vm: &Vm) -> Result<Vec<(&'static str, Vec<u8>, Status)>> {
+    let (status, reply) = vm.request(ControlKind::Gpus as u32, 0, &[])?;
+    ensure!(status == Status::Ok, "{status:?}");
+    let told = gpus::Reply::decode(&reply).context("what is told of the GPUs")?;
+    let own = told.gpus.first().context("no GPU")?.uuid;
+    let named = |text: &str| gpus::padded::<{ size_of::<GpuName>() }>(text);
+    let mut longer = own;
+    longer[size_of::<GpuName>() - 1] = b'x';
+    let mut beginning = own;
+    beginning[8..].fill(0);
+    let strange = "GPU-00000000-0000-0000-0000-000000000000";
+    let both = format!("{},{strange}", gpus::text(&own));
+    let names = |names: &[GpuName]| names.as_bytes().to_vec();
+    Ok(vec![
+        ("the VM's own GPU", names(&[own]), Status::Ok),
+        ("the same twice", names(&[own, own]), Status::Invalid),
+        ("nobody's", names(&[named(strange)]), Status::NotFound),
+        (
+            "nobody's behind its own",
+            names(&[own, named(strange)]),
+            Status::NotFound,
+        ),
+        // What the executor's library would take for a GPU of the host, or for several.
+        ("an ordinal", names(&[named("0")]), Status::NotFound),
+        ("how its own begins", names(&[beginning]), Status::NotFound),
+        ("two in one name", names(&[named(&both)]), Status::Invalid),
+        ("no name", names(&[named("")]), Status::Invalid),
+        (
+            "no name behind its own",
+            names(&[own, named("")]),
+            Status::Invalid,
+        ),
+        ("something behind a name", names(&[longer]), Status::Invalid),
+        ("a line", names(&[named("GPU-0\nERROR")]), Status::Invalid),
+        ("no text", names(&[[0xff; size_of::<GpuName>()]]), Status::Invalid),
+        (
+            "half a name",
+            own[..size_of::<GpuName>() / 2].to_vec(),
+            Status::Invalid,
+        ),
+        ("too many", names(&[own; GPUS_MAX as usize + 1]), Status::Invalid),
+    ])
 }
 
 /// Mappings that are refused, and how.

@@ -1,6 +1,8 @@
 //! Control requests: their bytes, once copied from the guest, become a [`Request`] or are refused.
+use vgpu_protocol::gpus::GpuName;
 use vgpu_protocol::limits::{
-    ADDRESS_END, GPUS_LEN_MAX, PAGE_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX, WINDOW_LEN,
+    ADDRESS_END, GPUS_LEN_MAX, GPUS_MAX, PAGE_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX,
+    WINDOW_LEN,
 };
 use vgpu_protocol::virtio::{
     ControlHeader, ControlKind, ControlReply, MAP_PROGRAM, MAP_REGISTER, Map, RingCreate, RingDestroy, Run,
@@ -12,11 +14,21 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// Open a session.
-    Open(SessionOpen),
+    Open(Opening),
     /// Tell of the VM's GPUs.
     Gpus,
     /// Something about an open one.
     Session { session: u32, what: SessionRequest },
+}
+
+/// A session's opening.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opening {
+    /// Who opens it, and where its window may lie.
+    pub open: SessionOpen,
+    /// The GPUs that it is to have, by UUID, each once; all of the VM's if none is named. Whether they are the VM's is `vgpud`'s
+    /// to say.
+    pub gpus: Vec<String>,
 }
 
 /// What is asked of a session.
@@ -45,7 +57,7 @@ pub fn decode(bytes: &[u8]) -> Result<Request, &'static str> {
         ControlKind::SessionOpen | ControlKind::Gpus if header.session != 0 => {
             return Err("names a session where there is none");
         }
-        ControlKind::SessionOpen => return Ok(Request::Open(check_open(exact(body)?)?)),
+        ControlKind::SessionOpen => return Ok(Request::Open(decode_open(body)?)),
         ControlKind::Gpus if body.is_empty() => return Ok(Request::Gpus),
         ControlKind::Gpus => return Err("wrong length"),
         ControlKind::SessionClose if body.is_empty() => SessionRequest::Close,
@@ -85,6 +97,38 @@ pub fn reply_len(request: &Request) -> usize {
 
 fn exact<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<T, &'static str> {
     T::read_from_bytes(body).map_err(|_| "wrong length")
+}
+
+fn decode_open(body: &[u8]) -> Result<Opening, &'static str> {
+    let (open, names) = SessionOpen::read_from_prefix(body).map_err(|_| "wrong length")?;
+    let (names, rest) = names.as_chunks::<{ size_of::<GpuName>() }>();
+    if !rest.is_empty() {
+        return Err("wrong length");
+    }
+    if names.len() > GPUS_MAX as usize {
+        return Err("number of GPUs out of bounds");
+    }
+    let mut gpus = Vec::with_capacity(names.len());
+    for name in names {
+        let name = gpu_name(name).ok_or("a GPU's name that is none")?;
+        if gpus.contains(&name) {
+            return Err("the same GPU twice");
+        }
+        gpus.push(name);
+    }
+    Ok(Opening {
+        open: check_open(open)?,
+        gpus,
+    })
+}
+
+/// A GPU's name as text: what UUIDs are made of, and nothing behind it.
+fn gpu_name(name: &GpuName) -> Option<String> {
+    let len = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    let (name, padding) = name.split_at(len);
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+    let is_one = !name.is_empty() && name.iter().all(fits) && padding.iter().all(|&byte| byte == 0);
+    is_one.then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 fn check_open(open: SessionOpen) -> Result<SessionOpen, &'static str> {
@@ -146,6 +190,7 @@ pub fn program_name(name: &[u8]) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use vgpu_protocol::gpus::text;
     use zerocopy::IntoBytes;
 
     fn message(kind: u32, session: u32, body: &[u8]) -> Vec<u8> {
@@ -163,6 +208,12 @@ mod tests {
         }
     }
 
+    fn name(text: &[u8]) -> GpuName {
+        let mut name = [0; 64];
+        name[..text.len()].copy_from_slice(text);
+        name
+    }
+
     fn map(runs: &[Run]) -> Vec<u8> {
         let map = Map {
             addr: 1 << 44,
@@ -178,10 +229,19 @@ mod tests {
 
     #[test]
     fn well_formed_requests_are_understood() {
-        assert_eq!(
-            decode(&message(1, 0, open().as_bytes())),
-            Ok(Request::Open(open()))
-        );
+        let opening = |gpus: &[&str]| {
+            Ok(Request::Open(Opening {
+                open: open(),
+                gpus: gpus.iter().map(|gpu| (*gpu).to_owned()).collect(),
+            }))
+        };
+        let decode_open =
+            |gpus: &[GpuName]| decode(&message(1, 0, &[open().as_bytes(), gpus.as_bytes()].concat()));
+        assert_eq!(decode_open(&[]), opening(&[]));
+        let gpus = [name(b"GPU-1"), name(b"MIG-0a")];
+        assert_eq!(decode_open(&gpus), opening(&["GPU-1", "MIG-0a"]));
+        let all: Vec<GpuName> = (0..GPUS_MAX as u8).map(|n| [b'a' + n; 64]).collect();
+        assert!(decode_open(&all).is_ok());
         let close = Request::Session {
             session: 3,
             what: SessionRequest::Close,
@@ -271,6 +331,23 @@ mod tests {
             open.windows[0] = window;
             wrong.push(message(1, 0, open.as_bytes()));
         }
+        let many: Vec<GpuName> = (0..=GPUS_MAX as u8).map(|n| [b'a' + n; 64]).collect();
+        let wrong_gpus: [&[GpuName]; 8] = [
+            &[name(b"")],
+            &[name(b"GPU-1"), name(b"")],
+            &[name(b"GPU-1"), name(b"GPU-1")],
+            &[name(b"GPU-1\0GPU-2")],
+            &[name(b"GPU-1,GPU-2")],
+            &[name(b"GPU\n1")],
+            &[[0xff; 64]],
+            &many,
+        ];
+        for gpus in wrong_gpus {
+            wrong.push(message(1, 0, &[open().as_bytes(), gpus.as_bytes()].concat()));
+        }
+        let gpu = name(b"GPU-1");
+        wrong.push(message(1, 0, &[open().as_bytes(), &gpu[..63]].concat()));
+        wrong.push(message(1, 0, &[open().as_bytes(), &gpu[..], &[0]].concat()));
         for bytes in wrong {
             assert!(decode(&bytes).is_err(), "{bytes:?}");
         }
@@ -284,6 +361,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn gpus_of_a_decoded_opening_are_names_each_once(names in proptest::collection::vec("[a-c,\\x00-]{1,3}", 0..5)) {
+            let names: Vec<GpuName> = names.iter().map(|text| name(text.as_bytes())).collect();
+            let bytes = message(1, 0, &[open().as_bytes(), names.as_bytes()].concat());
+            if let Ok(Request::Open(opening)) = decode(&bytes) {
+                prop_assert_eq!(opening.gpus.len(), names.len());
+                for (place, gpu) in opening.gpus.iter().enumerate() {
+                    prop_assert!(!gpu.is_empty() && !gpu.contains([',', '\0']));
+                    prop_assert!(!opening.gpus[..place].contains(gpu));
+                    prop_assert_eq!(&text(&names[place]), gpu);
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_are_decoded_or_refused(kind in 0u32..9, session: u32, body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(&body);

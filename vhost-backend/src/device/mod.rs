@@ -24,7 +24,7 @@ mod spawn;
 use crate::fd::Bell;
 use crate::host::Host;
 use crate::worker;
-use control::{Request, SessionRequest};
+use control::{Opening, Request, SessionRequest};
 use events::Events;
 use memory::Memory;
 use queues::{Chain, GuestMemory, Reply, Taken, VirtQueue};
@@ -40,8 +40,8 @@ use vgpu_protocol::limits::{
     SESSIONS_MAX, WINDOW_LEN,
 };
 use vgpu_protocol::virtio::{
-    Config, ControlReply, Doorbell, MAGIC, QUEUE_CONTROL, QUEUE_DOORBELL, QUEUE_EVENT, QUEUES, SessionOpen,
-    Status, VERSION,
+    Config, ControlReply, Doorbell, MAGIC, QUEUE_CONTROL, QUEUE_DOORBELL, QUEUE_EVENT, QUEUES, Status,
+    VERSION,
 };
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringRwLock};
@@ -243,7 +243,7 @@ impl Device {
             }
         };
         match request {
-            Request::Open(open) => self.open(open, reply),
+            Request::Open(opening) => self.open(opening, reply),
             Request::Gpus => {
                 let host = self.host.clone();
                 self.host.scheduler.gpus(move |told| match told {
@@ -275,7 +275,7 @@ impl Device {
         Status::Lost
     }
 
-    fn open(&self, open: SessionOpen, reply: Reply) {
+    fn open(&self, opening: Opening, reply: Reply) {
         if self.host.is_written_off() {
             self.warn(format_args!("no session is opened: an executor was written off"));
             return reply.send(Status::HostError, &[]);
@@ -306,7 +306,7 @@ impl Device {
             sessions: self.sessions.clone(),
         };
         let name = format!("session-{number}");
-        if let Err(error) = worker::spawn(name, move || session::run(around, handle, &open, reply)) {
+        if let Err(error) = worker::spawn(name, move || session::run(around, handle, &opening, reply)) {
             // The reply went with the closure, and was answered by being dropped.
             log::error!("vm {} session {number}: start its thread: {error}", self.host.vm);
             lock(&self.sessions).remove(&number);

@@ -1,7 +1,7 @@
 //! A session: a thread of its own that does what the guest asks of it, one request after the other, by asking
 //! its executor, and that watches the executor. Nothing it waits for is unbounded.
 use super::area;
-use super::control::{SessionRequest, program_name};
+use super::control::{Opening, SessionRequest, program_name};
 use super::events::Events;
 use super::maps::Maps;
 use super::memory::Memory;
@@ -10,7 +10,7 @@ use super::spawn::{Executor, REAP_WAIT, Stuck};
 use crate::budget::{Account, Use};
 use crate::fd::{Bell, sealed_memory};
 use crate::host::Host;
-use crate::scheduler::{Attachment, Client, Waiting};
+use crate::scheduler::{Asked, Attachment, Client, Waiting};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use vgpu_protocol::host::{ExecKind, ExecMap, ExecReply, Start};
 use vgpu_protocol::limits::RUNS_PER_MESSAGE_MAX;
 use vgpu_protocol::result;
-use vgpu_protocol::virtio::{Map, RingCreate, RingDestroy, Run, SessionOpen, SessionOpened, Status, Unmap};
+use vgpu_protocol::virtio::{Map, RingCreate, RingDestroy, Run, SessionOpened, Status, Unmap};
 use vgpu_sched_api::packet::PacketError;
 use vgpu_sched_api::turn::PAGE_LEN;
 use vm_memory::GuestAddress;
@@ -203,7 +203,7 @@ pub struct Surroundings {
 }
 
 /// Runs a session from its opening to its end, and takes it out of [`Surroundings::sessions`].
-pub fn run(around: Surroundings, handle: Arc<Handle>, open: &SessionOpen, reply: Reply) {
+pub fn run(around: Surroundings, handle: Arc<Handle>, opening: &Opening, reply: Reply) {
     // Whatever happens below, also a panic: who waits for the end of this thread learns of it.
     let _announce = Announce(handle.clone(), around.sessions.clone());
     let look = match Bell::new() {
@@ -224,7 +224,7 @@ pub fn run(around: Surroundings, handle: Arc<Handle>, open: &SessionOpen, reply:
         area_page: None,
         stuck: false,
     };
-    match session.open(open) {
+    match session.open(opening) {
         Ok(window) => {
             let opened = SessionOpened {
                 session: session.handle.number,
@@ -294,7 +294,8 @@ struct Session {
 }
 
 impl Session {
-    fn open(&mut self, open: &SessionOpen) -> Result<u64, Status> {
+    fn open(&mut self, opening: &Opening) -> Result<u64, Status> {
+        let open = &opening.open;
         let (vm, number) = (self.around.host.vm, self.handle.number);
         let host = self.around.host.clone();
         // Another front end's sessions are the VM's as well.
@@ -302,9 +303,13 @@ impl Session {
         let until = Instant::now() + REAP_WAIT;
         host.front_ends.settle(until, || self.handle.is_ending());
         let program = program_name(&open.name);
-        let waiting = host
-            .scheduler
-            .open(number, open.pid, program.clone(), self.handle.clone());
+        let asked = Asked {
+            session: number,
+            pid: open.pid,
+            program: program.clone(),
+            gpus: opening.gpus.clone(),
+        };
+        let waiting = host.scheduler.open(asked, self.handle.clone());
         let gpus = self.wait_scheduler(&waiting)?;
         let exec = Executor::start(&host.exec, &gpus)
             .map_err(|error| self.host_error("start its executor", &error))?;
@@ -339,6 +344,7 @@ impl Session {
             session: number,
             pid: open.pid,
             program: program.clone(),
+            gpus: gpus.uuids.clone(),
             exec_pid,
             pidfd,
             page,

@@ -45,7 +45,7 @@ impl Guest {
         let transport = Socket::connect_with(socket, MEMORY_LEN).unwrap();
         let window = window();
         assert_eq!(
-            transport.open(&[window, window + 4 * WINDOW_LEN]).unwrap(),
+            transport.open(&[window, window + 4 * WINDOW_LEN], &[]).unwrap(),
             window
         );
         transport.alloc(window, AREA_LEN, true).unwrap();

@@ -157,9 +157,12 @@ fn serve(listener: &OwnedFd, shared: &(Mutex<State>, Condvar), refuse: Refuse) {
                     },
                     refused,
                 ),
-                Request::OpenSession { .. } => refuse.open.map_or_else(
+                Request::OpenSession { gpus, .. } => refuse.open.map_or_else(
                     || Answer::Gpus {
-                        uuids: vec!["GPU-0".into(), "GPU-1".into()],
+                        uuids: match gpus[..] {
+                            [] => vec!["GPU-0".into(), "GPU-1".into()],
+                            _ => gpus.clone(),
+                        },
                         mps: refuse.mps,
                     },
                     refused,

@@ -31,7 +31,9 @@ fn a_session_from_open_to_close() {
             session: 1,
             pid,
             program,
+            gpus,
         } => {
+            assert_eq!(*gpus, [""; 0]);
             assert_eq!(*pid, std::process::id());
             assert!(program.starts_with("backend"), "{program}");
             Some(())
@@ -230,6 +232,7 @@ fn vgpud_decides_who_may_open() {
         (Some(Refusal::NotMapped), None, None, Status::NoPool),
         (None, Some(quarantined), None, Status::Quarantined),
         (None, Some(Refusal::NoGpu), None, Status::NoGpu),
+        (None, Some(Refusal::NotFound), None, Status::NotFound),
         (None, None, Some(quarantined), Status::Quarantined),
     ];
     for (hello, open, attach, expected) in cases {
@@ -244,7 +247,7 @@ fn vgpud_decides_who_may_open() {
             },
         );
         let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
-        let result = transport.open(&[WINDOW]);
+        let result = transport.open(&[WINDOW], &[]);
         assert!(refused(result, expected), "{hello:?} {open:?} {attach:?}");
         if attach.is_none() {
             assert_eq!(
@@ -252,6 +255,39 @@ fn vgpud_decides_who_may_open() {
                 0
             );
         }
+    }
+}
+
+/// What the program wants is `vgpud`'s to grant, and what was granted is all that its executor sees, in that order.
+#[test]
+fn an_executor_sees_the_gpus_of_its_session() {
+    for (wish, expected) in [(&["GPU-7", "GPU-3"][..], "GPU-7,GPU-3"), (&[], "GPU-0,GPU-1")] {
+        let backend = Backend::start();
+        let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+        let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
+        let names: Vec<gpus::GpuName> = wish.iter().map(|gpu| gpus::padded(gpu)).collect();
+        transport.open(&[guest::window()], &names).unwrap();
+        vgpud.wait("an opening", |asked| match &asked.request {
+            Request::OpenSession { gpus, .. } => {
+                assert_eq!(gpus, wish);
+                Some(())
+            }
+            _ => None,
+        });
+        vgpud.wait("an attachment", |asked| match &asked.request {
+            Request::AttachSession { gpus, .. } => {
+                assert_eq!(gpus.join(","), expected);
+                Some(())
+            }
+            _ => None,
+        });
+        let (exec_pid, _) = vgpud.attached(1);
+        let environment = std::fs::read_to_string(format!("/proc/{exec_pid}/environ")).unwrap();
+        let variable = format!("CUDA_VISIBLE_DEVICES={expected}");
+        assert!(
+            environment.split('\0').any(|one| one == variable),
+            "{environment}"
+        );
     }
 }
 
@@ -350,9 +386,9 @@ fn a_vm_that_may_not_have_gpus_is_told_so() {
 fn without_vgpud_no_session_is_opened_and_the_guest_is_told_why() {
     let backend = Backend::start();
     let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
-    assert!(refused(transport.open(&[WINDOW]), Status::NoScheduler));
+    assert!(refused(transport.open(&[WINDOW], &[]), Status::NoScheduler));
     let _vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    assert_eq!(transport.open(&[WINDOW]).unwrap(), WINDOW);
+    assert_eq!(transport.open(&[WINDOW], &[]).unwrap(), WINDOW);
 }
 
 /// Without a VM each process is a front end, and their sessions are one VM's.
@@ -377,7 +413,7 @@ fn processes_on_the_host_use_the_device_side_by_side() {
     // Nor may they have more sessions together than one may.
     let open = || {
         let transport = Socket::connect_with(&backend.socket(), 64 << 20).unwrap();
-        transport.open(&[WINDOW]).map(|_| transport)
+        transport.open(&[WINDOW], &[]).map(|_| transport)
     };
     let mut more: Vec<_> = (1..SESSIONS_MAX).map(|_| open().unwrap()).collect();
     assert!(refused(open(), Status::Limit));

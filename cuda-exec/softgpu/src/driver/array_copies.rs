@@ -1,7 +1,7 @@
 //! Copies of bytes from and to arrays.
 
 use super::abi::{CUarray, CUdeviceptr, CUstream, DefaultStream, stream_api};
-use super::error::Result;
+use super::error::{self, Result};
 use super::rows::{Copy3D, Side3D, copy, of};
 
 /// `CU_MEMORYTYPE_HOST`, `_DEVICE` and `_ARRAY`
@@ -36,6 +36,12 @@ fn host(host: u64) -> Side3D {
 
 fn bytes(to: Side3D, from: Side3D, width: usize, handle: Option<CUstream>, default: DefaultStream) -> Result {
     let (stream, sync) = of(handle, default)?;
+    if [&to, &from]
+        .iter()
+        .any(|side| side.memory == ARRAY && side.array == 0)
+    {
+        return Err(error::INVALID_VALUE);
+    }
     let whole = Copy3D {
         from,
         to,

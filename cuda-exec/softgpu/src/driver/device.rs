@@ -50,7 +50,7 @@ pub(crate) fn discover() -> Vec<Device> {
 }
 
 /// Applies `CUDA_VISIBLE_DEVICES`: a list of numbers or UUIDs (or their beginnings), which ends at the first entry that
-/// names no device or one that came before. Of a device that is divided only one instance can be seen, the first unless
+/// names no device, and shows none if one is named twice. Of a device that is divided only one instance can be seen, the first unless
 /// another is named; one that is named stands alone.
 fn visible_parts(all: &[Part], visible: Option<&str>) -> Vec<Part> {
     let mut devices = all.to_vec();
@@ -67,7 +67,7 @@ fn visible_parts(all: &[Part], visible: Option<&str>) -> Vec<Part> {
             parts.extend(named.filter(|_| parts.is_empty()));
             break;
         }
-        let named = if let Ok(number) = entry.parse::<usize>() {
+        let named = if let Some(number) = ordinal(entry) {
             devices.get(number).copied()
         } else if entry.starts_with("GPU-") {
             let fits = |part: &Part| fits(&Part::whole(part.device));
@@ -76,11 +76,20 @@ fn visible_parts(all: &[Part], visible: Option<&str>) -> Vec<Part> {
             None
         };
         match named {
-            Some(part) if !parts.contains(&part) => parts.push(part),
-            _ => break,
+            Some(part) if parts.contains(&part) => return Vec::new(),
+            Some(part) => parts.push(part),
+            None => break,
         }
     }
     parts
+}
+
+/// A number as `strtol` reads it; `None` for one below 0, or none at all.
+fn ordinal(entry: &str) -> Option<usize> {
+    let digits = entry.strip_prefix(['+', '-']).unwrap_or(entry);
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let number = digits[..end].parse().ok()?;
+    (number == 0 || !entry.starts_with('-')).then_some(number)
 }
 
 /// The device of an ordinal.
@@ -254,7 +263,9 @@ mod tests {
         assert_eq!(visible(None), all);
         assert_eq!(numbers(Some("2,0")), [2, 0]);
         assert_eq!(numbers(Some("1,7,0")), [1]);
-        assert_eq!(numbers(Some("1,1")), [1]);
+        assert_eq!(numbers(Some("1,1")), [0; 0]);
+        assert_eq!(numbers(Some(" 1, +2x,-0")), [1, 2, 0]);
+        assert_eq!(numbers(Some("1,-2,0")), [1]);
         assert_eq!(numbers(Some("")), [0; 0]);
         assert_eq!(numbers(Some(&all[1].uuid_text())), [1]);
         // A beginning that fits several devices names none.

@@ -167,7 +167,7 @@ impl Graph {
     /// It becomes that, if it was not.
     pub fn become_part(&self) -> Result {
         match self.is_part.swap(true, Ordering::Relaxed) {
-            true => Err(error::INVALID_VALUE),
+            true => Err(error::NOT_SUPPORTED),
             false => Ok(()),
         }
     }
@@ -378,7 +378,8 @@ fn instantiate(out: Out<CUgraphExec>, graph: CUgraph, flags: u64) -> Result {
     let handle = new_handle();
     out.set(handle)?;
     let exec = GraphExec {
-        flags: flags & !2,
+        // Of these two nobody is told.
+        flags: flags & !(2 | 8),
         graph: graph.copy(runtime, true)?,
         steps: Mutex::new(Arc::new(steps)),
         last: Mutex::default(),

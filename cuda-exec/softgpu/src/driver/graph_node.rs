@@ -110,7 +110,7 @@ fn any(params: &NodeParams) -> Result<Op> {
                 part.become_part()?;
                 Ok(Op::Graph(part))
             }
-            _ => Err(error::INVALID_VALUE),
+            _ => Err(error::NOT_SUPPORTED),
         },
         5 => Ok(Op::Empty),
         6 => wait(params.body[0]),

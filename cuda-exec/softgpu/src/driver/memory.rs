@@ -522,6 +522,9 @@ impl Memory {
         if start == 0 || len == 0 || flags & !15 != 0 || start.checked_add(len).is_none() {
             return Err(error::INVALID_VALUE);
         }
+        if self.find(start).is_some_and(|range| range.kind == Kind::Pinned) {
+            return Err(error::INVALID_VALUE);
+        }
         if self.overlaps(start, len) && !self.in_window(start) {
             return Err(error::HOST_MEMORY_ALREADY_REGISTERED);
         }
@@ -705,7 +708,11 @@ api! { SYMBOLS;
     }
 
     fn cuMemHostUnregister(address: u64) {
-        let context = current()?;
+        // Without a context nothing is registered.
+        let context = current().map_err(|code| match code {
+            error::INVALID_CONTEXT => error::HOST_MEMORY_NOT_REGISTERED,
+            other => other,
+        })?;
         let runtime = runtime()?;
         runtime.captures.forbid()?;
         let range = match runtime.memory.find(address) {

@@ -17,7 +17,7 @@ use memory::Extent;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use vgpu_protocol::gpus::Reply;
+use vgpu_protocol::gpus::{GpuName, Reply};
 use vgpu_protocol::limits::{PAGE_LEN, RUNS_PER_MESSAGE_MAX, WINDOW_CANDIDATES_MAX};
 use vgpu_protocol::virtio::{
     ControlKind, MAP_PROGRAM, MAP_REGISTER, Map, RingCreate, RingDestroy, Run, SessionOpen, SessionOpened,
@@ -46,11 +46,6 @@ impl Socket {
             session: OnceLock::new(),
             buffers: Mutex::new(BTreeMap::new()),
         })
-    }
-
-    /// What the VM may know of its GPUs. No session is needed.
-    pub fn gpus(&self) -> Result<Reply, TransportError> {
-        self.link.gpus()
     }
 
     fn session(&self) -> Result<u32, TransportError> {
@@ -101,7 +96,11 @@ impl Socket {
 }
 
 impl Transport for Socket {
-    fn open(&self, windows: &[u64]) -> Result<u64, TransportError> {
+    fn gpus(&self) -> Result<Reply, TransportError> {
+        self.link.gpus()
+    }
+
+    fn open(&self, windows: &[u64], gpus: &[GpuName]) -> Result<u64, TransportError> {
         if self.session.get().is_some() || windows.is_empty() {
             return Err(TransportError::Refused(Status::Invalid));
         }
@@ -123,7 +122,7 @@ impl Transport for Socket {
         let body = self.link.request(
             ControlKind::SessionOpen,
             0,
-            open.as_bytes(),
+            &[open.as_bytes(), gpus.as_bytes()].concat(),
             size_of::<SessionOpened>(),
         )?;
         let opened = SessionOpened::read_from_bytes(&body)
