@@ -1,10 +1,10 @@
 //! How this host is.
-use super::{Screen, printable, written};
+use super::{Screen, printable};
 use crate::doctor::{Finding, Level};
 
 /// The findings, each with what to do about it, and how many of them are bad.
 pub fn doctor(findings: &[Finding], screen: Screen) -> String {
-    let mut table = screen.table(&["", "what", "found"]);
+    let mut table = screen.table(&["", "what", "found"]).prose();
     for finding in findings {
         let level = match finding.level {
             Level::Ok => "ok",
@@ -38,7 +38,7 @@ pub fn doctor(findings: &[Finding], screen: Screen) -> String {
             parts.join(", ")
         }
     };
-    written(&table) + &format!("\n{said}\n")
+    table.written() + &format!("\n{said}\n")
 }
 
 #[cfg(test)]

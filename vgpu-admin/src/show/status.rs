@@ -1,5 +1,5 @@
 //! GPUs, pools and VMs as they are.
-use super::{Screen, bytes, count, duration, moment, printable, written};
+use super::{Screen, bytes, count, duration, moment, printable};
 use vgpu_pool_map::VmRange;
 use vgpu_sched_api::messages::{
     GpuState, GpuStatus, Policy, PoolStatus, Rung, SessionStatus, Sharing, Status, VmStatus,
@@ -87,7 +87,7 @@ fn gpu_table(gpus: &[GpuStatus], screen: Screen) -> String {
             gpu.sessions.to_string(),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
 /// With the names that GPUs have besides their index.
@@ -103,7 +103,7 @@ fn gpu_names(gpus: &[GpuStatus], screen: Screen) -> String {
             state(gpu),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
 /// One that was never seen has nothing else to tell it by than its UUID.
@@ -213,7 +213,7 @@ fn vms_text(vms: &[VmStatus], others: &str, screen: Screen) -> String {
             "never started".to_owned(),
         ]);
     }
-    let mut text = written(&table);
+    let mut text = table.written();
     for vm in vms {
         if let Some(quarantine) = &vm.quarantine {
             let until = match quarantine.until_s {
