@@ -343,6 +343,23 @@ fn a_wrong_map_is_refused_and_the_old_one_stays() {
             serde_json::json!(["1-7"])
         );
     }
+    // A good one is tried first: what it says is not in use.
+    fs::write(stack.pool_map(), good.replace("1-7", "1-8")).unwrap();
+    let tried = json(&stack, "reload --dry-run", DONE);
+    assert_eq!(
+        (&tried["dry_run"], &tried["number"]),
+        (&true.into(), &Value::Null)
+    );
+    assert_eq!(tried["changes"].as_array().unwrap().len(), 1, "{tried}");
+    assert!(admin(&stack, "reload --dry-run", DONE).starts_with("would change (dry run):\n"));
+    let ranges = |stack: &Stack| json(stack, "status", DONE)["pools"][0]["ranges"].clone();
+    assert_eq!(ranges(&stack), serde_json::json!(["1-7"]));
+    assert_eq!(json(&stack, "reload", DONE)["dry_run"], false);
+    assert_eq!(ranges(&stack), serde_json::json!(["1-8"]));
+    assert_eq!(
+        admin(&stack, "reload --dry-run", DONE),
+        "nothing to change: it is so already\n"
+    );
     // Another host's GPUs are not known here.
     fs::write(stack.pool_map(), good.replace("all", unknown)).unwrap();
     admin(&stack, &format!("config check {file} --offline"), DONE);

@@ -156,6 +156,8 @@ pub enum Command {
         /// How many of the last ones
         #[arg(long, value_name = "N", default_value_t = 20)]
         last: usize,
+        #[command(flatten)]
+        again: Again,
     },
     /// Show what happened: limits that were broken, quarantines, errors of GPUs
     Events(Events),
@@ -167,9 +169,14 @@ pub enum Command {
         /// Show the lines of the pool map that went and came under each
         #[arg(long)]
         diff: bool,
+        #[command(flatten)]
+        again: Again,
     },
     /// Show which means of preemption were proved on each GPU
-    Probe,
+    Probe {
+        #[command(flatten)]
+        again: Again,
+    },
     /// Record when work came and how much GPU time it needed, until interrupted
     Record {
         /// A new file for it
@@ -187,7 +194,10 @@ pub enum Command {
     /// Print what a container on this host needs for the GPU of a VM's number, as a file of /etc/cdi
     Cdi(Container),
     /// Have vgpud read the pool map's file again
-    Reload,
+    Reload {
+        #[command(flatten)]
+        change: Change,
+    },
     /// Work with a pool map's file
     Config {
         #[command(subcommand)]
@@ -464,14 +474,14 @@ impl Command {
             | Self::Stats { .. }
             | Self::Turns { .. }
             | Self::Events(_)
-            | Self::Probe
+            | Self::Probe { .. }
             | Self::Record { .. }
             | Self::Replay(_)
             | Self::Top(_)
             | Self::Doctor(_)
             | Self::DomainXml(_)
             | Self::Cdi(_)
-            | Self::Reload
+            | Self::Reload { .. }
             | Self::Config { .. } => {
                 return None;
             }

@@ -48,6 +48,9 @@ pub enum Told<'a> {
     Reloaded {
         config: &'a str,
         pools: usize,
+        dry_run: bool,
+        #[serde(flatten)]
+        changed: &'a Changed,
     },
     Checked {
         file: String,
@@ -171,7 +174,12 @@ mod tests {
                 file: String::new(),
                 recorded: Recorded::default(),
             },
-            Told::Reloaded { config: "", pools: 1 },
+            Told::Reloaded {
+                config: "",
+                pools: 1,
+                dry_run: false,
+                changed: &Changed::default(),
+            },
             Told::Checked {
                 file: String::new(),
                 pools: 1,

@@ -610,6 +610,59 @@ fn the_live_screen_is_left_as_it_was() {
     assert_eq!(after.local_modes, before.local_modes);
 }
 
+/// Whatever shows how things are shows it again and again, an object per line.
+#[test]
+fn what_is_shown_is_shown_again() {
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(vgpu_client::fixture::host()),
+            next_vm: None,
+        },
+        Request::Stats { .. } => Answer::Stats {
+            stats: Box::new(vgpu_client::fixture::stats()),
+            next_vm: None,
+        },
+        Request::Turns { from } => Answer::Turns {
+            turns: Vec::new(),
+            next: *from,
+        },
+        Request::Changes { from } => {
+            let (numbers, next) = page(*from, 3);
+            let changes = numbers.into_iter().map(vgpu_client::fixture::change);
+            Answer::Changes {
+                changes: changes.collect(),
+                next,
+            }
+        }
+        Request::Probe => Answer::Probe {
+            gpus: vec![GpuRungs::default()],
+        },
+        other => panic!("{other:?}"),
+    });
+    let commands = [
+        ("status", "pools"),
+        ("stats", "vms"),
+        ("turns", "turns"),
+        ("audit", "changes"),
+        ("probe", "gpus"),
+    ];
+    let children = commands.map(|(command, key)| (vgpud.spawn(&[command, "--watch", "--json"]), key));
+    for (mut child, key) in children {
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for _ in 0..2 {
+            let told: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            assert_eq!(told["schema_version"], SCHEMA_VERSION);
+            assert!(told[key].is_array(), "{told}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // And once without it.
+    assert_eq!(vgpud.run(&["turns"]), "No turn was given since vgpud started.\n");
+    assert_eq!(vgpud.run(&["audit", "--last", "2"]).matches("anna").count(), 2);
+    assert_eq!(vgpud.run(&["audit", "--last", "0"]), "Nothing was changed.\n");
+}
+
 /// What needs no `vgpud` asks none.
 #[track_caller]
 fn alone(arguments: &[&str], code: i32) -> (String, String) {
