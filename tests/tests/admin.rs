@@ -702,15 +702,9 @@ fn a_host_is_looked_at() {
 fn a_containers_programs_find_the_gpu_through_its_file() {
     let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
     stack.start_backend(1).unwrap();
-    let (socket, libraries) = (
-        stack.socket(1),
-        stack.artifacts().guest_lib_dir().canonicalize().unwrap(),
-    );
-    let command = format!(
-        "cdi --vm-id 1 --vm-socket {} --libraries {}",
-        socket.display(),
-        libraries.display()
-    );
+    let libraries = stack.artifacts().guest_lib_dir().canonicalize().unwrap();
+    // Where its backend listens is seen.
+    let command = format!("cdi --vm-id 1 --libraries {}", libraries.display());
     let file: Value = serde_json::from_str(&admin(&stack, &command, DONE)).unwrap();
     let edits = &file["devices"][0]["containerEdits"];
     let mut container = Host::native(stack.artifacts());
@@ -724,6 +718,8 @@ fn a_containers_programs_find_the_gpu_through_its_file() {
         container = container.with(name, mount["hostPath"].as_str().unwrap());
     }
     container.must("vadd").unwrap();
+    let path = format!("path={}'", stack.socket(1).display());
+    assert!(admin(&stack, "domain-xml --vm-id 1", DONE).contains(&path));
 }
 
 /// Whoever reads what it prints may stop, and what is shown again and again is an object per line.

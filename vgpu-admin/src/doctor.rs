@@ -2,7 +2,6 @@
 //! which knows nothing but that.
 mod facts;
 mod findings;
-mod process;
 
 use clap::Args;
 use serde::Serialize;

@@ -5,6 +5,7 @@ mod domain;
 pub use cdi::{Cdi, cdi};
 pub use domain::domain;
 
+use crate::services::{self, Service};
 use clap::Args;
 use std::path::Path;
 
@@ -17,7 +18,7 @@ pub struct Backend {
     /// The VM's number
     #[arg(long, value_name = "VM")]
     pub vm_id: u32,
-    /// The socket of its vgpu-backend; /run/vgpu/vmN.sock unless given
+    /// The socket of its vgpu-backend; unless given, that of the backend that is seen to run for it, or /run/vgpu/vmN.sock
     #[arg(long, value_name = "PATH", value_parser = socket)]
     vm_socket: Option<String>,
 }
@@ -33,9 +34,20 @@ pub struct Container {
 }
 
 impl Backend {
-    pub fn socket(&self) -> String {
-        let own = || format!("/run/vgpu/vm{}.sock", self.vm_id);
-        self.vm_socket.clone().unwrap_or_else(own)
+    /// Where it listens; it asks the vgpud at that other socket.
+    pub fn socket(&self, vgpud: &Path) -> String {
+        let given = self.vm_socket.clone();
+        given
+            .or_else(|| self.listening(services::backends(vgpud)))
+            .unwrap_or_else(|| format!("/run/vgpu/vm{}.sock", self.vm_id))
+    }
+
+    /// Where the VM's backend among these listens.
+    fn listening(&self, backends: Vec<Service>) -> Option<String> {
+        let mut backends = backends.into_iter();
+        let own = backends.find(|backend| backend.vm() == Some(self.vm_id))?;
+        let path = own.path("--socket-path")?.into_os_string().into_string().ok()?;
+        socket(&path).ok()
     }
 }
 
@@ -66,8 +78,23 @@ mod tests {
             vm_id: 9,
             vm_socket: vm_socket.map(str::to_owned),
         };
-        assert_eq!(backend(None).socket(), "/run/vgpu/vm9.sock");
-        assert_eq!(backend(Some("/s")).socket(), "/s");
+        let nowhere = Path::new("/no/such/socket");
+        assert_eq!(backend(None).socket(nowhere), "/run/vgpu/vm9.sock");
+        assert_eq!(backend(Some("/s")).socket(nowhere), "/s");
+        let runs = |vm: &str, path: &str| Service {
+            arguments: ["vgpu-backend", "--vm-id", vm, "--socket-path", path]
+                .map(str::to_owned)
+                .to_vec(),
+            folder: "/work".into(),
+            ..Service::default()
+        };
+        let all = || vec![runs("8", "/run/8"), runs("9", "nine")];
+        assert_eq!(backend(None).listening(all()).as_deref(), Some("/work/nine"));
+        let other = Backend {
+            vm_id: 7,
+            ..backend(None)
+        };
+        assert_eq!(other.listening(all()), None);
         assert_eq!(socket("/run/a b.sock").as_deref(), Ok("/run/a b.sock"));
         let longest = format!("/{}", "a".repeat(SOCKET_LEN_MAX - 1));
         assert!(socket(&longest).is_ok());

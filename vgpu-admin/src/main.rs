@@ -4,6 +4,7 @@ mod doctor;
 mod launch;
 mod record;
 mod replay;
+mod services;
 mod show;
 mod told;
 mod top;
@@ -217,11 +218,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Cdi(Container { backend, libraries }) => {
             let vm = backend.vm_id;
-            let cdi = &launch::cdi(vm, &backend.socket(), libraries);
+            let cdi = &launch::cdi(vm, &backend.socket(&arguments.socket), libraries);
             say(arguments, &Told::Container { vm, cdi }, || cdi.file())?;
         }
         Command::DomainXml(backend) => {
-            let (vm, vm_socket) = (backend.vm_id, &backend.socket());
+            let (vm, vm_socket) = (backend.vm_id, &backend.socket(&arguments.socket));
             let xml = &launch::domain(vm, vm_socket);
             say(arguments, &Told::Domain { vm, vm_socket, xml }, || xml.clone())?;
         }

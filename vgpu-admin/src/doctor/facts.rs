@@ -1,6 +1,6 @@
 //! What is seen of this host. Nothing is changed, and nothing here needs root: what may not be seen is said to be unseen.
 use super::Doctor;
-use super::process::{self, Limits, Service};
+use crate::services::{self, Limits, Service};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::ComputeMode;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -125,13 +125,7 @@ pub struct Place {
 /// Looks.
 pub fn gather(wanted: &Doctor, socket: &Path) -> Facts {
     let vgpud = Client::connect_for(socket, VGPUD_LIMIT).and_then(|client| client.status());
-    // Others may have a vgpud of their own, for a test say.
-    let ours = |service: &Service, option| service.path(option).is_some_and(|path| path == socket);
-    let mut scheduler = process::running("vgpud");
-    scheduler.retain(|service| ours(service, "--socket"));
-    let scheduler = scheduler.pop();
-    let mut backends = process::running("vgpu-backend");
-    backends.retain(|service| ours(service, "--vgpud"));
+    let scheduler = services::schedulers(socket).pop();
     let of_scheduler = |name| scheduler.as_ref().and_then(|vgpud: &Service| vgpud.path(name));
     let state = wanted.state_dir.clone();
     let state = state
@@ -146,7 +140,7 @@ pub fn gather(wanted: &Doctor, socket: &Path) -> Facts {
         nodes: nodes(),
         uvm: uvm(),
         gpus: gpus(wanted.libnvidia_ml.clone()),
-        limits: process::limits(Path::new("/proc/self")),
+        limits: services::limits(Path::new("/proc/self")),
         memfd: memfd().map_err(|error| error.to_string()),
         landlock: landlock(),
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
@@ -156,7 +150,7 @@ pub fn gather(wanted: &Doctor, socket: &Path) -> Facts {
             told: qemu(&wanted.qemu),
         },
         vgpud,
-        backends,
+        backends: services::backends(socket),
         state: (
             state.clone(),
             rustix::fs::statvfs(&state)

@@ -1,7 +1,7 @@
 //! What is to be said of what was seen.
 use super::facts::{Compute, Facts, Gpu, Kvm, Node, Place, Qemu, Uvm};
-use super::process::{Limits, Service, User};
 use super::{Finding, Level};
+use crate::services::{Limits, Service, User};
 use std::collections::BTreeMap;
 use std::path::Path;
 use vgpu_client::failure::Failure;
@@ -609,7 +609,7 @@ fn pool_map(places: &Result<[Place; 2], String>, scheduler: Option<&Service>) ->
 
 /// "VM 3's backend".
 fn name(backend: &Service) -> String {
-    match backend.option("--vm-id") {
+    match backend.vm() {
         Some(vm) => format!("VM {vm}'s backend"),
         None => format!("the backend with pid {}", backend.pid),
     }
@@ -684,8 +684,8 @@ fn share_mps(backends: &[&Service], status: Option<&Status>) -> bool {
     let mut of_mps = pools.filter(|pool| pool.sharing == Sharing::Mps);
     of_mps.any(|pool| {
         backends.iter().all(|backend| {
-            let number = backend.option("--vm-id").and_then(|vm| vm.parse().ok());
-            pool.vms.iter().any(|vm| Some(vm.vm) == number)
+            let mut vms = pool.vms.iter();
+            vms.any(|vm| Some(vm.vm) == backend.vm())
         })
     })
 }

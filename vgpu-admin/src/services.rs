@@ -44,14 +44,36 @@ impl Service {
         None
     }
 
+    /// The VM that a backend serves.
+    pub fn vm(&self) -> Option<u32> {
+        self.option("--vm-id")?.parse().ok()
+    }
+
     /// The path that it was given for an option.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         self.option(name).map(|path| self.folder.join(path))
     }
 }
 
+/// The schedulers that listen at that socket: one at most, but for others' in another view of the file system.
+pub fn schedulers(socket: &Path) -> Vec<Service> {
+    of(socket, "vgpud", "--socket")
+}
+
+/// The backends that ask the scheduler at that socket.
+pub fn backends(socket: &Path) -> Vec<Service> {
+    of(socket, "vgpu-backend", "--vgpud")
+}
+
+/// The processes of a program that were given that socket. There may be others, for a test say.
+fn of(socket: &Path, program: &str, option: &str) -> Vec<Service> {
+    let mut all = running(program);
+    all.retain(|service| service.path(option).is_some_and(|path| path == socket));
+    all
+}
+
 /// The processes of a program.
-pub fn running(program: &str) -> Vec<Service> {
+fn running(program: &str) -> Vec<Service> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: u32| {
