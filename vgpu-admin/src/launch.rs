@@ -2,11 +2,12 @@
 mod cdi;
 mod domain;
 
-pub use cdi::{Cdi, cdi};
+pub use cdi::{Cdi, VERSIONS, cdi};
 pub use domain::domain;
 
 use crate::services::{self, Service};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use std::path::Path;
 
 /// A path of a Unix socket has so many bytes at most.
@@ -31,6 +32,9 @@ pub struct Container {
     /// The folder with the guest's libcuda.so.1 on this host
     #[arg(long, value_name = "DIR", value_parser = absolute, default_value = "/opt/vgpu-guest/usr/lib/vgpu")]
     pub libraries: String,
+    /// The version of the Container Device Interface that the file is to name: engines refuse one that they do not know
+    #[arg(long, value_name = "VERSION", value_parser = PossibleValuesParser::new(VERSIONS), default_value = "0.6.0")]
+    pub cdi_version: String,
 }
 
 impl Backend {

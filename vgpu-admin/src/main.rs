@@ -216,9 +216,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 return Ok(DEGRADED.into());
             }
         }
-        Command::Cdi(Container { backend, libraries }) => {
+        Command::Cdi(Container {
+            backend,
+            libraries,
+            cdi_version,
+        }) => {
             let vm = backend.vm_id;
-            let cdi = &launch::cdi(vm, &backend.socket(&arguments.socket), libraries);
+            let cdi = &launch::cdi(cdi_version, vm, &backend.socket(&arguments.socket), libraries);
             say(arguments, &Told::Container { vm, cdi }, || cdi.file())?;
         }
         Command::DomainXml(backend) => {

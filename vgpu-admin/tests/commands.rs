@@ -706,6 +706,13 @@ fn a_containers_file_is_told_of_without_vgpud() {
         (&told["schema_version"], &told["cdi"]),
         (&json!(SCHEMA_VERSION), &file)
     );
+    let (older, _) = alone(&["cdi", "--vm-id", "9", "--cdi-version", "0.5.0"], 0);
+    let older: Value = serde_json::from_str(&older).unwrap();
+    assert_eq!(
+        (&older["cdiVersion"], &file["cdiVersion"]),
+        (&json!("0.5.0"), &json!("0.6.0"))
+    );
+    alone(&["cdi", "--vm-id", "9", "--cdi-version", "9.9.9"], 2);
     for wrong in [&["--libraries", "l"][..], &["--vm-socket", "s"]] {
         let (_, err) = alone(&[&["cdi", "--vm-id", "9"], wrong].concat(), 2);
         assert!(err.contains("expected a path from / on"), "{err}");

@@ -2,8 +2,8 @@
 //! read such files from /etc/cdi.
 use serde::Serialize;
 
-/// The version that has all that is said here.
-const VERSION: &str = "0.6.0";
+/// The versions of the specification that a file may name. What is said here is the same in all of them.
+pub const VERSIONS: [&str; 2] = ["0.5.0", "0.6.0"];
 /// Vendor and class of the devices.
 const KIND: &str = "vgpu/gpu";
 /// Where a container has what is the host's.
@@ -14,7 +14,7 @@ const LIBRARIES: &str = "/usr/lib/vgpu";
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cdi {
-    cdi_version: &'static str,
+    cdi_version: String,
     kind: &'static str,
     devices: [Device; 1],
 }
@@ -41,14 +41,14 @@ struct Mount {
 }
 
 /// The device "vm3", for VM 3.
-pub fn cdi(vm: u32, socket: &str, libraries: &str) -> Cdi {
+pub fn cdi(version: &str, vm: u32, socket: &str, libraries: &str) -> Cdi {
     let mount = |host_path: &str, container_path, own: &[&'static str]| Mount {
         host_path: host_path.to_owned(),
         container_path,
         options: [own, &["nosuid", "nodev", "rbind", "rprivate"]].concat(),
     };
     Cdi {
-        cdi_version: VERSION,
+        cdi_version: version.to_owned(),
         kind: KIND,
         devices: [Device {
             name: format!("vm{vm}"),
@@ -94,15 +94,11 @@ mod tests {
     /// Container engines refuse a file that has other keys, or lacks one.
     #[test]
     fn it_has_what_the_specification_demands_and_nothing_else() {
-        let file = cdi(3, "/run/vgpu/vm3.sock", "/opt/vgpu-guest/usr/lib/vgpu").file();
+        let file = cdi("0.6.0", 3, "/run/vgpu/vm3.sock", "/opt/vgpu-guest/usr/lib/vgpu").file();
         let spec: Value = serde_json::from_str(&file).unwrap();
         let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&spec), ["cdiVersion", "devices", "kind"]);
-        let version: Vec<u32> = text(&spec["cdiVersion"])
-            .split('.')
-            .map(|number| number.parse().unwrap())
-            .collect();
-        assert!(version.len() == 3 && version >= vec![0, 6, 0], "{version:?}");
+        assert_eq!(spec["cdiVersion"], "0.6.0");
         let (vendor, class) = text(&spec["kind"]).split_once('/').unwrap();
         assert!(is_name(vendor, "-.") && is_name(class, "-_"), "{vendor} {class}");
         let devices = spec["devices"].as_array().unwrap();
