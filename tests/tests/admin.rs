@@ -1,9 +1,9 @@
 //! The operator's command line on a whole host: what it prints, what it changes, and how it ends.
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json as value};
 use vgpu_sched_api::messages::SCHEMA_VERSION;
@@ -720,6 +720,52 @@ fn a_containers_programs_find_the_gpu_through_its_file() {
     container.must("vadd").unwrap();
     let path = format!("path={}'", stack.socket(1).display());
     assert!(admin(&stack, "domain-xml --vm-id 1", DONE).contains(&path));
+}
+
+/// What a VM's program does is on the live screen while it does it; so is what was known last when `vgpud` is gone.
+#[test]
+fn the_live_screen_shows_what_goes_on() {
+    let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
+    stack.start_backend(1).unwrap();
+    let mut machine = Host::new(&stack, 1);
+    let _work = machine.start("exec work 3000 100000").unwrap();
+    let has_session = |stack: &Stack| {
+        let vms = stack.status().unwrap().pools.remove(0).vms;
+        vms.iter().any(|vm| !vm.sessions.is_empty())
+    };
+    stack.until("the program has a session", has_session).unwrap();
+
+    let top = stack.admin();
+    let words = [top.get_program()].into_iter().chain(top.get_args());
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.display())).collect();
+    // It makes a terminal.
+    let mut script = Command::new("script")
+        .args(["--quiet", "--flush", "--return", "--command"])
+        .arg(format!("stty rows 24 cols 80; exec {} top", words.join(" ")))
+        .arg("/dev/null")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut screen = script.stdout.take().unwrap();
+    let mut shown = String::new();
+    let mut until = |what: &str| {
+        let mut bytes = [0; 4096];
+        while !shown.contains(what) {
+            let read = screen.read(&mut bytes).unwrap();
+            assert_ne!(read, 0, "{shown}");
+            shown += &String::from_utf8_lossy(&bytes[..read]);
+        }
+    };
+    until("work:");
+    // There is a share as soon as it was looked twice.
+    until("%");
+    stack.kill_vgpud();
+    until("ANSWER");
+    script.stdin.take().unwrap().write_all(b"q").unwrap();
+    // The screen that was there before is back.
+    until("\x1b[?1049l");
+    assert_eq!(script.wait().unwrap().code(), Some(DONE));
 }
 
 /// Whoever reads what it prints may stop, and what is shown again and again is an object per line.

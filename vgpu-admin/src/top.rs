@@ -261,10 +261,17 @@ fn follow(
     told: &Receiver<Result<Sample, Failure>>,
     ended: &AtomicBool,
 ) -> std::io::Result<()> {
+    let mut is_new = true;
     while !ended.load(Ordering::SeqCst) {
-        told.try_iter().for_each(|told| top.add(told));
-        terminal.draw(|frame| show::top(top, frame))?;
-        if event::poll(TICK)?
+        for told in told.try_iter() {
+            top.add(told);
+            is_new = true;
+        }
+        if is_new {
+            terminal.draw(|frame| show::top(top, frame))?;
+        }
+        is_new = event::poll(TICK)?;
+        if is_new
             && let Event::Key(key) = event::read()?
             && key.kind == KeyEventKind::Press
             && !top.key(key)

@@ -892,6 +892,18 @@ pub mod tests {
         assert!(launching.contains(&format!("QEMU {QEMU_MIN} or newer")));
     }
 
+    /// What is enough is what the services themselves ask for.
+    #[test]
+    fn the_services_have_the_same_numbers() {
+        let jail = include_str!("../../../cuda-exec/src/jail.rs");
+        assert!(jail.contains(&format!("FILES_MAX: u64 = {FILES_MIN};")));
+        let newest = jail.split("LANDLOCK: ABI = ABI::V").nth(1).unwrap();
+        let newest: u32 = newest.split(';').next().unwrap().parse().unwrap();
+        assert!(LANDLOCK.iter().all(|(version, ..)| *version <= newest));
+        let spawn = include_str!("../../../vhost-backend/src/device/spawn.rs");
+        assert!(spawn.contains("STACK_ROOM: u64 = 6 << 40;") && STACK_MIN == 6 << 40);
+    }
+
     #[test]
     fn device_nodes_are_there_and_not_for_everybody() {
         let without = |name: &'static str| {
