@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json as value};
 use vgpu_sched_api::messages::SCHEMA_VERSION;
 use vgpu_tests::{Gpu, Host, Machine, Stack};
@@ -752,8 +753,15 @@ fn the_live_screen_shows_what_goes_on() {
     let mut until = |what: &str| {
         let mut bytes = [0; 4096];
         while !shown.contains(what) {
-            let read = screen.read(&mut bytes).unwrap();
-            assert_ne!(read, 0, "{shown}");
+            // After that it is not slow, but stuck.
+            let limit = Timespec {
+                tv_sec: 60,
+                tv_nsec: 0,
+            };
+            let mut readable = [PollFd::new(&screen, PollFlags::IN)];
+            let ready = poll(&mut readable, Some(&limit)).unwrap();
+            let read = screen.read(&mut bytes[..4096 * ready]).unwrap();
+            assert_ne!(read, 0, "no {what} in {shown}");
             shown += &String::from_utf8_lossy(&bytes[..read]);
         }
     };

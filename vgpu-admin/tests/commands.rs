@@ -538,9 +538,15 @@ fn pools_and_limits_are_set() {
 /// On a terminal it shows what goes on, until vgpud is gone, and until q is pressed.
 #[test]
 fn the_live_screen_is_left_as_it_was() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use std::io::{Read, Write};
 
+    /// After that it is not slow, but stuck.
+    const LIMIT: Timespec = Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
+    };
     let vgpud = Vgpud::start(|request| match request {
         Request::Status { .. } => Answer::Status {
             status: Box::new(vgpu_client::fixture::host()),
@@ -579,35 +585,44 @@ fn the_live_screen_is_left_as_it_was() {
     };
     rustix::termios::tcsetwinsize(&slave, size).unwrap();
     let before = rustix::termios::tcgetattr(&slave).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"))
-        .arg("--socket")
-        .arg(vgpud.path("socket"))
-        .arg("top")
-        .stdin(slave.try_clone().unwrap())
-        .stdout(slave.try_clone().unwrap())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"));
+        command.arg("--socket").arg(vgpud.path("socket")).arg("top");
+        command
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave.try_clone().unwrap());
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
     let mut terminal = fs::File::from(master);
-    let mut shown = String::new();
-    let mut until = |what: &str, terminal: &mut fs::File| {
-        let mut bytes = [0; 4096];
+    let until = |what: &str, terminal: &mut fs::File| {
+        let (mut shown, mut bytes) = (String::new(), [0; 4096]);
         while !shown.contains(what) {
+            let mut readable = [PollFd::new(terminal, PollFlags::IN)];
+            let count = poll(&mut readable, Some(&LIMIT)).unwrap();
+            assert!(count > 0, "no {what} in {shown:?}");
             let read = terminal.read(&mut bytes).unwrap();
             shown += &String::from_utf8_lossy(&bytes[..read]);
         }
     };
+    let ended = |child: Child, terminal: &mut fs::File| {
+        // The screen that was there before is back.
+        until("\x1b[?1049l", terminal);
+        assert_eq!(done(child.wait_with_output().unwrap()), "");
+        let after = rustix::termios::tcgetattr(&slave).unwrap();
+        assert_eq!(after.local_modes, before.local_modes);
+    };
+    // A signal ends it as a key does.
+    let child = start();
+    until("q quit", &mut terminal);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    ended(child, &mut terminal);
+
+    let child = start();
     until("q quit", &mut terminal);
     fs::remove_file(vgpud.path("socket")).unwrap();
     until("ANSWER", &mut terminal);
     terminal.write_all(b"q").unwrap();
-    // The screen that was there before is back.
-    until("\x1b[?1049l", &mut terminal);
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
-    let after = rustix::termios::tcgetattr(&slave).unwrap();
-    assert_eq!(after.local_modes, before.local_modes);
+    ended(child, &mut terminal);
 }
 
 /// Whatever shows how things are shows it again and again, an object per line.
