@@ -680,6 +680,20 @@ fn a_host_is_looked_at() {
         assert_eq!(finding(&told, "pool map")["level"], "ok", "{told}");
         let users = finding(&told, "backends' users");
         assert_eq!(users["found"], "2 backends, as users of their own");
+        // Whoever may see less is told what he may not see, and the rest.
+        let mut nobody = stack.admin();
+        nobody
+            .args(["--json", "doctor"])
+            .uid(65_534)
+            .gid(65_534)
+            .current_dir("/");
+        let output = nobody.output().unwrap();
+        assert_eq!(output.status.code(), Some(DEGRADED), "{}", texts(&output).1);
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let vgpud = finding(&told, "vgpud");
+        assert_eq!(vgpud["level"], "wrong");
+        assert!(vgpud["found"].as_str().unwrap().contains("denied"), "{vgpud}");
+        assert_eq!(finding(&told, "memfd")["level"], "ok");
     }
     fs::set_permissions(stack.pool_map(), Permissions::from_mode(0o666)).unwrap();
     assert_eq!(

@@ -178,8 +178,8 @@ fn nodes(driver: bool, nodes: &[Node]) -> Finding {
             CHECK,
             Level::Warning,
             format!("every user may open /dev/{}", open.join(", /dev/")),
-            "whoever may can stop the work of VMs: let only the services' users, as with NVreg_DeviceFileMode=0660 and \
-             NVreg_DeviceFileGID for the module nvidia, and modes of their own for nvidia-uvm's",
+            "whoever may can stop the work of VMs: give them to a group of the services' users, mode 0660, as with \
+             NVreg_DeviceFileMode and NVreg_DeviceFileGID for the module nvidia",
         );
     }
     ok(
@@ -193,8 +193,8 @@ fn nodes(driver: bool, nodes: &[Node]) -> Finding {
 
 fn uvm(driver: bool, uvm: Uvm) -> Finding {
     const CHECK: &str = "nvidia-uvm";
-    const OPTION: &str =
-        "`options nvidia-uvm uvm_disable_hmm=1` in a file of /etc/modprobe.d/, then load the module again";
+    const OPTION: &str = "`options nvidia-uvm uvm_disable_hmm=1` in a file of /etc/modprobe.d/ (Debian's own package calls it \
+        nvidia-current-uvm), then load the module again";
     match uvm {
         Uvm::Missing if !driver => finding(CHECK, Level::Unseen, "there is no driver", "load it first"),
         Uvm::Missing => finding(
