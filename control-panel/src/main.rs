@@ -24,6 +24,7 @@ use std::sync::Arc;
 use tokens::{Role, Tokens};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use vgpu_program::service;
 use vgpud::Vgpud;
 
 /// Threads that wait for an answer of vgpud's at most.
@@ -144,7 +145,10 @@ impl Panel {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    vgpu_program::log::builder().init();
+    if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
+        return code;
+    }
     match start(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         // In one line, without the backtrace that an error may have: it is for who runs this, not for who wrote it.
@@ -193,16 +197,30 @@ async fn run(panel: Panel) -> Result<()> {
         log::warn!("{}", failure.message);
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
-    log::info!("listening at {scheme}://{}/", listener.local_addr()?);
+    let doing = format!("listening at {scheme}://{}/", listener.local_addr()?);
+    log::info!("{doing}");
     let history = Arc::<History>::default();
     tokio::spawn(history.clone().follow(vgpud.clone()));
     let doors = Doors::new(tokens, tls.is_some() || panel.behind_proxy);
     tokio::select! {
         () = server::serve(listener, tls, routes::router(vgpud, history, doors, panel.names())) => {}
+        () = watch_over(doing) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    service::stopping();
     Ok(())
+}
+
+/// Tells the service manager, where one listens, that the tasks of this program get on; it has no end.
+async fn watch_over(doing: String) {
+    let Some(mut heartbeat) = service::ready(&doing) else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(heartbeat.period()).await;
+        heartbeat.beat(doing.clone());
+    }
 }
 
 #[cfg(test)]

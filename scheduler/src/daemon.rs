@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::Instant;
 use vgpu_pool_map::PoolMap;
+use vgpu_program::service::{self, Heartbeat};
 use vgpu_sched_api::messages::{
     Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Priority, QuarantineStatus, Refusal, Request, ToExec,
     TurnRecord,
@@ -128,6 +129,9 @@ pub struct Daemon {
     pub(crate) limited: BTreeSet<Session>,
     pub(crate) progress_us: u64,
     pub(crate) events: VecDeque<Event>,
+    /// What is told to the service manager, and when it was last.
+    heartbeat: Option<Heartbeat>,
+    beat_us: u64,
     pub(crate) started: Instant,
     pub(crate) clients_so_far: u64,
     pub(crate) attachments: u64,
@@ -262,6 +266,8 @@ impl Daemon {
             watched: BTreeSet::new(),
             progress_us: 0,
             events: VecDeque::new(),
+            heartbeat: None,
+            beat_us: 0,
             started: Instant::now(),
             clients_so_far: 0,
             attachments: 0,
@@ -272,12 +278,15 @@ impl Daemon {
 
     /// Serves until the program is to end.
     pub fn run(&mut self) -> Result<()> {
+        self.heartbeat = service::ready(&self.doing());
+        self.beat_us = self.now_us();
         loop {
             let timeout = self.next_time().map(|at| at.saturating_sub(self.now_us()));
             for source in self.poller.wait(timeout).context("epoll")? {
                 match source {
                     Source::Listener => self.accept(),
                     Source::Terminate => {
+                        service::stopping();
                         self.end();
                         return Ok(());
                     }
@@ -320,7 +329,33 @@ impl Daemon {
             if self.written_us + WRITE_US <= self.now_us() {
                 self.write_usage();
             }
+            self.beat();
         }
+    }
+
+    /// Tells the service manager, where one listens, that this loop goes round.
+    fn beat(&mut self) {
+        let now_us = self.now_us();
+        if self.next_beat_us().is_none_or(|at| at > now_us) {
+            return;
+        }
+        let doing = self.doing();
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.beat(doing);
+        }
+        self.beat_us = now_us;
+    }
+
+    fn next_beat_us(&self) -> Option<u64> {
+        let heartbeat = self.heartbeat.as_ref()?;
+        Some(self.beat_us + heartbeat.period().as_micros() as u64)
+    }
+
+    /// What this program does, in a line.
+    fn doing(&self) -> String {
+        let (gpus, pools) = (self.inventory.present().len(), self.map.pools.len());
+        let sessions = self.sessions.len();
+        format!("GPUs: {gpus}, pools: {pools}, sessions: {sessions}")
     }
 
     /// Microseconds since the start.
@@ -344,6 +379,7 @@ impl Daemon {
             self.next_hard_us(),
             self.next_ending_us(),
             self.quarantine_ends_us(),
+            self.next_beat_us(),
         ];
         times.into_iter().flatten().min()
     }

@@ -68,13 +68,16 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    vgpu_program::log::builder().init();
     let mut words = std::env::args_os().skip(1);
     let (first, library) = (words.next(), PathBuf::from(words.next().unwrap_or_default()));
     match first {
         Some(first) if first == scan::LIST => return scan::list_for_parent(&library),
         Some(first) if first == watch::WATCH => return watch::watch_for_parent(&library),
         _ => {}
+    }
+    if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
+        return code;
     }
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,10 +141,6 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         log::warn!("{line}");
     }
     log::info!("ready");
-    // Without a service manager that asked for it this does nothing.
-    if let Err(error) = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]) {
-        log::warn!("the service manager is not told: {error}");
-    }
     daemon.run()
 }
 

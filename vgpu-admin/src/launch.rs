@@ -19,7 +19,7 @@ pub struct Backend {
     /// The VM's number
     #[arg(long, value_name = "VM")]
     pub vm_id: u32,
-    /// The socket of its vgpu-backend; unless given, that of the backend that is seen to run for it, or /run/vgpu/vmN.sock
+    /// The socket of its vgpu-backend; unless given, that of the backend that is seen to run for it, or /run/vgpu/vmN/vgpu.sock
     #[arg(long, value_name = "PATH", value_parser = socket)]
     vm_socket: Option<String>,
 }
@@ -43,7 +43,7 @@ impl Backend {
         let given = self.vm_socket.clone();
         given
             .or_else(|| self.listening(services::backends(vgpud)))
-            .unwrap_or_else(|| format!("/run/vgpu/vm{}.sock", self.vm_id))
+            .unwrap_or_else(|| format!("/run/vgpu/vm{}/vgpu.sock", self.vm_id))
     }
 
     /// Where the VM's backend among these listens.
@@ -83,7 +83,7 @@ mod tests {
             vm_socket: vm_socket.map(str::to_owned),
         };
         let nowhere = Path::new("/no/such/socket");
-        assert_eq!(backend(None).socket(nowhere), "/run/vgpu/vm9.sock");
+        assert_eq!(backend(None).socket(nowhere), "/run/vgpu/vm9/vgpu.sock");
         assert_eq!(backend(Some("/s")).socket(nowhere), "/s");
         let runs = |vm: &str, path: &str| Service {
             arguments: ["vgpu-backend", "--vm-id", vm, "--socket-path", path]

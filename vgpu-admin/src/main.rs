@@ -31,6 +31,9 @@ use vgpu_sched_api::messages::{
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
+        return code;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         // Help and the version, too, are told this way.

@@ -692,7 +692,7 @@ fn alone(arguments: &[&str], code: i32) -> (String, String) {
 #[test]
 fn a_domain_is_told_of_without_vgpud() {
     let (xml, _) = alone(&["domain-xml", "--vm-id", "9"], 0);
-    assert!(xml.contains("path=/run/vgpu/vm9.sock'"), "{xml}");
+    assert!(xml.contains("path=/run/vgpu/vm9/vgpu.sock'"), "{xml}");
     let arguments = ["domain-xml", "--vm-id", "9", "--vm-socket", "/s", "--json"];
     let told: Value = serde_json::from_str(&alone(&arguments, 0).0).unwrap();
     assert_eq!((&told["vm"], &told["vm_socket"]), (&json!(9), &json!("/s")));
@@ -713,7 +713,7 @@ fn a_containers_file_is_told_of_without_vgpud() {
     let file: Value = serde_json::from_str(&file).unwrap();
     assert_eq!(file["devices"][0]["name"], "vm9");
     let mounts = &file["devices"][0]["containerEdits"]["mounts"];
-    assert_eq!(mounts[0]["hostPath"], "/run/vgpu/vm9.sock");
+    assert_eq!(mounts[0]["hostPath"], "/run/vgpu/vm9/vgpu.sock");
     assert_eq!(mounts[1]["hostPath"], "/l");
     let (told, _) = alone(&["cdi", "--vm-id", "9", "--libraries", "/l", "--json"], 0);
     let told: Value = serde_json::from_str(&told).unwrap();

@@ -63,6 +63,11 @@ impl FrontEnds {
         number
     }
 
+    /// How many are connected.
+    pub fn count(&self) -> usize {
+        self.state().connected.len()
+    }
+
     /// The one with that number is gone: `end` ends what it had.
     pub fn leave(&self, number: u64, end: impl FnOnce()) {
         let mut state = self.state();
@@ -139,8 +144,10 @@ mod tests {
             mark.store(true, Ordering::SeqCst);
         });
         let number = front_ends.connected(|| ());
+        assert_eq!(front_ends.count(), 1);
         front_ends.leave(number, || assert!(!admitted.load(Ordering::SeqCst)));
         thread.join().unwrap();
+        assert_eq!(front_ends.count(), 0);
         assert_eq!(front_ends.state().served, FRONT_ENDS_MAX);
     }
 

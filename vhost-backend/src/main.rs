@@ -27,8 +27,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+use vgpu_program::service;
 use vhost::vhost_user::{Error as VhostError, Listener};
 use vhost_user_backend::Error::HandleRequest;
 use vhost_user_backend::VhostUserDaemon;
@@ -118,9 +119,12 @@ fn check_paths(exec: &Path, libcuda_dir: Option<&Path>) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     // The queue library logs an error per malformed ring, which a guest could use to flood the log; what it
     // finds is reported by the device itself, limited in rate.
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+    vgpu_program::log::builder()
         .filter_module("virtio_queue", log::LevelFilter::Off)
         .init();
+    if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
+        return code;
+    }
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         // In one line, without the backtrace that an error may have: it is for who runs this, not for who wrote it.
@@ -180,7 +184,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     )?;
     let ending = host.clone();
     worker::spawn("end".into(), move || {
-        if let Ok(why) = ended.recv() {
+        if let Some(why) = watch_over(&ending, &ended) {
+            service::stopping();
             end_with(why, &ending, arguments.socket_path.as_deref());
         }
     })
@@ -210,6 +215,26 @@ fn end_on_signals(end: Sender<End>) -> anyhow::Result<()> {
         let _ = end.send(Ok(()));
     })?;
     Ok(())
+}
+
+/// Tells the service manager of what this program does, until it is to end; `None` if nobody can say any longer that it is to.
+/// Who hangs with what every front end needs is not alive.
+fn watch_over(host: &Host, ended: &Receiver<End>) -> Option<End> {
+    let doing = || format!("front ends: {}", host.front_ends.count());
+    let mut heartbeat = service::ready(&doing());
+    loop {
+        let period = heartbeat
+            .as_ref()
+            .map_or(Duration::MAX, |heartbeat| heartbeat.period());
+        match ended.recv_timeout(period) {
+            Ok(why) => return Some(why),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some(heartbeat) = &mut heartbeat {
+            heartbeat.beat(doing());
+        }
+    }
 }
 
 /// Ends this program, whatever its other threads do: nobody new can connect, those that are connected are hung up on, and their
@@ -273,14 +298,17 @@ impl FrontEnd {
     fn serve(mut self) {
         let vm = self.host.vm;
         let end = self.daemon.wait();
-        self.host.front_ends.leave(self.number, || self.device.stop());
-        match end {
-            // A process just ends, wherever it is.
-            Ok(()) | Err(HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
-                log::info!("vm {vm}: front end disconnected");
+        // Said before it is counted out, so that the end of this program is the last that is said.
+        self.host.front_ends.leave(self.number, || {
+            self.device.stop();
+            match end {
+                // A process just ends, wherever it is.
+                Ok(()) | Err(HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
+                    log::info!("vm {vm}: front end disconnected");
+                }
+                Err(e) => log::warn!("vm {vm}: front end disconnected: {e}"),
             }
-            Err(e) => log::warn!("vm {vm}: front end disconnected: {e}"),
-        }
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-//! A fresh Debian to install the guest's package in.
+//! A fresh Debian to install our packages in.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,26 +10,59 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::util::{Layout, capture, capture_text};
 use crate::{fetch, kernel};
 
-/// The suite; raise the number when what is installed in it changes.
-const NAME: &str = "debian-12-dkms-1";
 const SUITE: &str = "bookworm";
-/// What the package depends on, and the headers of one kernel.
-const INCLUDED: &str = "apt,dkms,kmod,udev,libgcc-s1,linux-headers-cloud-amd64";
 
-/// What apt, dpkg and dkms keep of their own, whatever is installed.
-const NOT_LOOKED_AT: [&str; 5] = ["/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/log", "/tmp"];
+/// What there is of it, beside what is essential.
+struct Kind {
+    /// Raise the number when what is installed in it changes.
+    name: &'static str,
+    included: &'static str,
+    /// What nobody reads there.
+    without: &'static [&'static str],
+    what: &'static str,
+}
+
+/// What the guest's package depends on, and the headers of one kernel.
+const FOR_GUESTS: Kind = Kind {
+    name: "debian-12-dkms-1",
+    included: "apt,dkms,kmod,udev,libgcc-s1,linux-headers-cloud-amd64",
+    without: &["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*"],
+    what: "fetching a Debian to install the guest's package in (about 130 MB)",
+};
+
+/// What the host's package depends on, and what reads manual pages.
+const FOR_HOSTS: Kind = Kind {
+    name: "debian-12-systemd-1",
+    included: "apt,systemd-sysv,udev,libgcc-s1,man-db",
+    without: &["/usr/share/locale/*"],
+    what: "fetching a Debian to install the host's package in (about 60 MB)",
+};
+
+/// What apt, dpkg, dkms and systemctl keep of their own, whatever is installed.
+const NOT_LOOKED_AT: [&str; 6] = [
+    "/run/systemd",
+    "/tmp",
+    "/var/cache",
+    "/var/lib/apt",
+    "/var/lib/dpkg",
+    "/var/log",
+];
 
 /// Makes and installs a package with the name of NVIDIA's, with nothing in it.
 const PACKAGE_OF_NVIDIAS: &str = "cd /tmp && mkdir -p other/DEBIAN && \
     printf 'Package: libcuda1\nVersion: 535\nArchitecture: amd64\nMaintainer: nobody\nDescription: a name\n' \
     >other/DEBIAN/control && dpkg-deb --build other other.deb && dpkg -i other.deb";
 
-fn fetch_root(layout: &Layout) -> Result<PathBuf> {
-    layout.cached(NAME, "fetching a Debian to install in (about 130 MB)", |folder| {
+/// A Debian with systemd.
+pub fn with_systemd(layout: &Layout) -> Result<PathBuf> {
+    fetch_root(layout, &FOR_HOSTS)
+}
+
+fn fetch_root(layout: &Layout, kind: &Kind) -> Result<PathBuf> {
+    layout.cached(kind.name, kind.what, |folder| {
         let mut make = Command::new("mmdebstrap");
-        make.args(["--variant=essential", "--mode=root", "--include", INCLUDED]);
-        // What nobody reads there.
-        for pattern in ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*"] {
+        make.args(["--variant=essential", "--mode=root", "--include", kind.included]);
+        for pattern in kind.without {
             make.arg(format!("--dpkgopt=path-exclude={pattern}"));
         }
         make.arg(SUITE).arg(folder).arg(fetch::source_line(SUITE)?);
@@ -40,9 +73,21 @@ fn fetch_root(layout: &Layout) -> Result<PathBuf> {
 /// A copy of it, to be changed.
 struct Debian {
     root: PathBuf,
+    _scratch: tempfile::TempDir,
 }
 
 impl Debian {
+    fn new(layout: &Layout, kind: &Kind) -> Result<Self> {
+        let fresh = fetch_root(layout, kind)?;
+        let scratch = tempfile::tempdir_in(&layout.target)?;
+        let root = scratch.path().join("root");
+        capture(Command::new("cp").arg("-a").arg(fresh).arg(&root))?;
+        Ok(Self {
+            root,
+            _scratch: scratch,
+        })
+    }
+
     /// What a shell command prints that runs inside and must succeed.
     fn run(&self, command: &str) -> Result<String> {
         // Mounted for this command alone.
@@ -70,6 +115,16 @@ impl Debian {
         Ok(all.lines().filter(kept).map(str::to_owned).collect())
     }
 
+    /// Nothing but these is to be there, and all of them.
+    fn must_have(&self, before: &BTreeSet<String>) -> Result<()> {
+        let after = self.files()?;
+        let left: Vec<_> = after.difference(before).collect();
+        ensure!(left.is_empty(), "left when the package was removed: {left:?}");
+        let lost: Vec<_> = before.difference(&after).collect();
+        ensure!(lost.is_empty(), "gone with the package: {lost:?}");
+        Ok(())
+    }
+
     /// Which file a program gets for a library.
     fn library_of(&self, program: &str, name: &str) -> Result<String> {
         let loaded = self.run(&format!("ldd {program}"))?;
@@ -86,11 +141,7 @@ impl Debian {
 
 /// Installs the package, has a program use its library, builds the driver, installs it once more, removes all.
 pub fn check_guest_package(layout: &Layout, package: &Path, program: &Path) -> Result<()> {
-    let fresh = fetch_root(layout)?;
-    let scratch = tempfile::tempdir_in(&layout.target)?;
-    let root = scratch.path().join("root");
-    capture(Command::new("cp").arg("-a").arg(fresh).arg(&root))?;
-    let debian = Debian { root };
+    let debian = Debian::new(layout, &FOR_GUESTS)?;
     // As the kernel's own package does, of which only the headers are there.
     debian.run("depmod $(ls /lib/modules)")?;
     let before = debian.files()?;
@@ -114,11 +165,7 @@ pub fn check_guest_package(layout: &Layout, package: &Path, program: &Path) -> R
     the_driver_is_built(&debian)?;
 
     debian.run("apt-get purge --yes vgpu-guest")?;
-    let after = debian.files()?;
-    let left: Vec<_> = after.difference(&before).collect();
-    ensure!(left.is_empty(), "left when the package was removed: {left:?}");
-    let lost: Vec<_> = before.difference(&after).collect();
-    ensure!(lost.is_empty(), "gone with the package: {lost:?}");
+    debian.must_have(&before)?;
     let cached = debian.run("ldconfig -p")?;
     ensure!(
         !cached.contains("libcuda"),
@@ -174,4 +221,62 @@ fn the_library_is_found(debian: &Debian) -> Result<()> {
         bail!("with another library on the machine a program gets {found}");
     }
     Ok(())
+}
+
+/// Installs the host's package, looks at what it brings, installs it once more, removes all.
+pub fn check_host_package(layout: &Layout, package: &Path) -> Result<()> {
+    let debian = Debian::new(layout, &FOR_HOSTS)?;
+    // As every boot does; what it keeps beside the accounts is then there before.
+    debian.run("systemd-sysusers")?;
+    let before = debian.files()?;
+
+    fs::copy(package, debian.root.join("tmp/vgpu.deb"))?;
+    let install = "apt-get -o Dpkg::Use-Pty=0 install --yes --no-install-recommends /tmp/vgpu.deb";
+    debian.run(install)?;
+    for (command, wanted) in [
+        ("vgpud --version", "vgpud 0.1.0"),
+        ("vgpu-admin --version", "vgpu-admin 0.1.0"),
+        (
+            "vgpu-backend --print-capabilities",
+            r#"{"features":[],"type":"misc"}"#,
+        ),
+        ("vgpu-panel --version", "vgpu-panel 0.1.0"),
+        ("man -w vgpu-admin", "/usr/share/man/man1/vgpu-admin.1.gz"),
+        (
+            "man -w vgpu-admin-set-pool",
+            "/usr/share/man/man1/vgpu-admin-set-pool.1.gz",
+        ),
+        ("man -w vgpud", "/usr/share/man/man1/vgpud.1.gz"),
+        // What a shell would offer behind these words.
+        (
+            "bash -c '. /usr/share/bash-completion/completions/vgpu-admin; COMP_WORDS=(vgpu-admin sta) COMP_CWORD=1; \
+             _vgpu__admin vgpu-admin sta vgpu-admin; echo ${COMPREPLY[*]}'",
+            "status stats",
+        ),
+        ("stat -c %U:%G:%a /etc/vgpu", "root:vgpud:1775"),
+        ("stat -c %U:%G:%a /etc/vgpu/pools.toml", "vgpud:vgpud:644"),
+        ("stat -c %U:%G:%a /run/vgpu", "vgpud:vgpu:755"),
+        (
+            "vgpu-admin config check --offline /etc/vgpu/pools.toml >/dev/null; echo $?",
+            "0",
+        ),
+        ("systemctl is-enabled vgpud vgpu-panel | sort -u", "disabled"),
+        (
+            "systemd-analyze verify vgpud.service vgpu-backend@3.service vgpu-panel.service",
+            "",
+        ),
+    ] {
+        let said = debian.run(command)?;
+        ensure!(said.trim() == wanted, "{command}: {said:?}, expected {wanted:?}");
+    }
+
+    // Over itself, as an upgrade goes, which leaves what the operator and vgpud have written.
+    debian.run("echo '[scheduler]' >>/etc/vgpu/pools.toml")?;
+    debian.run(&format!("{install} --reinstall"))?;
+    debian.run("grep -q scheduler /etc/vgpu/pools.toml")?;
+    debian.run("systemctl enable vgpud vgpu-backend@3 vgpu-panel")?;
+
+    debian.run("apt-get remove --yes vgpu && grep -q scheduler /etc/vgpu/pools.toml")?;
+    debian.run("mkdir -p /var/lib/vgpu && touch /var/lib/vgpu/vgpu.db && apt-get purge --yes vgpu")?;
+    debian.must_have(&before)
 }

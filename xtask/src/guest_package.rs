@@ -2,19 +2,19 @@
 //! found. Its texts are in `guest-driver/package`.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use vgpu_vm::Artifacts;
 
 use crate::build::{self, Profile};
+use crate::deb::{self, Texts, put};
 use crate::util::{Layout, capture, file_name, files_below, progress};
 use crate::{debian, glibc, kernel};
 
 const NAME: &str = "vgpu-guest";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where the libraries lie: a folder of their own, which a container can be given as a whole.
 const LIBRARIES: &str = "usr/lib/vgpu";
@@ -32,12 +32,8 @@ const FILES: [(&str, &str); 4] = [
     ("kernel/70-vgpu.rules", "usr/lib/udev/rules.d/70-vgpu.rules"),
     ("package/copyright", "usr/share/doc/vgpu-guest/copyright"),
 ];
-const CONFFILES: &str = "/etc/ld.so.conf.d/00-vgpu.conf\n";
 /// Licences that Debian has no copy of, for beside the copyright.
 const LICENCES: [&str; 2] = ["MIT.txt", "BSD-3-Clause.txt"];
-/// What dpkg runs.
-const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
-
 #[derive(clap::Args)]
 pub struct Args {
     /// Also install it in a fresh Debian, use it there, and remove it
@@ -47,21 +43,27 @@ pub struct Args {
 
 /// What the package's file is called where it is handed out.
 pub fn file_name_in_full() -> String {
-    format!("{NAME}_{VERSION}_amd64.deb")
+    deb::file_name(NAME)
 }
 
 pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     let artifacts = build::everything(layout, Profile::Release)?;
-    let dist = layout.root.join("dist");
-    fs::create_dir_all(&dist)?;
-    let package = dist.join(file_name_in_full());
-    fs::copy(artifacts.guest_package(), &package)
-        .with_context(|| format!("cannot write {}", package.display()))?;
+    let package = hand_out(layout, &artifacts)?;
     if args.check {
         check(layout, &artifacts)?;
     }
     println!("{}", package.display());
     Ok(())
+}
+
+/// Puts the artifacts' package where it is handed out.
+pub fn hand_out(layout: &Layout, artifacts: &Artifacts) -> Result<PathBuf> {
+    let dist = layout.root.join("dist");
+    fs::create_dir_all(&dist)?;
+    let package = dist.join(file_name_in_full());
+    fs::copy(artifacts.guest_package(), &package)
+        .with_context(|| format!("cannot write {}", package.display()))?;
+    Ok(package)
 }
 
 /// Installs the artifacts' package in a fresh Debian and removes it again.
@@ -76,12 +78,20 @@ pub fn make(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
     let scratch = tempfile::tempdir_in(&layout.target)?;
     let root = scratch.path().join("root");
     lay_out(layout, artifacts, &root)?;
-    add_control(layout, artifacts, &root)?;
-    let package = scratch.path().join("package.deb");
-    let mut pack = Command::new("dpkg-deb");
-    pack.args(["--build", "--root-owner-group", "-Zxz"]);
-    capture(pack.arg(&root).arg(&package))?;
-    Ok(fs::rename(package, artifacts.guest_package())?)
+    let provides: Vec<&str> = libraries(artifacts)?
+        .iter()
+        .map(|(_, package)| *package)
+        .collect();
+    let texts = Texts {
+        folder: layout.root.join("guest-driver/package"),
+        names: &["control", "triggers", "postinst", "prerm", "postrm"],
+        values: vec![
+            ("@MODULE@", kernel::module_version(layout)?),
+            ("@GLIBC@", glibc::VERSION.to_owned()),
+            ("@PROVIDES@", provides.join(", ")),
+        ],
+    };
+    deb::pack(&root, &texts, &artifacts.guest_package())
 }
 
 /// The files that it installs, below `root`.
@@ -121,66 +131,4 @@ fn libraries(artifacts: &Artifacts) -> Result<Vec<(&'static str, &'static str)>>
             .with_context(|| format!("{} is no library that a guest has", path.display()))
     };
     built.iter().map(known).collect()
-}
-
-/// What dpkg reads and runs.
-fn add_control(layout: &Layout, artifacts: &Artifacts, root: &Path) -> Result<()> {
-    let installed = files_below(root, &|_| true)?;
-    let bytes = installed
-        .iter()
-        .map(|path| fs::symlink_metadata(path).map(|meta| meta.len()))
-        .sum::<std::io::Result<u64>>()?;
-    let provides: Vec<&str> = libraries(artifacts)?
-        .iter()
-        .map(|(_, package)| *package)
-        .collect();
-    let values = [
-        ("@VERSION@", VERSION.to_owned()),
-        ("@MODULE@", kernel::module_version(layout)?),
-        ("@GLIBC@", glibc::VERSION.to_owned()),
-        ("@SIZE@", bytes.div_ceil(1024).to_string()),
-        ("@PROVIDES@", provides.join(", ")),
-    ];
-    let control = root.join("DEBIAN");
-    fs::create_dir(&control)?;
-    for name in ["control", "triggers"].iter().chain(&SCRIPTS) {
-        let mut text = fs::read_to_string(layout.root.join("guest-driver/package").join(name))?;
-        for (key, value) in &values {
-            text = text.replace(key, value);
-        }
-        if text.contains('@') {
-            bail!("{name} asks for a value that is not known:\n{text}");
-        }
-        let path = control.join(name);
-        fs::write(&path, text)?;
-        set_mode(&path, if SCRIPTS.contains(name) { 0o755 } else { 0o644 })?;
-    }
-    fs::write(control.join("conffiles"), CONFFILES)?;
-    set_mode(&control.join("conffiles"), 0o644)?;
-    open_folders(root)
-}
-
-/// A copy that every user can read, whatever the original's mode.
-fn put(from: &Path, to: &Path) -> Result<()> {
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-    set_mode(to, 0o644)
-}
-
-fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
-}
-
-/// Lets every user look into all folders, whatever the mask of who builds.
-fn open_folders(folder: &Path) -> Result<()> {
-    set_mode(folder, 0o755)?;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_folders(&entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -1,13 +1,17 @@
 //! Everything that is done with this repository, as `cargo xtask COMMAND`. Each command does the set-up it
 //! needs by itself.
 
+mod booted;
 mod build;
 mod bundle;
+mod deb;
 mod debian;
 mod demo;
+mod dist;
 mod fetch;
 mod glibc;
 mod guest_package;
+mod host_package;
 mod initramfs;
 mod kernel;
 mod nvcc;
@@ -51,6 +55,8 @@ enum Task {
     },
     /// Pack what a guest needs into one Debian package
     GuestPackage(guest_package::Args),
+    /// Pack what a host needs into one Debian package, and put the guests' beside it
+    Dist(dist::Args),
     /// Boot one virtual machine and hand its shell to this terminal
     Vm(vm::Args),
     /// Boot three virtual machines in two pools and run CUDA programs in them
@@ -77,6 +83,7 @@ fn run(task: Task) -> Result<()> {
             Ok(())
         }
         Task::GuestPackage(args) => guest_package::run(&layout, &args),
+        Task::Dist(args) => dist::run(&layout, &args),
         Task::Vm(args) => vm::run(&layout, &args),
         Task::Demo(args) => demo::run(&layout, &args),
         Task::Test(args) => test::run(&layout, &args),

@@ -5,7 +5,7 @@ use vgpu_vm::ARTIFACTS_ENV;
 
 use crate::build::{self, Profile, cargo};
 use crate::util::{Layout, run as run_command};
-use crate::{guest_package, initramfs};
+use crate::{dist, guest_package, initramfs};
 
 /// The package whose tests boot virtual machines.
 const WHOLE_SYSTEM: &str = "vgpu-tests";
@@ -24,6 +24,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     let artifacts = build::everything(layout, Profile::Dev)?;
     initramfs::newer_guest(layout, &artifacts)?;
     guest_package::check(layout, &artifacts)?;
+    dist::check(layout, &artifacts)?;
     let test = || {
         let mut command = cargo(layout);
         command.env(ARTIFACTS_ENV, artifacts.root()).arg("test");

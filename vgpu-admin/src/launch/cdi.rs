@@ -94,7 +94,13 @@ mod tests {
     /// Container engines refuse a file that has other keys, or lacks one.
     #[test]
     fn it_has_what_the_specification_demands_and_nothing_else() {
-        let file = cdi("0.6.0", 3, "/run/vgpu/vm3.sock", "/opt/vgpu-guest/usr/lib/vgpu").file();
+        let file = cdi(
+            "0.6.0",
+            3,
+            "/run/vgpu/vm3/vgpu.sock",
+            "/opt/vgpu-guest/usr/lib/vgpu",
+        )
+        .file();
         let spec: Value = serde_json::from_str(&file).unwrap();
         let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&spec), ["cdiVersion", "devices", "kind"]);
@@ -116,7 +122,7 @@ mod tests {
             }
             assert!(mount["options"].as_array().unwrap().iter().all(Value::is_string));
         }
-        assert_eq!(mounts[0]["hostPath"], "/run/vgpu/vm3.sock");
+        assert_eq!(mounts[0]["hostPath"], "/run/vgpu/vm3/vgpu.sock");
         assert_eq!(mounts[1]["hostPath"], "/opt/vgpu-guest/usr/lib/vgpu");
         assert_eq!(mounts[1]["options"][0], "ro");
         // Each variable names what is mounted.

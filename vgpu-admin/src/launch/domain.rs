@@ -4,7 +4,7 @@ use std::borrow::Cow;
 /// A whole domain, of VM 3.
 const EXAMPLE: &str = include_str!("../../../qemu-configs/libvirt-domain.xml");
 /// Where its backend listens.
-const EXAMPLE_SOCKET: &str = "/run/vgpu/vm3.sock";
+const EXAMPLE_SOCKET: &str = "/run/vgpu/vm3/vgpu.sock";
 /// The elements that a domain of somebody else's lacks.
 const PARTS: [&str; 3] = ["memoryBacking", "devices", "qemu:commandline"];
 
