@@ -1,10 +1,11 @@
 //! The operator's command line on a whole host: what it prints, what it changes, and how it ends.
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json as value};
 use vgpu_sched_api::messages::SCHEMA_VERSION;
 use vgpu_tests::{Gpu, Host, Machine, Stack};
@@ -343,6 +344,23 @@ fn a_wrong_map_is_refused_and_the_old_one_stays() {
             serde_json::json!(["1-7"])
         );
     }
+    // A good one is tried first: what it says is not in use.
+    fs::write(stack.pool_map(), good.replace("1-7", "1-8")).unwrap();
+    let tried = json(&stack, "reload --dry-run", DONE);
+    assert_eq!(
+        (&tried["dry_run"], &tried["number"]),
+        (&true.into(), &Value::Null)
+    );
+    assert_eq!(tried["changes"].as_array().unwrap().len(), 1, "{tried}");
+    assert!(admin(&stack, "reload --dry-run", DONE).starts_with("would change (dry run):\n"));
+    let ranges = |stack: &Stack| json(stack, "status", DONE)["pools"][0]["ranges"].clone();
+    assert_eq!(ranges(&stack), serde_json::json!(["1-7"]));
+    assert_eq!(json(&stack, "reload", DONE)["dry_run"], false);
+    assert_eq!(ranges(&stack), serde_json::json!(["1-8"]));
+    assert_eq!(
+        admin(&stack, "reload --dry-run", DONE),
+        "nothing to change: it is so already\n"
+    );
     // Another host's GPUs are not known here.
     fs::write(stack.pool_map(), good.replace("all", unknown)).unwrap();
     admin(&stack, &format!("config check {file} --offline"), DONE);
@@ -613,6 +631,163 @@ fn only_administrators_change_things() {
         json(&stack, "status", DONE)["pools"][0]["ranges"],
         serde_json::json!(["1"])
     );
+}
+
+/// What is not as it should be is told with what to do, by whoever asks, whether `vgpud` runs or not.
+#[test]
+fn a_host_is_looked_at() {
+    let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1, 2]\n");
+    for vm in [1, 2] {
+        stack.start_backend(vm).unwrap();
+    }
+    // The QEMU that the tests have is found only with its libraries.
+    let qemu = Artifacts::from_env().qemu_command().unwrap();
+    let mut script = "#!/bin/sh\n".to_owned();
+    for (name, value) in qemu.get_envs() {
+        script += &format!("export {}='{}'\n", name.display(), value.unwrap().display());
+    }
+    let words = [qemu.get_program()].into_iter().chain(qemu.get_args());
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.display())).collect();
+    script += &format!("exec {} \"$@\"\n", words.join(" "));
+    let program = stack.dir().join("qemu");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let command = format!(
+        "doctor --libnvidia-ml /no/such/library --qemu {}",
+        program.display()
+    );
+
+    // A software GPU has no driver, so there is always something wrong.
+    let told = json(&stack, &command, DEGRADED);
+    let finding = |told: &Value, check: &str| {
+        let all = told["findings"].as_array().unwrap();
+        all.iter().find(|one| one["check"] == check).unwrap().clone()
+    };
+    assert_eq!(finding(&told, "NVIDIA driver")["level"], "wrong", "{told}");
+    let gpus = finding(&told, "GPUs");
+    assert_eq!(gpus["level"], "unseen");
+    assert!(
+        gpus["found"].as_str().unwrap().contains("/no/such/library"),
+        "{gpus}"
+    );
+    for check in ["memfd", "QEMU", "vgpud"] {
+        assert_eq!(finding(&told, check)["level"], "ok", "{told}");
+        assert_eq!(finding(&told, check)["advice"], Value::Null);
+    }
+    let state = finding(&told, "state folder")["found"].clone();
+    assert!(state.as_str().unwrap().contains("MiB free"), "{state}");
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(finding(&told, "pool map")["level"], "ok", "{told}");
+        let users = finding(&told, "backends' users");
+        assert_eq!(users["found"], "2 backends, as users of their own");
+        // Whoever may see less is told what he may not see, and the rest.
+        let mut nobody = stack.admin();
+        nobody
+            .args(["--json", "doctor"])
+            .uid(65_534)
+            .gid(65_534)
+            .current_dir("/");
+        let output = nobody.output().unwrap();
+        assert_eq!(output.status.code(), Some(DEGRADED), "{}", texts(&output).1);
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let vgpud = finding(&told, "vgpud");
+        assert_eq!(vgpud["level"], "wrong");
+        assert!(vgpud["found"].as_str().unwrap().contains("denied"), "{vgpud}");
+        assert_eq!(finding(&told, "memfd")["level"], "ok");
+    }
+    fs::set_permissions(stack.pool_map(), Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(
+        finding(&json(&stack, &command, DEGRADED), "pool map")["level"],
+        "wrong"
+    );
+    let shown = admin(&stack, &command, DEGRADED);
+    assert!(
+        shown.contains("WRONG     pool map") && shown.contains("-> `chmod o-w "),
+        "{shown}"
+    );
+
+    stack.kill_vgpud();
+    let told = json(&stack, &command, DEGRADED);
+    assert_eq!(finding(&told, "vgpud")["level"], "wrong");
+    assert_eq!(finding(&told, "QEMU")["level"], "ok");
+}
+
+/// What a container is given leads its programs to the GPU; here they find at the host's paths what it has at its own.
+#[test]
+fn a_containers_programs_find_the_gpu_through_its_file() {
+    let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
+    stack.start_backend(1).unwrap();
+    let libraries = stack.artifacts().guest_lib_dir().canonicalize().unwrap();
+    // Where its backend listens is seen.
+    let command = format!("cdi --vm-id 1 --libraries {}", libraries.display());
+    let file: Value = serde_json::from_str(&admin(&stack, &command, DONE)).unwrap();
+    let edits = &file["devices"][0]["containerEdits"];
+    let mut container = Host::native(stack.artifacts());
+    for variable in edits["env"].as_array().unwrap() {
+        let (name, value) = variable.as_str().unwrap().split_once('=').unwrap();
+        let mounts = edits["mounts"].as_array().unwrap();
+        let mount = mounts
+            .iter()
+            .find(|mount| mount["containerPath"] == value)
+            .unwrap();
+        container = container.with(name, mount["hostPath"].as_str().unwrap());
+    }
+    container.must("vadd").unwrap();
+    let path = format!("path={}'", stack.socket(1).display());
+    assert!(admin(&stack, "domain-xml --vm-id 1", DONE).contains(&path));
+}
+
+/// What a VM's program does is on the live screen while it does it; so is what was known last when `vgpud` is gone.
+#[test]
+fn the_live_screen_shows_what_goes_on() {
+    let mut stack = host(1, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
+    stack.start_backend(1).unwrap();
+    let mut machine = Host::new(&stack, 1);
+    let _work = machine.start("exec work 3000 100000").unwrap();
+    let has_session = |stack: &Stack| {
+        let vms = stack.status().unwrap().pools.remove(0).vms;
+        vms.iter().any(|vm| !vm.sessions.is_empty())
+    };
+    stack.until("the program has a session", has_session).unwrap();
+
+    let top = stack.admin();
+    let words = [top.get_program()].into_iter().chain(top.get_args());
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.display())).collect();
+    // It makes a terminal.
+    let mut script = Command::new("script")
+        .args(["--quiet", "--flush", "--return", "--command"])
+        .arg(format!("stty rows 24 cols 80; exec {} top", words.join(" ")))
+        .arg("/dev/null")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut screen = script.stdout.take().unwrap();
+    let mut shown = String::new();
+    let mut until = |what: &str| {
+        let mut bytes = [0; 4096];
+        while !shown.contains(what) {
+            // After that it is not slow, but stuck.
+            let limit = Timespec {
+                tv_sec: 60,
+                tv_nsec: 0,
+            };
+            let mut readable = [PollFd::new(&screen, PollFlags::IN)];
+            let ready = poll(&mut readable, Some(&limit)).unwrap();
+            let read = screen.read(&mut bytes[..4096 * ready]).unwrap();
+            assert_ne!(read, 0, "no {what} in {shown}");
+            shown += &String::from_utf8_lossy(&bytes[..read]);
+        }
+    };
+    until("work:");
+    // There is a share as soon as it was looked twice.
+    until("%");
+    stack.kill_vgpud();
+    until("ANSWER");
+    script.stdin.take().unwrap().write_all(b"q").unwrap();
+    // The screen that was there before is back.
+    until("\x1b[?1049l");
+    assert_eq!(script.wait().unwrap().code(), Some(DONE));
 }
 
 /// Whoever reads what it prints may stop, and what is shown again and again is an object per line.

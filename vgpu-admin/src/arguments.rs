@@ -1,7 +1,10 @@
 //! The command line.
 mod limits;
 
+use crate::doctor::Doctor;
+use crate::launch::{Backend, Container};
 use crate::replay::Replay;
+use crate::top;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use limits::LimitOptions;
@@ -29,7 +32,7 @@ From nothing to a running pool:
   vgpu-admin status
 
 Exit codes: 0 done, 1 vgpud could not or would not, 2 wrong usage or pool map, 3 no such GPU, pool or VM,
-4 vgpud cannot be reached, 5 `status` found something degraded."
+4 vgpud cannot be reached, 5 `status` found something degraded or `doctor` something wrong."
 )]
 pub struct Arguments {
     /// vgpud's socket
@@ -146,11 +149,15 @@ pub enum Command {
         #[arg(long, conflicts_with = "watch")]
         prometheus: bool,
     },
+    /// Show what goes on as it changes, the VMs that use the GPUs most first, until q is pressed
+    Top(top::Options),
     /// Show the order in which turns were given
     Turns {
         /// How many of the last ones
         #[arg(long, value_name = "N", default_value_t = 20)]
         last: usize,
+        #[command(flatten)]
+        again: Again,
     },
     /// Show what happened: limits that were broken, quarantines, errors of GPUs
     Events(Events),
@@ -162,9 +169,14 @@ pub enum Command {
         /// Show the lines of the pool map that went and came under each
         #[arg(long)]
         diff: bool,
+        #[command(flatten)]
+        again: Again,
     },
     /// Show which means of preemption were proved on each GPU
-    Probe,
+    Probe {
+        #[command(flatten)]
+        again: Again,
+    },
     /// Record when work came and how much GPU time it needed, until interrupted
     Record {
         /// A new file for it
@@ -175,8 +187,17 @@ pub enum Command {
     },
     /// Run what was recorded under another policy, and show what changes
     Replay(Replay),
+    /// Look at this host, and say what is not as it should be; changes nothing, and needs neither root nor vgpud
+    Doctor(Doctor),
+    /// Print what a VM's libvirt domain needs for its GPU
+    DomainXml(Backend),
+    /// Print what a container on this host needs for the GPU of a VM's number, as a file of /etc/cdi
+    Cdi(Container),
     /// Have vgpud read the pool map's file again
-    Reload,
+    Reload {
+        #[command(flatten)]
+        change: Change,
+    },
     /// Work with a pool map's file
     Config {
         #[command(subcommand)]
@@ -453,10 +474,14 @@ impl Command {
             | Self::Stats { .. }
             | Self::Turns { .. }
             | Self::Events(_)
-            | Self::Probe
+            | Self::Probe { .. }
             | Self::Record { .. }
             | Self::Replay(_)
-            | Self::Reload
+            | Self::Top(_)
+            | Self::Doctor(_)
+            | Self::DomainXml(_)
+            | Self::Cdi(_)
+            | Self::Reload { .. }
             | Self::Config { .. } => {
                 return None;
             }

@@ -1,12 +1,17 @@
 //! `vgpu-admin`: the operator's command line. A thin client of `vgpud`, which alone changes the pool map's file.
 mod arguments;
+mod doctor;
+mod launch;
 mod record;
 mod replay;
+mod services;
 mod show;
 mod told;
+mod top;
 
-use arguments::{Arguments, Command, Config, Events, Planned};
+use arguments::{Arguments, Change, Command, Config, Events, Planned};
 use clap::Parser;
+use launch::Container;
 use record::record;
 use show::Screen;
 use std::io::{ErrorKind, Write};
@@ -19,7 +24,7 @@ use vgpu_client::failure::{DEGRADED, Failure, Kind};
 use vgpu_client::statistics;
 use vgpu_pool_map::{Assignable, PoolMap};
 use vgpu_sched_api::messages::{
-    Answer, Change, Changed, EventRecord, GpuState, Request, Stats, Status, Wanted,
+    Answer, Change as Verb, ChangeRecord, Changed, EventRecord, GpuState, Request, Wanted,
 };
 
 /// How often it is looked whether something happened.
@@ -116,7 +121,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             })?;
         }
         Command::Status { again } => {
-            let status: Status = show(arguments, again.watch)?;
+            let status = show(
+                arguments,
+                again.watch,
+                Client::status,
+                |status| Told::Status(status),
+                show::status,
+            )?;
             if !status.degraded.is_empty() {
                 return Ok(DEGRADED.into());
             }
@@ -133,33 +144,53 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             print(&text)?;
         }
         Command::Stats { again, .. } => {
-            let _: Stats = show(arguments, again.watch)?;
+            show(
+                arguments,
+                again.watch,
+                Client::stats,
+                |stats| Told::Stats(stats),
+                show::stats,
+            )?;
         }
-        Command::Turns { last: count } => {
-            let client = connect()?;
-            let (turns, _) = last(*count, |from| client.turns(from))?;
-            say(arguments, &Told::Turns { turns: &turns }, || {
-                show::turns(&turns, Screen::now())
-            })?;
+        Command::Turns { last: count, again } => {
+            let read = |client: &Client| Ok(last(*count, |from| client.turns(from))?.0);
+            show(
+                arguments,
+                again.watch,
+                read,
+                |turns| Told::Turns { turns },
+                |turns, screen| show::turns(turns, screen),
+            )?;
         }
         Command::Events(wanted) => events(arguments, wanted)?,
-        Command::Audit { last: count, diff } => {
-            let client = connect()?;
-            let (changes, _) = last(*count, |from| client.changes(from))?;
-            say(arguments, &Told::Audit { changes: &changes }, || {
-                match changes.as_slice() {
-                    [] => "Nothing was changed.\n".to_owned(),
-                    changes => show::audit(changes, *diff, Screen::now()),
-                }
-            })?;
+        Command::Audit {
+            last: count,
+            diff,
+            again,
+        } => {
+            let read = |client: &Client| Ok(last(*count, |from| client.changes(from))?.0);
+            let text = |changes: &Vec<ChangeRecord>, screen| show::audit(changes, *diff, screen);
+            show(
+                arguments,
+                again.watch,
+                read,
+                |changes| Told::Audit { changes },
+                text,
+            )?;
         }
-        Command::Probe => match connect()?.ask(&Request::Probe)? {
-            Answer::Probe { gpus } => {
-                let told = Told::Probed { gpus: &gpus };
-                say(arguments, &told, || show::probe(&gpus, Screen::now()))?;
-            }
-            other => return Err(unexpected(&other)),
-        },
+        Command::Probe { again } => {
+            let read = |client: &Client| match client.ask(&Request::Probe)? {
+                Answer::Probe { gpus } => Ok(gpus),
+                other => Err(unexpected(&other)),
+            };
+            show(
+                arguments,
+                again.watch,
+                read,
+                |gpus| Told::Probed { gpus },
+                |gpus, screen| show::probe(gpus, screen),
+            )?;
+        }
         Command::Record { file, seconds } => {
             let recorded = record(&connect()?, file, seconds.map(Duration::from_secs))?;
             let file = file.display().to_string();
@@ -178,16 +209,49 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 replay::text(&replayed, Screen::now())
             })?;
         }
-        Command::Reload => {
-            let client = connect()?;
-            client.change(Change::Reload {}.into())?;
+        Command::Top(options) => top::run(*options, arguments.json, &arguments.socket)?,
+        Command::Doctor(wanted) => {
+            let findings = doctor::run(wanted, &arguments.socket);
+            say(arguments, &Told::Examined { findings: &findings }, || {
+                show::doctor(&findings, Screen::now())
+            })?;
+            if doctor::is_wrong(&findings) {
+                return Ok(DEGRADED.into());
+            }
+        }
+        Command::Cdi(Container {
+            backend,
+            libraries,
+            cdi_version,
+        }) => {
+            let vm = backend.vm_id;
+            let cdi = &launch::cdi(cdi_version, vm, &backend.socket(&arguments.socket), libraries);
+            say(arguments, &Told::Container { vm, cdi }, || cdi.file())?;
+        }
+        Command::DomainXml(backend) => {
+            let (vm, vm_socket) = (backend.vm_id, &backend.socket(&arguments.socket));
+            let xml = &launch::domain(vm, vm_socket);
+            say(arguments, &Told::Domain { vm, vm_socket, xml }, || xml.clone())?;
+        }
+        Command::Reload {
+            change: Change { dry_run },
+        } => {
+            let (client, dry_run) = (connect()?, *dry_run);
+            let wanted = Wanted {
+                dry_run,
+                ..Verb::Reload {}.into()
+            };
+            let changed = client.change(wanted)?;
             let status = client.status()?;
             let told = Told::Reloaded {
                 config: &status.config,
                 pools: status.pools.len(),
+                dry_run,
+                changed: &changed,
             };
-            say(arguments, &told, || {
-                format!("{} is in use: {}\n", status.config, pools(status.pools.len()))
+            say(arguments, &told, || match dry_run {
+                true => show::changes(&changed.changes, true),
+                false => format!("{} is in use: {}\n", status.config, pools(status.pools.len())),
             })?;
         }
         Command::Config {
@@ -255,59 +319,30 @@ fn change(client: &Client, planned: Planned) -> Result<Changed, Failure> {
     })
 }
 
-/// What can be shown again and again.
-trait Shown: Sized {
-    fn read(client: &Client) -> Result<Self, Failure>;
-    fn told(&self) -> Told<'_>;
-    fn text(&self, screen: Screen) -> String;
-}
-
-impl Shown for Status {
-    fn read(client: &Client) -> Result<Self, Failure> {
-        client.status()
-    }
-
-    fn told(&self) -> Told<'_> {
-        Told::Status(self)
-    }
-
-    fn text(&self, screen: Screen) -> String {
-        show::status(self, screen)
-    }
-}
-
-impl Shown for Stats {
-    fn read(client: &Client) -> Result<Self, Failure> {
-        client.stats()
-    }
-
-    fn told(&self) -> Told<'_> {
-        Told::Stats(self)
-    }
-
-    fn text(&self, screen: Screen) -> String {
-        show::stats(self, screen)
-    }
-}
-
-/// Shows it once, or every so many seconds until interrupted. Once `vgpud` was there, it may go away for a while.
-fn show<T: Shown>(arguments: &Arguments, watch: Option<u32>) -> Result<T, Failure> {
-    let mut last = T::read(&Client::connect(&arguments.socket)?)?;
+/// Shows what is read once, or every so many seconds until interrupted. Once `vgpud` was there, it may go away for a while.
+fn show<T>(
+    arguments: &Arguments,
+    watch: Option<u32>,
+    read: impl Fn(&Client) -> Result<T, Failure>,
+    told: impl Fn(&T) -> Told<'_>,
+    text: impl Fn(&T, Screen) -> String,
+) -> Result<T, Failure> {
+    let mut last = read(&Client::connect(&arguments.socket)?)?;
     let Some(seconds) = watch else {
-        say(arguments, &last.told(), || last.text(Screen::now()))?;
+        say(arguments, &told(&last), || text(&last, Screen::now()))?;
         return Ok(last);
     };
     let interval = Duration::from_secs(seconds.into());
     loop {
         if arguments.json {
-            print(&last.told().json(false))?;
+            print(&told(&last).json(false))?;
         } else {
             let screen = Screen::now();
-            print(&screen.repaint(&last.text(screen)))?;
+            print(&screen.repaint(&text(&last, screen)))?;
         }
         last = loop {
             std::thread::sleep(interval);
-            match Client::connect(&arguments.socket).and_then(|client| T::read(&client)) {
+            match Client::connect(&arguments.socket).and_then(|client| read(&client)) {
                 Ok(read) => break read,
                 Err(failure) => note(&format!("vgpu-admin: {}; trying again", failure.message)),
             }

@@ -116,8 +116,11 @@ pub fn text(replayed: &Replayed, screen: Screen) -> String {
         _ => format!("not done long after the last arrival: {before} -> {after}\n"),
     };
     format!(
-        "{} arrivals, {} -> {}\n{table}\n{left}",
-        replayed.arrivals, replayed.recorded_policy, replayed.policy
+        "{} arrivals, {} -> {}\n{}{left}",
+        replayed.arrivals,
+        replayed.recorded_policy,
+        replayed.policy,
+        table.written()
     )
 }
 

@@ -1,18 +1,25 @@
 //! What people are shown.
 mod audit;
+mod doctor;
 mod events;
 mod probe;
 mod stats;
 mod status;
+mod top;
 
 pub use audit::audit;
+pub use doctor::doctor;
 pub use events::{events, turns};
 pub use probe::probe;
 pub use stats::stats;
 pub use status::{scanned, status};
+pub use top::top;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
+use comfy_table::{CellAlignment, ContentArrangement, TableComponent, presets};
 use jiff::Timestamp;
+use std::borrow::Cow;
+use unicode_truncate::UnicodeTruncateStr;
+use unicode_width::UnicodeWidthStr;
 
 /// What is written to.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +49,7 @@ impl Screen {
 
     /// The text in place of what a terminal shows now, as much as fits.
     pub fn repaint(self, text: &str) -> String {
-        let Some((_, rows)) = self.size else {
+        let Some((columns, rows)) = self.size else {
             return format!("{text}\n");
         };
         let rows = usize::from(rows).saturating_sub(1);
@@ -51,7 +58,7 @@ impl Screen {
         let mut painted = "\x1b[H".to_owned();
         for line in text.lines().take(shown) {
             // A line that is shorter than what was there leaves none of it.
-            painted += &format!("{line}\x1b[K\n");
+            painted += &format!("{}\x1b[K\n", self.cut(line, columns.into()));
         }
         if shown < all {
             painted += &format!("... and {} more lines\x1b[K\n", all - shown);
@@ -60,39 +67,138 @@ impl Screen {
     }
 
     /// A table; a column whose name begins with '>' is aligned to the right.
-    pub fn table(self, columns: &[&str]) -> Table {
-        let mut table = self.bare();
-        let line = if self.unicode { '─' } else { '-' };
-        table.set_style(TableComponent::HeaderLines, line);
-        table.set_style(TableComponent::MiddleHeaderIntersections, line);
-        table.set_header(columns.iter().map(|name| name.trim_start_matches('>')));
-        for (column, name) in table.column_iter_mut().zip(columns) {
-            column.set_padding((0, 1));
-            if name.starts_with('>') {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
+    pub fn table(self, columns: &[&'static str]) -> Table {
+        Table {
+            screen: self,
+            columns: columns.to_owned(),
+            rows: Vec::new(),
+            is_prose: false,
         }
-        table
     }
 
     /// Cells beside each other, without a header; what is too long goes on below.
     fn row(self, cells: &[String]) -> String {
         let mut table = self.bare();
+        self.let_flow(&mut table);
         table.add_row(cells);
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        written(&table)
+        table.trim_fmt() + "\n"
     }
 
-    fn bare(self) -> Table {
-        let mut table = Table::new();
+    fn bare(self) -> comfy_table::Table {
+        let mut table = comfy_table::Table::new();
         table.load_preset(presets::NOTHING);
+        table
+    }
+
+    /// Has what is too long go on below.
+    fn let_flow(self, table: &mut comfy_table::Table) {
         if let Some((columns, _)) = self.size {
             table.set_content_arrangement(ContentArrangement::Dynamic);
             table.set_width(columns);
         }
-        table
+    }
+
+    /// The same, with room for so many columns before it.
+    fn indented(self, by: u16) -> Self {
+        let size = self
+            .size
+            .map(|(columns, rows)| (columns.saturating_sub(by), rows));
+        Self { size, ..self }
+    }
+
+    /// As much of a line as fits, marked where something is left out.
+    fn cut(self, line: &str, columns: usize) -> Cow<'_, str> {
+        if line.width() <= columns {
+            return line.into();
+        }
+        let mark = if self.unicode { "…" } else { ".." };
+        let mark = mark.unicode_truncate(columns).0;
+        let (kept, _) = line.unicode_truncate(columns - mark.width());
+        format!("{}{mark}", kept.trim_end()).into()
+    }
+}
+
+/// A table that fits the screen: lines of the widest column are cut until it does, and none is ever broken.
+pub struct Table {
+    screen: Screen,
+    columns: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+    is_prose: bool,
+}
+
+impl Table {
+    pub fn add_row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// With what is too long going on below instead: for prose.
+    fn prose(self) -> Self {
+        Self {
+            is_prose: true,
+            ..self
+        }
+    }
+
+    /// Its lines, without the blanks that fill them.
+    pub fn written(&self) -> String {
+        let header: Vec<String> = self
+            .columns
+            .iter()
+            .map(|name| name.trim_start_matches('>').to_owned())
+            .collect();
+        let widths = self.widths(&header);
+        let cut = |cells: &[String]| {
+            let cells = cells.iter().zip(&widths);
+            let cut = cells.map(|(cell, width)| {
+                let lines = cell.split('\n').map(|line| self.screen.cut(line, *width));
+                lines.collect::<Vec<_>>().join("\n")
+            });
+            cut.collect::<Vec<_>>()
+        };
+        let mut table = self.screen.bare();
+        if self.is_prose {
+            self.screen.let_flow(&mut table);
+        }
+        let line = if self.screen.unicode { '─' } else { '-' };
+        table.set_style(TableComponent::HeaderLines, line);
+        table.set_style(TableComponent::MiddleHeaderIntersections, line);
+        table.set_header(cut(&header));
+        for row in &self.rows {
+            table.add_row(cut(row));
+        }
+        for (column, name) in table.column_iter_mut().zip(&self.columns) {
+            column.set_padding((0, 1));
+            if name.starts_with('>') {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.trim_fmt() + "\n"
+    }
+
+    /// How wide each column may be.
+    fn widths(&self, header: &[String]) -> Vec<usize> {
+        let mut widths = vec![0; self.columns.len()];
+        for cells in std::iter::once(header).chain(self.rows.iter().map(Vec::as_slice)) {
+            for (width, cell) in widths.iter_mut().zip(cells) {
+                *width = cell.split('\n').map(str::width).fold(*width, usize::max);
+            }
+        }
+        let Some((columns, _)) = self.screen.size.filter(|_| !self.is_prose) else {
+            return widths;
+        };
+        // A blank behind each, and one between two.
+        let blanks = (2 * widths.len()).saturating_sub(1);
+        let room = usize::from(columns).saturating_sub(blanks);
+        while widths.iter().sum::<usize>() > room {
+            match widths.iter_mut().max() {
+                Some(widest) if *widest > 1 => *widest -= 1,
+                _ => break,
+            }
+        }
+        widths
     }
 }
 
@@ -103,11 +209,6 @@ pub fn changes(changes: &[String], dry_run: bool) -> String {
         (lines, true) => format!("would change (dry run):\n  {}\n", lines.join("\n  ")),
         (lines, false) => lines.join("\n") + "\n",
     }
-}
-
-/// A table's lines, without the blanks that fill them.
-fn written(table: &Table) -> String {
-    table.trim_fmt() + "\n"
 }
 
 /// A text from a guest, which may be meant to do something to a terminal.
@@ -206,6 +307,64 @@ mod tests {
         );
         assert!(!SCREEN.repaint("1\n").contains("more"));
         assert_eq!(PLAIN.repaint("1\n"), "1\n\n");
+    }
+
+    /// The widest column is cut, however many lines its cells have, and no line is broken.
+    #[test]
+    fn a_table_fits_the_screen() {
+        let table = |screen: Screen| {
+            let mut table = screen.table(&["GPU", ">turns", "doing"]);
+            table.add_row([
+                "GPU-76677075-736f-6674".into(),
+                "99999".into(),
+                "a: runs\nb: waits".into(),
+            ]);
+            table.written()
+        };
+        let of_width = |columns| Screen {
+            size: Some((columns, 24)),
+            ..SCREEN
+        };
+        let cut = "\
+GPU             turns  doing
+────────────────────────────────
+GPU-76677075-…  99999  a: runs
+                       b: waits
+";
+        assert_eq!(table(of_width(32)), cut);
+        let narrower = table(of_width(24));
+        assert!(
+            narrower.contains("GPU-76…  99999  a: runs\n                b: wai…\n"),
+            "{narrower}"
+        );
+        for columns in 1..60 {
+            let text = table(of_width(columns));
+            assert_eq!(text.lines().count(), 4, "{text}");
+            // Below this there is no room for the blanks.
+            if columns >= 8 {
+                assert!(
+                    text.lines().all(|line| line.width() <= columns.into()),
+                    "{columns}\n{text}"
+                );
+            }
+        }
+        // What is no terminal may have lines of any length.
+        assert!(table(PLAIN).contains("GPU-76677075-736f-6674  99999  a: runs\n"));
+        assert!(
+            table(Screen {
+                unicode: false,
+                ..of_width(32)
+            })
+            .contains("GPU-76677075..  99999")
+        );
+        // Wide characters take two columns.
+        assert_eq!(SCREEN.cut("漢漢漢", 5), "漢漢…");
+        assert_eq!(
+            (SCREEN.cut("漢漢漢", 6), SCREEN.cut("ab", 1)),
+            ("漢漢漢".into(), "…".into())
+        );
+        // On a screen that is painted over, what is no table is cut as well.
+        assert!(of_width(8).repaint("0123456789\n").contains("0123456…\x1b[K\n"));
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! What programs are told.
+use crate::doctor::Finding;
+use crate::launch::Cdi;
 use crate::record::Recorded;
 use crate::replay::Replayed;
 use serde::Serialize;
@@ -46,11 +48,27 @@ pub enum Told<'a> {
     Reloaded {
         config: &'a str,
         pools: usize,
+        dry_run: bool,
+        #[serde(flatten)]
+        changed: &'a Changed,
     },
     Checked {
         file: String,
         pools: usize,
         gpus_compared: bool,
+    },
+    Examined {
+        findings: &'a [Finding],
+    },
+    /// What is said in it is the Container Device Interface's.
+    Container {
+        vm: u32,
+        cdi: &'a Cdi,
+    },
+    Domain {
+        vm: u32,
+        vm_socket: &'a str,
+        xml: &'a str,
     },
     Error {
         error: Error<'a>,
@@ -90,6 +108,7 @@ impl Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::Level;
     use crate::replay;
     use serde_json::Value;
     use std::collections::BTreeSet;
@@ -155,11 +174,29 @@ mod tests {
                 file: String::new(),
                 recorded: Recorded::default(),
             },
-            Told::Reloaded { config: "", pools: 1 },
+            Told::Reloaded {
+                config: "",
+                pools: 1,
+                dry_run: false,
+                changed: &Changed::default(),
+            },
             Told::Checked {
                 file: String::new(),
                 pools: 1,
                 gpus_compared: true,
+            },
+            Told::Examined {
+                findings: &[Finding {
+                    check: "QEMU",
+                    level: Level::Unseen,
+                    found: String::new(),
+                    advice: None,
+                }],
+            },
+            Told::Domain {
+                vm: 3,
+                vm_socket: "",
+                xml: "",
             },
             Told::Error {
                 error: Error {

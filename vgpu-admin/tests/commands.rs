@@ -534,3 +534,202 @@ fn pools_and_limits_are_set() {
     };
     assert_eq!(vgpud.all_asked(), asked(vec![edit], true));
 }
+
+/// On a terminal it shows what goes on, until vgpud is gone, and until q is pressed.
+#[test]
+fn the_live_screen_is_left_as_it_was() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::io::{Read, Write};
+
+    /// After that it is not slow, but stuck.
+    const LIMIT: Timespec = Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
+    };
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(vgpu_client::fixture::host()),
+            next_vm: None,
+        },
+        Request::Stats { .. } => Answer::Stats {
+            stats: Box::new(vgpu_client::fixture::stats()),
+            next_vm: None,
+        },
+        other => panic!("{other:?}"),
+    });
+    // Where there is no terminal it says so.
+    let output = vgpud.spawn(&["top"]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("expected a terminal") && said.contains("hint: "),
+        "{said}"
+    );
+
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let path = ptsname(&master, Vec::new()).unwrap();
+    let slave = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path.to_str().unwrap())
+        .unwrap();
+    let size = rustix::termios::Winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(&slave, size).unwrap();
+    let before = rustix::termios::tcgetattr(&slave).unwrap();
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"));
+        command.arg("--socket").arg(vgpud.path("socket")).arg("top");
+        command
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave.try_clone().unwrap());
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut terminal = fs::File::from(master);
+    let until = |what: &str, terminal: &mut fs::File| {
+        let (mut shown, mut bytes) = (String::new(), [0; 4096]);
+        while !shown.contains(what) {
+            let mut readable = [PollFd::new(terminal, PollFlags::IN)];
+            let count = poll(&mut readable, Some(&LIMIT)).unwrap();
+            assert!(count > 0, "no {what} in {shown:?}");
+            let read = terminal.read(&mut bytes).unwrap();
+            shown += &String::from_utf8_lossy(&bytes[..read]);
+        }
+    };
+    let ended = |child: Child, terminal: &mut fs::File| {
+        // The screen that was there before is back.
+        until("\x1b[?1049l", terminal);
+        assert_eq!(done(child.wait_with_output().unwrap()), "");
+        let after = rustix::termios::tcgetattr(&slave).unwrap();
+        assert_eq!(after.local_modes, before.local_modes);
+    };
+    // A signal ends it as a key does.
+    let child = start();
+    until("q quit", &mut terminal);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    ended(child, &mut terminal);
+
+    let child = start();
+    until("q quit", &mut terminal);
+    fs::remove_file(vgpud.path("socket")).unwrap();
+    until("ANSWER", &mut terminal);
+    terminal.write_all(b"q").unwrap();
+    ended(child, &mut terminal);
+}
+
+/// Whatever shows how things are shows it again and again, an object per line.
+#[test]
+fn what_is_shown_is_shown_again() {
+    let vgpud = Vgpud::start(|request| match request {
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(vgpu_client::fixture::host()),
+            next_vm: None,
+        },
+        Request::Stats { .. } => Answer::Stats {
+            stats: Box::new(vgpu_client::fixture::stats()),
+            next_vm: None,
+        },
+        Request::Turns { from } => Answer::Turns {
+            turns: Vec::new(),
+            next: *from,
+        },
+        Request::Changes { from } => {
+            let (numbers, next) = page(*from, 3);
+            let changes = numbers.into_iter().map(vgpu_client::fixture::change);
+            Answer::Changes {
+                changes: changes.collect(),
+                next,
+            }
+        }
+        Request::Probe => Answer::Probe {
+            gpus: vec![GpuRungs::default()],
+        },
+        other => panic!("{other:?}"),
+    });
+    let commands = [
+        ("status", "pools"),
+        ("stats", "vms"),
+        ("turns", "turns"),
+        ("audit", "changes"),
+        ("probe", "gpus"),
+    ];
+    let children = commands.map(|(command, key)| (vgpud.spawn(&[command, "--watch", "--json"]), key));
+    for (mut child, key) in children {
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for _ in 0..2 {
+            let told: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            assert_eq!(told["schema_version"], SCHEMA_VERSION);
+            assert!(told[key].is_array(), "{told}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // And once without it.
+    assert_eq!(vgpud.run(&["turns"]), "No turn was given since vgpud started.\n");
+    assert_eq!(vgpud.run(&["audit", "--last", "2"]).matches("anna").count(), 2);
+    assert_eq!(vgpud.run(&["audit", "--last", "0"]), "Nothing was changed.\n");
+}
+
+/// What needs no `vgpud` asks none.
+#[track_caller]
+fn alone(arguments: &[&str], code: i32) -> (String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"));
+    command.args(["--socket", "/no/such/socket"]).args(arguments);
+    let output = command.output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{out}\n{err}");
+    (out, err)
+}
+
+#[test]
+fn a_domain_is_told_of_without_vgpud() {
+    let (xml, _) = alone(&["domain-xml", "--vm-id", "9"], 0);
+    assert!(xml.contains("path=/run/vgpu/vm9/vgpu.sock'"), "{xml}");
+    let arguments = ["domain-xml", "--vm-id", "9", "--vm-socket", "/s", "--json"];
+    let told: Value = serde_json::from_str(&alone(&arguments, 0).0).unwrap();
+    assert_eq!((&told["vm"], &told["vm_socket"]), (&json!(9), &json!("/s")));
+    assert!(told["xml"].as_str().unwrap().contains("path=/s'"), "{told}");
+    for wrong in [
+        &["--vm-id", "1-7"][..],
+        &["--vm-id", "9", "--vm-socket", "s"],
+        &[],
+    ] {
+        let (_, err) = alone(&[&["domain-xml"], wrong].concat(), 2);
+        assert!(err.contains("--vm-"), "{err}");
+    }
+}
+
+#[test]
+fn a_containers_file_is_told_of_without_vgpud() {
+    let (file, _) = alone(&["cdi", "--vm-id", "9", "--libraries", "/l"], 0);
+    let file: Value = serde_json::from_str(&file).unwrap();
+    assert_eq!(file["devices"][0]["name"], "vm9");
+    let mounts = &file["devices"][0]["containerEdits"]["mounts"];
+    assert_eq!(mounts[0]["hostPath"], "/run/vgpu/vm9/vgpu.sock");
+    assert_eq!(mounts[1]["hostPath"], "/l");
+    let (told, _) = alone(&["cdi", "--vm-id", "9", "--libraries", "/l", "--json"], 0);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(
+        (&told["schema_version"], &told["cdi"]),
+        (&json!(SCHEMA_VERSION), &file)
+    );
+    let (older, _) = alone(&["cdi", "--vm-id", "9", "--cdi-version", "0.5.0"], 0);
+    let older: Value = serde_json::from_str(&older).unwrap();
+    assert_eq!(
+        (&older["cdiVersion"], &file["cdiVersion"]),
+        (&json!("0.5.0"), &json!("0.6.0"))
+    );
+    alone(&["cdi", "--vm-id", "9", "--cdi-version", "9.9.9"], 2);
+    for wrong in [&["--libraries", "l"][..], &["--vm-socket", "s"]] {
+        let (_, err) = alone(&[&["cdi", "--vm-id", "9"], wrong].concat(), 2);
+        assert!(err.contains("expected a path from / on"), "{err}");
+    }
+}

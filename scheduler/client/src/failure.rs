@@ -30,7 +30,7 @@ impl Kind {
     }
 }
 
-/// The exit code of a status that is not as the pool map wants it.
+/// The exit code of a status that is not as the pool map wants it, and of a host with something wrong.
 pub const DEGRADED: u8 = 5;
 
 /// A command that failed.

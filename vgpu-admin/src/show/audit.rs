@@ -5,6 +5,9 @@ use vgpu_sched_api::messages::ChangeRecord;
 
 /// The changes, the oldest first, some lines each; with the pool map's lines that went and came if they are wanted.
 pub fn audit(changes: &[ChangeRecord], diff: bool, screen: Screen) -> String {
+    if changes.is_empty() {
+        return "Nothing was changed.\n".to_owned();
+    }
     changes.iter().map(|change| one(change, diff, screen)).collect()
 }
 

@@ -1,5 +1,5 @@
 //! What happened, and the turns that were given.
-use super::{Screen, duration, latency, moment, printable, written};
+use super::{Screen, duration, latency, moment, printable};
 use vgpu_sched_api::messages::{CallRecord, EventRecord, TurnRecord};
 
 /// The turns, the oldest first.
@@ -23,7 +23,7 @@ pub fn turns(turns: &[TurnRecord], screen: Screen) -> String {
             turn.gpu.clone(),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
 /// What happened, the oldest first, some lines each; with the last calls of the session if they are wanted.
@@ -45,7 +45,7 @@ fn one(event: &EventRecord, calls: bool, screen: Screen) -> String {
     }
     let mut text = screen.row(&[event.number.to_string(), moment(event.at_s), said]);
     if calls && !event.calls.is_empty() {
-        text += &indented(&call_table(&event.calls, screen));
+        text += &indented(&call_table(&event.calls, screen.indented(4)));
     }
     text
 }
@@ -60,7 +60,7 @@ fn call_table(calls: &[CallRecord], screen: Screen) -> String {
             call.ring.to_string(),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
 fn indented(text: &str) -> String {

@@ -1,5 +1,5 @@
 //! What holds on each GPU.
-use super::{Screen, latency, moment, printable, written};
+use super::{Screen, latency, moment, printable};
 use vgpu_sched_api::messages::GpuRungs;
 
 /// The means of preemption, as sessions proved them.
@@ -29,7 +29,7 @@ pub fn probe(gpus: &[GpuRungs], screen: Screen) -> String {
             holds(gpu.suspend, "yes"),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! What every VM waited for and used.
-use super::{Screen, bytes, count, duration, latency, printable, written};
+use super::{Screen, bytes, count, duration, latency, printable};
 use vgpu_sched_api::messages::{Percentiles, Stats};
 
 /// All statistics, in tables that fit a terminal of the usual width.
@@ -34,7 +34,7 @@ fn gpus(stats: &Stats, screen: Screen) -> String {
             gpu.waiting.to_string(),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
 fn work(stats: &Stats, screen: Screen) -> String {
@@ -66,7 +66,7 @@ fn work(stats: &Stats, screen: Screen) -> String {
             count(vm.refused),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
 fn calls(stats: &Stats, screen: Screen) -> String {
@@ -86,7 +86,7 @@ fn calls(stats: &Stats, screen: Screen) -> String {
         let percentiles = [&vm.wait, &vm.service, &vm.total].into_iter().flat_map(three);
         table.add_row([vm.vm.to_string()].into_iter().chain(percentiles));
     }
-    written(&table)
+    table.written()
 }
 
 fn turns(stats: &Stats, screen: Screen) -> String {
@@ -110,7 +110,7 @@ fn turns(stats: &Stats, screen: Screen) -> String {
         row.push(count(vm.stops));
         table.add_row(row);
     }
-    written(&table)
+    table.written()
 }
 
 fn three(percentiles: &Percentiles) -> [String; 3] {

@@ -1,5 +1,5 @@
 //! GPUs, pools and VMs as they are.
-use super::{Screen, bytes, count, duration, moment, printable, written};
+use super::{Screen, bytes, count, duration, moment, printable};
 use vgpu_pool_map::VmRange;
 use vgpu_sched_api::messages::{
     GpuState, GpuStatus, Policy, PoolStatus, Rung, SessionStatus, Sharing, Status, VmStatus,
@@ -77,26 +77,17 @@ fn gpu_table(gpus: &[GpuStatus], screen: Screen) -> String {
     ];
     let mut table = screen.table(&columns);
     for gpu in gpus {
-        // One that was never seen has nothing else to tell it by.
-        let model = if gpu.model.is_empty() {
-            &gpu.uuid
-        } else {
-            &gpu.model
-        };
         table.add_row([
             index(gpu),
-            model.clone(),
+            model(gpu).to_owned(),
             memory(gpu),
             pci(gpu),
             state(gpu),
-            match gpu.pools.as_slice() {
-                [] => "-".to_owned(),
-                pools => pools.join(", "),
-            },
+            pools(gpu),
             gpu.sessions.to_string(),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
 /// With the names that GPUs have besides their index.
@@ -112,10 +103,26 @@ fn gpu_names(gpus: &[GpuStatus], screen: Screen) -> String {
             state(gpu),
         ]);
     }
-    written(&table)
+    table.written()
 }
 
-fn index(gpu: &GpuStatus) -> String {
+/// One that was never seen has nothing else to tell it by than its UUID.
+pub fn model(gpu: &GpuStatus) -> &str {
+    match gpu.model.as_str() {
+        "" => &gpu.uuid,
+        model => model,
+    }
+}
+
+/// The pools that a GPU serves.
+pub fn pools(gpu: &GpuStatus) -> String {
+    match gpu.pools.as_slice() {
+        [] => "-".to_owned(),
+        pools => pools.join(", "),
+    }
+}
+
+pub fn index(gpu: &GpuStatus) -> String {
     gpu.index.map_or("-".to_owned(), |index| index.to_string())
 }
 
@@ -137,7 +144,7 @@ fn pci(gpu: &GpuStatus) -> String {
     }
 }
 
-fn state(gpu: &GpuStatus) -> String {
+pub fn state(gpu: &GpuStatus) -> String {
     let state = match gpu.state {
         GpuState::Ready => "ready",
         GpuState::Unassigned => "unassigned",
@@ -181,10 +188,7 @@ fn vms_text(vms: &[VmStatus], others: &str, screen: Screen) -> String {
             vm.vm.to_string(),
             vm.priority.to_string(),
             vm.weight.to_string(),
-            match vm.queue_depth {
-                Some(depth) => format!("{}/{depth}", vm.queued),
-                None => vm.queued.to_string(),
-            },
+            queue(vm),
             count(vm.calls),
             count(vm.turns),
             // An estimate is marked.
@@ -209,7 +213,7 @@ fn vms_text(vms: &[VmStatus], others: &str, screen: Screen) -> String {
             "never started".to_owned(),
         ]);
     }
-    let mut text = written(&table);
+    let mut text = table.written();
     for vm in vms {
         if let Some(quarantine) = &vm.quarantine {
             let until = match quarantine.until_s {
@@ -293,6 +297,13 @@ fn others(pool: &PoolStatus) -> String {
 }
 
 fn doing(vm: &VmStatus) -> String {
+    let mut lines = about(vm);
+    lines.extend(programs(vm));
+    lines.join("\n")
+}
+
+/// What there is to say of a VM besides its programs.
+pub fn about(vm: &VmStatus) -> Vec<String> {
     let mut lines = Vec::new();
     if vm.quarantine.is_some() {
         lines.push("quarantined".to_owned());
@@ -307,8 +318,13 @@ fn doing(vm: &VmStatus) -> String {
         0 => {}
         memory => lines.push(format!("{} of memory", bytes(memory))),
     }
+    lines
+}
+
+/// What a VM's programs are doing.
+pub fn programs(vm: &VmStatus) -> Vec<String> {
     if vm.sessions.is_empty() {
-        lines.push(if vm.connected { "nothing" } else { "no backend" }.to_owned());
+        return vec![if vm.connected { "nothing" } else { "no backend" }.to_owned()];
     }
     let one = |session: &SessionStatus| {
         let program = session.program.rsplit('/').next().unwrap_or_default();
@@ -320,11 +336,19 @@ fn doing(vm: &VmStatus) -> String {
         };
         format!("{program}: {}", printable(state))
     };
-    lines.extend(vm.sessions.iter().take(SESSIONS_MAX).map(one));
+    let mut lines: Vec<String> = vm.sessions.iter().take(SESSIONS_MAX).map(one).collect();
     if vm.sessions.len() > SESSIONS_MAX {
         lines.push(format!("and {} more", vm.sessions.len() - SESSIONS_MAX));
     }
-    lines.join("\n")
+    lines
+}
+
+/// The calls that were taken from a VM and are not done, and the limit if there is one.
+pub fn queue(vm: &VmStatus) -> String {
+    match vm.queue_depth {
+        Some(depth) => format!("{}/{depth}", vm.queued),
+        None => vm.queued.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -565,6 +565,8 @@ fn a_signal_ends_the_backend_in_order() {
         assert!(!backend.socket().exists());
         // Not when somebody gets round to it, but before the backend is gone.
         assert!(pidfds.iter().all(has_ended));
+        // What it said is read beside it.
+        backend.wait_log("vm 7: ended");
         let log: Vec<String> = backend
             .log()
             .into_iter()

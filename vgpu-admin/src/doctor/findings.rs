@@ -1,0 +1,1208 @@
+//! What is to be said of what was seen.
+use super::facts::{Compute, Facts, Gpu, Kvm, Node, Place, Qemu, Uvm};
+use super::{Finding, Level};
+use crate::services::{Limits, Service, User};
+use std::collections::BTreeMap;
+use std::path::Path;
+use vgpu_client::failure::Failure;
+use vgpu_sched_api::messages::{Sharing, Status};
+
+/// The first driver that will do, by its first number.
+const DRIVER_MIN: u32 = 570;
+/// The first one for guests' programs of CUDA 13.
+const DRIVER_CUDA_13: u32 = 580;
+/// That with which everything was proved, by its first two numbers: docs/architecture.md.
+const DRIVER_PROVED: [u32; 2] = [580, 159];
+/// The device that VMs get, as QEMU calls it, and the first QEMU that lets a user create it.
+const DEVICE: &str = "vhost-user-test-device-pci";
+const QEMU_MIN: &str = "11.1";
+/// Descriptors that an executor may have.
+const FILES_MIN: u64 = 4096;
+/// Bytes of stack that executors are started with, so that less is in the way of what guests register.
+const STACK_MIN: u64 = 6 << 40;
+/// What each version of Landlock brought that the jail of an executor uses, and the kernel that brought it.
+const LANDLOCK: [(u32, &str, &str); 4] = [
+    (1, "files", "5.13"),
+    (4, "TCP", "6.7"),
+    (5, "ioctl on devices", "6.10"),
+    (6, "signals and abstract sockets", "6.12"),
+];
+/// Free bytes of the state folder: below the first nothing may be kept any longer, below the second it is time to look.
+const STATE_MIN: u64 = 16 << 20;
+const STATE_LOW: u64 = 256 << 20;
+/// Permissions of all other users.
+const OTHERS_READ_OR_WRITE: u32 = 0o006;
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+fn ok(check: &'static str, found: impl Into<String>) -> Finding {
+    Finding {
+        check,
+        level: Level::Ok,
+        found: found.into(),
+        advice: None,
+    }
+}
+
+fn finding(
+    check: &'static str,
+    level: Level,
+    found: impl Into<String>,
+    advice: impl Into<String>,
+) -> Finding {
+    Finding {
+        check,
+        level,
+        found: found.into(),
+        advice: Some(advice.into()),
+    }
+}
+
+/// Everything there is to say, the hardware first.
+pub fn examine(facts: &Facts) -> Vec<Finding> {
+    let status = facts.vgpud.as_ref().ok();
+    let mut all = vec![
+        driver(facts.driver.as_deref()),
+        nodes(facts.driver.is_some(), &facts.nodes),
+        uvm(facts.driver.is_some(), facts.uvm),
+    ];
+    match &facts.gpus {
+        Ok(gpus) if gpus.is_empty() => all.push(finding(
+            "GPUs",
+            Level::Wrong,
+            "the driver finds none",
+            "`lspci -d 10de:` shows what is plugged in, `dmesg` what the driver has against it",
+        )),
+        Ok(gpus) => all.extend([persistence(gpus), mig(gpus), compute(gpus)]),
+        Err(why) => all.push(finding(
+            "GPUs",
+            Level::Unseen,
+            why,
+            "persistence, MIG and compute mode are NVML's to tell: --libnvidia-ml names its library",
+        )),
+    }
+    all.extend([
+        memfd(&facts.memfd),
+        landlock(&facts.landlock),
+        seccomp(facts.seccomp),
+        limits(facts.limits, &facts.backends),
+        locked_memory(facts.limits),
+        kvm(&facts.kvm),
+        qemu(&facts.qemu),
+        vgpud(&facts.vgpud),
+        state(&facts.state.0, &facts.state.1),
+        pool_map(&facts.pool_map, facts.scheduler.as_ref()),
+        users(&facts.backends, facts.scheduler.as_ref(), status),
+    ]);
+    all
+}
+
+/// The first two numbers of a version such as "580.159.04".
+fn version(text: &str) -> Option<[u32; 2]> {
+    let mut numbers = text.split('.').map(|number| number.parse().ok());
+    Some([numbers.next()??, numbers.next()??])
+}
+
+fn driver(loaded: Option<&str>) -> Finding {
+    const CHECK: &str = "NVIDIA driver";
+    let [first, second] = DRIVER_PROVED;
+    let install =
+        format!("install NVIDIA's driver, {first}.{second} or a later {first}, and `modprobe nvidia`");
+    let Some(text) = loaded else {
+        return finding(CHECK, Level::Wrong, "not loaded", install);
+    };
+    match version(text) {
+        None => finding(
+            CHECK,
+            Level::Unseen,
+            format!("\"{text}\" is no version"),
+            format!("expected one such as {first}.{second}.04"),
+        ),
+        Some(found) if found == DRIVER_PROVED => ok(CHECK, format!("{text}, with which this was proved")),
+        Some([old, _]) if old < DRIVER_MIN => finding(
+            CHECK,
+            Level::Wrong,
+            format!("{text} is too old: {DRIVER_MIN} or newer is needed"),
+            install,
+        ),
+        Some([old, _]) if old < DRIVER_CUDA_13 => finding(
+            CHECK,
+            Level::Warning,
+            format!("{text}: guests' programs of CUDA 13 need {DRIVER_CUDA_13}"),
+            install,
+        ),
+        Some(_) => finding(
+            CHECK,
+            Level::Warning,
+            format!("{text}: this was proved with {first}.{second} alone"),
+            "run a program in a VM; then `vgpu-admin probe` shows what holds on this driver",
+        ),
+    }
+}
+
+fn nodes(driver: bool, nodes: &[Node]) -> Finding {
+    const CHECK: &str = "device nodes";
+    if !driver && nodes.is_empty() {
+        return finding(CHECK, Level::Unseen, "there is no driver", "load it first");
+    }
+    let is_gpu = |node: &&Node| {
+        let number = node.name.strip_prefix("nvidia").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let has = |name: &str| nodes.iter().any(|node| node.name == name);
+    let gpus: Vec<&Node> = nodes.iter().filter(is_gpu).collect();
+    let mut missing: Vec<&str> = ["nvidiactl", "nvidia-uvm"]
+        .into_iter()
+        .filter(|name| !has(name))
+        .collect();
+    if gpus.is_empty() {
+        missing.push("nvidia0");
+    }
+    if !missing.is_empty() {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!("there is no /dev/{}", missing.join(", no /dev/")),
+            "they must be there before the first session: `nvidia-modprobe -u -c=0` at boot makes them",
+        );
+    }
+    let used = nodes
+        .iter()
+        .filter(|node| is_gpu(node) || ["nvidiactl", "nvidia-uvm"].contains(&node.name.as_str()));
+    let open: Vec<&str> = used
+        .filter(|node| node.mode & OTHERS_READ_OR_WRITE != 0)
+        .map(|node| node.name.as_str())
+        .collect();
+    if !open.is_empty() {
+        return finding(
+            CHECK,
+            Level::Warning,
+            format!("every user may open /dev/{}", open.join(", /dev/")),
+            "whoever may can stop the work of VMs: give them to a group of the services' users, mode 0660, as with \
+             NVreg_DeviceFileMode and NVreg_DeviceFileGID for the module nvidia",
+        );
+    }
+    ok(
+        CHECK,
+        match gpus.len() {
+            1 => "there, of 1 GPU, and not for every user".to_owned(),
+            many => format!("there, of {many} GPUs, and not for every user"),
+        },
+    )
+}
+
+fn uvm(driver: bool, uvm: Uvm) -> Finding {
+    const CHECK: &str = "nvidia-uvm";
+    const OPTION: &str = "`options nvidia-uvm uvm_disable_hmm=1` in a file of /etc/modprobe.d/ (Debian's own package calls it \
+        nvidia-current-uvm), then load the module again";
+    match uvm {
+        Uvm::Missing if !driver => finding(CHECK, Level::Unseen, "there is no driver", "load it first"),
+        Uvm::Missing => finding(
+            CHECK,
+            Level::Wrong,
+            "not loaded",
+            "`modprobe nvidia-uvm`, at each boot",
+        ),
+        Uvm::Loaded {
+            hmm_disabled: Some(true),
+        } => ok(CHECK, "loaded, without HMM"),
+        Uvm::Loaded {
+            hmm_disabled: Some(false),
+        } => finding(
+            CHECK,
+            Level::Wrong,
+            "loaded with HMM: a guest's kernel could reach all memory of its vgpu-exec, which refuses such a GPU",
+            OPTION,
+        ),
+        Uvm::Loaded { hmm_disabled: None } => finding(
+            CHECK,
+            Level::Unseen,
+            "loaded; whether with HMM it does not say",
+            OPTION,
+        ),
+    }
+}
+
+/// "GPU 1", "GPUs 0, 2".
+fn named<'a>(gpus: impl Iterator<Item = &'a Gpu>) -> Option<String> {
+    let indices: Vec<String> = gpus.map(|gpu| gpu.index.to_string()).collect();
+    match indices.as_slice() {
+        [] => None,
+        [one] => Some(format!("GPU {one}")),
+        many => Some(format!("GPUs {}", many.join(", "))),
+    }
+}
+
+fn untold(check: &'static str, gpus: String) -> Finding {
+    finding(
+        check,
+        Level::Unseen,
+        format!("NVML does not tell of {gpus}"),
+        "`nvidia-smi -q` may",
+    )
+}
+
+fn persistence(gpus: &[Gpu]) -> Finding {
+    const CHECK: &str = "persistence";
+    if let Some(off) = named(gpus.iter().filter(|gpu| gpu.persistent == Some(false))) {
+        return finding(
+            CHECK,
+            Level::Warning,
+            format!("off on {off}: the first program after a pause waits until the GPU is set up"),
+            "run nvidia-persistenced, or `nvidia-smi -pm 1`",
+        );
+    }
+    match named(gpus.iter().filter(|gpu| gpu.persistent.is_none())) {
+        Some(unknown) => untold(CHECK, unknown),
+        None => ok(CHECK, "on"),
+    }
+}
+
+fn mig(gpus: &[Gpu]) -> Finding {
+    const CHECK: &str = "MIG";
+    let with = |is: fn(&super::facts::Mig) -> bool| {
+        named(gpus.iter().filter(|gpu| gpu.mig.as_ref().is_some_and(is)))
+    };
+    if let Some(changing) = with(|mig| mig.on != mig.will_be_on) {
+        return finding(
+            CHECK,
+            Level::Warning,
+            format!("the mode of {changing} changes with its next reset"),
+            "`nvidia-smi --gpu-reset` while nobody uses it, or start the host again; then `vgpu-admin scan-gpus`",
+        );
+    }
+    if let Some(empty) = with(|mig| mig.on && mig.instances == 0) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!("on without instances on {empty}: it can serve no pool"),
+            "make instances (`nvidia-smi mig -cgi ... -C`), or turn it off (`nvidia-smi -mig 0`)",
+        );
+    }
+    match with(|mig| mig.on) {
+        Some(on) => finding(
+            CHECK,
+            Level::Warning,
+            format!("on, with instances, on {on}: never tried with a real one"),
+            "each instance serves pools like a GPU; of a pool each VM gets one",
+        ),
+        None => ok(CHECK, "off"),
+    }
+}
+
+fn compute(gpus: &[Gpu]) -> Finding {
+    const CHECK: &str = "compute mode";
+    const ADVICE: &str = "`nvidia-smi -c DEFAULT`";
+    if let Some(closed) = named(gpus.iter().filter(|gpu| gpu.compute == Some(Compute::Nobody))) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!("{closed}: prohibited to everybody"),
+            ADVICE,
+        );
+    }
+    if let Some(exclusive) = named(gpus.iter().filter(|gpu| gpu.compute == Some(Compute::Exclusive))) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!("{exclusive}: for one process at a time, and each program in a VM has one of its own"),
+            ADVICE,
+        );
+    }
+    match named(gpus.iter().filter(|gpu| gpu.compute.is_none())) {
+        Some(unknown) => untold(CHECK, unknown),
+        None => ok(CHECK, "for any number of processes"),
+    }
+}
+
+fn memfd(made: &Result<(), String>) -> Finding {
+    const CHECK: &str = "memfd";
+    match made {
+        Ok(()) => ok(CHECK, "can be made and sealed"),
+        Err(why) => finding(
+            CHECK,
+            Level::Wrong,
+            format!("cannot be made and sealed: {why}"),
+            "VMs' memory and what the services share lie in such: `sysctl vm.memfd_noexec` is to be 0 or 1",
+        ),
+    }
+}
+
+fn landlock(version: &Result<u32, String>) -> Finding {
+    const CHECK: &str = "Landlock";
+    let missing = |has: u32| LANDLOCK.iter().filter(move |(from, ..)| *from > has);
+    match version {
+        Err(why) => finding(
+            CHECK,
+            Level::Warning,
+            format!("not there ({why}): an executor's files are guarded by their owners and modes alone"),
+            "use Linux 5.13 or newer with landlock in the list of `lsm=`; /sys/kernel/security/lsm shows it",
+        ),
+        Ok(has) => match missing(*has).next_back() {
+            None => ok(CHECK, format!("version {has}")),
+            Some((.., kernel)) => {
+                let what: Vec<&str> = missing(*has).map(|(_, what, _)| *what).collect();
+                finding(
+                    CHECK,
+                    Level::Warning,
+                    format!(
+                        "version {has}: the jail of executors is without {}",
+                        what.join(", ")
+                    ),
+                    format!("Linux {kernel} has all of it"),
+                )
+            }
+        },
+    }
+}
+
+fn seccomp(there: bool) -> Finding {
+    match there {
+        true => ok("seccomp", "there"),
+        false => finding(
+            "seccomp",
+            Level::Wrong,
+            "not there: no executor starts without its filter of system calls",
+            "use a kernel with CONFIG_SECCOMP_FILTER",
+        ),
+    }
+}
+
+/// Of those of backends that run, whoever asks; of this user's if none does.
+fn limits(own: Option<Limits>, backends: &[Service]) -> Finding {
+    const CHECK: &str = "limits";
+    let of_backends: Vec<(String, Limits)> = backends
+        .iter()
+        .filter_map(|backend| Some((name(backend), backend.limits?)))
+        .collect();
+    let all = match (of_backends.is_empty(), own) {
+        (false, _) => of_backends,
+        (true, Some(own)) => vec![("this user".to_owned(), own)],
+        (true, None) => {
+            return finding(
+                CHECK,
+                Level::Unseen,
+                "/proc/self/limits cannot be read",
+                "is /proc mounted?",
+            );
+        }
+    };
+    let who = |lacks: fn(&Limits) -> bool| {
+        let lacking: Vec<&str> = all
+            .iter()
+            .filter(|(_, limits)| lacks(limits))
+            .map(|(who, _)| who.as_str())
+            .collect();
+        (!lacking.is_empty()).then(|| lacking.join(", "))
+    };
+    if let Some(who) = who(|limits| limits.addresses.is_some()) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!("of the address space of {who}: each executor reserves all of it, which takes no memory"),
+            "LimitAS=infinity in the unit of the service, or `ulimit -v unlimited`",
+        );
+    }
+    if let Some(who) = who(|limits| limits.files.is_some_and(|files| files < FILES_MIN)) {
+        return finding(
+            CHECK,
+            Level::Warning,
+            format!("fewer than {FILES_MIN} open files for {who}"),
+            "LimitNOFILE=524288 in the unit of the service, or `ulimit -Hn`",
+        );
+    }
+    if let Some(who) = who(|limits| limits.stack.is_some_and(|stack| stack < STACK_MIN)) {
+        return finding(
+            CHECK,
+            Level::Warning,
+            format!("of the stack of {who}: some memory of guests' programs cannot be registered"),
+            "LimitSTACK=infinity in the unit of the service, or `ulimit -Hs unlimited`",
+        );
+    }
+    let whose = match all.as_slice() {
+        [(one, _)] => one.clone(),
+        many => format!("{} backends", many.len()),
+    };
+    ok(
+        CHECK,
+        format!("high enough for {whose}: open files, stack, address space"),
+    )
+}
+
+fn locked_memory(own: Option<Limits>) -> Finding {
+    const CHECK: &str = "locked memory";
+    let limit = match own {
+        None => {
+            return finding(
+                CHECK,
+                Level::Unseen,
+                "/proc/self/limits cannot be read",
+                "is /proc mounted?",
+            );
+        }
+        Some(Limits { locked: None, .. }) => "no limit".to_owned(),
+        Some(Limits {
+            locked: Some(bytes), ..
+        }) => format!("limit of {} KiB", bytes >> 10),
+    };
+    ok(
+        CHECK,
+        format!("{limit}; what VMs pin for the GPU counts against none"),
+    )
+}
+
+fn kvm(kvm: &Kvm) -> Finding {
+    const CHECK: &str = "/dev/kvm";
+    match kvm {
+        Kvm::Missing => finding(
+            CHECK,
+            Level::Warning,
+            "not there: VMs run in emulation, far slower",
+            "turn virtualisation on in the firmware, then `modprobe kvm_intel` or `kvm_amd`",
+        ),
+        Kvm::Usable { mode, gid } => ok(
+            CHECK,
+            format!("this user may use it; mode {mode:04o}, group {gid}"),
+        ),
+        Kvm::Refused { why, mode, gid } => finding(
+            CHECK,
+            Level::Warning,
+            format!("this user may not use it: {why}; mode {mode:04o}, group {gid}"),
+            format!("whoever runs QEMU must be in group {gid}"),
+        ),
+    }
+}
+
+fn qemu(qemu: &Qemu) -> Finding {
+    const CHECK: &str = "QEMU";
+    let program = qemu.program.display();
+    let get =
+        format!("QEMU {QEMU_MIN} or newer is needed (Debian: trixie-backports); --qemu names another one");
+    match &qemu.told {
+        Err(why) => finding(CHECK, Level::Unseen, format!("{program}: {why}"), get),
+        Ok((version, devices)) if devices.contains(&format!("\"{DEVICE}\"")) => {
+            ok(CHECK, format!("{program} has {DEVICE}: {version}"))
+        }
+        Ok((version, _)) => finding(
+            CHECK,
+            Level::Wrong,
+            format!("{program} lets nobody create {DEVICE}: {version}"),
+            get,
+        ),
+    }
+}
+
+fn vgpud(status: &Result<Status, Failure>) -> Finding {
+    const CHECK: &str = "vgpud";
+    let own = env!("CARGO_PKG_VERSION");
+    match status {
+        Err(failure) => finding(
+            CHECK,
+            Level::Wrong,
+            &failure.message,
+            failure.hint.clone().unwrap_or("look at what it logs".to_owned()),
+        ),
+        Ok(status) if status.version != own => finding(
+            CHECK,
+            Level::Wrong,
+            format!("it is version {}, this tool {own}", status.version),
+            "install both from one build, then start vgpud again: programs go on meanwhile",
+        ),
+        Ok(status) if !status.degraded.is_empty() => finding(
+            CHECK,
+            Level::Warning,
+            format!("degraded: {}", status.degraded.join("; ")),
+            "`vgpu-admin status` shows the GPUs and pools",
+        ),
+        Ok(_) => ok(CHECK, format!("answers, version {own}")),
+    }
+}
+
+fn state(folder: &Path, free: &Result<u64, String>) -> Finding {
+    const CHECK: &str = "state folder";
+    let folder = folder.display();
+    match free {
+        Err(why) => finding(
+            CHECK,
+            Level::Unseen,
+            format!("{folder}: {why}"),
+            "--state-dir names what vgpud was given",
+        ),
+        Ok(free) => {
+            let found = format!("{folder}: {} MiB free", free >> 20);
+            let level = match *free {
+                0..STATE_MIN => Level::Wrong,
+                STATE_MIN..STATE_LOW => Level::Warning,
+                _ => return ok(CHECK, found),
+            };
+            finding(
+                CHECK,
+                level,
+                found,
+                "vgpud keeps quarantines, counts and who changed what there: make room",
+            )
+        }
+    }
+}
+
+/// Whether a user may write there. Root may write anywhere.
+fn may_write(user: &User, place: &Place) -> bool {
+    let bit = match () {
+        () if user.uid == 0 => return true,
+        () if user.uid == place.uid => 0o200,
+        () if user.gids.contains(&place.gid) => 0o020,
+        () => OTHERS_WRITE,
+    };
+    place.mode & bit != 0
+}
+
+fn pool_map(places: &Result<[Place; 2], String>, scheduler: Option<&Service>) -> Finding {
+    const CHECK: &str = "pool map";
+    let places = match places {
+        Ok(places) => places,
+        Err(why) => {
+            return finding(
+                CHECK,
+                Level::Unseen,
+                why,
+                "--pool-map names it; an empty file is a map, too",
+            );
+        }
+    };
+    // In a sticky folder nobody replaces what is another's.
+    let open = |place: &&Place| place.mode & OTHERS_WRITE != 0 && place.mode & STICKY == 0;
+    if let Some(place) = places.iter().find(open) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!(
+                "every user may write {}, and so map VMs to GPUs",
+                place.path.display()
+            ),
+            format!("`chmod o-w {}`", place.path.display()),
+        );
+    }
+    let [file, _] = places;
+    let found = format!(
+        "{}, mode {:04o}, of user {}",
+        file.path.display(),
+        file.mode,
+        file.uid
+    );
+    let Some(vgpud) = scheduler else {
+        return ok(CHECK, found);
+    };
+    match places.iter().find(|place| !may_write(&vgpud.user, place)) {
+        Some(place) => finding(
+            CHECK,
+            Level::Warning,
+            format!(
+                "vgpud, user {}, may not write {}",
+                vgpud.user.uid,
+                place.path.display()
+            ),
+            "then vgpu-admin changes nothing: give the file and its folder to vgpud's user",
+        ),
+        None => ok(CHECK, format!("{found}; vgpud may write it")),
+    }
+}
+
+/// "VM 3's backend".
+fn name(backend: &Service) -> String {
+    match backend.vm() {
+        Some(vm) => format!("VM {vm}'s backend"),
+        None => format!("the backend with pid {}", backend.pid),
+    }
+}
+
+fn users(backends: &[Service], scheduler: Option<&Service>, status: Option<&Status>) -> Finding {
+    const CHECK: &str = "backends' users";
+    const ADVICE: &str = "run each VM's vgpu-backend as a user of its own, in the group of vgpud's socket";
+    if backends.is_empty() {
+        return ok(CHECK, "no vgpu-backend is seen to run");
+    }
+    let whose = |backends: &[&Service]| {
+        let names: Vec<String> = backends.iter().map(|backend| name(backend)).collect();
+        names.join(", ")
+    };
+    let unjailed: Vec<&Service> = backends
+        .iter()
+        .filter(|backend| backend.arguments.iter().any(|argument| argument == "--no-jail"))
+        .collect();
+    if !unjailed.is_empty() {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!("without a jail: {}", whose(&unjailed)),
+            "start it without --no-jail, which is for finding faults",
+        );
+    }
+    let mut by_user: BTreeMap<u32, Vec<&Service>> = BTreeMap::new();
+    for backend in backends {
+        by_user.entry(backend.user.uid).or_default().push(backend);
+    }
+    if let Some(of_root) = by_user.get(&0) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!("root runs {}", whose(of_root)),
+            ADVICE,
+        );
+    }
+    if let Some(of_vgpud) = scheduler.and_then(|vgpud| by_user.get(&vgpud.user.uid)) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!(
+                "vgpud's user runs {}, and so may change everything",
+                whose(of_vgpud)
+            ),
+            ADVICE,
+        );
+    }
+    let shared = |of_one: &&Vec<&Service>| of_one.len() > 1 && !share_mps(of_one, status);
+    if let Some(of_one) = by_user.values().find(shared) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!("user {} runs {}", of_one[0].user.uid, whose(of_one)),
+            format!("{ADVICE}; only those of one pool with sharing = \"mps\" share one"),
+        );
+    }
+    ok(
+        CHECK,
+        match backends.len() {
+            1 => "1 backend, as a user of its own".to_owned(),
+            many => format!("{many} backends, as users of their own"),
+        },
+    )
+}
+
+/// Whether those backends are of one pool's VMs, which share the GPU through MPS and so must share a user.
+fn share_mps(backends: &[&Service], status: Option<&Status>) -> bool {
+    let pools = status.into_iter().flat_map(|status| &status.pools);
+    let mut of_mps = pools.filter(|pool| pool.sharing == Sharing::Mps);
+    of_mps.any(|pool| {
+        backends.iter().all(|backend| {
+            let mut vms = pool.vms.iter();
+            vms.any(|vm| Some(vm.vm) == backend.vm())
+        })
+    })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::super::facts::Mig;
+    use super::*;
+    use Level::{Ok as Fine, Unseen, Warning, Wrong};
+    use vgpu_client::failure::Kind;
+    use vgpu_client::fixture;
+
+    /// A host on which all is well.
+    fn good() -> Facts {
+        let place = |path: &str, mode| Place {
+            path: path.into(),
+            mode,
+            uid: 990,
+            gid: 990,
+        };
+        Facts {
+            driver: Some("580.159.04".to_owned()),
+            nodes: nodes_with(0o660),
+            uvm: Uvm::Loaded {
+                hmm_disabled: Some(true),
+            },
+            gpus: Ok(vec![gpu(0), gpu(1)]),
+            limits: Some(enough()),
+            memfd: Ok(()),
+            landlock: Ok(7),
+            seccomp: true,
+            kvm: Kvm::Usable {
+                mode: 0o660,
+                gid: 104,
+            },
+            qemu: Qemu {
+                program: "qemu-system-x86_64".into(),
+                told: Ok((
+                    "QEMU emulator version 11.1.3".to_owned(),
+                    "name \"vhost-user-test-device-pci\", bus PCI\n".to_owned(),
+                )),
+            },
+            vgpud: Ok(Status {
+                degraded: Vec::new(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..fixture::host()
+            }),
+            scheduler: Some(service(990, &["vgpud"])),
+            backends: vec![backend(1001, 3), backend(1002, 9)],
+            state: ("/var/lib/vgpu".into(), Ok(1 << 40)),
+            pool_map: Ok([place("/etc/vgpu/pools.toml", 0o644), place("/etc/vgpu", 0o755)]),
+        }
+    }
+
+    fn nodes_with(mode: u32) -> Vec<Node> {
+        let names = [
+            "nvidia-caps-imex",
+            "nvidia-uvm",
+            "nvidia0",
+            "nvidia1",
+            "nvidiactl",
+        ];
+        names
+            .map(|name| Node {
+                name: name.to_owned(),
+                mode,
+            })
+            .to_vec()
+    }
+
+    fn gpu(index: u32) -> Gpu {
+        Gpu {
+            index,
+            persistent: Some(true),
+            mig: Some(Mig {
+                on: false,
+                will_be_on: false,
+                instances: 0,
+            }),
+            compute: Some(Compute::Shared),
+        }
+    }
+
+    fn enough() -> Limits {
+        Limits {
+            files: Some(524_288),
+            locked: Some(8 << 20),
+            ..Limits::default()
+        }
+    }
+
+    fn service(uid: u32, arguments: &[&str]) -> Service {
+        Service {
+            pid: 7,
+            user: User { uid, gids: vec![uid] },
+            arguments: arguments.iter().map(|&one| one.to_owned()).collect(),
+            folder: "/".into(),
+            limits: Some(enough()),
+        }
+    }
+
+    fn backend(uid: u32, vm: u32) -> Service {
+        service(uid, &["vgpu-backend", "--vm-id", &vm.to_string()])
+    }
+
+    /// What is said of a host that differs from a good one in this.
+    #[track_caller]
+    fn said(change: impl FnOnce(&mut Facts), check: &str, level: Level, part: &str) {
+        let mut facts = good();
+        change(&mut facts);
+        let all = examine(&facts);
+        let found = all.iter().find(|finding| finding.check == check).unwrap();
+        assert_eq!(found.level, level, "{found:?}");
+        assert!(found.found.contains(part), "{found:?}");
+        // Whatever is not as it should be comes with what to do, and nothing else does.
+        assert_eq!(found.advice.is_some(), level != Fine, "{found:?}");
+    }
+
+    #[test]
+    fn on_a_good_host_all_is_well() {
+        let all = examine(&good());
+        assert!(all.iter().all(|finding| finding.level == Fine), "{all:#?}");
+        assert!(!super::super::is_wrong(&all));
+        assert_eq!(all.len(), 17);
+    }
+
+    /// On a host without anything each thing is still told of.
+    #[test]
+    fn what_is_not_there_is_told() {
+        let facts = Facts {
+            driver: None,
+            nodes: Vec::new(),
+            uvm: Uvm::Missing,
+            gpus: Err("NVML is not there".to_owned()),
+            limits: None,
+            landlock: Err("Function not implemented".to_owned()),
+            kvm: Kvm::Missing,
+            vgpud: Err(Failure::new(Kind::Unreachable, "vgpud cannot be reached").hint("start it")),
+            scheduler: None,
+            backends: Vec::new(),
+            state: ("/s".into(), Err("No such file or directory".to_owned())),
+            pool_map: Err("/p: No such file or directory".to_owned()),
+            qemu: Qemu {
+                program: "q".into(),
+                told: Err("No such file or directory".to_owned()),
+            },
+            ..good()
+        };
+        let all = examine(&facts);
+        assert!(super::super::is_wrong(&all));
+        let levels: Vec<(&str, Level)> = all
+            .iter()
+            .filter(|finding| finding.level != Fine)
+            .map(|finding| (finding.check, finding.level))
+            .collect();
+        let expected = [
+            ("NVIDIA driver", Wrong),
+            ("device nodes", Unseen),
+            ("nvidia-uvm", Unseen),
+            ("GPUs", Unseen),
+            ("Landlock", Warning),
+            ("limits", Unseen),
+            ("locked memory", Unseen),
+            ("/dev/kvm", Warning),
+            ("QEMU", Unseen),
+            ("vgpud", Wrong),
+            ("state folder", Unseen),
+            ("pool map", Unseen),
+        ];
+        assert_eq!(levels, expected);
+    }
+
+    #[test]
+    fn each_driver_is_judged() {
+        let with = |version: &str, level, part| {
+            said(
+                |facts| facts.driver = Some(version.to_owned()),
+                "NVIDIA driver",
+                level,
+                part,
+            );
+        };
+        with("580.159.04", Fine, "proved");
+        with("580.95.05", Warning, "proved with 580.159 alone");
+        with("595.10", Warning, "proved with 580.159 alone");
+        with("575.57.08", Warning, "CUDA 13");
+        with("535.216.01", Wrong, "too old");
+        with("N/A", Unseen, "no version");
+    }
+
+    /// What is proved is what the documents say.
+    #[test]
+    fn the_documents_name_the_same_versions() {
+        let [first, second] = DRIVER_PROVED;
+        let architecture = include_str!("../../../docs/architecture.md");
+        assert!(architecture.contains(&format!("driver {first}.{second}.")));
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&format!("R{DRIVER_MIN} or newer")));
+        assert!(readme.contains(&format!("proved on {first}.{second};")));
+        assert!(readme.contains(&format!("CUDA 13 need {DRIVER_CUDA_13}")));
+        assert!(readme.contains(&format!("QEMU **{QEMU_MIN} or newer**")));
+        let launching = include_str!("../../../qemu-configs/README.md");
+        assert!(launching.contains(&format!("-device {DEVICE},")));
+        assert!(launching.contains(&format!("QEMU {QEMU_MIN} or newer")));
+    }
+
+    /// What is enough is what the services themselves ask for.
+    #[test]
+    fn the_services_have_the_same_numbers() {
+        let jail = include_str!("../../../cuda-exec/src/jail.rs");
+        assert!(jail.contains(&format!("FILES_MAX: u64 = {FILES_MIN};")));
+        let newest = jail.split("LANDLOCK: ABI = ABI::V").nth(1).unwrap();
+        let newest: u32 = newest.split(';').next().unwrap().parse().unwrap();
+        assert!(LANDLOCK.iter().all(|(version, ..)| *version <= newest));
+        let spawn = include_str!("../../../vhost-backend/src/device/spawn.rs");
+        assert!(spawn.contains("STACK_ROOM: u64 = 6 << 40;") && STACK_MIN == 6 << 40);
+    }
+
+    #[test]
+    fn device_nodes_are_there_and_not_for_everybody() {
+        let without = |name: &'static str| {
+            move |facts: &mut Facts| facts.nodes.retain(|node| !node.name.starts_with(name))
+        };
+        said(without("nvidiactl"), "device nodes", Wrong, "/dev/nvidiactl");
+        said(without("nvidia-uvm"), "device nodes", Wrong, "/dev/nvidia-uvm");
+        let no_gpu = |facts: &mut Facts| {
+            without("nvidia0")(facts);
+            without("nvidia1")(facts);
+        };
+        said(no_gpu, "device nodes", Wrong, "/dev/nvidia0");
+        let open = |facts: &mut Facts| facts.nodes = nodes_with(0o666);
+        said(
+            open,
+            "device nodes",
+            Warning,
+            "every user may open /dev/nvidia-uvm, /dev/nvidia0, /dev/nvidia1, /dev/nvidiactl",
+        );
+        said(|_| {}, "device nodes", Fine, "2 GPUs");
+    }
+
+    #[test]
+    fn uvm_is_to_be_without_hmm() {
+        let with = |hmm_disabled, level, part| {
+            said(
+                |facts| facts.uvm = Uvm::Loaded { hmm_disabled },
+                "nvidia-uvm",
+                level,
+                part,
+            );
+        };
+        with(Some(false), Wrong, "with HMM");
+        with(None, Unseen, "does not say");
+        said(
+            |facts| facts.uvm = Uvm::Missing,
+            "nvidia-uvm",
+            Wrong,
+            "not loaded",
+        );
+    }
+
+    #[test]
+    fn each_mode_of_a_gpu_is_judged() {
+        let with = |change: fn(&mut Gpu), check, level, part| {
+            said(
+                |facts| change(&mut facts.gpus.as_mut().unwrap()[1]),
+                check,
+                level,
+                part,
+            );
+        };
+        with(
+            |gpu| gpu.persistent = Some(false),
+            "persistence",
+            Warning,
+            "off on GPU 1",
+        );
+        with(|gpu| gpu.persistent = None, "persistence", Unseen, "of GPU 1");
+        with(
+            |gpu| gpu.compute = Some(Compute::Exclusive),
+            "compute mode",
+            Wrong,
+            "one process",
+        );
+        with(
+            |gpu| gpu.compute = Some(Compute::Nobody),
+            "compute mode",
+            Wrong,
+            "prohibited",
+        );
+        with(|gpu| gpu.compute = None, "compute mode", Unseen, "of GPU 1");
+        let mig = |on, will_be_on, instances| {
+            move |facts: &mut Facts| {
+                for gpu in facts.gpus.as_mut().unwrap() {
+                    gpu.mig = Some(Mig {
+                        on,
+                        will_be_on,
+                        instances,
+                    });
+                }
+            }
+        };
+        said(mig(true, true, 0), "MIG", Wrong, "GPUs 0, 1");
+        said(mig(true, true, 2), "MIG", Warning, "never tried");
+        said(mig(false, true, 0), "MIG", Warning, "next reset");
+        with(|gpu| gpu.mig = None, "MIG", Fine, "off");
+        said(|facts| facts.gpus = Ok(Vec::new()), "GPUs", Wrong, "none");
+    }
+
+    #[test]
+    fn the_jail_needs_what_the_kernel_has() {
+        said(
+            |facts| facts.landlock = Ok(5),
+            "Landlock",
+            Warning,
+            "without signals",
+        );
+        said(
+            |facts| facts.landlock = Ok(3),
+            "Landlock",
+            Warning,
+            "without TCP, ioctl",
+        );
+        said(|facts| facts.landlock = Ok(6), "Landlock", Fine, "version 6");
+        said(|facts| facts.seccomp = false, "seccomp", Wrong, "not there");
+        said(
+            |facts| facts.memfd = Err("Permission denied".to_owned()),
+            "memfd",
+            Wrong,
+            "Permission",
+        );
+    }
+
+    #[test]
+    fn limits_are_those_of_the_backends() {
+        let with = |limits: Limits, level, part| {
+            said(
+                |facts| facts.backends[1].limits = Some(limits),
+                "limits",
+                level,
+                part,
+            );
+            let alone = |facts: &mut Facts| {
+                facts.backends.clear();
+                facts.limits = Some(limits);
+            };
+            said(
+                alone,
+                "limits",
+                level,
+                if level == Fine { "this user" } else { part },
+            );
+        };
+        let few = Limits {
+            files: Some(1024),
+            ..enough()
+        };
+        with(few, Warning, "fewer than 4096 open files for ");
+        let stack = Limits {
+            stack: Some(8 << 20),
+            ..enough()
+        };
+        with(stack, Warning, "the stack of ");
+        let addresses = Limits {
+            addresses: Some(1 << 40),
+            ..enough()
+        };
+        with(addresses, Wrong, "the address space of ");
+        said(|_| {}, "limits", Fine, "2 backends");
+        said(|facts| facts.limits = Some(few), "limits", Fine, "2 backends");
+        let none = |facts: &mut Facts| facts.limits.as_mut().unwrap().locked = None;
+        said(none, "locked memory", Fine, "no limit");
+        said(|_| {}, "locked memory", Fine, "8192 KiB");
+    }
+
+    #[test]
+    fn what_runs_vms_is_judged() {
+        let refused = Kvm::Refused {
+            why: "Permission denied".to_owned(),
+            mode: 0o660,
+            gid: 104,
+        };
+        said(
+            |facts| facts.kvm = refused,
+            "/dev/kvm",
+            Warning,
+            "mode 0660, group 104",
+        );
+        let old = |facts: &mut Facts| {
+            facts.qemu.told = Ok((
+                "QEMU emulator version 10.0.2".to_owned(),
+                "name \"vhost-user-blk-pci\", bus PCI\n".to_owned(),
+            ));
+        };
+        said(old, "QEMU", Wrong, "version 10.0.2");
+    }
+
+    #[test]
+    fn vgpud_is_to_answer_and_to_be_of_this_version() {
+        let status = |change: fn(&mut Status)| move |facts: &mut Facts| change(facts.vgpud.as_mut().unwrap());
+        said(
+            status(|status| status.version = "9.9.9".to_owned()),
+            "vgpud",
+            Wrong,
+            "it is version 9.9.9",
+        );
+        said(
+            status(|status| status.degraded = vec!["pool A: gone".to_owned()]),
+            "vgpud",
+            Warning,
+            "pool A: gone",
+        );
+        let silent = |facts: &mut Facts| facts.vgpud = Err(Failure::new(Kind::Failed, "nonsense"));
+        said(silent, "vgpud", Wrong, "nonsense");
+    }
+
+    #[test]
+    fn the_state_folder_is_to_have_room() {
+        let with = |free, level| {
+            said(
+                |facts| facts.state.1 = Ok(free),
+                "state folder",
+                level,
+                "/var/lib/vgpu",
+            )
+        };
+        with(STATE_LOW, Fine);
+        with(STATE_LOW - 1, Warning);
+        with(STATE_MIN - 1, Wrong);
+    }
+
+    #[test]
+    fn the_pool_map_is_vgpuds_and_nobody_elses() {
+        let mode =
+            |at: usize, mode| move |facts: &mut Facts| facts.pool_map.as_mut().unwrap()[at].mode = mode;
+        said(
+            mode(0, 0o666),
+            "pool map",
+            Wrong,
+            "every user may write /etc/vgpu/pools.toml",
+        );
+        said(
+            mode(1, 0o777),
+            "pool map",
+            Wrong,
+            "every user may write /etc/vgpu,",
+        );
+        said(mode(1, 0o1777), "pool map", Fine, "vgpud may write it");
+        said(
+            mode(0, 0o444),
+            "pool map",
+            Warning,
+            "user 990, may not write /etc/vgpu/pools.toml",
+        );
+        let of_another = |facts: &mut Facts| {
+            for place in facts.pool_map.as_mut().unwrap() {
+                place.uid = 0;
+            }
+        };
+        said(of_another, "pool map", Warning, "may not write");
+        let of_its_group = |facts: &mut Facts| {
+            for place in facts.pool_map.as_mut().unwrap() {
+                (place.uid, place.mode) = (0, 0o775);
+            }
+        };
+        said(of_its_group, "pool map", Fine, "vgpud may write it");
+        said(
+            |facts| facts.scheduler = None,
+            "pool map",
+            Fine,
+            "mode 0644, of user 990",
+        );
+        let root = |facts: &mut Facts| {
+            of_another(facts);
+            facts.scheduler.as_mut().unwrap().user.uid = 0;
+        };
+        said(root, "pool map", Fine, "vgpud may write it");
+    }
+
+    #[test]
+    fn each_backend_is_to_have_a_user_of_its_own() {
+        let check = "backends' users";
+        said(
+            |facts| facts.backends[0].user.uid = 0,
+            check,
+            Wrong,
+            "root runs VM 3's backend",
+        );
+        said(
+            |facts| facts.backends[0].user.uid = 990,
+            check,
+            Wrong,
+            "vgpud's user runs VM 3's",
+        );
+        let not_jailed = |facts: &mut Facts| facts.backends[1].arguments.push("--no-jail".to_owned());
+        said(not_jailed, check, Wrong, "without a jail: VM 9's backend");
+        said(|facts| facts.backends.clear(), check, Fine, "no vgpu-backend");
+        let shared = |facts: &mut Facts| facts.backends[1].user.uid = 1001;
+        // The fixture's pool shares through MPS.
+        said(shared, check, Fine, "2 backends");
+        let in_turns = |facts: &mut Facts| {
+            shared(facts);
+            facts.vgpud.as_mut().unwrap().pools[0].sharing = Sharing::Turns;
+        };
+        said(
+            in_turns,
+            check,
+            Wrong,
+            "user 1001 runs VM 3's backend, VM 9's backend",
+        );
+        let unknown = |facts: &mut Facts| {
+            shared(facts);
+            facts.vgpud = Err(Failure::new(Kind::Unreachable, "gone"));
+        };
+        said(unknown, check, Wrong, "user 1001");
+        let other_vm = |facts: &mut Facts| {
+            facts.backends[1] = backend(1001, 99);
+        };
+        said(other_vm, check, Wrong, "VM 99's backend");
+    }
+}
