@@ -66,6 +66,14 @@ systemctl kill --kill-whom main --signal HUP vgpud
 until journalctl --no-pager --unit vgpud --priority err | grep 'pool map stays'; do sleep 1; done
 cp /run/pools.toml /etc/vgpu/pools.toml
 
+# It may read the kernel's log, and no VM's executors see what others share.
+fails sh -c "journalctl --no-pager --unit vgpud | grep kmsg"
+for vm in 3 4; do
+    nsenter --mount --target "$(pid vgpu-backend@$vm)" touch /dev/shm/of-vm$vm
+done
+[ -z "$(ls /dev/shm/of-vm*)" ]
+nsenter --mount --target "$(pid vgpu-backend@3)" ls /dev/shm | grep --line-regexp of-vm3
+
 # One that hangs is replaced, and backends find the new one.
 mkdir /run/systemd/system/vgpud.service.d
 printf '[Service]\nWatchdogSec=10\n' >/run/systemd/system/vgpud.service.d/hang.conf
