@@ -149,14 +149,7 @@ fn main() -> ExitCode {
     if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
         return code;
     }
-    match start(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // In one line, without the backtrace that an error may have: it is for who runs this, not for who wrote it.
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    vgpu_program::ended(start(Arguments::parse()))
 }
 
 fn start(arguments: Arguments) -> Result<()> {

@@ -262,6 +262,13 @@ impl Response {
         );
         serde_json::from_str(&self.body).unwrap()
     }
+
+    /// The cookie that a browser would send from now on.
+    #[track_caller]
+    fn cookie(&self) -> &str {
+        let (_, set) = self.head.split_once("\r\nset-cookie: ").unwrap();
+        set.split(';').next().unwrap()
+    }
 }
 
 /// A stream of server-sent events.
@@ -778,14 +785,7 @@ fn a_browser_logs_in_and_out() {
         &["Origin: http://localhost", "Sec-Fetch-Site: same-origin"],
     );
     assert_eq!(response.json(200)["user"], "anna");
-    let cookie = response
-        .head
-        .split("\r\nset-cookie: ")
-        .nth(1)
-        .unwrap()
-        .split(';')
-        .next()
-        .unwrap();
+    let cookie = response.cookie();
     let cookie = format!("Cookie: {cookie}");
     let asked = request("/api/v1/me").replace("Connection", &format!("{cookie}\r\nConnection"));
     assert_eq!(
@@ -821,14 +821,7 @@ fn a_browser_logs_in_and_out() {
     panel.send(&asked).json(401);
     // And whoever loses his token loses his session.
     let response = log_in(&anna, &[]);
-    let cookie = response
-        .head
-        .split("\r\nset-cookie: ")
-        .nth(1)
-        .unwrap()
-        .split(';')
-        .next()
-        .unwrap();
+    let cookie = response.cookie();
     let asked = request("/api/v1/me").replace("Connection", &format!("Cookie: {cookie}\r\nConnection"));
     panel.send(&asked).json(200);
     std::fs::write(panel.dir.path().join("tokens"), "").unwrap();

@@ -7,7 +7,7 @@ use support::*;
 use vgpu_protocol::area;
 use vgpu_protocol::calls::*;
 use vgpu_protocol::limits::GRAPHS_WEIGHT_MAX;
-use vgpu_protocol::result;
+use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{self, GpuInfo, op};
 use vgpu_protocol::structs::graph::{ChildGraph, kind};
 use vgpu_protocol::virtio::Status;
@@ -17,6 +17,17 @@ use vgpu_sched_api::turn::{State, Word};
 use zerocopy::{FromBytes, IntoBytes};
 
 const N: usize = 1000;
+
+/// Makes executable graph 1 of a graph.
+fn instantiate(exec: &mut Exec, graph: u32) -> Result<(), Code> {
+    let arguments = cuGraphInstantiateWithParams::In {
+        graph,
+        flags: 0,
+        exec: 1,
+    };
+    exec.get::<cuGraphInstantiateWithParams::Call>(arguments, &[])
+        .map(drop)
+}
 
 /// c = a + b of floats through the GPU, from and to pinned memory; `ready` is called when everything is submitted.
 fn add_vectors(exec: &mut Exec, ready: impl FnOnce(&mut Exec)) {
@@ -233,13 +244,7 @@ fn a_capture_becomes_a_graph_that_runs_again_and_again() {
     exec.get::<cuStreamEndCapture::Call>(cuStreamEndCapture::In { stream: 7, graph: 1 }, &[])
         .unwrap();
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 0);
-    let instantiate = cuGraphInstantiateWithParams::In {
-        graph: 1,
-        flags: 0,
-        exec: 1,
-    };
-    exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
-        .unwrap();
+    instantiate(&mut exec, 1).unwrap();
     for _ in 0..5 {
         exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 7 }, &[]);
     }
@@ -248,11 +253,7 @@ fn a_capture_becomes_a_graph_that_runs_again_and_again() {
     exec.call::<cuGraphExecDestroy::Call>(cuGraphExecDestroy::In { exec: 1 }, &[]);
     exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 1 }, &[]);
     assert_eq!(exec.context_error(1), 0);
-    assert_eq!(
-        exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
-            .err(),
-        Some(result::INVALID_HANDLE)
-    );
+    assert_eq!(instantiate(&mut exec, 1), Err(result::INVALID_HANDLE));
 }
 
 /// Work of one thread goes to a stream on which another one begins and ends captures all the time: each kernel runs, or is in
@@ -330,13 +331,7 @@ fn what_a_captured_graph_names_outlives_the_graphs_names() {
     // The module is the guest's no longer, and stays.
     exec.get::<cuModuleUnload::Call>(cuModuleUnload::In { module: 1 }, &[])
         .unwrap();
-    let instantiate = cuGraphInstantiateWithParams::In {
-        graph: 2,
-        flags: 0,
-        exec: 1,
-    };
-    exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
-        .unwrap();
+    instantiate(&mut exec, 2).unwrap();
     exec.call::<cuGraphDestroy::Call>(cuGraphDestroy::In { graph: 2 }, &[]);
     exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 8 }, &[]);
     exec.fence(0, 8, 8, 1);
@@ -417,13 +412,7 @@ fn what_is_captured_into_a_part_is_of_the_whole() {
     // The kernel's module stays with the whole.
     exec.get::<cuModuleUnload::Call>(cuModuleUnload::In { module: 1 }, &[])
         .unwrap();
-    let instantiate = cuGraphInstantiateWithParams::In {
-        graph: 2,
-        flags: 0,
-        exec: 1,
-    };
-    exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
-        .unwrap();
+    instantiate(&mut exec, 2).unwrap();
     exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 7 }, &[]);
     exec.fence(0, 7, 7, 1);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 256);
@@ -482,13 +471,7 @@ fn graphs_are_weighed_with_the_graphs_in_them() {
         Err(result::OUT_OF_MEMORY)
     );
     assert_eq!(again(&mut exec), Err(result::OUT_OF_MEMORY));
-    let instantiate = cuGraphInstantiateWithParams::In {
-        graph: 3,
-        flags: 0,
-        exec: 1,
-    };
-    let made = exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[]);
-    assert_eq!(made.err(), Some(result::OUT_OF_MEMORY));
+    assert_eq!(instantiate(&mut exec, 3), Err(result::OUT_OF_MEMORY));
     // What is destroyed no longer counts.
     let node = add(&mut exec, 4, kind::GRAPH, [2, ChildGraph::CLONE].as_bytes()).unwrap();
     exec.get::<cuGraphDestroyNode::Call>(cuGraphDestroyNode::In { node }, &[])
@@ -560,13 +543,7 @@ fn a_capture_in_global_mode_is_sound_beside_work_that_is_watched() {
         .unwrap();
     exec.fence(0, 9, 9, 1);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), 1200 * 128);
-    let instantiate = cuGraphInstantiateWithParams::In {
-        graph: 1,
-        flags: 0,
-        exec: 1,
-    };
-    exec.get::<cuGraphInstantiateWithParams::Call>(instantiate, &[])
-        .unwrap();
+    instantiate(&mut exec, 1).unwrap();
     exec.call::<cuGraphLaunch::Call>(cuGraphLaunch::In { exec: 1, stream: 8 }, &[]);
     exec.fence(0, 8, 8, 1);
     assert_eq!(exec.memory.u32(PINNED.start).load(SeqCst), (1200 + 1001) * 128);

@@ -79,11 +79,7 @@ fn told_in_the_end(scheduler: &OwnedFd) -> Told {
 fn the_rate_of_calls_holds_over_all_sessions_of_a_vm() {
     const BURST: u64 = 10;
     const CALLS: u64 = 20;
-    let page = SharedPage::new();
-    let mut one = Exec::start();
-    let mut two = Exec::start_beside(&one);
-    make_ready(&mut one, Some((&page, 0)));
-    make_ready(&mut two, Some((&page, 1)));
+    let (page, mut one, mut two) = two_of_a_vm();
     let done = |one: &Exec, two: &Exec| one.page().counts().0 + two.page().counts().0;
     // Each has made a context and loaded a module, which is shown when its ring is dry.
     let before = 4;
@@ -148,11 +144,7 @@ fn driver_heavy_calls_have_a_limit_of_their_own() {
 
 #[test]
 fn the_quota_of_memory_is_exact_and_shared_and_shown() {
-    let page = SharedPage::new();
-    let mut one = Exec::start();
-    let mut two = Exec::start_beside(&one);
-    make_ready(&mut one, Some((&page, 0)));
-    make_ready(&mut two, Some((&page, 1)));
+    let (page, mut one, mut two) = two_of_a_vm();
     let (real_free, real_total) = memory_info(&mut one);
     let modules = page.get().used(0);
     assert_eq!(real_total - real_free, modules, "a module's variables count");

@@ -180,12 +180,8 @@ fn virtual_memory_counts_while_there_is_a_handle_or_a_mapping() {
 
 #[test]
 fn exported_memory_counts_in_each_process_as_long_as_it_has_it() {
-    let page = SharedPage::new();
+    let (page, mut one, mut two) = two_of_a_vm();
     let mut table = Table::default();
-    let mut one = Exec::start();
-    let mut two = Exec::start_beside(&one);
-    make_ready(&mut one, Some((&page, 0)));
-    make_ready(&mut two, Some((&page, 1)));
     let before = page.get().used(0);
     let used = || page.get().used(0) - before;
     page.get().set_quota(Some(before + 6 * GRANULE));
@@ -225,12 +221,8 @@ fn exported_memory_counts_in_each_process_as_long_as_it_has_it() {
 
 #[test]
 fn a_pool_that_was_imported_counts_for_what_of_it_was() {
-    let page = SharedPage::new();
+    let (page, mut one, mut two) = two_of_a_vm();
     let mut table = Table::default();
-    let mut one = Exec::start();
-    let mut two = Exec::start_beside(&one);
-    make_ready(&mut one, Some((&page, 0)));
-    make_ready(&mut two, Some((&page, 1)));
     let before = page.get().used(0);
     let used = || page.get().used(0) - before;
     pool_as(&mut one, HANDLE_TYPE_FILE);

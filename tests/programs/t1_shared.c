@@ -1,23 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // Memory and pools that one process exports as a file descriptor and another one imports.
 #include "passed.h"
-#include "t1_memory.h"
+#include "t1_granule.h"
 
 #define FILE_HANDLE CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 
-static size_t granule;
-static CUmemAllocationProp props;
-static CUmemAccessDesc everything;
-
-static void with_granule(void) {
-    with_kernels();
-    memset(&props, 0, sizeof props);
-    props.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-    props.requestedHandleTypes = FILE_HANDLE;
-    props.location = (CUmemLocation){CU_MEM_LOCATION_TYPE_DEVICE, device};
-    everything = (CUmemAccessDesc){props.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-    NEED(cuMemGetAllocationGranularity(&granule, &props, 0));
-}
+static void with_granule(void) { with_granule_for(FILE_HANDLE); }
 
 static void *as_handle(int descriptor) { return (void *)(uintptr_t)(unsigned)descriptor; }
 

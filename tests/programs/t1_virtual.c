@@ -1,19 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // Virtual memory: reserved addresses, memory that is mapped there, access.
-#include "t1_memory.h"
+#include "t1_granule.h"
 
-static size_t granule;
-static CUmemAllocationProp props;
-static CUmemAccessDesc everything;
-
-static void with_granule(void) {
-    with_kernels();
-    memset(&props, 0, sizeof props);
-    props.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-    props.location = (CUmemLocation){CU_MEM_LOCATION_TYPE_DEVICE, device};
-    everything = (CUmemAccessDesc){props.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-    NEED(cuMemGetAllocationGranularity(&granule, &props, 0));
-}
+static void with_granule(void) { with_granule_for(0); }
 
 static void granularity(void) {
     with_granule();

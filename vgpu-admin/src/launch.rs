@@ -89,11 +89,11 @@ mod tests {
             arguments: ["vgpu-backend", "--vm-id", vm, "--socket-path", path]
                 .map(str::to_owned)
                 .to_vec(),
-            folder: "/work".into(),
+            folder: "/srv".into(),
             ..Service::default()
         };
         let all = || vec![runs("8", "/run/8"), runs("9", "nine")];
-        assert_eq!(backend(None).listening(all()).as_deref(), Some("/work/nine"));
+        assert_eq!(backend(None).listening(all()).as_deref(), Some("/srv/nine"));
         let other = Backend {
             vm_id: 7,
             ..backend(None)

@@ -148,10 +148,10 @@ mod tests {
             arguments: ["vgpud", "--config", "pools.toml", "--state-dir=/s", "--socket"]
                 .map(str::to_owned)
                 .to_vec(),
-            folder: "/work".into(),
+            folder: "/srv".into(),
             ..Service::default()
         };
-        assert_eq!(service.path("--config"), Some("/work/pools.toml".into()));
+        assert_eq!(service.path("--config"), Some("/srv/pools.toml".into()));
         assert_eq!(service.path("--state-dir"), Some("/s".into()));
         assert_eq!(
             (service.option("--socket"), service.option("--state")),

@@ -17,6 +17,21 @@ use vgpu_sched_api::packet;
 /// What is answered.
 type Answers = Arc<Mutex<dyn FnMut(&Request) -> Answer + Send>>;
 
+/// What the fixture's host answers.
+fn fixture(request: &Request) -> Answer {
+    match request {
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(vgpu_client::fixture::host()),
+            next_vm: None,
+        },
+        Request::Stats { .. } => Answer::Stats {
+            stats: Box::new(vgpu_client::fixture::stats()),
+            next_vm: None,
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Something that answers requests on a socket, and tells of each before.
 struct Vgpud {
     dir: TempDir,
@@ -547,17 +562,7 @@ fn the_live_screen_is_left_as_it_was() {
         tv_sec: 60,
         tv_nsec: 0,
     };
-    let vgpud = Vgpud::start(|request| match request {
-        Request::Status { .. } => Answer::Status {
-            status: Box::new(vgpu_client::fixture::host()),
-            next_vm: None,
-        },
-        Request::Stats { .. } => Answer::Stats {
-            stats: Box::new(vgpu_client::fixture::stats()),
-            next_vm: None,
-        },
-        other => panic!("{other:?}"),
-    });
+    let vgpud = Vgpud::start(fixture);
     // Where there is no terminal it says so.
     let output = vgpud.spawn(&["top"]).wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -629,14 +634,6 @@ fn the_live_screen_is_left_as_it_was() {
 #[test]
 fn what_is_shown_is_shown_again() {
     let vgpud = Vgpud::start(|request| match request {
-        Request::Status { .. } => Answer::Status {
-            status: Box::new(vgpu_client::fixture::host()),
-            next_vm: None,
-        },
-        Request::Stats { .. } => Answer::Stats {
-            stats: Box::new(vgpu_client::fixture::stats()),
-            next_vm: None,
-        },
         Request::Turns { from } => Answer::Turns {
             turns: Vec::new(),
             next: *from,
@@ -652,7 +649,7 @@ fn what_is_shown_is_shown_again() {
         Request::Probe => Answer::Probe {
             gpus: vec![GpuRungs::default()],
         },
-        other => panic!("{other:?}"),
+        other => fixture(other),
     });
     let commands = [
         ("status", "pools"),

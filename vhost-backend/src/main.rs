@@ -125,14 +125,7 @@ fn main() -> ExitCode {
     if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
         return code;
     }
-    match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // In one line, without the backtrace that an error may have: it is for who runs this, not for who wrote it.
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    vgpu_program::ended(run(Arguments::parse()))
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {

@@ -79,6 +79,16 @@ pub fn make_ready(exec: &mut Exec, vm: Option<(&SharedPage, u32)>) {
     exec.grant();
 }
 
+/// Two executors of one VM, with its page.
+pub fn two_of_a_vm() -> (SharedPage, Exec, Exec) {
+    let page = SharedPage::new();
+    let mut one = Exec::start();
+    let mut two = Exec::start_beside(&one);
+    make_ready(&mut one, Some((&page, 0)));
+    make_ready(&mut two, Some((&page, 1)));
+    (page, one, two)
+}
+
 /// A kernel that runs until word 64 of the pinned memory is set, as function 3; it counts in the word behind.
 pub fn endless(exec: &mut Exec, stream: u64) {
     exec.memory.u32(PINNED.start + 64).store(0, SeqCst);
