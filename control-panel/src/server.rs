@@ -84,7 +84,7 @@ pub fn tls(certificates: &Path, key: &Path) -> Result<TlsAcceptor> {
     ensure!(!chain.is_empty(), wrong(certificates, "certificates"));
     let file = File::open(key).with_context(|| format!("{}: cannot be read", key.display()))?;
     must_be_private(key, &file)?;
-    let secret = PrivateKeyDer::from_pem_file(key).with_context(|| wrong(key, "a private key"))?;
+    let secret = PrivateKeyDer::from_pem_reader(&file).with_context(|| wrong(key, "a private key"))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

@@ -97,19 +97,9 @@ impl Default for Columns {
 impl Columns {
     /// These for the first GPUs, and for GPUs that there should not be those that are left; `None` if one is none or comes twice.
     fn new(first: &[u32]) -> Option<Self> {
-        let mut columns = Vec::with_capacity(GPUS);
-        let rest = 0..GPUS as u32;
-        for column in first
-            .iter()
-            .copied()
-            .chain(rest.filter(|column| !first.contains(column)))
-        {
-            let column = column as usize;
-            if column >= GPUS || columns.contains(&column) {
-                return None;
-            }
-            columns.push(column);
-        }
+        let mut columns: Vec<usize> = first.iter().map(|&column| column as usize).collect();
+        // So there are as many as it has room for exactly if each is there once.
+        columns.extend((0..GPUS).filter(|&column| !first.contains(&(column as u32))));
         columns.try_into().ok().map(Self)
     }
 

@@ -362,9 +362,9 @@ impl Memory {
         }
     }
 
-    /// The window's base.
-    pub fn window(&self) -> u64 {
-        self.window
+    /// Where the guest left room for the device's memory.
+    pub fn room(&self) -> Range<u64> {
+        self.window + ARENA_LEN..self.window + WINDOW_LEN
     }
 
     /// Whether an address lies in the window; a program's own memory does not.

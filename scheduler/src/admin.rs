@@ -19,15 +19,16 @@ impl Admins {
         }
     }
 
-    /// Whether the process that opened this connection was one's.
-    pub fn include(&self, socket: &OwnedFd) -> Result<bool> {
+    /// The user of the process that opened this connection, if it was one's.
+    pub fn find(&self, socket: &OwnedFd) -> Result<Option<u32>> {
         let peer = sockopt::socket_peercred(socket)?;
         let uid = peer.uid.as_raw();
         if uid == 0 || uid == self.uid {
-            return Ok(true);
+            return Ok(Some(uid));
         }
-        let Some(gid) = self.gid else { return Ok(false) };
-        Ok(peer.gid.as_raw() == gid || peer_groups(socket)?.contains(&gid))
+        let Some(gid) = self.gid else { return Ok(None) };
+        let is_member = peer.gid.as_raw() == gid || peer_groups(socket)?.contains(&gid);
+        Ok(is_member.then_some(uid))
     }
 }
 

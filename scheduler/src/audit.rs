@@ -5,7 +5,6 @@ use crate::history::now_s;
 use crate::paging;
 use crate::requests::Refused;
 use crate::store::Changes;
-use rustix::net::sockopt;
 use std::collections::VecDeque;
 use vgpu_sched_api::messages::{Answer, Change, ChangeRecord, Changed, Refusal, Wanted};
 
@@ -85,12 +84,7 @@ fn bound(record: &mut ChangeRecord) {
 impl Daemon {
     /// Does what an administrator asks for, and keeps that, and how it went.
     pub(crate) fn change(&mut self, client: u64, wanted: Wanted) -> Result<Answer, Refused> {
-        self.must_be_admin(client)?;
-        let uid = self
-            .clients
-            .get(&client)
-            .and_then(|client| sockopt::socket_peercred(&client.socket).ok())
-            .map(|peer| peer.uid.as_raw());
+        let uid = self.must_be_admin(client)?;
         let user = wanted.user.as_deref();
         if let Some(user) = user
             && (user.is_empty() || user.len() > USER_LEN_MAX || user.chars().any(char::is_control))
@@ -112,7 +106,7 @@ impl Daemon {
         let outcome = self.carry_out(&wanted);
         let number = match wanted.dry_run {
             true => None,
-            false => self.keep(uid, &wanted, &outcome),
+            false => self.keep(Some(uid), &wanted, &outcome),
         };
         let done = outcome?;
         Ok(Answer::Changed(Changed {
@@ -128,12 +122,22 @@ impl Daemon {
             Change::Edit { edits } => self.edit(&self.read_map(seen)?, edits, dry_run),
             Change::Undo { number } => self.undo(&self.read_map(seen)?, *number, dry_run),
             Change::Reload {} => self.reload(self.read_map(seen)?, dry_run),
-            Change::Quarantine { .. } | Change::Release { .. } => {
-                if seen.is_some() {
-                    self.read_map(seen)?;
-                }
-                self.change_quarantine(&wanted.change, dry_run)
+            Change::Quarantine { vms, why, seconds } => {
+                self.has_seen(seen)?;
+                Ok(Done::of(self.quarantine_vms(vms, why, *seconds, dry_run)?))
             }
+            Change::Release { vms } => {
+                self.has_seen(seen)?;
+                Ok(Done::of(self.release_vms(vms, dry_run)?))
+            }
+        }
+    }
+
+    /// Whether the pool map is the one that was seen; who names none need not have seen it.
+    fn has_seen(&self, seen: Option<&str>) -> Result<(), Refused> {
+        match seen {
+            Some(_) => self.read_map(seen).map(drop),
+            None => Ok(()),
         }
     }
 

@@ -27,6 +27,16 @@ pub(crate) struct Done {
     pub(crate) diff: String,
 }
 
+impl Done {
+    /// What has nothing to do with the pool map's file.
+    pub(crate) fn of(changes: Vec<String>) -> Self {
+        Self {
+            changes,
+            ..Self::default()
+        }
+    }
+}
+
 impl Daemon {
     /// The text of the pool map's file, which must be of that version if one is given.
     pub(crate) fn read_map(&self, seen: Option<&str>) -> Result<String, Refused> {
@@ -57,10 +67,12 @@ impl Daemon {
         if text != self.map_text {
             done.changes
                 .push("what the pool map's file says now is used".to_owned());
-            done.diff = diff(&self.map_text, &text);
         }
         done.notes = self.what_stays(&map);
         if !dry_run {
+            if text != self.map_text {
+                done.diff = diff(&self.map_text, &text);
+            }
             self.use_map(map, text);
         }
         Ok(done)
@@ -112,14 +124,17 @@ impl Daemon {
     /// Puts another text into the pool map's file and uses it.
     fn put(&mut self, old: &str, new: String, changes: Vec<String>, dry_run: bool) -> Result<Done, Refused> {
         let map = self.parse(&new)?;
-        let done = Done {
+        let mut done = Done {
             notes: self.what_stays(&map),
-            diff: diff(old, &new),
             changes,
+            ..Done::default()
         };
         if !dry_run {
             match replace(&self.config, old, &new) {
-                Ok(true) => self.use_map(map, new),
+                Ok(true) => {
+                    done.diff = diff(old, &new);
+                    self.use_map(map, new);
+                }
                 Ok(false) => {
                     let message = format!(
                         "{}: somebody else has changed it at this moment; try again",

@@ -83,7 +83,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    raise_descriptor_limit();
+    // Each session needs two.
+    vgpu_program::raise_descriptor_limit();
     let socket = arguments.socket.clone();
     let listener = listen(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
     let result = serve(arguments, listener);
@@ -135,16 +136,6 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
     }
     log::info!("ready");
     daemon.run()
-}
-
-/// Each session needs two descriptors, and the usual soft limit is meant for programs that use `select`.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        log::warn!("the limit of open files stays as it is: {error}");
-    }
 }
 
 /// A pipe that becomes readable with those signals.

@@ -1,6 +1,5 @@
 //! Violations of limits, and the VMs that may start no work for a while because of them, or because somebody said so.
 use crate::daemon::Daemon;
-use crate::edit::Done;
 use crate::history::{Happened, now_s};
 use crate::requests::Refused;
 use crate::sessions::of_vm;
@@ -8,7 +7,7 @@ use crate::store::Changes;
 use std::collections::{BTreeMap, VecDeque};
 use vgpu_pool_map::VmRange;
 use vgpu_protocol::result;
-use vgpu_sched_api::messages::{Change, EventKind, EventRecord, QuarantineStatus, Refusal, Rung};
+use vgpu_sched_api::messages::{EventKind, EventRecord, QuarantineStatus, Refusal, Rung};
 use vgpu_sched_core::Session;
 
 /// VMs in one request at most.
@@ -121,20 +120,8 @@ impl Daemon {
         Some(self.now_us() + left * 1_000_000)
     }
 
-    /// Quarantines VMs at somebody's request, or ends that; or says what that would do.
-    pub(crate) fn change_quarantine(&mut self, change: &Change, dry_run: bool) -> Result<Done, Refused> {
-        let changes = match change {
-            Change::Quarantine { vms, why, seconds } => self.quarantine_vms(vms, why, *seconds, dry_run)?,
-            Change::Release { vms } => self.release_vms(vms, dry_run)?,
-            Change::Edit { .. } | Change::Undo { .. } | Change::Reload {} => Vec::new(),
-        };
-        Ok(Done {
-            changes,
-            ..Done::default()
-        })
-    }
-
-    fn quarantine_vms(
+    /// Quarantines VMs at somebody's request, or says what that would do.
+    pub(crate) fn quarantine_vms(
         &mut self,
         vms: &str,
         why: &str,
@@ -180,7 +167,8 @@ impl Daemon {
         Ok(lines)
     }
 
-    fn release_vms(&mut self, vms: &str, dry_run: bool) -> Result<Vec<String>, Refused> {
+    /// Ends that, or says what that would do.
+    pub(crate) fn release_vms(&mut self, vms: &str, dry_run: bool) -> Result<Vec<String>, Refused> {
         let range = range(vms)?;
         let quarantined = self.quarantines.range(range.iter()).map(|(vm, _)| *vm);
         let quarantined: Vec<u32> = quarantined.collect();
@@ -199,17 +187,8 @@ impl Daemon {
 
 /// A line for each VM; those in a row of which the same is said have one together.
 fn lines(vms: impl Iterator<Item = (u32, String)>) -> Vec<String> {
-    let mut rows: Vec<(VmRange, String)> = Vec::new();
-    for (vm, said) in vms {
-        match rows.last_mut() {
-            Some((row, same)) if *same == said && row.last() + 1 == vm => {
-                *row = VmRange::new(row.first(), vm).unwrap_or(*row);
-            }
-            _ => rows.push((vm.into(), said)),
-        }
-    }
     let line = |(row, said): (VmRange, String)| format!("{}: {said}", row.name());
-    rows.into_iter().map(line).collect()
+    vgpu_pool_map::rows(vms).into_iter().map(line).collect()
 }
 
 fn range(vms: &str) -> Result<VmRange, (Refusal, String)> {

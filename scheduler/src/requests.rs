@@ -199,7 +199,8 @@ impl Daemon {
         }
     }
 
-    pub(crate) fn must_be_admin(&self, client: u64) -> Result<(), Refused> {
+    /// The user of a client, who must be an administrator.
+    pub(crate) fn must_be_admin(&self, client: u64) -> Result<u32, Refused> {
         let refused = |message: &str| Err((Refusal::NotAllowed, message.to_owned()));
         let Some(client) = self.clients.get(&client) else {
             return refused("it is gone");
@@ -207,9 +208,9 @@ impl Daemon {
         if client.vm.is_some() {
             return refused("a VM's backend changes nothing");
         }
-        match self.admins.include(&client.socket) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
+        match self.admins.find(&client.socket) {
+            Ok(Some(uid)) => Ok(uid),
+            Ok(None) => {
                 refused("only root, vgpud's own user and members of its --admin-group change anything")
             }
             Err(error) => refused(&format!("it cannot be told who asks: {error:#}")),

@@ -83,17 +83,10 @@ impl FrontEnds {
         let mut state = self.state();
         state.over = true;
         state.connected.values().for_each(|hang_up| (hang_up.0)());
-        while !state.connected.is_empty() || state.ending > 0 {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let left = until.saturating_duration_since(Instant::now());
+        drop(self.changed.wait_timeout_while(state, left, |state| {
+            !state.connected.is_empty() || state.ending > 0
+        }));
     }
 
     /// Waits until those that are gone have nothing any longer, so that who comes after them finds what they had free; no

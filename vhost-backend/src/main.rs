@@ -162,7 +162,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         }),
         _ => anyhow::bail!("one of --socket-path and --fd is required"),
     };
-    shares::raise_descriptor_limit();
+    vgpu_program::raise_descriptor_limit();
     let host = Host::start(
         vm,
         vgpud,

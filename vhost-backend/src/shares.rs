@@ -8,7 +8,7 @@
 //! together have at most [`SHARED_FILES_MAX`] of them, and half of the descriptors that this process may have.
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -74,15 +74,6 @@ impl Default for Shares {
             all: Mutex::default(),
             files_max: SHARED_FILES_MAX.min(usize::try_from(may_have / 2).unwrap_or(usize::MAX)),
         }
-    }
-}
-
-/// Has the system give this process as many descriptors as it may have: the usual soft limit is meant for programs that use `select`.
-pub fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        log::warn!("the limit of open files stays as it is: {error}");
     }
 }
 

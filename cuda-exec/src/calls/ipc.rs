@@ -1,5 +1,5 @@
 //! Memory and events that processes of a VM share by their handles.
-use super::shares::{NOTHING, What, token};
+use super::shares::{NOTHING, What, bytes_of, token};
 use super::{BAD_HANDLE, unknown};
 use crate::cuda::IpcHandle;
 use crate::dispatch::handlers_of;
@@ -8,7 +8,6 @@ use crate::ring::Failure;
 use crate::session::Session;
 use vgpu_protocol::calls::{cuIpcGetEventHandle, cuIpcOpenEventHandle};
 use vgpu_protocol::host::SHARE_LEN;
-use vgpu_protocol::limits::{ARENA_LEN, WINDOW_LEN};
 use vgpu_protocol::result::{self, Code};
 
 /// CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS, without which no memory can be opened.
@@ -16,19 +15,12 @@ const LAZY_ENABLE_PEER_ACCESS: u32 = 1;
 /// Opens another process' memory; its address and length.
 fn open(session: &Session, handle: IpcHandle, flags: u32) -> Result<(u64, u64), Code> {
     let memories = &session.cuda.memories;
-    let (mut pointer, mut base, mut bytes) = (0, 0, 0);
+    let mut pointer = 0;
     // SAFETY: a place that outlives the call.
     unsafe { memories.ipc_open_mem(&mut pointer, handle, flags) }?;
-    // SAFETY: two places that outlive the call.
-    let range = unsafe { memories.address_range(&mut base, &mut bytes, pointer) };
-    let room = session.memory.window() + ARENA_LEN..session.memory.window() + WINDOW_LEN;
-    let end = pointer.checked_add(bytes as u64);
-    if range.is_ok() && base == pointer && pointer >= room.start && end.is_some_and(|end| end <= room.end) {
-        return Ok((pointer, bytes as u64));
-    }
-    log::error!("shared memory at {pointer:#x} is {bytes} bytes at {base:#x}: not where the guest left room");
-    session.survive(memories.ipc_close_mem(pointer));
-    Err(result::OUT_OF_MEMORY)
+    let bytes = bytes_of(session, pointer);
+    let bytes = bytes.inspect_err(|_| session.survive(memories.ipc_close_mem(pointer)))?;
+    Ok((pointer, bytes))
 }
 
 handlers_of! {

@@ -14,7 +14,7 @@
 //! says that it has reserved there: in one that has imported it, for what it has of the allocations that were imported, each of
 //! which is let in like one of its own. So the memory of such an allocation counts as long as any process has it.
 use super::memory::freed;
-use super::shares::{Bytes, Part, Token, What, token};
+use super::shares::{Bytes, Part, Token, What, bytes_of, token};
 use super::{BAD_HANDLE, answered};
 use crate::cuda::{PointerData, Raw};
 use crate::device_memory::{GraphMemory, Owner};
@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::calls::{cuMemAllocFromPoolAsync, cuMemFreeAsync};
 use vgpu_protocol::host::SHARE_LEN;
-use vgpu_protocol::limits::{ACCESSES_MAX, ARENA_LEN, WINDOW_LEN};
+use vgpu_protocol::limits::ACCESSES_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::{Access, HANDLE_TYPE_FILE, Location, PoolProps};
 use zerocopy::FromBytes;
@@ -410,28 +410,17 @@ pub fn exported(export: impl FnOnce(*mut c_void) -> Result<(), Code>) -> Result<
 /// Imports an allocation of another process' pool; libcuda's address of it must lie where the guest left room.
 fn import_pointer(session: &Session, pool: &Pool, handle: Bytes) -> Result<(u64, u64), Code> {
     let memories = &session.cuda.memories;
-    let (mut pointer, mut base, mut bytes) = (0, 0, 0);
+    let mut pointer = 0;
     let mut data = PointerData(handle);
     // SAFETY: two places that outlive the call. What the second holds came from libcuda, in the process that exported the pool.
     unsafe { memories.pool_import_pointer(&mut pointer, pool.raw, &mut data) }?;
-    // SAFETY: two places that outlive the call.
-    let range = unsafe { memories.address_range(&mut base, &mut bytes, pointer) };
-    let bytes = bytes as u64;
-    let room = session.memory.window() + ARENA_LEN..session.memory.window() + WINDOW_LEN;
-    let end = pointer.checked_add(bytes);
     if session.memory.view().device().pooled(pointer).is_some() {
         // Who has it already goes on using it.
         return Err(result::INVALID_VALUE);
     }
-    let is_inside = pointer >= room.start && end.is_some_and(|end| end <= room.end);
-    if range.is_ok() && base == pointer && is_inside {
-        return Ok((pointer, bytes));
-    }
-    log::error!(
-        "a pool's memory at {pointer:#x} is {bytes} bytes at {base:#x}: not where the guest left room"
-    );
-    session.survive(session.cuda.mem_free(pointer));
-    Err(result::OUT_OF_MEMORY)
+    let bytes = bytes_of(session, pointer);
+    let bytes = bytes.inspect_err(|_| session.survive(session.cuda.mem_free(pointer)))?;
+    Ok((pointer, bytes))
 }
 
 /// The accesses in a blob, of GPUs of the session.

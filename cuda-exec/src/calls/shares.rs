@@ -1,5 +1,6 @@
 //! The way to the backend's table of what the sessions of a VM share. What libcuda calls a handle, a descriptor among them, never
 //! leaves the host: the backend keeps it, and the guest gets a token for it.
+use crate::session::Session;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -223,6 +224,25 @@ impl Shares {
 fn lost(error: &packet::PacketError) -> Code {
     log::error!("the backend's table of what is shared: {error}");
     result::OPERATING_SYSTEM
+}
+
+/// The bytes of memory that libcuda has just imported to an address, if that lies where the guest left room.
+pub fn bytes_of(session: &Session, pointer: u64) -> Result<u64, Code> {
+    let (mut base, mut bytes) = (0, 0);
+    // SAFETY: two places that outlive the call.
+    let range = unsafe {
+        session
+            .cuda
+            .memories
+            .address_range(&mut base, &mut bytes, pointer)
+    };
+    let (bytes, room) = (bytes as u64, session.memory.room());
+    let end = pointer.checked_add(bytes);
+    if range.is_ok() && base == pointer && pointer >= room.start && end.is_some_and(|end| end <= room.end) {
+        return Ok(bytes);
+    }
+    log::error!("shared memory at {pointer:#x} is {bytes} bytes at {base:#x}: not where the guest left room");
+    Err(result::OUT_OF_MEMORY)
 }
 
 /// The token in a blob.

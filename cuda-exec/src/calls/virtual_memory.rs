@@ -123,7 +123,7 @@ fn props(
 /// Reserves addresses in the window. Left to itself libcuda takes low addresses, so it is told where; what it says of one place
 /// says nothing of another one, since only it knows what it keeps there.
 fn reserve(session: &Session, bytes: u64, alignment: u64, wanted: u64) -> Result<u64, Failure> {
-    let room = session.memory.window() + ARENA_LEN..session.memory.window() + WINDOW_LEN;
+    let room = session.memory.room();
     if bytes == 0 || bytes > room.end - room.start || (alignment != 0 && !alignment.is_power_of_two()) {
         return Err(result::INVALID_VALUE.into());
     }

@@ -7,7 +7,7 @@ mod document;
 use crate::error::MapError;
 use crate::file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
 use crate::limits::{LIMITS, Limit};
-use crate::range::VmRange;
+use crate::range::{VmRange, rows};
 use crate::{Pool, PoolGpus, PoolMap, check_name, uuid};
 use document::Document;
 use toml_edit::Value;
@@ -291,24 +291,18 @@ impl<'a> Step<'a> {
             return;
         };
         // VMs in a row with the same value so far make one line.
-        let mut rows: Vec<(VmRange, String)> = Vec::new();
+        let mut said: Vec<(u32, String)> = Vec::new();
         for vm in vms.iter() {
             let now = now(&self.map, vm);
             if now.says(&wanted) {
                 continue;
             }
             self.document.set_vm(vm, wanted.key, wanted.value.clone());
-            let was = wanted.instead_of(&now, "its pool");
-            match rows.last_mut() {
-                Some((row, value)) if *value == was && row.last() + 1 == vm => {
-                    *row = row.joined(vm.into()).unwrap_or(*row);
-                }
-                _ => rows.push((vm.into(), was)),
-            }
+            said.push((vm, wanted.instead_of(&now, "its pool")));
         }
-        let lines = rows
-            .iter()
-            .map(|(row, was)| format!("{}: {} {}, {was}", list(&[*row]), wanted.key, wanted.text));
+        let lines = rows(said)
+            .into_iter()
+            .map(|(row, was)| format!("{}: {} {}, {was}", row.name(), wanted.key, wanted.text));
         self.changes.extend(lines);
     }
 

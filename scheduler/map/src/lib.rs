@@ -14,7 +14,7 @@ pub use edit::{EditError, Edited, apply};
 pub use error::MapError;
 pub use file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
 pub use limits::{LIMITS, Limit, SECONDS_MAX};
-pub use range::VmRange;
+pub use range::{VmRange, rows};
 
 use file::{File, Own};
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,6 +9,20 @@ pub struct VmRange {
     last: u32,
 }
 
+/// VMs in rising order, each with what is said of it: those in a row of which the same is said are one.
+pub fn rows(vms: impl IntoIterator<Item = (u32, String)>) -> Vec<(VmRange, String)> {
+    let mut rows: Vec<(VmRange, String)> = Vec::new();
+    for (vm, said) in vms {
+        match rows.last_mut() {
+            Some((row, same)) if *same == said && row.last() + 1 == vm => {
+                *row = row.joined(vm.into()).unwrap_or(*row);
+            }
+            _ => rows.push((vm.into(), said)),
+        }
+    }
+    rows
+}
+
 impl VmRange {
     /// From a first to a last one, unless the last is the lower.
     pub fn new(first: u32, last: u32) -> Option<Self> {
