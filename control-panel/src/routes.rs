@@ -22,11 +22,11 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use vgpu_client::client::unexpected;
+use vgpu_client::client::Client;
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_client::statistics::prometheus;
 use vgpu_sched_api::messages::{
-    Answer, Change, ChangeRecord, Changed, EventRecord, GpuStatus, Request as Asked, SCHEMA_VERSION, Wanted,
+    Change, ChangeRecord, Changed, EventRecord, SCHEMA_VERSION, Wanted,
 };
 
 /// Clients that follow what happens, at once.
@@ -103,11 +103,11 @@ fn api() -> [Route; 14] {
         open("/api/v1/logout", post(log_out)),
         open(
             "/api/v1/openapi.json",
-            get(async || text(JSON, openapi::document().to_string())),
+            get(async || text(JSON, openapi::text())),
         ),
         read("/metrics", get(metrics)),
         // Of the panel itself, whatever vgpud does.
-        open("/healthz", get(async || text(TEXT, "ok\n".to_owned()))),
+        open("/healthz", get(async || text(TEXT, "ok\n"))),
     ]
 }
 
@@ -130,7 +130,7 @@ pub fn router(vgpud: Arc<Vgpud>, history: Arc<History>, doors: Doors, names: Nam
         router = router.route(route.path, handler);
     }
     for (path, kind, body) in PAGE {
-        router = router.route(path, get(async move || text(kind, body.to_owned())));
+        router = router.route(path, get(async move || text(kind, body)));
     }
     router
         .fallback(nothing)
@@ -144,14 +144,10 @@ async fn admit(
     State((doors, needed)): State<(Arc<Doors>, Role)>,
     mut request: Request,
     next: Next,
-) -> Response {
-    match doors.admit(request.headers(), needed) {
-        Ok(who) => {
-            request.extensions_mut().insert(who);
-            next.run(request).await
-        }
-        Err(denied) => turned_away(&denied),
-    }
+) -> Result<Response, Denied> {
+    let who = doors.admit(request.headers(), needed)?;
+    request.extensions_mut().insert(who);
+    Ok(next.run(request).await)
 }
 
 /// What failed, as programs are told.
@@ -188,8 +184,8 @@ fn told(told: impl Serialize) -> Response {
     text(JSON, json(&versioned))
 }
 
-fn text(kind: &'static str, body: String) -> Response {
-    ([(header::CONTENT_TYPE, kind)], body).into_response()
+fn text(kind: &'static str, body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, kind)], body.into()).into_response()
 }
 
 /// An answer that says why there is no other.
@@ -197,15 +193,18 @@ pub fn refused(status: StatusCode, failure: &Failure) -> Response {
     (status, text(JSON, json(&Error::new(failure)))).into_response()
 }
 
-fn turned_away((status, failure): &Denied) -> Response {
-    let response = refused(*status, failure);
-    match *status {
-        StatusCode::UNAUTHORIZED => (
-            [(header::WWW_AUTHENTICATE, "Bearer realm=\"vgpu-panel\"")],
-            response,
-        )
-            .into_response(),
-        _ => response,
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        let Self(status, failure) = self;
+        let response = refused(status, &failure);
+        match status {
+            StatusCode::UNAUTHORIZED => (
+                [(header::WWW_AUTHENTICATE, "Bearer realm=\"vgpu-panel\"")],
+                response,
+            )
+                .into_response(),
+            _ => response,
+        }
     }
 }
 
@@ -273,7 +272,7 @@ struct Page {
 fn query<T>(query: Result<Query<T>, QueryRejection>, expected: &str) -> Result<T, Denied> {
     query.map(|Query(query)| query).map_err(|error| {
         let message = format!("the query: expected {expected}: {}", error.body_text());
-        (StatusCode::BAD_REQUEST, Failure::new(Kind::Usage, message))
+        Denied(StatusCode::BAD_REQUEST, Failure::new(Kind::Usage, message))
     })
 }
 
@@ -285,13 +284,15 @@ pub struct Events {
     next: u64,
 }
 
-async fn events(State(panel): State<Panel>, page: Result<Query<Page>, QueryRejection>) -> Response {
-    let Page { from, vm } = match query(page, "from=NUMBER, vm=NUMBER, both or neither") {
-        Ok(page) => page,
-        Err(denied) => return turned_away(&denied),
-    };
+async fn events(
+    State(panel): State<Panel>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let Page { from, vm } = query(page, "from=NUMBER, vm=NUMBER, both or neither")?;
     let events = panel.vgpud.ask(move |vgpud| vgpud.events(from, vm)).await;
-    told_or_failed(events.map(|(events, next)| Events { events, next }))
+    Ok(told_or_failed(
+        events.map(|(events, next)| Events { events, next }),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -309,13 +310,15 @@ pub struct Changes {
     next: u64,
 }
 
-async fn changes(State(panel): State<Panel>, page: Result<Query<From>, QueryRejection>) -> Response {
-    let From { from } = match query(page, "from=NUMBER, or nothing") {
-        Ok(page) => page,
-        Err(denied) => return turned_away(&denied),
-    };
+async fn changes(
+    State(panel): State<Panel>,
+    page: Result<Query<From>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let From { from } = query(page, "from=NUMBER, or nothing")?;
     let changes = panel.vgpud.ask(move |vgpud| vgpud.changes(from)).await;
-    told_or_failed(changes.map(|(changes, next)| Changes { changes, next }))
+    Ok(told_or_failed(
+        changes.map(|(changes, next)| Changes { changes, next }),
+    ))
 }
 
 /// A change that is wanted. Who wants it is known from his token.
@@ -343,15 +346,12 @@ async fn change_something(
     State(panel): State<Panel>,
     Extension(who): Extension<Who>,
     request: Request,
-) -> Response {
+) -> Result<Response, Denied> {
     let Order {
         change,
         dry_run,
         seen,
-    } = match sent(request.into_body()).await {
-        Ok(order) => order,
-        Err(denied) => return turned_away(&denied),
-    };
+    } = sent(request.into_body()).await?;
     let wanted = Wanted {
         change,
         dry_run,
@@ -359,15 +359,9 @@ async fn change_something(
         user: who.name,
     };
     let changed = panel.vgpud.order(move |vgpud| vgpud.change(wanted)).await;
-    told_or_failed(changed.map(|changed| Outcome { dry_run, changed }))
-}
-
-/// The GPUs that there are now, and the UUIDs of those that came and went since the last look.
-#[derive(Serialize, JsonSchema)]
-pub struct Scanned {
-    gpus: Vec<GpuStatus>,
-    appeared: Vec<String>,
-    vanished: Vec<String>,
+    Ok(told_or_failed(
+        changed.map(|changed| Outcome { dry_run, changed }),
+    ))
 }
 
 /// What takes no more than the header says.
@@ -375,23 +369,9 @@ pub struct Scanned {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-async fn scan(State(panel): State<Panel>, request: Request) -> Response {
-    if let Err(denied) = sent::<Nothing>(request.into_body()).await {
-        return turned_away(&denied);
-    }
-    let scanned = panel.vgpud.order(|vgpud| match vgpud.ask(&Asked::Scan)? {
-        Answer::Scanned {
-            gpus,
-            appeared,
-            vanished,
-        } => Ok(Scanned {
-            gpus,
-            appeared,
-            vanished,
-        }),
-        other => Err(unexpected(&other)),
-    });
-    told_or_failed(scanned.await)
+async fn scan(State(panel): State<Panel>, request: Request) -> Result<Response, Denied> {
+    let Nothing {} = sent(request.into_body()).await?;
+    Ok(told_or_failed(panel.vgpud.order(Client::scan).await))
 }
 
 /// Who asks.
@@ -424,15 +404,10 @@ pub struct LogIn {
     token: String,
 }
 
-async fn log_in(State(panel): State<Panel>, request: Request) -> Response {
-    let LogIn { token } = match sent(request.into_body()).await {
-        Ok(log_in) => log_in,
-        Err(denied) => return turned_away(&denied),
-    };
-    match panel.doors.log_in(&token) {
-        Ok((who, cookie)) => with_cookie(cookie, told(panel.me(who))),
-        Err(denied) => turned_away(&denied),
-    }
+async fn log_in(State(panel): State<Panel>, request: Request) -> Result<Response, Denied> {
+    let LogIn { token } = sent(request.into_body()).await?;
+    let (who, cookie) = panel.doors.log_in(&token)?;
+    Ok(with_cookie(cookie, told(panel.me(who))))
 }
 
 async fn log_out(State(panel): State<Panel>, headers: HeaderMap) -> Response {
@@ -445,7 +420,7 @@ fn with_cookie(cookie: Cookie<'static>, response: Response) -> Response {
 
 /// The object that a request brings.
 async fn sent<T: DeserializeOwned>(body: Body) -> Result<T, Denied> {
-    let wrong = |status, message: String| Err((status, Failure::new(Kind::Usage, message)));
+    let wrong = |status, message: String| Err(Denied(status, Failure::new(Kind::Usage, message)));
     let bytes = match tokio::time::timeout(BODY_LIMIT, to_bytes(body, BODY_LEN_MAX)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(_)) => {

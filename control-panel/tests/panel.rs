@@ -15,7 +15,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use vgpu_client::{fixture, statistics};
 use vgpu_sched_api::messages::{
-    Answer, Change, Changed, EventRecord, Refusal, Request, SCHEMA_VERSION, Stats, Status, Wanted,
+    Answer, Change, Changed, EventRecord, Refusal, Request, SCHEMA_VERSION, Scanned, Stats, Status, Wanted,
 };
 use vgpu_sched_api::packet;
 
@@ -199,11 +199,11 @@ fn serve(client: &OwnedFd, host: &Mutex<Host>) {
                 host.wanted.push(wanted);
                 host.answer.clone()
             }
-            Request::Scan => Answer::Scanned {
+            Request::Scan => Answer::Scanned(Scanned {
                 gpus: host.status.gpus.clone(),
                 appeared: vec!["GPU-0".to_owned()],
                 vanished: Vec::new(),
-            },
+            }),
             // It asks for nothing else.
             other => Answer::Refused {
                 why: Refusal::Invalid,

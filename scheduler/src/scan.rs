@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use vgpu_sched_api::messages::{Answer, EventKind, Refusal};
+use vgpu_sched_api::messages::{Answer, EventKind, Refusal, Scanned};
 
 /// This program's first argument when it is to list the GPUs; the second one is NVML's library.
 pub const LIST: &str = "--list-gpus";
@@ -172,11 +172,11 @@ impl Daemon {
                 let present = self.inventory.present();
                 let present: BTreeSet<String> = present.into_iter().map(|gpu| gpu.uuid.clone()).collect();
                 let before = std::mem::replace(&mut self.told_present, present);
-                Answer::Scanned {
+                Answer::Scanned(Scanned {
                     gpus: self.gpu_status(),
                     appeared: self.told_present.difference(&before).cloned().collect(),
                     vanished: before.difference(&self.told_present).cloned().collect(),
-                }
+                })
             }
             Err(message) => Answer::Refused {
                 why: Refusal::Failed,

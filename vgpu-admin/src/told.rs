@@ -6,7 +6,7 @@ use crate::replay::Replayed;
 use serde::Serialize;
 use vgpu_client::failure::Failure;
 use vgpu_sched_api::messages::{
-    ChangeRecord, Changed, EventRecord, GpuRungs, GpuStatus, SCHEMA_VERSION, Stats, Status, TurnRecord,
+    ChangeRecord, Changed, EventRecord, GpuRungs, SCHEMA_VERSION, Scanned, Stats, Status, TurnRecord,
 };
 
 /// An object, `schema_version` in front.
@@ -24,11 +24,7 @@ pub enum Told<'a> {
     Audit {
         changes: &'a [ChangeRecord],
     },
-    Scanned {
-        gpus: &'a [GpuStatus],
-        appeared: &'a [String],
-        vanished: &'a [String],
-    },
+    Scanned(&'a Scanned),
     Turns {
         turns: &'a [TurnRecord],
     },
@@ -158,11 +154,7 @@ mod tests {
             Told::Audit {
                 changes: &[fixture::change(1)],
             },
-            Told::Scanned {
-                gpus: &[],
-                appeared: &[],
-                vanished: &[],
-            },
+            Told::Scanned(&Scanned::default()),
             Told::Turns { turns: &[turn] },
             Told::Events {
                 events: &[fixture::event(1)],

@@ -303,17 +303,12 @@ function notice(kind, title, lines = [], number = null) {
   setClass(node, kind);
   node.replaceChildren(element("p", {}, title));
   if (lines.length) node.append(element("ul", {}, ...lines.map((line) => element("li", {}, line))));
-  const buttons = element("p", { class: "buttons" });
-  if (number !== null) {
-    const undo = element("button", { type: "button" }, "Undo …");
-    undo.addEventListener("click", () => begin(["undo"], { number, try: true }));
-    buttons.append(undo);
-  }
-  const close = element("button", { type: "button" }, "Close");
-  close.addEventListener("click", () => { node.replaceChildren(); setClass(node, ""); });
-  buttons.append(close);
-  node.append(buttons);
+  const close = button("Close", () => { node.replaceChildren(); setClass(node, ""); });
+  node.append(element("p", { class: "buttons" }, ...(number === null ? [] : [undoButton(number)]), close));
 }
+
+/** Shows what taking that change back would change. */
+const undoButton = (number) => button("Undo …", () => begin(["undo"], { number, try: true }));
 
 /** The VMs that are being dragged, and from which pool. */
 let dragged = null;
@@ -358,11 +353,6 @@ async function scan() {
 /** What those who may change things have on the page. */
 function showTools() {
   const tools = byId("tools");
-  const button = (text, act) => {
-    const made = element("button", { type: "button" }, text);
-    made.addEventListener("click", act);
-    return made;
-  };
   tools.replaceChildren(...TOOLS.map(([text, choices]) => button(text, () => begin(choices))), button("Look for GPUs", scan));
   tools.hidden = false;
 }
@@ -397,11 +387,7 @@ function auditItem(record, undo) {
     const text = element("pre", {}, ...diff.map((line) => element("span", { class: line[0] === "+" ? "good" : "bad" }, `${printable(line)}\n`)));
     item.append(element("details", {}, element("summary", {}, "Lines of the pool map"), text));
   }
-  if (undo) {
-    const button = element("button", { type: "button" }, "Undo …");
-    button.addEventListener("click", () => begin(["undo"], { number: record.number, try: true }));
-    item.append(button);
-  }
+  if (undo) item.append(undoButton(record.number));
   return item;
 }
 

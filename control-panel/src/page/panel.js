@@ -194,6 +194,12 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+function button(text, act) {
+  const made = element("button", { type: "button" }, text);
+  made.addEventListener("click", act);
+  return made;
+}
+
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -282,14 +288,9 @@ class Table {
 
 /** A button that is the same element as long as its row is there, so that it keeps the focus. */
 function fillButton(inside, { act, name }) {
-  let button = inside.querySelector("button");
-  if (!button) {
-    button = element("button", { type: "button" }, "Change …");
-    button.addEventListener("click", () => button.act());
-    inside.replaceChildren(button);
-  }
-  button.act = act;
-  button.setAttribute("aria-label", `Change ${name} …`);
+  if (!inside.querySelector("button")) inside.replaceChildren(button("Change …", () => inside.act()));
+  inside.act = act;
+  inside.querySelector("button").setAttribute("aria-label", `Change ${name} …`);
 }
 
 function fillChart(inside, { history, what, mark }) {

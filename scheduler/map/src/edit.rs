@@ -47,6 +47,9 @@ pub fn apply(
     resolve: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Edited, EditError> {
     PoolMap::parse(text, None)?;
+    if edits.is_empty() {
+        return Err(EditError::Refused("no edit is given: expected at least one".to_owned()));
+    }
     let mut edited = Edited {
         text: text.to_owned(),
         changes: Vec::new(),
