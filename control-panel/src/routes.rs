@@ -25,9 +25,7 @@ use tokio::sync::Semaphore;
 use vgpu_client::client::Client;
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_client::statistics::prometheus;
-use vgpu_sched_api::messages::{
-    Change, ChangeRecord, Changed, EventRecord, SCHEMA_VERSION, Wanted,
-};
+use vgpu_sched_api::messages::{Change, ChangeRecord, Changed, EventRecord, SCHEMA_VERSION, Wanted};
 
 /// Clients that follow what happens, at once.
 pub const FOLLOWERS_MAX: usize = 16;
@@ -101,10 +99,7 @@ fn api() -> [Route; 14] {
         read("/api/v1/me", get(me)),
         open("/api/v1/login", post(log_in)),
         open("/api/v1/logout", post(log_out)),
-        open(
-            "/api/v1/openapi.json",
-            get(async || text(JSON, openapi::text())),
-        ),
+        open("/api/v1/openapi.json", get(async || text(JSON, openapi::text()))),
         read("/metrics", get(metrics)),
         // Of the panel itself, whatever vgpud does.
         open("/healthz", get(async || text(TEXT, "ok\n"))),

@@ -222,8 +222,15 @@ class Table {
     }
     this.body = element("tbody", { role: "rowgroup" });
     // The roles are said since a narrow screen shows rows as cards, which makes browsers forget them.
-    this.node = element("table", { role: "table" },
+    this.table = element("table", { role: "table" },
       element("caption", {}, this.title, this.about), element("thead", { role: "rowgroup" }, head), this.body);
+    this.node = element("div", { class: "part" }, this.table);
+    // Of a thousand VMs most are out of sight, and the browser lays them out when they come into it.
+    this.outOfSight = false;
+    this.node.addEventListener("contentvisibilityautostatechange", (event) => {
+      this.outOfSight = event.skipped;
+      if (!event.skipped) render();
+    });
   }
 
   /** Rows are `{ key, cells, drag }`, a cell as `fill` takes it; what can be dragged somewhere else is so by its head. */
@@ -268,13 +275,17 @@ class Table {
   fill(node, column, cell) {
     const inside = node.firstChild;
     if (cell?.history !== undefined) {
-      fillChart(inside, cell);
+      if (!this.outOfSight) fillChart(inside, cell);
       return;
     }
     if (cell?.act !== undefined) {
       fillButton(inside, cell);
       return;
     }
+    // Nothing of the page is looked at for what is as it was.
+    const said = typeof cell === "string" ? cell : JSON.stringify(cell);
+    if (node.said === said) return;
+    node.said = said;
     const lines = (Array.isArray(cell) ? cell : [cell]).map((line) => (typeof line === "string" ? { text: line } : line));
     setClass(node, `${column.kind ?? ""}${lines.length === 0 || lines[0].text === "-" ? " nothing" : ""}`.trim());
     while (inside.children.length > lines.length) inside.lastChild.remove();
@@ -290,6 +301,8 @@ class Table {
 function fillButton(inside, { act, name }) {
   if (!inside.querySelector("button")) inside.replaceChildren(button("Change …", () => inside.act()));
   inside.act = act;
+  if (inside.named === name) return;
+  inside.named = name;
   inside.querySelector("button").setAttribute("aria-label", `Change ${name} …`);
 }
 
@@ -444,7 +457,19 @@ function poolAbout(pool) {
   return words.join(", ");
 }
 
+let toBeDrawn = false;
+
+/** Has what is shown drawn, once however much is new. */
 function render() {
+  if (toBeDrawn) return;
+  toBeDrawn = true;
+  requestAnimationFrame(() => {
+    toBeDrawn = false;
+    draw();
+  });
+}
+
+function draw() {
   const { status, stats } = shown;
   if (!status || !gpuTable) return;
   const [gpuStats, vmStats] = [
@@ -473,7 +498,7 @@ function renderPools(status, vmStats) {
     if (!poolTables.has(name)) {
       const made = new Table(columns(VM_COLUMNS));
       poolTables.set(name, made);
-      if (mayChange()) takesVms(made.node, name);
+      if (mayChange()) takesVms(made.table, name);
     }
     poolTables.get(name).update(title, about, rows);
     wanted.push(poolTables.get(name).node);

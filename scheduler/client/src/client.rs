@@ -8,7 +8,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vgpu_sched_api::messages::{
-    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Scanned, Stats, Status, TurnRecord, Wanted,
+    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Scanned, Stats, Status,
+    TurnRecord, Wanted,
 };
 use vgpu_sched_api::packet::{self, PacketError};
 

@@ -48,7 +48,9 @@ pub fn apply(
 ) -> Result<Edited, EditError> {
     PoolMap::parse(text, None)?;
     if edits.is_empty() {
-        return Err(EditError::Refused("no edit is given: expected at least one".to_owned()));
+        return Err(EditError::Refused(
+            "no edit is given: expected at least one".to_owned(),
+        ));
     }
     let mut edited = Edited {
         text: text.to_owned(),
