@@ -18,7 +18,7 @@ function find(path) {
     switch (kind) {
       case "label": return within.getByLabel(name, { exact: true });
       case "text": return within.getByText(name);
-      // By the beginning of its caption.
+      // By the beginning of its name.
       case "table": return within.getByRole("table", { name: new RegExp(`^${RegExp.escape(name)}`) });
       // By what stands first in it; a narrow window has the column's name before that.
       case "row": return within.getByRole("row").filter({

@@ -49,7 +49,7 @@ impl Page {
         let playwright = Artifacts::existing(artifacts.playwright_dir()).unwrap();
         let look = json!({
             "colorScheme": if look.dark { "dark" } else { "light" },
-            "viewport": {"width": look.width, "height": 800},
+            "viewport": {"width": look.width, "height": 1000},
         });
         let mut command = Command::new(playwright.join("playwright/driver/node"));
         command
@@ -88,9 +88,9 @@ impl Page {
         self.at("button", name)
     }
 
-    /// A table, by the beginning of its caption.
-    pub fn table(&self, caption: &str) -> Place<'_> {
-        self.at("table", caption)
+    /// A table, by the beginning of its name.
+    pub fn table(&self, name: &str) -> Place<'_> {
+        self.at("table", name)
     }
 
     /// What is found by its role and its name; by its role alone if that is empty.

@@ -313,25 +313,26 @@ const undoButton = (number) => button("Undo …", () => begin(["undo"], { number
 /** The VMs that are being dragged, and from which pool. */
 let dragged = null;
 
-/** Has a pool's table give VMs, and take those that are dropped on it. */
-function takesVms(table, pool) {
-  // Those in no pool are in a table whose pool has no name: it takes none.
+/** Has a pool's part of the page give VMs, and take those that are dropped on it. */
+function takesVms(part, pool) {
+  // Those in no pool are in a part whose pool has no name: it takes none.
   const fits = () => dragged && pool && dragged.from !== pool;
-  table.addEventListener("dragstart", (event) => {
+  const mark = (on) => part.classList.toggle("target", on);
+  part.addEventListener("dragstart", (event) => {
     dragged = event.target.closest?.("tr")?.drag || null;
     if (dragged) event.dataTransfer.setData("text/plain", dragged.vms);
   });
-  table.addEventListener("dragend", () => { dragged = null; });
-  table.addEventListener("dragover", (event) => {
+  part.addEventListener("dragend", () => { dragged = null; });
+  part.addEventListener("dragover", (event) => {
     if (!fits()) return;
     event.preventDefault();
-    setClass(table, "target");
+    mark(true);
   });
-  table.addEventListener("dragleave", (event) => {
-    if (!table.contains(event.relatedTarget)) setClass(table, "");
+  part.addEventListener("dragleave", (event) => {
+    if (!part.contains(event.relatedTarget)) mark(false);
   });
-  table.addEventListener("drop", (event) => {
-    setClass(table, "");
+  part.addEventListener("drop", (event) => {
+    mark(false);
     if (!fits()) return;
     event.preventDefault();
     begin(["register"], { vms: dragged.vms, pool, move: true, try: true });

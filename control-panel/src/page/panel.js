@@ -208,13 +208,16 @@ function setClass(node, name) {
   if (node.className !== name) node.className = name;
 }
 
-/** A table whose rows stay the same elements as long as what they are of is there. */
+let tablesSoFar = 0;
+
+/** A table and what it is of, whose rows stay the same elements as long as what they are of is there. */
 class Table {
   rows = new Map();
 
   constructor(columns) {
     this.columns = columns;
-    this.title = element("h2");
+    tablesSoFar += 1;
+    this.title = element("h2", { id: `table-${tablesSoFar}` });
     this.about = element("p", { class: "under" });
     const head = element("tr", { role: "row" });
     for (const column of columns) {
@@ -222,9 +225,9 @@ class Table {
     }
     this.body = element("tbody", { role: "rowgroup" });
     // The roles are said since a narrow screen shows rows as cards, which makes browsers forget them.
-    this.table = element("table", { role: "table" },
-      element("caption", {}, this.title, this.about), element("thead", { role: "rowgroup" }, head), this.body);
-    this.node = element("div", { class: "part" }, this.table);
+    const table = element("table", { role: "table", "aria-labelledby": this.title.id },
+      element("thead", { role: "rowgroup" }, head), this.body);
+    this.node = element("div", { class: "part" }, this.title, this.about, table);
     // Of a thousand VMs most are out of sight, and the browser lays them out when they come into it.
     this.outOfSight = false;
     this.node.addEventListener("contentvisibilityautostatechange", (event) => {
@@ -498,7 +501,7 @@ function renderPools(status, vmStats) {
     if (!poolTables.has(name)) {
       const made = new Table(columns(VM_COLUMNS));
       poolTables.set(name, made);
-      if (mayChange()) takesVms(made.table, name);
+      if (mayChange()) takesVms(made.node, name);
     }
     poolTables.get(name).update(title, about, rows);
     wanted.push(poolTables.get(name).node);
@@ -634,7 +637,7 @@ function follow() {
 // ---- Who looks ----
 
 /** What is only for those who may look. */
-const PARTS = ["main", "footer"];
+const PARTS = ["#seen", "footer"];
 
 /** Asks who looks, and then follows; without a word of who it is, the page asks for one. */
 async function askWho() {
