@@ -70,10 +70,15 @@ function newPoolField(known) {
   return made;
 }
 
-/** A key's words: "Queue depth", "GPUs per VM". */
+/** Units, as keys have them. */
+const UNITS = { ms: "ms", s: "s", mib: "MiB" };
+
+/** A key's words: "Queue depth", "GPUs per VM", "Kernel max (ms)". */
 function named(key) {
-  const words = key.split("_").map((word) => word.replace(/^gpu(s?)$/, "GPU$1").replace(/^vm$/, "VM")).join(" ");
-  return `${words[0].toUpperCase()}${words.slice(1)}`;
+  const parts = key.split("_");
+  const words = parts.filter((word) => !UNITS[word]).map((word) => word.replace(/^gpu(s?)$/, "GPU$1").replace(/^vm$/, "VM")).join(" ");
+  const unit = parts.map((word) => UNITS[word]).find(Boolean);
+  return `${words[0].toUpperCase()}${words.slice(1)}${unit ? ` (${unit})` : ""}`;
 }
 
 /** What the panel says of its objects. */
