@@ -112,15 +112,15 @@ impl Daemon {
         Ok(Answer::Changed(Changed {
             changes: [done.changes, done.notes].concat(),
             number,
-            map_version: self.map_version.clone(),
+            map_version: done.tried.unwrap_or_else(|| self.map_version.clone()),
         }))
     }
 
     fn carry_out(&mut self, wanted: &Wanted) -> Result<Done, Refused> {
         let (dry_run, seen) = (wanted.dry_run, wanted.seen.as_deref());
         match &wanted.change {
-            Change::Edit { edits } => self.edit(&self.read_map(seen)?, edits, dry_run),
-            Change::Undo { number } => self.undo(&self.read_map(seen)?, *number, dry_run),
+            Change::Edit { edits } => self.edit(&self.read_map_in_use(seen)?, edits, dry_run),
+            Change::Undo { number } => self.undo(&self.read_map_in_use(seen)?, *number, dry_run),
             Change::Reload {} => self.reload(self.read_map(seen)?, dry_run),
             Change::Quarantine { vms, why, seconds } => {
                 self.has_seen(seen)?;

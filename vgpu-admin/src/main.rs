@@ -251,7 +251,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             };
             say(arguments, &told, || match dry_run {
                 true => show::changes(&changed.changes, true),
-                false => format!("{} is in use: {}\n", status.config, pools(status.pools.len())),
+                false => {
+                    let in_use = format!("{} is in use: {}\n", status.config, pools(status.pools.len()));
+                    show::changes(&changed.changes, false) + &in_use
+                }
             })?;
         }
         Command::Config {

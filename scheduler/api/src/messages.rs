@@ -795,7 +795,7 @@ pub struct Changed {
     pub changes: Vec<String>,
     /// The number under which it is kept; `None` if nothing was changed.
     pub number: Option<u64>,
-    /// The `map_version` of a status, now.
+    /// The `map_version` of a status, now; of the pool map's file, where it was only tried to have that read.
     pub map_version: String,
 }
 
