@@ -11,6 +11,7 @@ use crate::limits::LIMITS;
 use crate::range::VmRange;
 use crate::{Pool, PoolGpus, PoolMap, check_name, uuid};
 use document::Document;
+use std::collections::BTreeSet;
 use toml_edit::Value;
 use vgpu_sched_api::messages::{Edit, Limits, PoolSettings, Rung, VmSettings};
 
@@ -26,6 +27,18 @@ pub struct Edited {
     pub changes: Vec<String>,
 }
 
+/// The GPUs that a name may mean, by UUID.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The one that is there.
+    pub present: Option<String>,
+    /// Those that were, and are missing: a GPU may have taken another one's place.
+    pub missing: Vec<String>,
+}
+
+/// Tells which GPUs are named by an index, UUID or PCI address.
+pub type Resolve<'a> = &'a dyn Fn(&str) -> Named;
+
 /// Why an edit cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
@@ -40,13 +53,9 @@ pub enum EditError {
     Map(#[from] MapError),
 }
 
-/// Makes edits to a map's text, one after another; all of them or none. `resolve` gives the UUID of a GPU that is there
-/// and is named by its index, UUID or PCI address. What they change is told in the words of [`differences`].
-pub fn apply(
-    text: &str,
-    edits: &[Edit],
-    resolve: &dyn Fn(&str) -> Option<String>,
-) -> Result<Edited, EditError> {
+/// Makes edits to a map's text, one after another; all of them or none. `resolve` gives the UUIDs of the GPUs that
+/// a name may mean. What they change is told in the words of [`differences`].
+pub fn apply(text: &str, edits: &[Edit], resolve: Resolve<'_>) -> Result<Edited, EditError> {
     PoolMap::parse(text, None)?;
     let mut edited = Edited {
         text: text.to_owned(),
@@ -96,7 +105,7 @@ pub fn apply(
 
 /// One edit: the map before it, and the text on its way.
 struct Step<'a> {
-    resolve: &'a dyn Fn(&str) -> Option<String>,
+    resolve: Resolve<'a>,
     text: String,
     map: PoolMap,
     document: Document,
@@ -104,7 +113,7 @@ struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    fn new(text: &str, resolve: &'a dyn Fn(&str) -> Option<String>) -> Result<Self, MapError> {
+    fn new(text: &str, resolve: Resolve<'a>) -> Result<Self, MapError> {
         Ok(Self {
             resolve,
             text: text.to_owned(),
@@ -130,7 +139,9 @@ impl<'a> Step<'a> {
     }
 
     fn assign(&mut self, gpu: &str, pool: &str) -> Result<(), EditError> {
-        let uuid = (self.resolve)(gpu).ok_or_else(|| no_gpu(gpu))?;
+        let Named { present, missing } = (self.resolve)(gpu);
+        let found = present.map_or(missing, |uuid| vec![uuid]);
+        let uuid = only(gpu, &found)?.ok_or_else(|| no_gpu(gpu))?.clone();
         let Some(index) = self.index_of(pool) else {
             check_name(pool).map_err(EditError::Refused)?;
             self.document.add_pool(pool, &uuid);
@@ -150,12 +161,17 @@ impl<'a> Step<'a> {
                 "pool {pool} has \"all\" GPUs of the host; to leave one out, list the others in the file instead"
             )));
         };
-        // One that is missing has no index, and can be named by what the file calls it.
-        let listed = uuid(gpu).filter(|uuid| uuids.contains(uuid));
-        let uuid_of_it = (self.resolve)(gpu).or(listed).ok_or_else(|| no_gpu(gpu))?;
-        if !uuids.contains(&uuid_of_it) {
-            return Ok(());
+        let Named { present, missing } = (self.resolve)(gpu);
+        // One that nobody has ever seen can be named by what the file calls it.
+        let written = uuid(gpu).filter(|uuid| uuids.contains(uuid));
+        let named: BTreeSet<String> = present.into_iter().chain(missing).chain(written).collect();
+        if named.is_empty() {
+            return Err(no_gpu(gpu));
         }
+        let of_pool: Vec<String> = named.into_iter().filter(|uuid| uuids.contains(uuid)).collect();
+        let Some(uuid_of_it) = only(gpu, &of_pool)?.cloned() else {
+            return Ok(());
+        };
         if uuids.len() > 1 {
             let is = |text: &str| uuid(text).as_ref() == Some(&uuid_of_it);
             self.document.remove_gpu(index, is);
@@ -339,9 +355,20 @@ fn refused(error: MapError) -> EditError {
     EditError::Refused(error.message().to_owned())
 }
 
+/// The one that is meant, if there is one.
+fn only<'a>(name: &str, found: &'a [String]) -> Result<Option<&'a String>, EditError> {
+    match found {
+        [_, _, ..] => Err(EditError::Refused(format!(
+            "{name} is the address of several GPUs that are there or were, {}: expected the UUID of one of them",
+            found.join(" and ")
+        ))),
+        found => Ok(found.first()),
+    }
+}
+
 fn no_gpu(gpu: &str) -> EditError {
     EditError::NotFound(format!(
-        "there is no GPU {gpu}: expected the index, the UUID or the PCI address of one of this host"
+        "there is no GPU {gpu}: expected the index, the UUID or the PCI address of one that this host has or had"
     ))
 }
 

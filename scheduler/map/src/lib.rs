@@ -13,7 +13,7 @@ mod limits;
 mod range;
 
 pub use difference::differences;
-pub use edit::{EditError, Edited, apply};
+pub use edit::{EditError, Edited, Named, Resolve, apply};
 pub use error::MapError;
 pub use file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
 pub use limits::{LIMITS, Limit, SECONDS_MAX};

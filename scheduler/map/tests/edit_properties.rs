@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use vgpu_pool_map::{EditError, LIMITS, PoolGpus, PoolMap, Settings, VmRange, apply, differences};
+use vgpu_pool_map::{EditError, LIMITS, Named, PoolGpus, PoolMap, Settings, VmRange, apply, differences};
 use vgpu_sched_api::messages::{Edit, Limits, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
 
 /// VMs that maps are made of.
@@ -20,6 +20,13 @@ fn gpu(index: usize) -> String {
 fn resolve(name: &str) -> Option<String> {
     let index = name.parse::<usize>().ok().filter(|index| *index < GPUS);
     index.map(gpu)
+}
+
+fn named(name: &str) -> Named {
+    Named {
+        present: resolve(name),
+        missing: Vec::new(),
+    }
 }
 
 /// What a map means.
@@ -889,7 +896,7 @@ proptest! {
         let mut gone: BTreeSet<String> = BTreeSet::new();
         for edit in edits {
             let mut next = model.clone();
-            let edited = match (next.apply(&edit), apply(&text, std::slice::from_ref(&edit), &resolve)) {
+            let edited = match (next.apply(&edit), apply(&text, std::slice::from_ref(&edit), &named)) {
                 (Ok(()), Ok(edited)) => edited,
                 (Err(Wrong::NotFound), Err(EditError::NotFound(_))) => continue,
                 (Err(Wrong::Refused), Err(EditError::Refused(_))) => continue,
