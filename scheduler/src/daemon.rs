@@ -30,7 +30,7 @@ use std::time::Instant;
 use vgpu_pool_map::PoolMap;
 use vgpu_program::service::{self, Heartbeat};
 use vgpu_sched_api::messages::{
-    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Priority, QuarantineStatus, Refusal, Request, ToExec,
+    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Policy, Priority, QuarantineStatus, Refusal, Request, ToExec,
     TurnRecord,
 };
 use vgpu_sched_api::packet::{self, PacketError};
@@ -83,7 +83,9 @@ pub struct Daemon {
     pub(crate) admins: Admins,
     /// The look at the GPUs that is under way.
     pub(crate) look: Option<Look>,
-    /// The UUIDs of the GPUs that were there when somebody who asked was last told.
+    /// When one last ended.
+    pub(crate) looked_us: Option<u64>,
+    /// The UUIDs of the GPUs that were there when an administrator who asked was last told.
     pub(crate) told_present: BTreeSet<String>,
     pub(crate) watcher: Watcher,
     pub(crate) gpu_errors: GpuErrors,
@@ -234,6 +236,7 @@ impl Daemon {
             library: setup.library,
             admins: setup.admins,
             look: None,
+            looked_us: None,
             told_present,
             watcher: Watcher::new(),
             gpu_errors,
@@ -503,7 +506,9 @@ impl Daemon {
                     vm: session.vm,
                     session: session.number,
                     gpu: uuids.join(","),
-                    priority: priority(level),
+                    priority: treated.priority,
+                    policy: treated.policy,
+                    level: (treated.policy == Policy::Priority).then(|| priority(level)),
                     granted_us: now_us,
                     waited_us,
                     held_us: None,
@@ -849,6 +854,7 @@ impl Daemon {
                     live.leaving = true;
                 }
             }
+            FromExec::MemoryWanted => self.memory_asked(session),
             FromExec::Suspended {
                 suspended,
                 microseconds,

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 use softgpu_device::{DeviceShare, Part};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use vgpu_sched_api::messages::{Answer, Change, Edit, EventKind, GpuState, Refusal, Request};
+use vgpu_sched_api::messages::{Answer, Change, Edit, EventKind, FromExec, GpuState, Refusal, Request};
 
 const MIB: u64 = 1 << 20;
 /// A process that runs this test takes memory of the GPU of this number.
@@ -120,6 +120,23 @@ fn an_executor_is_told_of_the_memory_that_the_driver_accounts_to_it() {
     backend.attach(1, &mut user.exec);
     user.exec.until_memory(&[0, 10 * MIB + MIB / 2]);
     drop(other);
+}
+
+/// Who asks is answered, also where nothing has changed and where nobody can say.
+#[test]
+fn an_executor_that_asks_is_told_of_its_memory() {
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
+    let backend = daemon.backend(1);
+    let (first, second) = (backend.session(1), backend.session(2));
+    for exec in [&first, &second, &first] {
+        exec.say(&FromExec::MemoryWanted);
+        exec.until_memory(&[0]);
+    }
+    daemon.replace_nvml(Some("no library"));
+    rustix::process::kill_process(watcher(&daemon).unwrap(), Signal::KILL).unwrap();
+    daemon.until_logged("the GPUs are not watched", 0);
+    second.say(&FromExec::MemoryWanted);
+    second.until_memory(&[]);
 }
 
 #[test]
