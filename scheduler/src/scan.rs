@@ -17,6 +17,9 @@ pub const LIST: &str = "--list-gpus";
 /// How long a look may take, in microseconds.
 const LOOK_US: u64 = 60_000_000;
 
+/// Who may change nothing has no other look begun this long after one, in microseconds: the driver is not his to keep busy.
+const SINCE_US: u64 = 1_000_000;
+
 /// A look that is under way.
 pub(crate) struct Look {
     child: Child,
@@ -70,12 +73,33 @@ pub fn look(library: &Path) -> Result<Vec<Gpu>> {
 }
 
 impl Daemon {
-    /// Has the GPUs looked for; the client is answered later.
+    /// Has the GPUs looked for; the client is answered later. Who may change nothing is content with a look that is under way,
+    /// or has just ended.
     pub(crate) fn scan(&mut self, client: u64) -> Result<Option<Answer>, (Refusal, String)> {
-        if let Some(look) = &mut self.look {
-            look.again = true;
-            look.next.push(client);
-            return Ok(None);
+        let asker = self.who_asks(client)?;
+        if asker.is_backend {
+            return Err((
+                Refusal::NotAllowed,
+                "a VM's backend does not look for GPUs".to_owned(),
+            ));
+        }
+        let is_recent = self.looked_us.is_some_and(|at| self.now_us() < at + SINCE_US);
+        match (&mut self.look, asker.may_not) {
+            (Some(look), None) => {
+                look.again = true;
+                look.next.push(client);
+                return Ok(None);
+            }
+            (Some(look), Some(_)) => {
+                look.waiting.push(client);
+                return Ok(None);
+            }
+            (None, Some(_)) if is_recent => {
+                let found = self.listing_failed.clone().map_or(Ok(()), Err);
+                self.tell(vec![client], found);
+                return Ok(None);
+            }
+            (None, _) => {}
         }
         match self.start_look(vec![client]) {
             Ok(()) => Ok(None),
@@ -152,6 +176,7 @@ impl Daemon {
             None => read(&look.text),
         };
         let found = self.take_over(found);
+        self.looked_us = Some(self.now_us());
         self.tell(look.waiting, found);
         if look.again
             && let Err(error) = self.start_look(look.next.clone())
@@ -171,12 +196,19 @@ impl Daemon {
             Ok(()) => {
                 let present = self.inventory.present();
                 let present: BTreeSet<String> = present.into_iter().map(|gpu| gpu.uuid.clone()).collect();
-                let before = std::mem::replace(&mut self.told_present, present);
-                Answer::Scanned {
+                let before = &self.told_present;
+                let answer = Answer::Scanned {
                     gpus: self.gpu_status(),
-                    appeared: self.told_present.difference(&before).cloned().collect(),
-                    vanished: before.difference(&self.told_present).cloned().collect(),
+                    appeared: present.difference(before).cloned().collect(),
+                    vanished: before.difference(&present).cloned().collect(),
+                };
+                // It stays news for administrators until one of them was told.
+                let is_admin =
+                    |client: &u64| self.who_asks(*client).is_ok_and(|asker| asker.may_not.is_none());
+                if clients.iter().any(is_admin) {
+                    self.told_present = present;
                 }
+                answer
             }
             Err(message) => Answer::Refused {
                 why: Refusal::Failed,

@@ -403,6 +403,29 @@ fn a_gpu_that_falls_off_is_missing_until_it_is_back() {
     assert_eq!(one.open(2), gpus[..1]);
 }
 
+/// Also after a restart, when it is known from before alone.
+#[test]
+fn a_gpu_that_is_missing_is_named_by_its_address() {
+    let mut daemon = Daemon::with_gpus(2, &map(&[], ""));
+    let gpus = daemon.status().gpus;
+    daemon.load(&format!(
+        "[[pool]]\nname = \"A\"\ngpus = [\"{}\", \"{}\"]\nvms = [1]\n",
+        gpus[0].uuid, gpus[1].uuid
+    ));
+    daemon.lose_gpu(1, true);
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    let unassign = Edit::UnassignGpu {
+        gpu: gpus[1].pci.clone(),
+        pool: "A".to_owned(),
+    };
+    assert_eq!(
+        edit(&daemon, &[unassign], false),
+        [format!("pool A: loses GPU {}", gpus[1].uuid)]
+    );
+    assert_eq!(daemon.status().degraded, [""; 0]);
+}
+
 fn check_degraded(daemon: &Daemon, text: &str) {
     let degraded = daemon.status().degraded;
     assert!(degraded.iter().any(|line| line.contains(text)), "{degraded:?}");
@@ -731,23 +754,43 @@ fn the_last_change_of_the_map_is_taken_back_and_no_other() {
 #[test]
 fn only_administrators_change_anything() {
     let daemon = Daemon::start(&map(&[(1, "low")], ""));
-    let requests = [
-        Request::Scan,
-        wanted(Change::Reload {}),
-        wanted(Change::Edit { edits: vec![] }),
-        wanted(Change::Quarantine {
+    edit(&daemon, &[set_weight("1", 2)], false);
+    let changes = [
+        Change::Edit {
+            edits: vec![set_weight("1", 3)],
+        },
+        Change::Undo { number: 1 },
+        Change::Quarantine {
             vms: "1".to_owned(),
             why: "a test".to_owned(),
             seconds: None,
-        }),
-        wanted(Change::Release { vms: "1".to_owned() }),
+        },
+        Change::Release { vms: "1".to_owned() },
+        Change::Reload {},
     ];
+    let tried = |change: &Change| {
+        Request::Change(Wanted {
+            dry_run: true,
+            ..change.clone().into()
+        })
+    };
+    let own = rustix::process::geteuid().as_raw();
     // A backend is none, whoever it runs as.
     let backend = daemon.backend(1);
-    for request in &requests {
-        assert_eq!(refusal(backend.ask(request)).0, Refusal::NotAllowed);
+    for change in &changes {
+        for request in [wanted(change.clone()), tried(change)] {
+            assert_eq!(refusal(backend.ask(&request)).0, Refusal::NotAllowed);
+        }
     }
-    if !rustix::process::geteuid().is_root() {
+    assert_eq!(refusal(backend.ask(&Request::Scan)).0, Refusal::NotAllowed);
+    // What was to be changed is kept, with whose doing it was.
+    let kept = |uid: u32| -> Vec<Change> {
+        let records = daemon.changes().into_iter();
+        let refused = records.filter(|record| record.uid == Some(uid) && record.refused.is_some());
+        refused.map(|record| record.change).collect()
+    };
+    assert_eq!(kept(own), changes);
+    if own != 0 {
         return;
     }
     daemon.open_to_all();
@@ -768,13 +811,47 @@ fn only_administrators_change_anything() {
             thread.join().unwrap()
         })
     };
-    for request in &requests {
-        assert_eq!(refusal(as_user(4241, request)).0, Refusal::NotAllowed);
-        let answer = as_user(4242, request);
+    let (reader, admin) = (4241, 4242);
+    // Everybody may ask what there is, and what a change would do; but for what the file says that is not in use.
+    for request in [Request::Scan, Request::Scan, Request::Status { from_vm: 0 }] {
+        let answer = as_user(reader, &request);
+        assert!(!matches!(answer, Answer::Refused { .. }), "{answer:?}");
+    }
+    for change in &changes {
+        let answer = as_user(reader, &tried(change));
+        let is_told = matches!(&answer, Answer::Changed(changed) if changed.number.is_none());
+        assert_eq!(is_told, !matches!(change, Change::Reload {}), "{answer:?}");
+    }
+    let many = Change::Edit {
+        edits: vec![set_weight("1", 3); 17],
+    };
+    assert_eq!(refusal(as_user(reader, &tried(&many))).0, Refusal::NotAllowed);
+    assert_eq!(kept(65534), []);
+    assert_eq!(daemon.vm(1).weight, 2);
+    for change in &changes {
+        assert_eq!(
+            refusal(as_user(reader, &wanted(change.clone()))).0,
+            Refusal::NotAllowed
+        );
+    }
+    assert_eq!(kept(65534), changes);
+    // He cannot fill it.
+    for _ in 0..20 {
+        let (why, message) = refusal(as_user(reader, &wanted(changes[3].clone())));
+        assert_eq!(why, Refusal::NotAllowed);
+        assert!(message.ends_with("--admin-group change anything"), "{message}");
+    }
+    assert_eq!(kept(65534).len(), 20);
+    let before = daemon.changes().len();
+    let changed = changes.iter().rev().chain([&many]);
+    for request in changed
+        .map(|change| wanted(change.clone()))
+        .chain([Request::Scan])
+    {
+        let answer = as_user(admin, &request);
         assert!(!matches!(answer, Answer::Refused { .. }), "{answer:?}");
     }
     // Who it was is the kernel's word.
-    assert!(daemon.changes().iter().all(|record| record.uid == Some(65534)));
-    let status = as_user(4241, &Request::Status { from_vm: 0 });
-    assert!(matches!(status, Answer::Status { .. }));
+    let done = &daemon.changes()[before..];
+    assert!(done.len() > 1 && done.iter().all(|record| record.uid == Some(65534)));
 }
