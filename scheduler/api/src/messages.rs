@@ -71,8 +71,8 @@ pub enum Request {
     },
     /// A tool asks for the turns that were given, the oldest first, from that number on.
     Turns { from: u64 },
-    /// A tool asks to look for GPUs again; answered with [`Answer::Scanned`]. Who is no administrator may be told of a look that
-    /// began a moment before.
+    /// A tool asks to look for GPUs again; answered with [`Answer::Scanned`]. For who is no administrator there is no more of a
+    /// look than for a [`Request::Status`].
     Scan,
     /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators, but what all may try
     /// ([`Wanted::dry_run`]): all but [`Change::Reload`], and up to 16 edits. What was done, and what was
