@@ -626,12 +626,26 @@ fn only_administrators_change_things() {
     };
     let vm = stack.vm_user(1);
     assert_eq!(code(vm, &["status"]), Some(DONE));
+    // What changes nothing he may ask, but for what is in the file and not in use.
+    for arguments in [
+        &["scan-gpus"][..],
+        &["unregister-vm", "--vm-id", "1", "--dry-run"],
+    ] {
+        assert_eq!(code(vm, arguments), Some(DONE), "{arguments:?}");
+    }
     for arguments in [
         &["reload"][..],
-        &["scan-gpus"],
+        &["reload", "--dry-run"],
         &["unregister-vm", "--vm-id", "1"],
     ] {
         assert_eq!(code(vm, arguments), Some(FAILED), "{arguments:?}");
+    }
+    let changes = json(&stack, "audit", DONE)["changes"].clone();
+    let refused: Vec<_> = changes.as_array().unwrap().iter().collect();
+    assert_eq!(refused.len(), 2, "{changes}");
+    for record in refused {
+        assert_eq!(record["uid"], vm.0, "{record}");
+        assert!(record["refused"].is_string(), "{record}");
     }
     assert_eq!(code((65_534, 65_534), &["status"]), Some(UNREACHABLE));
     assert_eq!(

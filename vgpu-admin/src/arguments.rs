@@ -8,7 +8,6 @@ use crate::top;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use limits::LimitOptions;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use vgpu_pool_map::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, SECONDS_MAX, VmRange, WEIGHT_MAX};
 use vgpu_sched_api::messages::{
@@ -155,8 +154,8 @@ pub enum Command {
     /// Show the order in which turns were given
     Turns {
         /// How many of the last ones
-        #[arg(long, value_name = "N", default_value = "20")]
-        last: NonZeroUsize,
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        last: u32,
         #[command(flatten)]
         again: Again,
     },
@@ -165,8 +164,8 @@ pub enum Command {
     /// Show who changed what, or was refused
     Audit {
         /// How many of the last ones
-        #[arg(long, value_name = "N", default_value = "20")]
-        last: NonZeroUsize,
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        last: u32,
         /// Show the lines of the pool map that went and came under each
         #[arg(long)]
         diff: bool,
@@ -194,7 +193,7 @@ pub enum Command {
     DomainXml(Backend),
     /// Print what a container on this host needs for the GPU of a VM's number, as a file of /etc/cdi
     Cdi(Container),
-    /// Have vgpud read the pool map's file again
+    /// Have vgpud read the pool map's file again, and say what that changes
     Reload {
         #[command(flatten)]
         change: Change,

@@ -160,7 +160,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             )?;
         }
         Command::Turns { last: count, again } => {
-            let read = |client: &Client| Ok(last(count.get(), |from| client.turns(from))?.0);
+            let read = |client: &Client| Ok(last(*count as usize, |from| client.turns(from))?.0);
             show(
                 arguments,
                 again.watch,
@@ -175,7 +175,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             diff,
             again,
         } => {
-            let read = |client: &Client| Ok(last(count.get(), |from| client.changes(from))?.0);
+            let read = |client: &Client| Ok(last(*count as usize, |from| client.changes(from))?.0);
             let text = |changes: &Vec<ChangeRecord>, screen| show::audit(changes, *diff, screen);
             show(
                 arguments,
@@ -443,7 +443,7 @@ mod tests {
         let empty = Arguments::try_parse_from(["vgpu-admin", "quarantine", "--vm-id", "1", "--reason", ""]);
         assert_eq!(
             what_is_wrong(&empty.unwrap_err().render().to_string()),
-            "a value is required for '--reason <TEXT>' but none was supplied"
+            "invalid value '' for '--reason <TEXT>': expected a reason: one line of 1 to 200 bytes"
         );
     }
 }
