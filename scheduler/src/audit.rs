@@ -91,15 +91,20 @@ fn bound(record: &mut ChangeRecord) {
     }
 }
 
-/// Whether everybody may ask for it: what it would do tells no more than a status and the audit do. What is in the pool map's
-/// file and not in use is for administrators.
-fn may_be_tried(wanted: &Wanted, is_backend: bool) -> bool {
-    let tells_nothing = match &wanted.change {
-        Change::Edit { edits } => edits.len() <= TRIED_MAX,
-        Change::Undo { .. } | Change::Quarantine { .. } | Change::Release { .. } => true,
-        Change::Reload {} => false,
-    };
-    wanted.dry_run && !is_backend && tells_nothing
+/// Why somebody who may change nothing may not even try it. What most changes would do tells no more than a status and the audit
+/// do.
+fn may_not_try(change: &Change) -> Option<&'static str> {
+    match change {
+        Change::Edit { edits } if edits.len() > TRIED_MAX => {
+            Some("only administrators try so many edits at once: expected 16 at most")
+        }
+        Change::Reload {} => {
+            Some("only administrators are told what the pool map's file says that is not in use yet")
+        }
+        Change::Edit { .. } | Change::Undo { .. } | Change::Quarantine { .. } | Change::Release { .. } => {
+            None
+        }
+    }
 }
 
 impl Daemon {
@@ -125,9 +130,11 @@ impl Daemon {
         }
         let asker = self.who_asks(client)?;
         let uid = asker.uid;
-        if let Some(why) = asker.may_not
-            && !may_be_tried(&wanted, asker.is_backend)
-        {
+        let may_not = match asker.may_not {
+            Some(_) if wanted.dry_run && !asker.is_backend => may_not_try(&wanted.change),
+            may_not => may_not,
+        };
+        if let Some(why) = may_not {
             if !wanted.dry_run
                 && let Some(kept) = self.audit.not_allowed(uid, why, self.now_us())
             {
