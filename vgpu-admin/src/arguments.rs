@@ -2,6 +2,7 @@
 mod limits;
 
 use crate::doctor::Doctor;
+use crate::hook::Hook;
 use crate::launch::{Backend, Container};
 use crate::replay::Replay;
 use crate::top;
@@ -191,6 +192,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Print what a VM's libvirt domain needs for its GPU
     DomainXml(Backend),
+    /// Start the backend of a VM before its libvirt domain starts, and end it with the domain: for libvirt's hooks, not for people
+    LibvirtHook(Hook),
     /// Print what a container on this host needs for the GPU of a VM's number, as a file of /etc/cdi
     Cdi(Container),
     /// Have vgpud read the pool map's file again
@@ -480,6 +483,7 @@ impl Command {
             | Self::Top(_)
             | Self::Doctor(_)
             | Self::DomainXml(_)
+            | Self::LibvirtHook(_)
             | Self::Cdi(_)
             | Self::Reload { .. }
             | Self::Config { .. } => {

@@ -1,6 +1,7 @@
 //! `vgpu-admin`: the operator's command line. A thin client of `vgpud`, which alone changes the pool map's file.
 mod arguments;
 mod doctor;
+mod hook;
 mod launch;
 mod record;
 mod replay;
@@ -233,6 +234,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             let xml = &launch::domain(vm, vm_socket);
             say(arguments, &Told::Domain { vm, vm_socket, xml }, || xml.clone())?;
         }
+        Command::LibvirtHook(wanted) => hook::run(wanted)?,
         Command::Reload {
             change: Change { dry_run },
         } => {
