@@ -18,10 +18,10 @@ const XML_MAX: u64 = 16 << 20;
 /// How long the service manager may take to start a backend or to end one, which its unit bounds, too.
 const MANAGER_LIMIT: Duration = Duration::from_secs(100);
 /// How long a backend that is started may take to listen. One that tells when it is ready listens by then.
-const LISTEN_LIMIT: Duration = Duration::from_secs(10);
+const LISTEN_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_PERIOD: Duration = Duration::from_millis(20);
 
-/// What libvirt says: `man 7 hooks` or its page on hooks.
+/// What libvirt says: its page "Hooks for specific system management" tells of each.
 #[derive(Debug, Args)]
 pub struct Hook {
     /// The domain's name
@@ -277,7 +277,9 @@ fn is_listening(sockets: &str, path: &Path) -> bool {
     sockets.lines().any(|line| {
         let mut words = line.split_whitespace();
         let flags = words.nth(3).and_then(|flags| u32::from_str_radix(flags, 16).ok());
-        let at = path.to_str().is_some_and(|path| line.ends_with(&format!(" {path}")));
+        let at = path
+            .to_str()
+            .is_some_and(|path| line.ends_with(&format!(" {path}")));
         at && flags.is_some_and(|flags| flags & ACCEPTS != 0)
     })
 }
@@ -336,7 +338,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::{UnixListener, UnixStream};
 
-    /// As libvirt 9.0 gives it to its hooks.
+    /// As libvirt 9.0 gave it to this hook.
     const GIVEN: &str = include_str!("hook/domain.xml");
 
     fn vms(xml: &str) -> Result<Vec<u32>, String> {
@@ -353,7 +355,10 @@ mod tests {
         let printed = printed.replace("</domain>", "<uuid>u</uuid></domain>");
         assert_eq!(vms(&printed), Ok(vec![9]));
         // The prefix is the domain's to choose.
-        let renamed = printed.replace("qemu:", "q:").replace("xmlns:q:", "xmlns:q").replace("xmlns:qemu", "xmlns:q");
+        let renamed = printed
+            .replace("qemu:", "q:")
+            .replace("xmlns:q:", "xmlns:q")
+            .replace("xmlns:qemu", "xmlns:q");
         assert!(renamed.contains("<q:commandline>"), "{renamed}");
         assert_eq!(vms(&renamed), Ok(vec![9]));
     }
@@ -389,7 +394,10 @@ mod tests {
 
     #[test]
     fn options_are_those_that_qemu_reads() {
-        assert_eq!(options("socket,id=vgpu,path=/a,,b,,,x"), ["socket", "id=vgpu", "path=/a,b,", "x"]);
+        assert_eq!(
+            options("socket,id=vgpu,path=/a,,b,,,x"),
+            ["socket", "id=vgpu", "path=/a,b,", "x"]
+        );
         assert_eq!(options(""), [""]);
     }
 

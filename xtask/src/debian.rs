@@ -283,10 +283,13 @@ pub fn check_host_package(layout: &Layout, package: &Path) -> Result<()> {
     // Over itself, as an upgrade goes, which leaves what the operator and vgpud have written, and makes what is not there.
     debian.run("echo '[scheduler]' >>/etc/vgpu/pools.toml")?;
     debian.run(&format!("{install} --reinstall"))?;
-    debian.run("grep -q scheduler /etc/vgpu/pools.toml && grep -q 'pool map of this host' /etc/vgpu/pools.toml")?;
+    debian.run(
+        "grep -q scheduler /etc/vgpu/pools.toml && grep -q 'pool map of this host' /etc/vgpu/pools.toml",
+    )?;
     debian.run("mv /etc/vgpu/pools.toml /tmp/kept")?;
     debian.run(&format!("{install} --reinstall"))?;
-    debian.run("grep -q 'pool map of this host' /etc/vgpu/pools.toml && mv /tmp/kept /etc/vgpu/pools.toml")?;
+    debian
+        .run("grep -q 'pool map of this host' /etc/vgpu/pools.toml && mv /tmp/kept /etc/vgpu/pools.toml")?;
     debian.run("systemctl enable vgpud vgpu-backend@3 vgpu-panel")?;
 
     debian.run("apt-get remove --yes vgpu && grep -q scheduler /etc/vgpu/pools.toml")?;
