@@ -194,6 +194,11 @@ pub enum Command {
     DomainXml(Backend),
     /// Start the backend of a VM before its libvirt domain starts, and end it with the domain: for libvirt's hooks, not for people
     LibvirtHook(Hook),
+    /// Print what CloudStack needs, of version 4.21 or newer with KVM
+    Cloudstack {
+        #[command(subcommand)]
+        command: Cloudstack,
+    },
     /// Print what a container on this host needs for the GPU of a VM's number, as a file of /etc/cdi
     Cdi(Container),
     /// Have vgpud read the pool map's file again
@@ -217,6 +222,14 @@ pub enum Config {
         #[arg(long)]
         offline: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cloudstack {
+    /// The extra configuration of a VM, encoded as the parameter extraconfig of CloudStack's API
+    ExtraConfig(Backend),
+    /// This host's GPUs, as CloudStack's gpudiscovery.sh is to print them: none of them is to be handed out
+    Discovery,
 }
 
 #[derive(Debug, Args)]
@@ -484,6 +497,7 @@ impl Command {
             | Self::Doctor(_)
             | Self::DomainXml(_)
             | Self::LibvirtHook(_)
+            | Self::Cloudstack { .. }
             | Self::Cdi(_)
             | Self::Reload { .. }
             | Self::Config { .. } => {

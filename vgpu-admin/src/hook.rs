@@ -1,6 +1,6 @@
 //! What libvirt runs before a domain starts and when it is over: the backend of a VM comes and goes with the VM's domain. libvirt
 //! says what happens in the arguments, gives the domain's XML on the standard input, and starts no domain for which this fails.
-use crate::launch;
+use crate::launch::{self, QEMU};
 use clap::Args;
 use roxmltree::Document;
 use std::collections::BTreeSet;
@@ -11,8 +11,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use vgpu_client::failure::{Failure, Kind};
 
-/// libvirt's namespace for what it hands on to QEMU as it is.
-const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 /// A domain's XML has so many bytes at most; libvirt's own limit is 4 MiB.
 const XML_MAX: u64 = 16 << 20;
 /// How long the service manager may take to start a backend or to end one, which its unit bounds, too.

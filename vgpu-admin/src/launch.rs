@@ -1,9 +1,11 @@
-//! What others need to give the GPU of a VM to it: libvirt, and container engines.
+//! What others need to give the GPU of a VM to it: libvirt, CloudStack, and container engines.
 mod cdi;
+mod cloudstack;
 mod domain;
 
 pub use cdi::{Cdi, VERSIONS, cdi};
-pub use domain::domain;
+pub use cloudstack::{Discovery, discovery, encoded, extra_config};
+pub use domain::{QEMU, domain};
 
 use crate::services::{self, Service};
 use clap::Args;

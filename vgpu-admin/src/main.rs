@@ -10,7 +10,7 @@ mod show;
 mod told;
 mod top;
 
-use arguments::{Arguments, Change, Command, Config, Events, Planned};
+use arguments::{Arguments, Change, Cloudstack, Command, Config, Events, Planned};
 use clap::Parser;
 use launch::Container;
 use record::record;
@@ -235,6 +235,24 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             say(arguments, &Told::Domain { vm, vm_socket, xml }, || xml.clone())?;
         }
         Command::LibvirtHook(wanted) => hook::run(wanted)?,
+        Command::Cloudstack {
+            command: Cloudstack::ExtraConfig(backend),
+        } => {
+            let (vm, vm_socket) = (backend.vm_id, &backend.socket(&arguments.socket));
+            let config = &launch::extra_config(vm_socket);
+            let told = Told::ExtraConfig {
+                vm,
+                vm_socket,
+                config,
+            };
+            say(arguments, &told, || launch::encoded(config) + "\n")?;
+        }
+        Command::Cloudstack {
+            command: Cloudstack::Discovery,
+        } => {
+            let found = &launch::discovery(&connect()?.status()?.gpus, Path::new("/sys"));
+            say(arguments, &Told::Discovered(found), || found.text())?;
+        }
         Command::Reload {
             change: Change { dry_run },
         } => {

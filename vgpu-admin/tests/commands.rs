@@ -733,6 +733,32 @@ fn a_containers_file_is_told_of_without_vgpud() {
     }
 }
 
+#[test]
+fn cloudstack_is_told_what_it_needs() {
+    let (encoded, _) = alone(&["cloudstack", "extra-config", "--vm-id", "9"], 0);
+    assert!(encoded.starts_with("vgpu%3A%0A%3CmemoryBacking%3E"), "{encoded}");
+    assert_eq!(encoded.lines().count(), 1);
+    let arguments = ["cloudstack", "extra-config", "--vm-id", "9", "--json"];
+    let told: Value = serde_json::from_str(&alone(&arguments, 0).0).unwrap();
+    let config = told["config"].as_str().unwrap();
+    assert!(config.contains("path=/run/vgpu/vm9/vgpu.sock\""), "{config}");
+    alone(&["cloudstack", "extra-config"], 2);
+
+    let vgpud = Vgpud::start(fixture);
+    let found: Value = serde_json::from_str(&vgpud.run(&["cloudstack", "discovery"])).unwrap();
+    let gpu = &found["gpus"][0];
+    assert_eq!(
+        (&gpu["device"], &gpu["full_passthrough"]["enabled"]),
+        (&json!("NVIDIA H100 80GB HBM3"), &json!(0))
+    );
+    let told: Value = serde_json::from_str(&vgpud.run(&["cloudstack", "discovery", "--json"])).unwrap();
+    assert_eq!(
+        (&told["schema_version"], &told["gpus"]),
+        (&json!(SCHEMA_VERSION), &found["gpus"])
+    );
+    alone(&["cloudstack", "discovery"], 4);
+}
+
 /// A host on which a test says what the service manager does.
 struct Hooked {
     dir: TempDir,

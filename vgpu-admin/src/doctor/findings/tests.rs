@@ -203,7 +203,7 @@ fn the_documents_name_the_same_versions() {
     assert!(readme.contains(&format!("proved on {first}.{second};")));
     assert!(readme.contains(&format!("CUDA 13 need {DRIVER_CUDA_13}")));
     assert!(readme.contains(&format!("QEMU **{QEMU_MIN} or newer**")));
-    let launching = include_str!("../../../../qemu-configs/README.md");
+    let launching = include_str!("../../../../docs/platforms.md");
     assert!(launching.contains(&format!("-device {DEVICE},")));
     assert!(launching.contains(&format!("QEMU {QEMU_MIN} or newer")));
 }
