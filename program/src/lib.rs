@@ -28,7 +28,7 @@ pub struct Misconfigured(anyhow::Error);
 
 impl Misconfigured {
     /// The same error, for which [`ended`] has a code of its own.
-    pub fn new(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    pub fn of(error: impl Into<anyhow::Error>) -> anyhow::Error {
         Self(error.into()).into()
     }
 }
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_file_is_told_as_it_is() {
         let inner = || Err::<(), _>(std::io::Error::other("no")).context("it cannot be read");
-        let error = inner().map_err(Misconfigured::new).unwrap_err();
+        let error = inner().map_err(Misconfigured::of).unwrap_err();
         assert_eq!(format!("{error:#}"), "it cannot be read: no");
         assert!(error.is::<Misconfigured>());
         let above = Err::<(), _>(error).context("vgpud").unwrap_err();

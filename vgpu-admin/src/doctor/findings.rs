@@ -114,15 +114,15 @@ fn hardware(facts: &Facts) -> Vec<Finding> {
 
 /// GPUs that a library lists without NVIDIA's driver are not its own, and what is to be so of it is not to be so of them.
 fn foreign(nvml: &Path, gpus: usize) -> Finding {
-    let gpus = match gpus {
-        1 => "the GPU".to_owned(),
-        many => format!("the {many} GPUs"),
+    let (gpus, need) = match gpus {
+        1 => ("the GPU".to_owned(), "needs"),
+        many => (format!("the {many} GPUs"), "need"),
     };
     finding(
         "NVIDIA driver",
         Level::Warning,
         format!(
-            "not loaded, and {gpus} that {} lists do without: no GPU of NVIDIA's is looked at",
+            "not loaded, and {gpus} that {} lists {need} none: no GPU of NVIDIA's is looked at",
             nvml.display()
         ),
         "a software GPU is for trying things out; for NVIDIA's, load its driver, and name its own library with --libnvidia-ml",

@@ -288,7 +288,7 @@ fn a_software_gpu_is_called_one() {
         software,
         "NVIDIA driver",
         Warning,
-        "not loaded, and the 2 GPUs that /opt/softgpu/libnvidia-ml.so.1 lists do without",
+        "not loaded, and the 2 GPUs that /opt/softgpu/libnvidia-ml.so.1 lists need none:",
     );
     let mut facts = good();
     software(&mut facts);
