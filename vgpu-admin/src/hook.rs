@@ -228,7 +228,7 @@ impl Backend<'_> {
     fn start_unit(&self) -> Result<(), String> {
         systemctl("start", &self.unit()).map_err(|why| {
             let said = last_line_of(&self.unit());
-            let said = said.map_or(String::new(), |line| format!(" It said: {line}"));
+            let said = said.map_or(String::new(), |line| format!(" Its last line in the journal: {line}"));
             format!(
                 "{} does not start: {why}{said} (`journalctl -u {}` shows more)",
                 self.unit(),
@@ -321,12 +321,16 @@ fn systemctl(verb: &str, unit: &str) -> Result<(), String> {
 
 /// What the processes of a unit said last, if the journal has it.
 fn last_line_of(unit: &str) -> Option<String> {
+    let journalctl = |arguments: &[&str]| {
+        Command::new("journalctl")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+    };
+    // What was said a moment ago may be under way; without it there is less to tell.
+    let _ = journalctl(&["--sync"]);
     let matching = format!("_SYSTEMD_UNIT={unit}");
-    let output = Command::new("journalctl")
-        .args(["--quiet", "--no-pager", "--lines=1", "--output=cat", &matching])
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
+    let output = journalctl(&["--quiet", "--no-pager", "--lines=1", "--output=cat", &matching]).ok()?;
     let said = String::from_utf8_lossy(&output.stdout);
     said.lines().next().map(|line| line.trim().to_owned())
 }

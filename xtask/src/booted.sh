@@ -110,10 +110,9 @@ is vgpu-backend@5 ActiveState inactive
 mkdir /run/systemd/system/vgpu-backend@5.service.d
 printf '[Service]\nEnvironment="OPTIONS=--libcuda-dir /nowhere"\n' >/run/systemd/system/vgpu-backend@5.service.d/z.conf
 systemctl daemon-reload
-fails hook five prepare begin 2>/run/why
-cat /run/why
+# What the backend said may not be in the journal yet.
+until fails hook five prepare begin 2>/run/why && grep /nowhere /run/why; do sleep 1; done
 grep 'vgpu-backend@5.service does not start: ' /run/why
-grep /nowhere /run/why
 is vgpu-backend@5 ActiveState inactive
 [ -z "$(ls /run/vgpu-libvirt)" ]
 
