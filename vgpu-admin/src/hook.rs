@@ -228,7 +228,9 @@ impl Backend<'_> {
     fn start_unit(&self) -> Result<(), String> {
         systemctl("start", &self.unit()).map_err(|why| {
             let said = last_line_of(&self.unit());
-            let said = said.map_or(String::new(), |line| format!(" Its last line in the journal: {line}"));
+            let said = said.map_or(String::new(), |line| {
+                format!(" Its last line in the journal: {line}")
+            });
             format!(
                 "{} does not start: {why}{said} (`journalctl -u {}` shows more)",
                 self.unit(),
