@@ -42,6 +42,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use store::{Changes, Store};
+use vgpu_program::Misconfigured;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -121,9 +122,10 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
     };
     let known = |uuid: &str| inventory.assignable(uuid);
     let map_text = std::fs::read_to_string(&arguments.config)
-        .with_context(|| format!("{}: cannot be read", arguments.config.display()))?;
+        .with_context(|| format!("{}: cannot be read", arguments.config.display()))
+        .map_err(Misconfigured::of)?;
     let map = vgpu_pool_map::PoolMap::parse(&map_text, Some(&known))
-        .map_err(|error| error.of_file(&arguments.config))?;
+        .map_err(|error| Misconfigured::of(error.of_file(&arguments.config)))?;
     let mut daemon = daemon::Daemon::new(daemon::Setup {
         terminate: pipe_of(&[signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?,
         reload: pipe_of(&[signal_hook::consts::SIGHUP])?,

@@ -463,6 +463,26 @@ fn a_mistake_is_told_in_one_line() {
     assert_eq!(std::fs::read_to_string(socket).unwrap(), "precious");
 }
 
+/// Whoever started it sees by the code that it does not help to start it again.
+#[test]
+fn a_wrong_map_is_told_by_a_code_of_its_own() {
+    let mut daemon = Daemon::start(&map(&[], ""));
+    daemon.end(Signal::TERM);
+    let path = daemon.map_path();
+    let told = |what: &str| {
+        let output = daemon.command().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("error: {}: {what}", path.display());
+        assert!(said.starts_with(&expected), "{said}");
+        assert_eq!(output.status.code(), Some(78));
+        assert!(!daemon.socket_path().exists());
+    };
+    std::fs::write(&path, "[[pool]]\nnonsense = 1\n").unwrap();
+    told("line 2: ");
+    std::fs::remove_file(&path).unwrap();
+    told("cannot be read: No such file");
+}
+
 /// A session's GPUs are those it was given, whatever the map says when it comes back.
 #[test]
 fn sessions_keep_their_gpus_over_an_edit_and_a_restart() {

@@ -2,6 +2,7 @@
 mod limits;
 
 use crate::doctor::Doctor;
+use crate::hook::Hook;
 use crate::launch::{Backend, Container};
 use crate::replay::Replay;
 use crate::top;
@@ -191,6 +192,13 @@ pub enum Command {
     Doctor(Doctor),
     /// Print what a VM's libvirt domain needs for its GPU
     DomainXml(Backend),
+    /// Start the backend of a VM before its libvirt domain starts, and end it with the domain: for libvirt's hooks, not for people
+    LibvirtHook(Hook),
+    /// Print what CloudStack needs, of version 4.21 or newer with KVM
+    Cloudstack {
+        #[command(subcommand)]
+        command: Cloudstack,
+    },
     /// Print what a container on this host needs for the GPU of a VM's number, as a file of /etc/cdi
     Cdi(Container),
     /// Have vgpud read the pool map's file again, and say what that changes
@@ -214,6 +222,14 @@ pub enum Config {
         #[arg(long)]
         offline: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cloudstack {
+    /// The extra configuration of a VM, encoded as the parameter extraconfig of CloudStack's API
+    ExtraConfig(Backend),
+    /// This host's GPUs, as CloudStack's gpudiscovery.sh is to print them: none of them is to be handed out
+    Discovery,
 }
 
 #[derive(Debug, Args)]
@@ -489,6 +505,8 @@ impl Command {
             | Self::Top(_)
             | Self::Doctor(_)
             | Self::DomainXml(_)
+            | Self::LibvirtHook(_)
+            | Self::Cloudstack { .. }
             | Self::Cdi(_)
             | Self::Reload { .. }
             | Self::Config { .. } => {

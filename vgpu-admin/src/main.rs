@@ -1,6 +1,7 @@
 //! `vgpu-admin`: the operator's command line. A thin client of `vgpud`, which alone changes the pool map's file.
 mod arguments;
 mod doctor;
+mod hook;
 mod launch;
 mod record;
 mod replay;
@@ -9,7 +10,7 @@ mod show;
 mod told;
 mod top;
 
-use arguments::{Arguments, Change, Command, Config, Events, Planned};
+use arguments::{Arguments, Change, Cloudstack, Command, Config, Events, Planned};
 use clap::Parser;
 use launch::Container;
 use record::record;
@@ -241,6 +242,25 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             warn_of_no_pool(arguments, vm);
             let xml = &launch::domain(vm, vm_socket);
             say(arguments, &Told::Domain { vm, vm_socket, xml }, || xml.clone())?;
+        }
+        Command::LibvirtHook(wanted) => hook::run(wanted)?,
+        Command::Cloudstack {
+            command: Cloudstack::ExtraConfig(backend),
+        } => {
+            let (vm, vm_socket) = (backend.vm_id, &backend.socket(&arguments.socket));
+            let config = &launch::extra_config(vm_socket);
+            let told = Told::ExtraConfig {
+                vm,
+                vm_socket,
+                config,
+            };
+            say(arguments, &told, || launch::encoded(config) + "\n")?;
+        }
+        Command::Cloudstack {
+            command: Cloudstack::Discovery,
+        } => {
+            let found = &launch::discovery(&connect()?.status()?.gpus, Path::new("/sys"));
+            say(arguments, &Told::Discovered(found), || found.text())?;
         }
         Command::Reload {
             change: Change { dry_run },

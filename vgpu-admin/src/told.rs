@@ -1,6 +1,6 @@
 //! What programs are told.
 use crate::doctor::Finding;
-use crate::launch::Cdi;
+use crate::launch::{Cdi, Discovery};
 use crate::record::Recorded;
 use crate::replay::Replayed;
 use serde::Serialize;
@@ -70,6 +70,14 @@ pub enum Told<'a> {
         vm_socket: &'a str,
         xml: &'a str,
     },
+    /// Before it is encoded.
+    ExtraConfig {
+        vm: u32,
+        vm_socket: &'a str,
+        config: &'a str,
+    },
+    /// What is said in it is CloudStack's.
+    Discovered(&'a Discovery),
     Error {
         error: Error<'a>,
     },
@@ -199,6 +207,11 @@ mod tests {
                 vm: 3,
                 vm_socket: "",
                 xml: "",
+            },
+            Told::ExtraConfig {
+                vm: 3,
+                vm_socket: "",
+                config: "",
             },
             Told::Error {
                 error: Error {
