@@ -32,6 +32,8 @@ const FILES: [(&str, &str); 9] = [
     ("mps.conf", "usr/share/doc/vgpu/examples/mps.conf"),
     ("copyright", "usr/share/doc/vgpu/copyright"),
 ];
+/// The folder, in the tree, of what is handed out for Prometheus and Grafana, and where it is installed.
+const MONITORING: (&str, &str) = ("monitoring", "usr/share/vgpu/monitoring");
 /// A licence that Debian has no copy of, for beside the copyright.
 const LICENCE: &str = "MIT.txt";
 
@@ -58,6 +60,10 @@ fn lay_out(layout: &Layout, artifacts: &Artifacts, root: &Path) -> Result<()> {
     let texts = layout.root.join("host-package");
     for (from, to) in FILES {
         put(&texts.join(from), &root.join(to))?;
+    }
+    let (from, to) = MONITORING;
+    for file in files_below(&layout.root.join(from), &|_| true)? {
+        put(&file, &root.join(to).join(file_name(&file)))?;
     }
     put(
         &layout.root.join("LICENSES").join(LICENCE),
