@@ -12,7 +12,7 @@ use crate::limits::Ending;
 use crate::page::{Taken, TurnPage};
 use crate::poller::{Poller, Source};
 use crate::quarantine;
-use crate::scan::Look;
+use crate::scan::{Look, ScanOn};
 use crate::sessions::of_vm;
 use crate::stats::{Latencies, Statistics};
 use crate::store::{Changes, Placed, Saved, Store, Usage};
@@ -55,6 +55,8 @@ pub struct Setup {
     pub inventory: Inventory,
     /// Why the GPUs could not be listed.
     pub listing_failed: Option<String>,
+    /// When they are looked for.
+    pub scan_on: Vec<ScanOn>,
     /// NVML's.
     pub library: PathBuf,
     /// The kernel's log.
@@ -81,8 +83,11 @@ pub struct Daemon {
     pub(crate) listing_failed: Option<String>,
     pub(crate) library: PathBuf,
     pub(crate) admins: Admins,
+    pub(crate) scan_on: Vec<ScanOn>,
     /// The look at the GPUs that is under way.
     pub(crate) look: Option<Look>,
+    /// When the last one began.
+    pub(crate) looked_us: Option<u64>,
     /// The UUIDs of the GPUs that were there when somebody who asked was last told.
     pub(crate) told_present: BTreeSet<String>,
     pub(crate) watcher: Watcher,
@@ -233,6 +238,9 @@ impl Daemon {
             listing_failed: setup.listing_failed,
             library: setup.library,
             admins: setup.admins,
+            // Before time began.
+            looked_us: setup.scan_on.contains(&ScanOn::Start).then_some(0),
+            scan_on: setup.scan_on,
             look: None,
             told_present,
             watcher: Watcher::new(),

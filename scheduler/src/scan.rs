@@ -6,6 +6,7 @@ use crate::inventory::{self, Gpu};
 use crate::poller::Source;
 use crate::store::Changes;
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -16,6 +17,21 @@ use vgpu_sched_api::messages::{Answer, EventKind, Refusal};
 pub const LIST: &str = "--list-gpus";
 /// How long a look may take, in microseconds.
 const LOOK_US: u64 = 60_000_000;
+/// How old a look is before somebody who views the status has another one made, in microseconds.
+const VIEW_US: u64 = 60_000_000;
+
+/// When GPUs are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScanOn {
+    /// When vgpud starts. Without it, GPUs known from before count as missing until somebody looks.
+    Start,
+    /// When the driver has other GPUs than before.
+    Change,
+    /// When somebody views the status, and the last look is a minute old.
+    View,
+    /// Only when an administrator asks, which is always possible.
+    Asked,
+}
 
 /// A look that is under way.
 pub(crate) struct Look {
@@ -92,7 +108,18 @@ impl Daemon {
         }
     }
 
+    /// Has the GPUs looked for if that is due when somebody views them.
+    pub(crate) fn look_on_view(&mut self) {
+        let due = |looked_us| self.now_us().saturating_sub(looked_us) >= VIEW_US;
+        if self.scan_on.contains(&ScanOn::View) && self.look.is_none() && self.looked_us.is_none_or(due) {
+            self.look_again();
+        }
+    }
+
     fn start_look(&mut self, waiting: Vec<u64>) -> Result<()> {
+        log::debug!("GPUs are looked for");
+        // One that cannot be made is not to be tried at every view.
+        self.looked_us = Some(self.now_us());
         let mut child = list(&self.library).spawn()?;
         let output = child.stdout.take().context("no pipe")?;
         rustix::io::ioctl_fionbio(&output, true)?;

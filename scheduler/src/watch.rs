@@ -4,6 +4,7 @@ use crate::daemon::Daemon;
 use crate::inventory::{self, Found};
 use crate::lines::Lines;
 use crate::poller::Source;
+use crate::scan::ScanOn;
 use anyhow::{Context, Result};
 use nvml_wrapper::EventSet;
 use nvml_wrapper::Nvml;
@@ -425,7 +426,7 @@ impl Daemon {
         if running.gpus != uuids {
             let is_news = !self.inventory.are_present(&uuids);
             running.gpus = uuids;
-            if is_news {
+            if is_news && self.scan_on.contains(&ScanOn::Change) {
                 self.look_again();
             }
         }

@@ -319,6 +319,34 @@ fn a_gpu_that_falls_off_is_noticed_unasked() {
 }
 
 #[test]
+fn gpus_are_looked_for_when_it_was_said() {
+    let mut daemon = Daemon::with_gpus(1, &map(&[(1, "low")], ""));
+    let gpus = daemon.gpus();
+    let here = format!("GPU {} is here", gpus[0]);
+    let again = |daemon: &mut Daemon, scan_on| {
+        assert_eq!(daemon.end(Signal::TERM), Some(0));
+        daemon.scan_on = scan_on;
+        daemon.restart();
+    };
+    again(&mut daemon, "asked");
+    // The GPU is news to who watches, and somebody views it.
+    daemon.until_logged("the GPUs are watched", 0);
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Missing);
+    assert_eq!(scan(&daemon), (gpus.clone(), vec![]));
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Ready);
+    daemon.until_logged(&here, 0);
+    assert_eq!(daemon.logged().matches("GPUs are looked for").count(), 1);
+
+    again(&mut daemon, "change");
+    daemon.until_logged(&here, 0);
+
+    again(&mut daemon, "view");
+    daemon.status();
+    daemon.until_logged(&here, 0);
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Ready);
+}
+
+#[test]
 fn instances_are_assigned_in_place_of_their_gpu() {
     let daemon = Daemon::with_instances(2, "0:2", &map(&[(1, "low"), (2, "low")], ""));
     let gpus = daemon.status().gpus;
