@@ -30,7 +30,7 @@ use std::time::Instant;
 use vgpu_pool_map::PoolMap;
 use vgpu_program::service::{self, Heartbeat};
 use vgpu_sched_api::messages::{
-    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Priority, QuarantineStatus, Refusal, Request, ToExec,
+    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Policy, Priority, QuarantineStatus, Refusal, Request, ToExec,
     TurnRecord,
 };
 use vgpu_sched_api::packet::{self, PacketError};
@@ -88,7 +88,7 @@ pub struct Daemon {
     pub(crate) look: Option<Look>,
     /// When the last one began.
     pub(crate) looked_us: Option<u64>,
-    /// The UUIDs of the GPUs that were there when somebody who asked was last told.
+    /// The UUIDs of the GPUs that were there when an administrator who asked was last told.
     pub(crate) told_present: BTreeSet<String>,
     pub(crate) watcher: Watcher,
     pub(crate) gpu_errors: GpuErrors,
@@ -511,7 +511,9 @@ impl Daemon {
                     vm: session.vm,
                     session: session.number,
                     gpu: uuids.join(","),
-                    priority: priority(level),
+                    priority: treated.priority,
+                    policy: treated.policy,
+                    level: (treated.policy == Policy::Priority).then(|| priority(level)),
                     granted_us: now_us,
                     waited_us,
                     held_us: None,
@@ -857,6 +859,7 @@ impl Daemon {
                     live.leaving = true;
                 }
             }
+            FromExec::MemoryWanted => self.memory_asked(session),
             FromExec::Suspended {
                 suspended,
                 microseconds,

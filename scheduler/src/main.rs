@@ -1,5 +1,6 @@
 //! `vgpud`: gives the host's VMs their turns on its GPUs.
 mod admin;
+mod allowance;
 mod arrivals;
 mod audit;
 mod daemon;
@@ -17,6 +18,7 @@ mod placement;
 mod poller;
 mod quarantine;
 mod requests;
+mod ring;
 mod rungs;
 mod scan;
 mod sessions;

@@ -86,8 +86,27 @@ pub fn look(library: &Path) -> Result<Vec<Gpu>> {
 }
 
 impl Daemon {
-    /// Has the GPUs looked for; the client is answered later.
+    /// Has the GPUs looked for; the client is answered later. Who may change nothing has no more looks made than who views them:
+    /// the driver is not his to keep busy.
     pub(crate) fn scan(&mut self, client: u64) -> Result<Option<Answer>, (Refusal, String)> {
+        let asker = self.who_asks(client)?;
+        if asker.is_backend {
+            return Err((
+                Refusal::NotAllowed,
+                "a VM's backend does not look for GPUs".to_owned(),
+            ));
+        }
+        if asker.may_not.is_some() {
+            self.look_on_view();
+            match &mut self.look {
+                Some(look) => look.waiting.push(client),
+                None => {
+                    let found = self.listing_failed.clone().map_or(Ok(()), Err);
+                    self.tell(vec![client], found);
+                }
+            }
+            return Ok(None);
+        }
         if let Some(look) = &mut self.look {
             look.again = true;
             look.next.push(client);
@@ -198,12 +217,19 @@ impl Daemon {
             Ok(()) => {
                 let present = self.inventory.present();
                 let present: BTreeSet<String> = present.into_iter().map(|gpu| gpu.uuid.clone()).collect();
-                let before = std::mem::replace(&mut self.told_present, present);
-                Answer::Scanned {
+                let before = &self.told_present;
+                let answer = Answer::Scanned {
                     gpus: self.gpu_status(),
-                    appeared: self.told_present.difference(&before).cloned().collect(),
-                    vanished: before.difference(&self.told_present).cloned().collect(),
+                    appeared: present.difference(before).cloned().collect(),
+                    vanished: before.difference(&present).cloned().collect(),
+                };
+                // It stays news for administrators until one of them was told.
+                let is_admin =
+                    |client: &u64| self.who_asks(*client).is_ok_and(|asker| asker.may_not.is_none());
+                if clients.iter().any(is_admin) {
+                    self.told_present = present;
                 }
+                answer
             }
             Err(message) => Answer::Refused {
                 why: Refusal::Failed,

@@ -8,7 +8,9 @@ use softgpu_device::{DeviceShare, Part};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
-use vgpu_sched_api::messages::{Answer, Change, Edit, EventKind, GpuMeasured, GpuState, Refusal, Request};
+use vgpu_sched_api::messages::{
+    Answer, Change, Edit, EventKind, FromExec, GpuMeasured, GpuState, Refusal, Request,
+};
 
 const MIB: u64 = 1 << 20;
 /// A process that runs this test takes memory of the GPU of this number.
@@ -184,6 +186,23 @@ fn what_gpus_measure_is_shown_as_long_as_they_tell() {
     // It falls off its bus.
     daemon.lose_gpu(0, true);
     until_measured(&daemon, 0, &memory(4096 * MIB, Some(true)));
+}
+
+/// Who asks is answered, also where nothing has changed and where nobody can say.
+#[test]
+fn an_executor_that_asks_is_told_of_its_memory() {
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
+    let backend = daemon.backend(1);
+    let (first, second) = (backend.session(1), backend.session(2));
+    for exec in [&first, &second, &first] {
+        exec.say(&FromExec::MemoryWanted);
+        exec.until_memory(&[0]);
+    }
+    daemon.replace_nvml(Some("no library"));
+    rustix::process::kill_process(watcher(&daemon).unwrap(), Signal::KILL).unwrap();
+    daemon.until_logged("the GPUs are not watched", 0);
+    second.say(&FromExec::MemoryWanted);
+    second.until_memory(&[]);
 }
 
 #[test]

@@ -21,6 +21,9 @@ use std::borrow::Cow;
 use unicode_truncate::UnicodeTruncateStr;
 use unicode_width::UnicodeWidthStr;
 
+/// What the mark of a GPU time means.
+const ESTIMATE: &str = "~ partly an estimate: while several sessions work on one GPU at once, its time is split by their time slices\n";
+
 /// What is written to.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {

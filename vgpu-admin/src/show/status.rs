@@ -1,5 +1,5 @@
 //! GPUs, pools and VMs as they are.
-use super::{Screen, bytes, count, duration, moment, printable};
+use super::{ESTIMATE, Screen, bytes, count, duration, moment, printable};
 use vgpu_pool_map::VmRange;
 use vgpu_sched_api::messages::{
     GpuState, GpuStatus, Policy, PoolStatus, Rung, SessionStatus, Sharing, Status, VmStatus,
@@ -46,14 +46,19 @@ pub fn gpus(status: &Status, screen: Screen) -> String {
     text
 }
 
+/// What vgpud is.
+pub fn headline(status: &Status) -> String {
+    format!(
+        "vgpud {}, up {}, pool map {}",
+        printable(&status.version),
+        duration(status.uptime_s.saturating_mul(1_000_000)),
+        printable(&status.config)
+    )
+}
+
 /// What vgpud is, what is wrong, and the GPUs.
 fn heading(status: &Status, screen: Screen) -> String {
-    let mut text = format!(
-        "vgpud {}, up {}, pool map {}\n",
-        status.version,
-        duration(status.uptime_s.saturating_mul(1_000_000)),
-        status.config
-    );
+    let mut text = headline(status) + "\n";
     for line in &status.degraded {
         text += &format!("DEGRADED: {line}\n");
     }
@@ -79,7 +84,7 @@ pub fn status(status: &Status, screen: Screen) -> String {
     }
     let in_pools = status.pools.iter().flat_map(|pool| &pool.vms);
     if in_pools.chain(&status.in_no_pool).any(|vm| vm.estimated) {
-        text += "~ partly an estimate: when VMs of several priorities run at once, their time is split by time slice\n";
+        text += ESTIMATE;
     }
     if status.pools.is_empty() {
         text += "\nThere is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one\n";
