@@ -223,7 +223,7 @@ impl Daemon {
         poller.add(&setup.listener, Source::Listener).context("epoll")?;
         poller.add(&setup.terminate, Source::Terminate).context("epoll")?;
         poller.add(&setup.reload, Source::Reload).context("epoll")?;
-        let gpu_errors = GpuErrors::new(&setup.kmsg, &mut poller);
+        let gpu_errors = GpuErrors::new(&setup.kmsg, &setup.saved.events, &mut poller);
         let present = setup.inventory.present().into_iter();
         let told_present = present.map(|gpu| gpu.uuid.clone()).collect();
         let hard = HardStops::new().context("eventfd")?;

@@ -1,13 +1,15 @@
 //! The host's GPUs: those that are there, and those that were.
 use anyhow::Result;
-use nvml_wrapper::enum_wrappers::device::{Clock, P2pCapabilitiesIndex, P2pStatus, TemperatureSensor};
+use nvml_wrapper::enum_wrappers::device::{
+    Clock, EccCounter, MemoryError, P2pCapabilitiesIndex, P2pStatus, TemperatureSensor,
+};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use vgpu_pool_map::{Assignable, Named, PoolGpus};
-use vgpu_sched_api::messages::{GpuFacts, GpuReadings};
+use vgpu_sched_api::messages::{GpuFacts, GpuMeasured, GpuReadings};
 use vgpu_sched_core::GpuSet;
 
 /// What the UUID of a MIG instance begins with.
@@ -366,7 +368,7 @@ fn facts(device: &Device<'_>) -> GpuFacts {
     }
 }
 
-/// What a device measures now.
+/// What a device measures now, as VMs may know it.
 pub fn readings(device: &Device<'_>) -> GpuReadings {
     GpuReadings {
         clocks: CLOCKS.map(|clock| device.clock_info(clock).ok()),
@@ -374,6 +376,29 @@ pub fn readings(device: &Device<'_>) -> GpuReadings {
         power: device.power_usage().ok(),
         power_limit: device.enforced_power_limit().ok(),
         performance: device.performance_state().ok().map(|is| is.as_c()),
+    }
+}
+
+/// What a device measures now, as operators may know it: with what was read for VMs.
+pub fn measured(device: &Device<'_>, readings: &GpuReadings) -> GpuMeasured {
+    let [_, sm_clock_mhz, memory_clock_mhz, _] = readings.clocks;
+    let utilisation = device.utilization_rates().ok();
+    let memory = device.memory_info().ok();
+    let lost = |since| device.total_ecc_errors(MemoryError::Uncorrected, since).ok();
+    GpuMeasured {
+        temperature: readings.temperature,
+        power_mw: readings.power,
+        power_limit_mw: readings.power_limit,
+        utilisation: utilisation.as_ref().map(|is| is.gpu),
+        memory_utilisation: utilisation.as_ref().map(|is| is.memory),
+        memory_used: memory.as_ref().map(|is| is.used),
+        memory_total: memory.as_ref().map(|is| is.total),
+        sm_clock_mhz,
+        memory_clock_mhz,
+        ecc: device.is_ecc_enabled().ok().map(|is| is.currently_enabled),
+        ecc_volatile: lost(EccCounter::Volatile),
+        ecc_aggregate: lost(EccCounter::Aggregate),
+        mig: device.mig_mode().ok().map(|is| is.current == 1),
     }
 }
 

@@ -21,7 +21,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
-use vgpu_sched_api::messages::{GpuReadings, ToExec};
+use vgpu_sched_api::messages::{GpuMeasured, GpuReadings, ToExec};
 use vgpu_sched_core::Session;
 
 /// This program's first argument when it is to watch the GPUs; the second one is NVML's library.
@@ -39,6 +39,8 @@ const PROCESSES_MAX: usize = 4096;
 const LINE_MAX: usize = 256 * 1024;
 /// A watcher that says nothing for so long hangs, in microseconds.
 const SILENCE_US: u64 = 60_000_000;
+/// What a look found is known for so long, in microseconds: a driver that hangs is not taken at its last word.
+const KNOWN_US: u64 = 10_000_000;
 /// How long to wait before the next watcher is started; twice as long after each that did not last.
 const PAUSE_MIN_US: u64 = 1_000_000;
 const PAUSE_MAX_US: u64 = 60_000_000;
@@ -74,6 +76,7 @@ type Processes = Option<Vec<(u32, u64)>>;
 struct Seen {
     processes: Processes,
     readings: GpuReadings,
+    measured: GpuMeasured,
 }
 
 /// Watches the GPUs for a parent process, until that ends.
@@ -179,9 +182,11 @@ fn look(nvml: &Nvml) -> Result<Finding> {
     for found in inventory::devices(nvml, |_, _| {})? {
         // One that does not answer now is lost.
         let Ok(uuid) = found.device.uuid() else { continue };
+        let readings = inventory::readings(&found.device);
         let seen = Seen {
             processes: processes(&found, &mut left),
-            readings: inventory::readings(&found.device),
+            measured: inventory::measured(&found.device, &readings),
+            readings,
         };
         gpus.insert(uuid, seen);
     }
@@ -250,7 +255,9 @@ pub(crate) struct Watcher {
     failing: bool,
     told: BTreeMap<Session, Told>,
     /// What was measured when it looked last, by UUID.
-    readings: BTreeMap<String, GpuReadings>,
+    measured: BTreeMap<String, (GpuReadings, GpuMeasured)>,
+    /// Until when that is known.
+    known_us: u64,
 }
 
 struct Running {
@@ -320,7 +327,8 @@ impl Watcher {
             pause_us: PAUSE_MIN_US,
             failing: false,
             told: BTreeMap::new(),
-            readings: BTreeMap::new(),
+            measured: BTreeMap::new(),
+            known_us: 0,
         }
     }
 
@@ -331,9 +339,17 @@ impl Watcher {
             .is_some_and(|running| !running.gpus.is_empty())
     }
 
-    /// What a GPU measured lately.
-    pub(crate) fn readings(&self, uuid: &str) -> GpuReadings {
-        self.readings.get(uuid).copied().unwrap_or_default()
+    /// What a GPU has measured lately: for its VMs, and for operators.
+    pub(crate) fn measured(&self, uuid: &str, now_us: u64) -> (GpuReadings, GpuMeasured) {
+        let known = self.measured.get(uuid).filter(|_| now_us < self.known_us);
+        known.copied().unwrap_or_default()
+    }
+
+    /// What a look has found, at that time.
+    fn look(&mut self, gpus: &BTreeMap<String, Seen>, now_us: u64) {
+        let measured = |(uuid, seen): (&String, &Seen)| (uuid.clone(), (seen.readings, seen.measured));
+        self.measured = gpus.iter().map(measured).collect();
+        self.known_us = now_us + KNOWN_US;
     }
 
     /// When [`Daemon::tend_watcher`] has something to do.
@@ -440,7 +456,7 @@ impl Daemon {
             return;
         };
         self.poller.remove(&running.output, running.token);
-        self.watcher.readings.clear();
+        self.watcher.measured.clear();
         self.put_away(running.child);
         let told = self.watcher.told.iter_mut();
         let asked = told.filter_map(|(session, told)| told.asked_us.take().map(|_| *session));
@@ -455,8 +471,7 @@ impl Daemon {
             Finding::Look { at_us, gpus } => {
                 let uuids: BTreeSet<String> = gpus.keys().cloned().collect();
                 self.compare_with_inventory(uuids);
-                let readings = gpus.iter().map(|(uuid, seen)| (uuid.clone(), seen.readings));
-                self.watcher.readings = readings.collect();
+                self.watcher.look(&gpus, self.now_us());
                 let processes = |(uuid, seen): (String, Seen)| (uuid, seen.processes);
                 self.tell_memory(at_us, gpus.into_iter().map(processes).collect());
                 self.sample_use();
@@ -573,6 +588,41 @@ mod tests {
         assert!(!told.is_to_be_told(&[0, little], 14, 15));
     }
 
+    /// As much as can be known.
+    fn measured(temperature: u32) -> GpuMeasured {
+        GpuMeasured {
+            temperature: Some(temperature),
+            power_mw: Some(u32::MAX),
+            power_limit_mw: Some(u32::MAX),
+            utilisation: Some(100),
+            memory_utilisation: Some(100),
+            memory_used: Some(u64::MAX),
+            memory_total: Some(u64::MAX),
+            sm_clock_mhz: Some(u32::MAX),
+            memory_clock_mhz: Some(u32::MAX),
+            ecc: Some(false),
+            ecc_volatile: Some(u64::MAX),
+            ecc_aggregate: Some(u64::MAX),
+            mig: Some(false),
+        }
+    }
+
+    #[test]
+    fn what_is_measured_is_known_for_a_while() {
+        let mut watcher = Watcher::new();
+        let seen = Seen {
+            processes: None,
+            readings: GpuReadings::default(),
+            measured: measured(31),
+        };
+        assert_eq!(watcher.measured("GPU-a", 0), Default::default());
+        watcher.look(&BTreeMap::from([("GPU-a".to_owned(), seen)]), 5);
+        let of = |uuid, at| watcher.measured(uuid, at).1.temperature;
+        assert_eq!(of("GPU-a", KNOWN_US), Some(31));
+        assert_eq!(of("GPU-b", KNOWN_US), None);
+        assert_eq!(of("GPU-a", KNOWN_US + 5), None);
+    }
+
     #[test]
     fn who_asks_is_told_what_is_seen_from_then_on() {
         let mut told = Told::default();
@@ -594,6 +644,7 @@ mod tests {
                 temperature: Some(31),
                 ..GpuReadings::default()
             },
+            measured: measured(31),
         };
         let finding = Finding::Look {
             at_us: 3,

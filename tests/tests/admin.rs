@@ -517,6 +517,55 @@ fn a_quarantined_vm_works_again_when_it_is_released() {
     assert_eq!(json(&stack, "probe", DONE)["gpus"].as_array().unwrap().len(), 1);
 }
 
+/// For people, programs and Prometheus; what is not known is not 0.
+#[test]
+fn what_gpus_measure_is_told() {
+    let stack = host(2, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
+    let sensors = "temperature 41\npower 312500\npower_limit 700000\nutilization 87\nmemory_utilization 34\n\
+        ecc 1\necc_volatile 2\n";
+    fs::write(stack.dir().join("softgpu/sensors-1"), sensors).unwrap();
+    stack
+        .until("the sensors were read", |stack| {
+            let status = stack.status();
+            status.is_ok_and(|status| status.gpus[1].measured.ecc_volatile == Some(2))
+        })
+        .unwrap();
+    let status = json(&stack, "status", DONE);
+    let gpu = &status["gpus"][1]["measured"];
+    assert_eq!(
+        (&gpu["temperature"], &gpu["power_mw"], &gpu["ecc"]),
+        (&41.into(), &312_500.into(), &true.into())
+    );
+    assert_eq!(
+        (&gpu["sm_clock_mhz"], &gpu["memory_used"]),
+        (&Value::Null, &0.into())
+    );
+    assert_eq!(status["gpus"][0]["measured"]["temperature"], Value::Null);
+    assert!(admin(&stack, "status", DONE).contains("41 C, 312/700 W, 87 %"));
+    let text = admin(&stack, "status --gpus", DONE);
+    assert!(
+        text.contains("41 C  312 W  700 W  87 %") && !text.contains("Pool A"),
+        "{text}"
+    );
+
+    let text = admin(&stack, "stats --prometheus", DONE);
+    let uuid = status["gpus"][1]["uuid"].as_str().unwrap();
+    let hostname = status["hostname"].as_str().unwrap();
+    let temperature = format!(
+        "vgpu_gpu_temperature_celsius{{gpu=\"1\",UUID=\"{uuid}\",pci_bus_id=\"00000000:02:00.0\",device=\"nvidia1\",\
+         modelName=\"vgpu software GPU\",hostname=\"{hostname}\"}} 41"
+    );
+    let told: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("vgpu_gpu_temperature_celsius"))
+        .collect();
+    assert_eq!(told, [temperature]);
+    assert!(
+        text.contains("\nvgpu_gpu_ecc_volatile_uncorrected_errors_total{gpu=\"1\","),
+        "{text}"
+    );
+}
+
 /// What comes while it is recorded is in the file, each line an arrival of its own.
 #[test]
 fn arrivals_are_recorded() {

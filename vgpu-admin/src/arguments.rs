@@ -139,6 +139,9 @@ pub enum Command {
     },
     /// Show GPUs, pools and VMs on one screen
     Status {
+        /// Show the GPUs alone, with all that they measure and the errors that they had
+        #[arg(long)]
+        gpus: bool,
         #[command(flatten)]
         again: Again,
     },

@@ -128,13 +128,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 show::scanned(gpus, appeared, vanished, Screen::now())
             })?;
         }
-        Command::Status { again } => {
+        Command::Status { gpus, again } => {
             let status = show(
                 arguments,
                 again.watch,
                 Client::status,
                 |status| Told::Status(status),
-                show::status,
+                if *gpus { show::gpus } else { show::status },
             )?;
             if !status.degraded.is_empty() {
                 return Ok(DEGRADED.into());
@@ -147,7 +147,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                     Failure::new(Kind::Usage, message).hint("`vgpu-admin help stats` shows the usage")
                 );
             }
-            let text = statistics::prometheus(&connect()?.stats()?)
+            let client = connect()?;
+            let text = statistics::prometheus(&client.status()?, &client.stats()?)
                 .map_err(|error| Failure::new(Kind::Failed, format!("the statistics: {error}")))?;
             print(&text)?;
         }

@@ -12,7 +12,7 @@ pub use doctor::doctor;
 pub use events::{events, turns};
 pub use probe::probe;
 pub use stats::stats;
-pub use status::{scanned, status};
+pub use status::{gpus, scanned, status};
 pub use top::top;
 
 use comfy_table::{CellAlignment, ContentArrangement, TableComponent, presets};

@@ -358,6 +358,10 @@ fn part(from_vm: u32) -> Answer {
 fn statistics_are_told_in_three_ways() {
     let vgpud = Vgpud::start(|request| match request {
         Request::Stats { from_vm } => part(*from_vm),
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(vgpu_client::fixture::host()),
+            next_vm: None,
+        },
         other => panic!("{other:?}"),
     });
     assert!(vgpud.run(&["stats"]).contains("throttled"));
@@ -366,6 +370,10 @@ fn statistics_are_told_in_three_ways() {
     let text = vgpud.run(&["stats", "--prometheus"]);
     assert!(
         text.contains("\nvgpu_vm_calls_total{vm=\"3\",pool=\"A\"} 42\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\nvgpu_gpu_temperature_celsius{gpu=\"0\",UUID="),
         "{text}"
     );
     let mut child = vgpud.spawn(&["stats", "--json", "--watch"]);
@@ -429,6 +437,7 @@ fn status() -> Status {
         schema_version: SCHEMA_VERSION,
         version: "0.1.0".to_owned(),
         uptime_s: 1,
+        hostname: "gpu1".to_owned(),
         config: "/etc/vgpu/pools.toml".to_owned(),
         map_version: "0123456789abcdef".to_owned(),
         degraded: Vec::new(),

@@ -256,6 +256,10 @@ pub fn check_host_package(layout: &Layout, package: &Path) -> Result<()> {
              _vgpu__admin vgpu-admin sta vgpu-admin; echo ${COMPREPLY[*]}'",
             "status stats",
         ),
+        (
+            "cd /usr/share/vgpu/monitoring && stat -c %U:%a:%n * | xargs",
+            "root:644:vgpu-alerts.yml root:644:vgpu-dashboard.json",
+        ),
         ("stat -c %U:%G:%a /etc/vgpu", "root:vgpud:1775"),
         ("stat -c %U:%G:%a /etc/vgpu/pools.toml", "vgpud:vgpud:644"),
         // It is vgpud's to write, so dpkg neither asks about it nor knows it.

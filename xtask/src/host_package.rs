@@ -33,6 +33,8 @@ const FILES: [(&str, &str); 8] = [
 ];
 /// What libvirt runs, in its folder for such.
 const HOOK: (&str, &str) = ("libvirt-hook", "etc/libvirt/hooks/qemu.d/vgpu");
+/// The folder, in the tree, of what is handed out for Prometheus and Grafana, and where it is installed.
+const MONITORING: (&str, &str) = ("monitoring", "usr/share/vgpu/monitoring");
 /// A licence that Debian has no copy of, for beside the copyright.
 const LICENCE: &str = "MIT.txt";
 
@@ -62,6 +64,10 @@ fn lay_out(layout: &Layout, artifacts: &Artifacts, root: &Path) -> Result<()> {
     }
     let (from, to) = HOOK;
     put_script(&texts.join(from), &root.join(to))?;
+    let (from, to) = MONITORING;
+    for file in files_below(&layout.root.join(from), &|_| true)? {
+        put(&file, &root.join(to).join(file_name(&file)))?;
+    }
     put(
         &layout.root.join("LICENSES").join(LICENCE),
         &root.join("usr/share/doc").join(NAME).join(LICENCE),

@@ -444,6 +444,38 @@ pub struct GpuReadings {
     pub performance: Option<u32>,
 }
 
+/// What a GPU measures and its driver counts, of all who use it, so for operators alone. What the driver does not tell, or
+/// not now, is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct GpuMeasured {
+    /// Degrees Celsius.
+    pub temperature: Option<u32>,
+    /// Milliwatts that it takes.
+    pub power_mw: Option<u32>,
+    /// Milliwatts that it may take.
+    pub power_limit_mw: Option<u32>,
+    /// Percent of the time, up to a second, in which a kernel ran.
+    pub utilisation: Option<u32>,
+    /// Percent of that time in which its memory was read or written.
+    pub memory_utilisation: Option<u32>,
+    /// Bytes in use, the driver's own included.
+    pub memory_used: Option<u64>,
+    /// Bytes there are.
+    pub memory_total: Option<u64>,
+    pub sm_clock_mhz: Option<u32>,
+    pub memory_clock_mhz: Option<u32>,
+    /// Whether its memory finds errors and corrects them (ECC).
+    pub ecc: Option<bool>,
+    /// Errors that could not be corrected, since the driver was loaded.
+    pub ecc_volatile: Option<u64>,
+    /// Errors that could not be corrected, in the GPU's life.
+    pub ecc_aggregate: Option<u64>,
+    /// Whether it is in MIG mode.
+    pub mig: Option<bool>,
+}
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -566,6 +598,9 @@ pub struct Status {
     pub version: String,
     /// Seconds since `vgpud` started.
     pub uptime_s: u64,
+    /// What the host is called.
+    #[serde(default)]
+    pub hostname: String,
     /// The pool map's file.
     pub config: String,
     /// The version of the pool map in use: another one for every other text of its file.
@@ -599,6 +634,24 @@ pub struct GpuStatus {
     pub pools: Vec<String>,
     /// The sessions that may use it now.
     pub sessions: u32,
+    #[serde(default)]
+    pub measured: GpuMeasured,
+    /// The errors that its driver reported, each number once, the latest first.
+    #[serde(default)]
+    pub xids: Vec<XidStatus>,
+}
+
+/// An error that the driver reported (an Xid), when it came last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct XidStatus {
+    pub number: u64,
+    /// What it means, in short; `None` if that is not well known.
+    pub meaning: Option<String>,
+    /// Whether it is usually what a program did, and not the GPU.
+    pub by_program: bool,
+    /// Seconds since 1970.
+    pub at_s: u64,
 }
 
 /// How a GPU is.

@@ -147,6 +147,14 @@ impl Daemon {
         }
     }
 
+    /// What a GPU's sensors say from now on: a line `name value` each.
+    pub fn set_sensors(&self, gpu: u32, sensors: &str) {
+        let folder = self.softgpu_dir();
+        // At once, so that nobody reads a part of it.
+        std::fs::write(folder.join("sensors"), sensors).unwrap();
+        std::fs::rename(folder.join("sensors"), folder.join(format!("sensors-{gpu}"))).unwrap();
+    }
+
     fn kmsg_path(&self) -> PathBuf {
         self.dir.path().join("kmsg")
     }

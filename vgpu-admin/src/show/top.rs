@@ -1,5 +1,7 @@
 //! The live screen.
-use super::status::{about, headline, index, model, pools, programs, queue, state};
+use super::status::{
+    about, headline, index, model, pools, power, programs, queue, state, temperature, utilisation,
+};
 use super::{latency, printable};
 use crate::top::{Row, Sort, Top};
 use ratatui::Frame;
@@ -10,7 +12,7 @@ use ratatui::widgets::{Cell, Paragraph, Row as Cells, Table};
 use vgpu_sched_api::messages::GpuStatus;
 
 /// Characters of the bar that shows how busy a GPU was.
-const BAR: usize = 20;
+const BAR: usize = 6;
 
 /// Draws what is known.
 pub fn top(top: &mut Top, frame: &mut Frame<'_>) {
@@ -85,6 +87,10 @@ fn gpu_table(top: &Top) -> Table<'static> {
             Cell::from(printable(model(gpu))),
             Cell::from(format!("[{:BAR$}]", "|".repeat(full))),
             right(percent(busy)),
+            // Room is short here.
+            right(utilisation(gpu).replace(' ', "")),
+            right(temperature(gpu).replace(' ', "")),
+            right(power(gpu).replace(' ', "")),
             right(waiting.map_or("-".to_owned(), |stats| stats.waiting.to_string())),
             Cell::from(state(gpu)),
             Cell::from(printable(&pools(gpu))),
@@ -95,7 +101,10 @@ fn gpu_table(top: &Top) -> Table<'static> {
         Cell::from("model"),
         Cell::from("busy"),
         right(""),
-        right("waiting"),
+        right("use"),
+        right("temp"),
+        right("power"),
+        right("wait"),
         Cell::from("state"),
         Cell::from("pools"),
     ];
@@ -104,7 +113,10 @@ fn gpu_table(top: &Top) -> Table<'static> {
         Constraint::Max(21),
         Constraint::Length(BAR as u16 + 2),
         Constraint::Length(6),
-        Constraint::Length(7),
+        Constraint::Length(4),
+        Constraint::Length(4),
+        Constraint::Length(5),
+        Constraint::Length(4),
         Constraint::Length(10),
         Constraint::Fill(1),
     ];
@@ -196,9 +208,9 @@ mod tests {
 vgpud 0.1.0, up 1d03h, pool map /etc/vgpu/pools.toml
 DEGRADED: pool A: its GPU GPU-None is missing
 
-GPU model                 busy                          waiting state      pools
-  0 NVIDIA H100 80GB HBM3 [|||||||||||         ]  55.0%       3 ready      A
-  - NVIDIA H100 80GB HBM3 [                    ]      -       - MISSING    A
+GPU model                 busy             use temp power wait state      pools
+  0 NVIDIA H100 80GB HBM3 [|||   ]  55.0%  87%  41C  312W    3 ready      A
+  - NVIDIA H100 80GB HBM3 [      ]      -    -    -     -    - MISSING    A
 
    VM pool     priority    GPU*    queue wait p50    p99 doing
     3 A        high       50.0%    12/64     20us  1.5ms quarantined, 2 violatio
