@@ -248,7 +248,7 @@ async fn history(State(panel): State<Panel>) -> Response {
 }
 
 async fn metrics(State(panel): State<Panel>) -> Response {
-    let answer = |known: &Known| match prometheus(&known.stats.value) {
+    let answer = |known: &Known| match prometheus(&known.status.value, &known.stats.value) {
         Ok(metrics) => text(PROMETHEUS, metrics),
         Err(error) => failed(&Failure::new(Kind::Failed, format!("the statistics: {error}"))),
     };

@@ -312,7 +312,7 @@ fn each_route_answers_as_its_tool_does() {
     let metrics = panel.get("/metrics");
     assert_eq!(
         metrics.body,
-        statistics::prometheus(&fixture::stats()).unwrap(),
+        statistics::prometheus(&fixture::host(), &fixture::stats()).unwrap(),
         "{metrics:?}"
     );
     assert!(metrics.head.contains("content-type: text/plain; version=0.0.4"));

@@ -12,7 +12,7 @@ use crate::limits::Ending;
 use crate::page::{Taken, TurnPage};
 use crate::poller::{Poller, Source};
 use crate::quarantine;
-use crate::scan::Look;
+use crate::scan::{Look, ScanOn};
 use crate::sessions::of_vm;
 use crate::stats::{Latencies, Statistics};
 use crate::store::{Changes, Placed, Saved, Store, Usage};
@@ -30,7 +30,7 @@ use std::time::Instant;
 use vgpu_pool_map::PoolMap;
 use vgpu_program::service::{self, Heartbeat};
 use vgpu_sched_api::messages::{
-    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Priority, QuarantineStatus, Refusal, Request, ToExec,
+    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Policy, Priority, QuarantineStatus, Refusal, Request, ToExec,
     TurnRecord,
 };
 use vgpu_sched_api::packet::{self, PacketError};
@@ -55,6 +55,8 @@ pub struct Setup {
     pub inventory: Inventory,
     /// Why the GPUs could not be listed.
     pub listing_failed: Option<String>,
+    /// When they are looked for.
+    pub scan_on: Vec<ScanOn>,
     /// NVML's.
     pub library: PathBuf,
     /// The kernel's log.
@@ -81,9 +83,12 @@ pub struct Daemon {
     pub(crate) listing_failed: Option<String>,
     pub(crate) library: PathBuf,
     pub(crate) admins: Admins,
+    pub(crate) scan_on: Vec<ScanOn>,
     /// The look at the GPUs that is under way.
     pub(crate) look: Option<Look>,
-    /// The UUIDs of the GPUs that were there when somebody who asked was last told.
+    /// When the last one began.
+    pub(crate) looked_us: Option<u64>,
+    /// The UUIDs of the GPUs that were there when an administrator who asked was last told.
     pub(crate) told_present: BTreeSet<String>,
     pub(crate) watcher: Watcher,
     pub(crate) gpu_errors: GpuErrors,
@@ -218,7 +223,7 @@ impl Daemon {
         poller.add(&setup.listener, Source::Listener).context("epoll")?;
         poller.add(&setup.terminate, Source::Terminate).context("epoll")?;
         poller.add(&setup.reload, Source::Reload).context("epoll")?;
-        let gpu_errors = GpuErrors::new(&setup.kmsg, &mut poller);
+        let gpu_errors = GpuErrors::new(&setup.kmsg, &setup.saved.events, &mut poller);
         let present = setup.inventory.present().into_iter();
         let told_present = present.map(|gpu| gpu.uuid.clone()).collect();
         let hard = HardStops::new().context("eventfd")?;
@@ -233,6 +238,9 @@ impl Daemon {
             listing_failed: setup.listing_failed,
             library: setup.library,
             admins: setup.admins,
+            // Before time began.
+            looked_us: setup.scan_on.contains(&ScanOn::Start).then_some(0),
+            scan_on: setup.scan_on,
             look: None,
             told_present,
             watcher: Watcher::new(),
@@ -503,7 +511,9 @@ impl Daemon {
                     vm: session.vm,
                     session: session.number,
                     gpu: uuids.join(","),
-                    priority: priority(level),
+                    priority: treated.priority,
+                    policy: treated.policy,
+                    level: (treated.policy == Policy::Priority).then(|| priority(level)),
                     granted_us: now_us,
                     waited_us,
                     held_us: None,
@@ -849,6 +859,7 @@ impl Daemon {
                     live.leaving = true;
                 }
             }
+            FromExec::MemoryWanted => self.memory_asked(session),
             FromExec::Suspended {
                 suspended,
                 microseconds,

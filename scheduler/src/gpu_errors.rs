@@ -1,7 +1,7 @@
 //! Errors of GPUs, and whose they are. The kernel's log names the process, so it comes first; NVML tells of an Xid without
 //! one, for hosts whose log cannot be read. Both tell of the same Xid, in either order.
 use crate::daemon::{Daemon, Live};
-use crate::history::Happened;
+use crate::history::{Happened, now_s};
 use crate::inventory::is_instance;
 use crate::lines::Lines;
 use crate::poller::{Poller, Source};
@@ -9,10 +9,10 @@ use crate::xid::{self, Xid};
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use vgpu_sched_api::messages::EventKind;
+use vgpu_sched_api::messages::{EventKind, EventRecord, XidStatus};
 use vgpu_sched_core::{GpuSet, Session};
 
 /// Bytes of a line of the kernel's log at most; what the driver writes about an Xid is shorter.
@@ -28,6 +28,8 @@ const SAME_US: u64 = 5_000_000;
 const KEPT_US: u64 = 10_000_000;
 /// Xids, and executors that ended, which are remembered at most.
 const REMEMBERED: usize = 1024;
+/// Xids of a GPU that operators are shown at most.
+const SHOWN: usize = 8;
 
 /// A PCI address: domain, bus and device.
 type Address = [u32; 3];
@@ -37,6 +39,7 @@ pub(crate) struct GpuErrors {
     log: Option<KernelLog>,
     seen: Seen,
     ended: VecDeque<Ended>,
+    latest: Latest,
 }
 
 /// The kernel's log.
@@ -83,8 +86,8 @@ impl KernelLog {
 }
 
 impl GpuErrors {
-    /// Reads the kernel's log there, if it can be read.
-    pub(crate) fn new(kmsg: &Path, poller: &mut Poller) -> Self {
+    /// Reads the kernel's log there, if it can be read. Those events were noted in earlier runs.
+    pub(crate) fn new(kmsg: &Path, noted: &[EventRecord], poller: &mut Poller) -> Self {
         let log = KernelLog::open(kmsg, poller).inspect_err(|error| {
             log::warn!(
                 "{}: {error:#}; errors of GPUs are told to be a session's only if it alone has a turn",
@@ -95,7 +98,13 @@ impl GpuErrors {
             log: log.ok(),
             seen: Seen::default(),
             ended: VecDeque::new(),
+            latest: Latest::of(noted),
         }
+    }
+
+    /// The Xids of a GPU, each number once, the latest first.
+    pub(crate) fn xids(&self, uuid: &str) -> Vec<XidStatus> {
+        self.latest.shown(uuid)
     }
 
     /// When something is to be told that waited for the kernel's log.
@@ -160,7 +169,7 @@ impl Daemon {
         }
         let culprit = xid.pid.and_then(|pid| self.session_of_executor(pid));
         let gpu = self.gpu_at(xid.address, culprit);
-        self.gpu_error(culprit, gpu, &message(xid.number, &xid.details));
+        self.gpu_error(culprit, gpu, xid.number, &xid.details);
     }
 
     /// NVML tells of an Xid.
@@ -188,7 +197,7 @@ impl Daemon {
     pub(crate) fn tell_late_errors(&mut self) {
         while let Some(report) = self.gpu_errors.seen.due(self.now_us()) {
             let gpu = self.gpu_at(report.address, report.culprit);
-            self.gpu_error(report.culprit, gpu, &message(report.number, "told by NVML"));
+            self.gpu_error(report.culprit, gpu, report.number, "told by NVML");
         }
     }
 
@@ -236,8 +245,11 @@ impl Daemon {
     }
 
     /// Notes an error of a GPU, after the last calls of the session whose it is.
-    fn gpu_error(&mut self, culprit: Option<Culprit>, gpu: Option<String>, message: &str) {
-        let mut happened = Happened::new(EventKind::GpuError, message).on(gpu.as_slice());
+    fn gpu_error(&mut self, culprit: Option<Culprit>, gpu: Option<String>, number: u64, details: &str) {
+        if let Some(gpu) = &gpu {
+            self.gpu_errors.latest.note(gpu, number, now_s());
+        }
+        let mut happened = Happened::new(EventKind::GpuError, message(number, details)).on(gpu.as_slice());
         if let Some(Culprit { session, .. }) = culprit {
             happened = happened.of(session).after(self.calls_of(session));
         }
@@ -249,6 +261,54 @@ fn message(number: u64, details: &str) -> String {
     match xid::meaning(number) {
         Some(meaning) => format!("Xid {number} ({meaning}): {details}"),
         None => format!("Xid {number}: {details}"),
+    }
+}
+
+/// The number in such a message.
+fn number(message: &str) -> Option<u64> {
+    let rest = message.strip_prefix("Xid ")?;
+    rest[..rest.find([' ', ':'])?].parse().ok()
+}
+
+/// When each Xid came last: by GPU and number, in seconds since 1970.
+#[derive(Debug, Default)]
+struct Latest(BTreeMap<String, BTreeMap<u64, u64>>);
+
+impl Latest {
+    /// As events tell of them.
+    fn of(events: &[EventRecord]) -> Self {
+        let mut latest = Self::default();
+        for event in events.iter().filter(|event| event.kind == EventKind::GpuError) {
+            if let (Some(gpu), Some(number)) = (&event.gpu, number(&event.message)) {
+                latest.note(gpu, number, event.at_s);
+            }
+        }
+        latest
+    }
+
+    fn note(&mut self, gpu: &str, number: u64, at_s: u64) {
+        let numbers = self.0.entry(gpu.to_owned()).or_default();
+        numbers.insert(number, at_s);
+        if numbers.len() > REMEMBERED
+            && let Some((oldest, _)) = numbers.iter().min_by_key(|(_, at_s)| **at_s)
+        {
+            let oldest = *oldest;
+            numbers.remove(&oldest);
+        }
+    }
+
+    fn shown(&self, gpu: &str) -> Vec<XidStatus> {
+        let status = |(number, at_s): (&u64, &u64)| XidStatus {
+            number: *number,
+            meaning: xid::meaning(*number).map(str::to_owned),
+            by_program: xid::is_a_programs(*number),
+            at_s: *at_s,
+        };
+        let mut shown: Vec<_> = self.0.get(gpu).into_iter().flatten().map(status).collect();
+        // Of one second, what programs meet follows from what the GPU had.
+        shown.sort_by_key(|xid| (std::cmp::Reverse(xid.at_s), xid.by_program));
+        shown.truncate(SHOWN);
+        shown
     }
 }
 
@@ -374,6 +434,60 @@ mod tests {
         assert!(seen.logged(5, THERE, 31, Some(7)));
         assert!(!seen.logged(SAME_US - 1, HERE, 31, Some(7)));
         assert!(seen.logged(SAME_US, HERE, 31, Some(7)));
+    }
+
+    #[test]
+    fn the_last_of_each_xid_is_shown_also_after_a_restart() {
+        let event = |at_s, number, gpu: Option<&str>| EventRecord {
+            number: at_s,
+            at_s,
+            kind: EventKind::GpuError,
+            vm: None,
+            session: None,
+            gpu: gpu.map(str::to_owned),
+            message: message(number, "pid=7, Xid 5: of it"),
+            calls: Vec::new(),
+        };
+        let here = Some("GPU-a");
+        let other = EventRecord {
+            kind: EventKind::Lost,
+            ..event(9, 48, here)
+        };
+        let events = [
+            event(1, 31, here),
+            event(2, 79, here),
+            event(3, 31, here),
+            event(4, 12345, here),
+            event(4, 13, here),
+            event(5, 13, Some("GPU-b")),
+            event(6, 13, None),
+            other,
+        ];
+        let mut latest = Latest::of(&events);
+        let shown = |latest: &Latest, gpu: &str| -> Vec<(u64, u64)> {
+            let shown = latest.shown(gpu).into_iter();
+            shown.map(|xid| (xid.number, xid.at_s)).collect()
+        };
+        assert_eq!(shown(&latest, "GPU-a"), [(12345, 4), (13, 4), (31, 3), (79, 2)]);
+        let [unknown, _, fault, lost] = &latest.shown("GPU-a")[..] else {
+            panic!("{latest:?}")
+        };
+        assert_eq!((&unknown.meaning, unknown.by_program), (&None, false));
+        assert!(fault.by_program && fault.meaning.is_some());
+        assert!(!lost.by_program && lost.meaning.as_deref() == xid::meaning(79));
+        latest.note("GPU-a", 79, 20);
+        assert_eq!(shown(&latest, "GPU-a")[0], (79, 20));
+        assert_eq!(shown(&latest, "GPU-b"), [(13, 5)]);
+        // More are not shown, nor remembered for ever.
+        for number in 0..2 * REMEMBERED as u64 {
+            latest.note("GPU-c", number, number);
+        }
+        assert_eq!(latest.0["GPU-c"].len(), REMEMBERED);
+        assert_eq!(latest.shown("GPU-c").len(), SHOWN);
+        assert_eq!(latest.shown("GPU-c")[0].number, 2 * REMEMBERED as u64 - 1);
+        for nonsense in ["", "Xid", "Xid x: y", "Xid 31", "an Xid 31: y"] {
+            assert_eq!(number(nonsense), None, "{nonsense}");
+        }
     }
 
     #[test]

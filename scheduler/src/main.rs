@@ -1,5 +1,6 @@
 //! `vgpud`: gives the host's VMs their turns on its GPUs.
 mod admin;
+mod allowance;
 mod arrivals;
 mod audit;
 mod daemon;
@@ -17,6 +18,7 @@ mod placement;
 mod poller;
 mod quarantine;
 mod requests;
+mod ring;
 mod rungs;
 mod scan;
 mod sessions;
@@ -33,12 +35,14 @@ use clap::Parser;
 use inventory::Inventory;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use scan::ScanOn;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use store::{Changes, Store};
+use vgpu_program::Misconfigured;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -62,6 +66,9 @@ struct Arguments {
     /// The kernel's log, which tells whose work an error of a GPU was.
     #[arg(long, value_name = "PATH", default_value = "/dev/kmsg")]
     kmsg: PathBuf,
+    /// When GPUs are looked for.
+    #[arg(long, value_enum, value_name = "WHEN", value_delimiter = ',', default_values = ["start", "change", "view"])]
+    scan_on: Vec<ScanOn>,
     /// Members of this group may change things, as root and this program's own user may.
     #[arg(long, value_name = "NAME|GID", value_parser = admin::group)]
     admin_group: Option<u32>,
@@ -98,8 +105,10 @@ fn run(arguments: Arguments) -> Result<()> {
 fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
     let (store, mut saved) = Store::open(&arguments.state_dir)?;
     let mut inventory = Inventory::new(std::mem::take(&mut saved.gpus));
-    let listing_failed = match scan::look(&arguments.libnvidia_ml) {
-        Ok(gpus) => {
+    let look = || scan::look(&arguments.libnvidia_ml);
+    let listing_failed = match arguments.scan_on.contains(&ScanOn::Start).then(look) {
+        None => None,
+        Some(Ok(gpus)) => {
             inventory.update(gpus.clone());
             store.write(Changes {
                 gpus: Some(gpus),
@@ -108,14 +117,15 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
             None
         }
         // Programs that run on them may be waiting for their turn.
-        Err(error) if !inventory.is_empty() => Some(format!("the GPUs cannot be listed: {error:#}")),
-        Err(error) => return Err(error.context("the GPUs cannot be listed")),
+        Some(Err(error)) if !inventory.is_empty() => Some(format!("the GPUs cannot be listed: {error:#}")),
+        Some(Err(error)) => return Err(error.context("the GPUs cannot be listed")),
     };
     let known = |uuid: &str| inventory.assignable(uuid);
     let map_text = std::fs::read_to_string(&arguments.config)
-        .with_context(|| format!("{}: cannot be read", arguments.config.display()))?;
+        .with_context(|| format!("{}: cannot be read", arguments.config.display()))
+        .map_err(Misconfigured::of)?;
     let map = vgpu_pool_map::PoolMap::parse(&map_text, Some(&known))
-        .map_err(|error| error.of_file(&arguments.config))?;
+        .map_err(|error| Misconfigured::of(error.of_file(&arguments.config)))?;
     let mut daemon = daemon::Daemon::new(daemon::Setup {
         terminate: pipe_of(&[signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?,
         reload: pipe_of(&[signal_hook::consts::SIGHUP])?,
@@ -125,6 +135,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         map_text,
         inventory,
         listing_failed,
+        scan_on: arguments.scan_on,
         library: arguments.libnvidia_ml,
         kmsg: arguments.kmsg,
         admins: admin::Admins::new(arguments.admin_group),

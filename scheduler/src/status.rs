@@ -14,10 +14,12 @@ impl Daemon {
     /// Everything, of VMs from that number on as far as an answer holds them.
     pub(crate) fn status(&mut self, from_vm: u32) -> Answer {
         self.look_at_all();
+        self.look_on_view();
         let mut status = Status {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.now_us() / 1_000_000,
+            hostname: hostname(),
             config: self.config.display().to_string(),
             map_version: self.map_version.clone(),
             degraded: self.degraded(),
@@ -100,6 +102,8 @@ impl Daemon {
                 .iter()
                 .filter(|uuids| uuids.iter().any(|other| other == uuid))
                 .count() as u32,
+            measured: self.watcher.measured(uuid, self.now_us()).1,
+            xids: self.gpu_errors.xids(uuid),
         };
         let present = self.inventory.present().into_iter().map(|gpu| {
             let state = match pools_of.contains_key(&gpu.uuid) {
@@ -184,6 +188,12 @@ impl Daemon {
             sessions,
         }
     }
+}
+
+/// What the kernel says that the host is called; empty if it does not.
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.unwrap_or_default().trim_end().to_owned()
 }
 
 fn standing_name(standing: Standing) -> &'static str {

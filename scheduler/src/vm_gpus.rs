@@ -103,7 +103,7 @@ impl Daemon {
                 utilisation: utilisation.map(|percent| if has(uuid) { percent } else { 0 }),
                 facts: known.map(|gpu| gpu.facts).unwrap_or_default(),
                 peers: known.map(|gpu| places(&gpu.peers, uuids)).unwrap_or_default(),
-                readings: self.watcher.readings(uuid),
+                readings: self.watcher.measured(uuid, self.now_us()).0,
             }
         };
         let driver = uuids.iter().map(|uuid| self.inventory.driver(uuid));

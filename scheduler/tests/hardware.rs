@@ -7,7 +7,10 @@ use rustix::process::{Pid, Signal};
 use softgpu_device::{DeviceShare, Part};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use vgpu_sched_api::messages::{Answer, Change, Edit, EventKind, GpuState, Refusal, Request};
+use std::time::{Duration, Instant};
+use vgpu_sched_api::messages::{
+    Answer, Change, Edit, EventKind, FromExec, GpuMeasured, GpuState, Refusal, Request,
+};
 
 const MIB: u64 = 1 << 20;
 /// A process that runs this test takes memory of the GPU of this number.
@@ -77,6 +80,19 @@ fn watcher(daemon: &Daemon) -> Option<Pid> {
     pids.next().and_then(Pid::from_raw)
 }
 
+/// Waits until what is listed in that place measures what is expected.
+fn until_measured(daemon: &Daemon, gpu: usize, expected: &GpuMeasured) {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let gpus = daemon.status().gpus;
+        if gpus[gpu].measured == *expected {
+            return;
+        }
+        assert!(Instant::now() < end, "{expected:?} is not measured: {gpus:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn fault(pid: u32, bus: u32) -> String {
     format!(
         "4,1234,567890,-;NVRM: Xid (PCI:0000:{bus:02x}:00): 31, pid={pid}, name=fault, channel 0x0000001e, \
@@ -118,6 +134,73 @@ fn an_executor_is_told_of_the_memory_that_the_driver_accounts_to_it() {
     backend.attach(1, &mut user.exec);
     user.exec.until_memory(&[0, 10 * MIB + MIB / 2]);
     drop(other);
+}
+
+/// What a GPU does not tell, and what a driver that hangs told before, is not known: it is not 0.
+#[test]
+fn what_gpus_measure_is_shown_as_long_as_they_tell() {
+    let daemon = Daemon::with_instances(2, "1:2", &map(&[(1, "low")], ""));
+    let memory = |total, mig| GpuMeasured {
+        memory_used: Some(0),
+        memory_total: Some(total),
+        mig,
+        ..GpuMeasured::default()
+    };
+    until_measured(&daemon, 0, &memory(4096 * MIB, None));
+    until_measured(&daemon, 1, &memory(4096 * MIB, Some(true)));
+    until_measured(&daemon, 2, &memory(2048 * MIB, None));
+    let mut user = GpuUser::start(&daemon, 0);
+    user.take(5 * MIB);
+    daemon.set_sensors(
+        0,
+        "temperature 41\npower 312500\npower_limit 700000\nutilization 0\nmemory_utilization 34\nsm_clock 1980\n\
+         memory_clock 2619\necc 1\necc_volatile 0\necc_aggregate 5\n",
+    );
+    let all = GpuMeasured {
+        temperature: Some(41),
+        power_mw: Some(312_500),
+        power_limit_mw: Some(700_000),
+        utilisation: Some(0),
+        memory_utilisation: Some(34),
+        memory_used: Some(5 * MIB),
+        memory_total: Some(4096 * MIB),
+        sm_clock_mhz: Some(1980),
+        memory_clock_mhz: Some(2619),
+        ecc: Some(true),
+        ecc_volatile: Some(0),
+        ecc_aggregate: Some(5),
+        mig: None,
+    };
+    until_measured(&daemon, 0, &all);
+    let named = Command::new("uname").arg("-n").output().unwrap();
+    assert_eq!(daemon.status().hostname.as_bytes(), named.stdout.trim_ascii_end());
+
+    // It hangs.
+    let pid = watcher(&daemon).unwrap();
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    until_measured(&daemon, 0, &GpuMeasured::default());
+    rustix::process::kill_process(pid, Signal::CONT).unwrap();
+    until_measured(&daemon, 0, &all);
+    // It falls off its bus.
+    daemon.lose_gpu(0, true);
+    until_measured(&daemon, 0, &memory(4096 * MIB, Some(true)));
+}
+
+/// Who asks is answered, also where nothing has changed and where nobody can say.
+#[test]
+fn an_executor_that_asks_is_told_of_its_memory() {
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
+    let backend = daemon.backend(1);
+    let (first, second) = (backend.session(1), backend.session(2));
+    for exec in [&first, &second, &first] {
+        exec.say(&FromExec::MemoryWanted);
+        exec.until_memory(&[0]);
+    }
+    daemon.replace_nvml(Some("no library"));
+    rustix::process::kill_process(watcher(&daemon).unwrap(), Signal::KILL).unwrap();
+    daemon.until_logged("the GPUs are not watched", 0);
+    second.say(&FromExec::MemoryWanted);
+    second.until_memory(&[]);
 }
 
 #[test]
@@ -215,6 +298,19 @@ fn without_the_kernels_log_an_xid_is_the_only_holders() {
     high.take_turn();
     daemon.inject_xid(0, 13);
     assert_eq!(next_error(&daemon, after).0, None);
+    // Each is shown with the GPU, also by the next vgpud.
+    let shown = |daemon: &Daemon| {
+        let xids = daemon.status().gpus[0].xids.clone();
+        assert!(xids.iter().all(|xid| xid.at_s > 1_700_000_000), "{xids:?}");
+        let mut shown: Vec<_> = xids.iter().map(|xid| (xid.number, xid.by_program)).collect();
+        shown.sort_unstable();
+        shown
+    };
+    let expected = [(13, true), (31, true), (79, false)];
+    assert_eq!(shown(&daemon), expected);
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    assert_eq!(shown(&daemon), expected);
 }
 
 #[test]
@@ -237,6 +333,34 @@ fn a_gpu_that_falls_off_is_noticed_unasked() {
     assert_eq!(changes, [change.clone(), change]);
     assert_eq!(scan(&daemon), (gpus[..1].to_vec(), vec![]));
     assert_eq!(scan(&daemon), (vec![], vec![]));
+}
+
+#[test]
+fn gpus_are_looked_for_when_it_was_said() {
+    let mut daemon = Daemon::with_gpus(1, &map(&[(1, "low")], ""));
+    let gpus = daemon.gpus();
+    let here = format!("GPU {} is here", gpus[0]);
+    let again = |daemon: &mut Daemon, scan_on| {
+        assert_eq!(daemon.end(Signal::TERM), Some(0));
+        daemon.scan_on = scan_on;
+        daemon.restart();
+    };
+    again(&mut daemon, "asked");
+    // The GPU is news to who watches, and somebody views it.
+    daemon.until_logged("the GPUs are watched", 0);
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Missing);
+    assert_eq!(scan(&daemon), (gpus.clone(), vec![]));
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Ready);
+    daemon.until_logged(&here, 0);
+    assert_eq!(daemon.logged().matches("GPUs are looked for").count(), 1);
+
+    again(&mut daemon, "change");
+    daemon.until_logged(&here, 0);
+
+    again(&mut daemon, "view");
+    daemon.status();
+    daemon.until_logged(&here, 0);
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Ready);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! ended together.
 pub mod browser;
 pub mod checks;
+pub mod compat;
 pub mod crowd;
 pub mod gpu_tests;
 pub mod hostile;

@@ -327,17 +327,18 @@ fn a_wrong_map_is_refused_and_the_old_one_stays() {
     let file = stack.pool_map().display().to_string();
     for (text, line, part) in cases {
         fs::write(stack.pool_map(), &text).unwrap();
-        for command in [
-            "reload",
-            "set-weight --vm-id 1 --weight 2",
-            &format!("config check {file}"),
-        ] {
+        for command in ["reload", "reload --dry-run", &format!("config check {file}")] {
             let said = admin(&stack, command, USAGE);
             assert!(
                 said.contains(&format!("{file}: line {line}: ")) && said.contains(part),
                 "{said}\n{text}"
             );
         }
+        let said = admin(&stack, "set-weight --vm-id 1 --weight 2", FAILED);
+        assert!(
+            said.contains("was changed by hand and is not in use yet"),
+            "{said}"
+        );
         assert_eq!(fs::read_to_string(stack.pool_map()).unwrap(), text);
         assert_eq!(
             json(&stack, "status", DONE)["pools"][0]["ranges"],
@@ -351,11 +352,17 @@ fn a_wrong_map_is_refused_and_the_old_one_stays() {
         (&tried["dry_run"], &tried["number"]),
         (&true.into(), &Value::Null)
     );
-    assert_eq!(tried["changes"].as_array().unwrap().len(), 1, "{tried}");
-    assert!(admin(&stack, "reload --dry-run", DONE).starts_with("would change (dry run):\n"));
+    assert_eq!(tried["changes"], value!(["VM 8: in pool A"]));
+    assert_eq!(
+        admin(&stack, "reload --dry-run", DONE),
+        "would change (dry run):\n  VM 8: in pool A\n"
+    );
     let ranges = |stack: &Stack| json(stack, "status", DONE)["pools"][0]["ranges"].clone();
     assert_eq!(ranges(&stack), serde_json::json!(["1-7"]));
+    let said = admin(&stack, "reload", DONE);
+    assert_eq!(said, format!("VM 8: in pool A\n{file} is in use: 1 pool\n"));
     assert_eq!(json(&stack, "reload", DONE)["dry_run"], false);
+    assert!(admin(&stack, "audit --last 1", DONE).contains("VM 8: in pool A"));
     assert_eq!(ranges(&stack), serde_json::json!(["1-8"]));
     assert_eq!(
         admin(&stack, "reload --dry-run", DONE),
@@ -510,6 +517,55 @@ fn a_quarantined_vm_works_again_when_it_is_released() {
     assert_eq!(json(&stack, "probe", DONE)["gpus"].as_array().unwrap().len(), 1);
 }
 
+/// For people, programs and Prometheus; what is not known is not 0.
+#[test]
+fn what_gpus_measure_is_told() {
+    let stack = host(2, "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1]\n");
+    let sensors = "temperature 41\npower 312500\npower_limit 700000\nutilization 87\nmemory_utilization 34\n\
+        ecc 1\necc_volatile 2\n";
+    fs::write(stack.dir().join("softgpu/sensors-1"), sensors).unwrap();
+    stack
+        .until("the sensors were read", |stack| {
+            let status = stack.status();
+            status.is_ok_and(|status| status.gpus[1].measured.ecc_volatile == Some(2))
+        })
+        .unwrap();
+    let status = json(&stack, "status", DONE);
+    let gpu = &status["gpus"][1]["measured"];
+    assert_eq!(
+        (&gpu["temperature"], &gpu["power_mw"], &gpu["ecc"]),
+        (&41.into(), &312_500.into(), &true.into())
+    );
+    assert_eq!(
+        (&gpu["sm_clock_mhz"], &gpu["memory_used"]),
+        (&Value::Null, &0.into())
+    );
+    assert_eq!(status["gpus"][0]["measured"]["temperature"], Value::Null);
+    assert!(admin(&stack, "status", DONE).contains("41 C, 312/700 W, 87 %"));
+    let text = admin(&stack, "status --gpus", DONE);
+    assert!(
+        text.contains("41 C  312 W  700 W  87 %") && !text.contains("Pool A"),
+        "{text}"
+    );
+
+    let text = admin(&stack, "stats --prometheus", DONE);
+    let uuid = status["gpus"][1]["uuid"].as_str().unwrap();
+    let hostname = status["hostname"].as_str().unwrap();
+    let temperature = format!(
+        "vgpu_gpu_temperature_celsius{{gpu=\"1\",UUID=\"{uuid}\",pci_bus_id=\"00000000:02:00.0\",device=\"nvidia1\",\
+         modelName=\"vgpu software GPU\",hostname=\"{hostname}\"}} 41"
+    );
+    let told: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("vgpu_gpu_temperature_celsius"))
+        .collect();
+    assert_eq!(told, [temperature]);
+    assert!(
+        text.contains("\nvgpu_gpu_ecc_volatile_uncorrected_errors_total{gpu=\"1\","),
+        "{text}"
+    );
+}
+
 /// What comes while it is recorded is in the file, each line an arrival of its own.
 #[test]
 fn arrivals_are_recorded() {
@@ -619,12 +675,26 @@ fn only_administrators_change_things() {
     };
     let vm = stack.vm_user(1);
     assert_eq!(code(vm, &["status"]), Some(DONE));
+    // What changes nothing he may ask, but for what is in the file and not in use.
+    for arguments in [
+        &["scan-gpus"][..],
+        &["unregister-vm", "--vm-id", "1", "--dry-run"],
+    ] {
+        assert_eq!(code(vm, arguments), Some(DONE), "{arguments:?}");
+    }
     for arguments in [
         &["reload"][..],
-        &["scan-gpus"],
+        &["reload", "--dry-run"],
         &["unregister-vm", "--vm-id", "1"],
     ] {
         assert_eq!(code(vm, arguments), Some(FAILED), "{arguments:?}");
+    }
+    let changes = json(&stack, "audit", DONE)["changes"].clone();
+    let refused: Vec<_> = changes.as_array().unwrap().iter().collect();
+    assert_eq!(refused.len(), 2, "{changes}");
+    for record in refused {
+        assert_eq!(record["uid"], vm.0, "{record}");
+        assert!(record["refused"].is_string(), "{record}");
     }
     assert_eq!(code((65_534, 65_534), &["status"]), Some(UNREACHABLE));
     assert_eq!(
@@ -683,7 +753,7 @@ fn a_host_is_looked_at() {
         // Whoever may see less is told what he may not see, and the rest.
         let mut nobody = stack.admin();
         nobody
-            .args(["--json", "doctor"])
+            .args(["--json", "doctor", "--libnvidia-ml", "/no/such/library"])
             .uid(65_534)
             .gid(65_534)
             .current_dir("/");
@@ -691,7 +761,7 @@ fn a_host_is_looked_at() {
         assert_eq!(output.status.code(), Some(DEGRADED), "{}", texts(&output).1);
         let told: Value = serde_json::from_slice(&output.stdout).unwrap();
         let vgpud = finding(&told, "vgpud");
-        assert_eq!(vgpud["level"], "wrong");
+        assert_eq!(vgpud["level"], "unseen");
         assert!(vgpud["found"].as_str().unwrap().contains("denied"), "{vgpud}");
         assert_eq!(finding(&told, "memfd")["level"], "ok");
     }

@@ -13,9 +13,9 @@ pub struct Doctor {
     /// The QEMU that is to run VMs
     #[arg(long, value_name = "PATH", default_value = "qemu-system-x86_64")]
     qemu: PathBuf,
-    /// NVML, which tells of the GPUs
-    #[arg(long, value_name = "PATH", default_value = "libnvidia-ml.so.1")]
-    libnvidia_ml: PathBuf,
+    /// NVML, which tells of the GPUs; unless given, that of the vgpud that runs, or libnvidia-ml.so.1
+    #[arg(long, value_name = "PATH")]
+    libnvidia_ml: Option<PathBuf>,
     /// vgpud's state folder; unless given, that of the vgpud that runs, or /var/lib/vgpu
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,

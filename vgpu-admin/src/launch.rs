@@ -1,14 +1,16 @@
-//! What others need to give the GPU of a VM to it: libvirt, and container engines.
+//! What others need to give the GPU of a VM to it: libvirt, CloudStack, and container engines.
 mod cdi;
+mod cloudstack;
 mod domain;
 
 pub use cdi::{Cdi, VERSIONS, cdi};
-pub use domain::domain;
+pub use cloudstack::{Discovery, discovery, encoded, extra_config};
+pub use domain::{QEMU, domain};
 
 use crate::services::{self, Service};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A path of a Unix socket has so many bytes at most.
 const SOCKET_LEN_MAX: usize = 107;
@@ -43,7 +45,7 @@ impl Backend {
         let given = self.vm_socket.clone();
         given
             .or_else(|| self.listening(services::backends(vgpud)))
-            .unwrap_or_else(|| format!("/run/vgpu/vm{}/vgpu.sock", self.vm_id))
+            .unwrap_or_else(|| socket_in(Path::new("/run"), self.vm_id).display().to_string())
     }
 
     /// Where the VM's backend among these listens.
@@ -53,6 +55,11 @@ impl Backend {
         let path = own.path("--socket-path")?.into_os_string().into_string().ok()?;
         socket(&path).ok()
     }
+}
+
+/// Where the unit of a VM's backend has it listen.
+pub fn socket_in(run_dir: &Path, vm: u32) -> PathBuf {
+    run_dir.join(format!("vgpu/vm{vm}/vgpu.sock"))
 }
 
 /// A path that others take as it is.

@@ -44,6 +44,12 @@ impl Service {
         None
     }
 
+    /// Whether it is this program.
+    pub fn is(&self, program: &str) -> bool {
+        let name = self.arguments.first().map(Path::new).and_then(Path::file_name);
+        name.is_some_and(|name| name == program)
+    }
+
     /// The VM that a backend serves.
     pub fn vm(&self) -> Option<u32> {
         self.option("--vm-id")?.parse().ok()

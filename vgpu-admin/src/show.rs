@@ -12,7 +12,7 @@ pub use doctor::doctor;
 pub use events::{events, turns};
 pub use probe::probe;
 pub use stats::stats;
-pub use status::{scanned, status};
+pub use status::{gpus, scanned, status};
 pub use top::top;
 
 use comfy_table::{CellAlignment, ContentArrangement, TableComponent, presets};
@@ -20,6 +20,9 @@ use jiff::Timestamp;
 use std::borrow::Cow;
 use unicode_truncate::UnicodeTruncateStr;
 use unicode_width::UnicodeWidthStr;
+
+/// What the mark of a GPU time means.
+const ESTIMATE: &str = "~ partly an estimate: while several sessions work on one GPU at once, its time is split by their time slices\n";
 
 /// What is written to.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! What programs are told.
 use crate::doctor::Finding;
-use crate::launch::Cdi;
+use crate::launch::{Cdi, Discovery};
 use crate::record::Recorded;
 use crate::replay::Replayed;
 use serde::Serialize;
@@ -66,6 +66,14 @@ pub enum Told<'a> {
         vm_socket: &'a str,
         xml: &'a str,
     },
+    /// Before it is encoded.
+    ExtraConfig {
+        vm: u32,
+        vm_socket: &'a str,
+        config: &'a str,
+    },
+    /// What is said in it is CloudStack's.
+    Discovered(&'a Discovery),
     Error {
         error: Error<'a>,
     },
@@ -110,7 +118,7 @@ mod tests {
     use std::collections::BTreeSet;
     use vgpu_client::failure::Kind;
     use vgpu_client::fixture;
-    use vgpu_sched_api::messages::Priority;
+    use vgpu_sched_api::messages::{Policy, Priority};
 
     fn keys(value: &Value, found: &mut BTreeSet<String>) {
         match value {
@@ -138,6 +146,8 @@ mod tests {
             session: 1,
             gpu: "GPU-0".to_owned(),
             priority: Priority::Low,
+            policy: Policy::Priority,
+            level: Some(Priority::Low),
             granted_us: 0,
             waited_us: 0,
             held_us: None,
@@ -189,6 +199,11 @@ mod tests {
                 vm: 3,
                 vm_socket: "",
                 xml: "",
+            },
+            Told::ExtraConfig {
+                vm: 3,
+                vm_socket: "",
+                config: "",
             },
             Told::Error {
                 error: Error {

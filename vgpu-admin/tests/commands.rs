@@ -3,8 +3,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -161,7 +163,7 @@ fn the_last_events_are_read_page_by_page() {
     assert_eq!(json["schema_version"], SCHEMA_VERSION);
     assert_eq!(json["events"].as_array().unwrap().len(), 5);
     assert_eq!(json["events"][4]["calls"][0]["took_us"], Value::Null);
-    assert_eq!(vgpud.run(&["events", "--last", "0"]), "Nothing has happened.\n");
+    assert_eq!(vgpud.run(&["events", "--last", "0"]), "");
 }
 
 /// One event per line, each once, over many connections.
@@ -202,6 +204,7 @@ fn arrival(number: u64) -> Arrival {
         gpus: vec!["GPU-0".to_owned()],
         priority: Priority::High,
         weight: 2,
+        policy: Some(Policy::Priority),
         at_us: 10 * number,
         waited_us: 20,
         used_us: 30,
@@ -254,6 +257,66 @@ fn a_record_has_what_came_until_it_was_interrupted() {
     assert_eq!(fs::read_to_string(vgpud.path("arrivals")).unwrap(), text);
 }
 
+/// What was read before vgpud went is in the file, and no more is said to be.
+#[test]
+fn a_record_ends_whole_when_vgpud_does() {
+    let mut last = 2;
+    let vgpud = Vgpud::start(move |request| match request {
+        // Whoever serves the connection ends, and hangs up.
+        Request::Arrivals { from: 7 } => std::panic::resume_unwind(Box::new(())),
+        Request::Arrivals { from } => {
+            let (numbers, next) = page(*from, last);
+            if numbers.is_empty() {
+                last = 6;
+            }
+            Answer::Arrivals {
+                arrivals: numbers.into_iter().map(arrival).collect(),
+                next,
+            }
+        }
+        other => panic!("{other:?}"),
+    });
+    let output = vgpud.spawn(&["record", "arrivals"]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("the record ends here. arrivals is whole: it has what came before, 4 arrivals\n")
+            && said.contains("hint: the next vgpud's is a record of its own"),
+        "{said}"
+    );
+    let text = fs::read_to_string(vgpud.path("arrivals")).unwrap();
+    let read = text
+        .lines()
+        .skip(1)
+        .map(|line| serde_json::from_str(line).unwrap());
+    assert_eq!(
+        read.collect::<Vec<Arrival>>(),
+        (3..=6).map(arrival).collect::<Vec<_>>()
+    );
+}
+
+/// Where there is no pool for it, that is said beside what is asked for, which may come first.
+#[test]
+fn a_vm_in_no_pool_is_warned_of() {
+    let vgpud = Vgpud::start(fixture);
+    for command in ["cdi", "domain-xml"] {
+        let said = |vm: &str| {
+            let socket = ["--vm-socket", "/run/a"];
+            let child = vgpud.spawn(&[&[command, "--vm-id", vm], &socket[..]].concat());
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            assert!(!output.stdout.is_empty());
+            text(&output.stderr)
+        };
+        assert_eq!(said("3"), "");
+        let warned = said("4000");
+        assert!(
+            warned.starts_with("warning: VM 4000 is in no pool") && warned.contains("hint: "),
+            "{warned}"
+        );
+    }
+}
+
 #[test]
 fn a_record_ends_with_its_time() {
     let vgpud = arriving();
@@ -295,6 +358,10 @@ fn part(from_vm: u32) -> Answer {
 fn statistics_are_told_in_three_ways() {
     let vgpud = Vgpud::start(|request| match request {
         Request::Stats { from_vm } => part(*from_vm),
+        Request::Status { .. } => Answer::Status {
+            status: Box::new(vgpu_client::fixture::host()),
+            next_vm: None,
+        },
         other => panic!("{other:?}"),
     });
     assert!(vgpud.run(&["stats"]).contains("throttled"));
@@ -303,6 +370,10 @@ fn statistics_are_told_in_three_ways() {
     let text = vgpud.run(&["stats", "--prometheus"]);
     assert!(
         text.contains("\nvgpu_vm_calls_total{vm=\"3\",pool=\"A\"} 42\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\nvgpu_gpu_temperature_celsius{gpu=\"0\",UUID="),
         "{text}"
     );
     let mut child = vgpud.spawn(&["stats", "--json", "--watch"]);
@@ -366,6 +437,7 @@ fn status() -> Status {
         schema_version: SCHEMA_VERSION,
         version: "0.1.0".to_owned(),
         uptime_s: 1,
+        hostname: "gpu1".to_owned(),
         config: "/etc/vgpu/pools.toml".to_owned(),
         map_version: "0123456789abcdef".to_owned(),
         degraded: Vec::new(),
@@ -672,7 +744,6 @@ fn what_is_shown_is_shown_again() {
     // And once without it.
     assert_eq!(vgpud.run(&["turns"]), "No turn was given since vgpud started.\n");
     assert_eq!(vgpud.run(&["audit", "--last", "2"]).matches("anna").count(), 2);
-    assert_eq!(vgpud.run(&["audit", "--last", "0"]), "Nothing was changed.\n");
 }
 
 /// What needs no `vgpud` asks none.
@@ -729,4 +800,164 @@ fn a_containers_file_is_told_of_without_vgpud() {
         let (_, err) = alone(&[&["cdi", "--vm-id", "9"], wrong].concat(), 2);
         assert!(err.contains("expected a path from / on"), "{err}");
     }
+}
+
+#[test]
+fn cloudstack_is_told_what_it_needs() {
+    let (encoded, _) = alone(&["cloudstack", "extra-config", "--vm-id", "9"], 0);
+    assert!(encoded.starts_with("vgpu%3A%0A%3CmemoryBacking%3E"), "{encoded}");
+    assert_eq!(encoded.lines().count(), 1);
+    let arguments = ["cloudstack", "extra-config", "--vm-id", "9", "--json"];
+    let told: Value = serde_json::from_str(&alone(&arguments, 0).0).unwrap();
+    let config = told["config"].as_str().unwrap();
+    assert!(config.contains("path=/run/vgpu/vm9/vgpu.sock\""), "{config}");
+    alone(&["cloudstack", "extra-config"], 2);
+
+    let vgpud = Vgpud::start(fixture);
+    let found: Value = serde_json::from_str(&vgpud.run(&["cloudstack", "discovery"])).unwrap();
+    let gpu = &found["gpus"][0];
+    assert_eq!(
+        (&gpu["device"], &gpu["full_passthrough"]["enabled"]),
+        (&json!("NVIDIA H100 80GB HBM3"), &json!(0))
+    );
+    let told: Value = serde_json::from_str(&vgpud.run(&["cloudstack", "discovery", "--json"])).unwrap();
+    assert_eq!(
+        (&told["schema_version"], &told["gpus"]),
+        (&json!(SCHEMA_VERSION), &found["gpus"])
+    );
+    alone(&["cloudstack", "discovery"], 4);
+}
+
+/// A host on which a test says what the service manager does.
+struct Hooked {
+    dir: TempDir,
+}
+
+impl Hooked {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("vgpu/vm3")).unwrap();
+        let script = dir.path().join("systemctl");
+        // It fails as long as there is something to say.
+        let text = "#!/bin/sh\necho \"$*\" >>\"${0%/*}/asked\"\n[ \"$1\" = stop ] || ! cat \"${0%/*}/failing\" >&2\n";
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn domain(&self, uuid: &str) -> String {
+        let arguments = ["domain-xml", "--vm-id", "3", "--vm-socket"];
+        let socket = self.path("vgpu/vm3/vgpu.sock");
+        let (xml, _) = alone(&[&arguments[..], &[socket.to_str().unwrap()]].concat(), 0);
+        xml.replace("</domain>", &format!("<uuid>{uuid}</uuid></domain>"))
+    }
+
+    /// What libvirt runs; what it says if it fails.
+    fn hook(&self, xml: &str, line: &str) -> Result<(), String> {
+        let path = format!("{}:/usr/bin:/bin", self.dir.path().display());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"))
+            .arg("libvirt-hook")
+            .arg("--run-dir")
+            .arg(self.dir.path())
+            .arg("--")
+            .args(line.split(' '))
+            .env("PATH", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It need not read what does not concern it.
+        let _ = child.stdin.take().unwrap().write_all(xml.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        // libvirt would take what is there for the domain's XML.
+        assert_eq!(text(&output.stdout), "");
+        match output.status.code() {
+            Some(0) => Ok(()),
+            Some(1) => Err(text(&output.stderr)),
+            other => panic!("{other:?}: {}", text(&output.stderr)),
+        }
+    }
+
+    /// What the service manager was asked for since.
+    fn asked(&self) -> Vec<String> {
+        let asked = fs::read_to_string(self.path("asked")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("asked"));
+        asked.lines().map(str::to_owned).collect()
+    }
+}
+
+const START: &str = "start -- vgpu-backend@3.service";
+const STOP: &str = "stop -- vgpu-backend@3.service";
+
+#[test]
+fn a_backend_comes_and_goes_with_its_domain() {
+    let host = Hooked::new();
+    let _listener = UnixListener::bind(host.path("vgpu/vm3/vgpu.sock")).unwrap();
+    let (xml, copy) = (host.domain("one"), host.domain("two"));
+    assert_eq!(host.hook(&xml, "a prepare begin -"), Ok(()));
+    assert_eq!(host.asked(), [START]);
+    for other in [
+        "start begin -",
+        "started begin -",
+        "stopped end -",
+        "reconnect begin -",
+    ] {
+        assert_eq!(host.hook(&xml, &format!("a {other}")), Ok(()));
+    }
+    assert_eq!(host.asked(), [""; 0]);
+
+    // A copy of it neither gets the backend nor ends it.
+    let why = host.hook(&copy, "copy prepare begin -").unwrap_err();
+    assert!(
+        why.contains("domain copy: VM 3 is another domain: one a."),
+        "{why}"
+    );
+    assert_eq!(host.hook(&copy, "copy release end -"), Ok(()));
+    assert_eq!(host.asked(), [""; 0]);
+
+    // Whoever has crashed may come again, also under another name.
+    assert_eq!(host.hook(&xml, "b prepare begin -"), Ok(()));
+    assert_eq!(host.hook(&xml, "b release end -"), Ok(()));
+    assert_eq!(host.asked(), [START, STOP]);
+    assert_eq!(host.hook(&xml, "b release end -"), Ok(()));
+    assert_eq!(host.asked(), [""; 0]);
+    assert_eq!(host.hook(&copy, "copy prepare begin -"), Ok(()));
+    assert_eq!(host.asked(), [START]);
+}
+
+#[test]
+fn why_a_domain_does_not_start_is_told() {
+    let host = Hooked::new();
+    let xml = host.domain("one");
+    fs::write(host.path("failing"), "\nJob for it failed.\nSee elsewhere.\n").unwrap();
+    let why = host.hook(&xml, "a prepare begin -").unwrap_err();
+    let expected = "vgpu-admin: domain a: vgpu-backend@3.service does not start: Job for it failed.";
+    assert!(why.starts_with(expected), "{why}");
+    assert_eq!(host.asked(), [START, STOP]);
+
+    // It is started, and does not listen where it should.
+    fs::remove_file(host.path("failing")).unwrap();
+    let why = host.hook(&xml, "a prepare begin -").unwrap_err();
+    assert!(why.contains("runs, but nobody listens at "), "{why}");
+    assert_eq!(host.asked(), [START, STOP]);
+    assert_eq!(fs::read_dir(host.path("vgpu-libvirt")).unwrap().count(), 0);
+
+    for (xml, expected) in [
+        ("<domain>", "domain a: its XML: "),
+        ("<domain/>", "domain a: its XML has no <uuid>"),
+    ] {
+        let why = host.hook(xml, "a prepare begin -").unwrap_err();
+        assert!(why.contains(expected), "{why}");
+    }
+    // Another domain is none of ours.
+    assert_eq!(
+        host.hook("<domain><uuid>u</uuid></domain>", "a prepare begin -"),
+        Ok(())
+    );
+    assert_eq!(host.asked(), [""; 0]);
 }

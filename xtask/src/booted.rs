@@ -4,22 +4,21 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use vgpu_vm::Artifacts;
 use vgpu_vm::initrd::Initrd;
-
-use crate::util::capture_text;
+use vgpu_vm::{Accel, Artifacts, Vm};
 
 /// What is run in it, as a service, once all others are there.
 const SCRIPT: &str = include_str!("booted.sh");
 const UNIT: &str = "[Unit]\nAfter=multi-user.target\n\n[Service]\nType=oneshot\nExecStart=/bin/sh /opt/booted.sh\n\
                     StandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n";
-/// What it says last if all was right.
+/// What it says last, and what if all was right.
+const ENDED: &str = "ended with ";
 const RIGHT: &str = "ended with 0";
-/// How long that may take, in seconds: processors are emulated.
-const LIMIT: &str = "900";
+/// How long that may take: processors are emulated.
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// Folders of the Debian that nothing here reads.
 const LEFT_OUT: [&str; 6] = [
@@ -63,34 +62,23 @@ pub fn check(artifacts: &Artifacts, debian: &Path, package: &Path) -> Result<()>
         }
     }
     archive.finish()?.flush()?;
-    let said = capture_text(&mut boot(artifacts, &initrd)?)?;
+    let mut vm = Vm::builder(artifacts, "booted")
+        .accel(Accel::Tcg)
+        .memory_mib(2048)
+        .initrd(&initrd)
+        .kernel_word("rdinit=/sbin/init")
+        .kernel_word("loglevel=4")
+        .kernel_word("systemd.show_status=no")
+        .spawn()?;
+    let ended = vm.wait_for_line(ENDED, LIMIT);
+    let right = matches!(&ended, Ok(line) if line == RIGHT);
     ensure!(
-        said.lines().any(|line| line.trim() == RIGHT),
-        "in the Debian that booted:\n{said}"
+        right,
+        "in the Debian that booted, {}:\n{}",
+        ended.unwrap_or_else(|error| error.to_string()),
+        vm.console().join("\n")
     );
     Ok(())
-}
-
-/// QEMU, which ends when the guest does, and shows its console.
-fn boot(artifacts: &Artifacts, initrd: &Path) -> Result<Command> {
-    let qemu = artifacts.qemu_command()?;
-    let mut command = Command::new("timeout");
-    command.arg(LIMIT).arg(qemu.get_program()).args(qemu.get_args());
-    for (name, value) in qemu.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    command
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-accel", "tcg,tb-size=256", "-cpu", "max,la57=off"])
-        .args(["-machine", "q35", "-smp", "2", "-m", "2048"])
-        .args(["-serial", "stdio"])
-        .arg("-kernel")
-        .arg(artifacts.vmlinux())
-        .arg("-initrd")
-        .arg(initrd)
-        .arg("-append")
-        .arg("console=ttyS0 loglevel=4 no_timer_check watchdog_thresh=60 rdinit=/sbin/init systemd.show_status=no");
-    Ok(command)
 }
 
 fn add_folder<W: Write>(archive: &mut Initrd<W>, root: &Path, folder: &Path) -> Result<()> {

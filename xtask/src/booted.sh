@@ -1,5 +1,5 @@
 # Run as a service in a Debian that has booted: the host's package in use. Every command is shown, and must succeed.
-trap 'code=$?; echo "ended with $code"; systemctl poweroff --force' EXIT
+trap '{ code=$?; set +x; } 2>/dev/null; echo "ended with $code"; systemctl poweroff --force' EXIT
 set -ex
 
 # A service's process, and a word of its state.
@@ -64,7 +64,14 @@ echo nonsense >>/etc/vgpu/pools.toml
 fails systemctl reload vgpud
 systemctl kill --kill-whom main --signal HUP vgpud
 until journalctl --no-pager --unit vgpud --priority err | grep 'pool map stays'; do sleep 1; done
+# It does not start with one, and is not started again and again.
+systemctl stop vgpud
+fails systemctl start vgpud
+is vgpud SubState failed
+is vgpud NRestarts 0
+is vgpud ExecMainStatus 78
 cp /run/pools.toml /etc/vgpu/pools.toml
+systemctl start vgpud
 
 # It may read the kernel's log, and no VM's executors see what others share.
 fails sh -c "journalctl --no-pager --unit vgpud | grep kmsg"
@@ -83,6 +90,32 @@ kill -STOP "$(pid vgpud)"
 until is vgpud NRestarts 1 && is vgpud ActiveState active; do sleep 1; done
 runuser -u member -- $vadd
 
+# As libvirt does it: a VM's backend comes with its domain, for no other domain, and goes with it. Why it does not come is said.
+hook() { /etc/libvirt/hooks/qemu.d/vgpu "$@" - <"$domain"; }
+domain=/run/domain.xml
+vgpu-admin domain-xml --vm-id 5 | sed 's|</domain>|<uuid>1f0c</uuid></domain>|' >$domain
+sed 's|1f0c|2e1d|' $domain >/run/copy.xml
+hook five prepare begin
+hook five start begin
+is vgpu-backend@5 ActiveState active
+[ -S /run/vgpu/vm5/vgpu.sock ]
+domain=/run/copy.xml
+fails hook copy prepare begin 2>/run/why
+grep 'VM 5 is another domain: 1f0c five' /run/why
+hook copy release end
+is vgpu-backend@5 ActiveState active
+domain=/run/domain.xml
+hook five release end
+is vgpu-backend@5 ActiveState inactive
+mkdir /run/systemd/system/vgpu-backend@5.service.d
+printf '[Service]\nEnvironment="OPTIONS=--libcuda-dir /nowhere"\n' >/run/systemd/system/vgpu-backend@5.service.d/z.conf
+systemctl daemon-reload
+# What the backend said may not be in the journal yet.
+until fails hook five prepare begin 2>/run/why && grep /nowhere /run/why; do sleep 1; done
+grep 'vgpu-backend@5.service does not start: ' /run/why
+is vgpu-backend@5 ActiveState inactive
+[ -z "$(ls /run/vgpu-libvirt)" ]
+
 systemctl stop vgpu-backend@4
 [ ! -e /run/vgpu/vm4 ]
 runuser -u member -- $vadd
@@ -93,4 +126,4 @@ is vgpud ActiveState active
 
 dpkg --purge vgpu
 [ -z "$(pidof vgpud vgpu-backend vgpu-panel vgpu-exec)" ]
-[ -z "$(ls -d /etc/vgpu /run/vgpu /var/lib/vgpu /etc/systemd/system/*/vgpu*.service)" ]
+[ -z "$(ls -d /etc/vgpu /run/vgpu* /var/lib/vgpu /etc/libvirt /etc/systemd/system/*/vgpu*.service)" ]

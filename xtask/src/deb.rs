@@ -87,11 +87,16 @@ pub fn put(from: &Path, to: &Path) -> Result<()> {
     set_mode(to, 0o644)
 }
 
+/// The same of a script that is run.
+pub fn put_script(from: &Path, to: &Path) -> Result<()> {
+    put(from, to)?;
+    set_mode(to, 0o755)
+}
+
 /// The same of a program, without what only a debugger reads.
 pub fn put_program(from: &Path, to: &Path) -> Result<()> {
-    put(from, to)?;
-    capture(Command::new("strip").arg("--strip-unneeded").arg(to))?;
-    set_mode(to, 0o755)
+    put_script(from, to)?;
+    capture(Command::new("strip").arg("--strip-unneeded").arg(to)).map(drop)
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {

@@ -223,6 +223,9 @@ fn the_library_is_found(debian: &Debian) -> Result<()> {
     Ok(())
 }
 
+/// Says nothing of units that systemd takes.
+const VERIFY: &str = "systemd-analyze verify vgpud.service vgpu-backend@3.service vgpu-panel.service";
+
 /// Installs the host's package, looks at what it brings, installs it once more, removes all.
 pub fn check_host_package(layout: &Layout, package: &Path) -> Result<()> {
     let debian = Debian::new(layout, &FOR_HOSTS)?;
@@ -253,27 +256,44 @@ pub fn check_host_package(layout: &Layout, package: &Path) -> Result<()> {
              _vgpu__admin vgpu-admin sta vgpu-admin; echo ${COMPREPLY[*]}'",
             "status stats",
         ),
+        (
+            "cd /usr/share/vgpu/monitoring && stat -c %U:%a:%n * | xargs",
+            "root:644:vgpu-alerts.yml root:644:vgpu-dashboard.json",
+        ),
         ("stat -c %U:%G:%a /etc/vgpu", "root:vgpud:1775"),
         ("stat -c %U:%G:%a /etc/vgpu/pools.toml", "vgpud:vgpud:644"),
+        // It is vgpud's to write, so dpkg neither asks about it nor knows it.
+        ("dpkg-query -W -f '${Conffiles}' vgpu | grep -c pools; true", "0"),
         ("stat -c %U:%G:%a /run/vgpu", "vgpud:vgpu:755"),
         (
             "vgpu-admin config check --offline /etc/vgpu/pools.toml >/dev/null; echo $?",
             "0",
         ),
         ("systemctl is-enabled vgpud vgpu-panel | sort -u", "disabled"),
+        (VERIFY, ""),
+        // With the drop-in for a pool with MPS.
+        ("mkdir /etc/systemd/system/vgpu-backend@3.service.d", ""),
         (
-            "systemd-analyze verify vgpud.service vgpu-backend@3.service vgpu-panel.service",
+            "cp /usr/share/doc/vgpu/examples/mps.conf /etc/systemd/system/vgpu-backend@3.service.d/",
             "",
         ),
+        (VERIFY, ""),
+        ("rm -r /etc/systemd/system/vgpu-backend@3.service.d", ""),
     ] {
         let said = debian.run(command)?;
         ensure!(said.trim() == wanted, "{command}: {said:?}, expected {wanted:?}");
     }
 
-    // Over itself, as an upgrade goes, which leaves what the operator and vgpud have written.
+    // Over itself, as an upgrade goes, which leaves what the operator and vgpud have written, and makes what is not there.
     debian.run("echo '[scheduler]' >>/etc/vgpu/pools.toml")?;
     debian.run(&format!("{install} --reinstall"))?;
-    debian.run("grep -q scheduler /etc/vgpu/pools.toml")?;
+    debian.run(
+        "grep -q scheduler /etc/vgpu/pools.toml && grep -q 'pool map of this host' /etc/vgpu/pools.toml",
+    )?;
+    debian.run("mv /etc/vgpu/pools.toml /tmp/kept")?;
+    debian.run(&format!("{install} --reinstall"))?;
+    debian
+        .run("grep -q 'pool map of this host' /etc/vgpu/pools.toml && mv /tmp/kept /etc/vgpu/pools.toml")?;
     debian.run("systemctl enable vgpud vgpu-backend@3 vgpu-panel")?;
 
     debian.run("apt-get remove --yes vgpu && grep -q scheduler /etc/vgpu/pools.toml")?;

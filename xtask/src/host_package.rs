@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use vgpu_vm::Artifacts;
 
-use crate::deb::{self, Texts, put, put_program};
+use crate::deb::{self, Texts, put, put_program, put_script};
 use crate::util::{Layout, capture, capture_text, file_name, files_below};
 
 const NAME: &str = "vgpu";
@@ -18,7 +18,7 @@ const PROGRAMS: [&str; 4] = ["vgpud", "vgpu-backend", "vgpu-admin", "vgpu-panel"
 /// Started by a backend alone.
 const EXECUTOR: &str = "vgpu-exec";
 /// Files as they are, from the folder of the package's texts to where they are installed.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 8] = [
     ("vgpud.service", "usr/lib/systemd/system/vgpud.service"),
     (
         "vgpu-backend@.service",
@@ -28,10 +28,13 @@ const FILES: [(&str, &str); 9] = [
     ("sysusers.conf", "usr/lib/sysusers.d/vgpu.conf"),
     ("tmpfiles.conf", "usr/lib/tmpfiles.d/vgpu.conf"),
     ("modprobe.conf", "usr/lib/modprobe.d/vgpu.conf"),
-    ("pools.toml", "etc/vgpu/pools.toml"),
     ("mps.conf", "usr/share/doc/vgpu/examples/mps.conf"),
     ("copyright", "usr/share/doc/vgpu/copyright"),
 ];
+/// What libvirt runs, in its folder for such.
+const HOOK: (&str, &str) = ("libvirt-hook", "etc/libvirt/hooks/qemu.d/vgpu");
+/// The folder, in the tree, of what is handed out for Prometheus and Grafana, and where it is installed.
+const MONITORING: (&str, &str) = ("monitoring", "usr/share/vgpu/monitoring");
 /// A licence that Debian has no copy of, for beside the copyright.
 const LICENCE: &str = "MIT.txt";
 
@@ -58,6 +61,12 @@ fn lay_out(layout: &Layout, artifacts: &Artifacts, root: &Path) -> Result<()> {
     let texts = layout.root.join("host-package");
     for (from, to) in FILES {
         put(&texts.join(from), &root.join(to))?;
+    }
+    let (from, to) = HOOK;
+    put_script(&texts.join(from), &root.join(to))?;
+    let (from, to) = MONITORING;
+    for file in files_below(&layout.root.join(from), &|_| true)? {
+        put(&file, &root.join(to).join(file_name(&file)))?;
     }
     put(
         &layout.root.join("LICENSES").join(LICENCE),

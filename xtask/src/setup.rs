@@ -24,7 +24,7 @@ pub const ALWAYS: [Needed; 13] = [
     ("/usr/bin/lz4", "lz4"),
     ("/usr/bin/pip3", "python3-pip"),
     ("/usr/bin/dpkg-shlibdeps", "dpkg-dev"),
-    ("/usr/bin/systemd-analyze", "systemd"),
+    ("/sbin/mke2fs", "e2fsprogs"),
     (
         "/usr/share/keyrings/debian-archive-keyring.gpg",
         "debian-archive-keyring",

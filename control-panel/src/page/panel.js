@@ -344,7 +344,7 @@ function fillChart(inside, { history, what, mark }) {
 const GPU_COLUMNS = [
   { name: "GPU" }, { name: "Model, UUID", kind: "text" }, { name: "Memory", kind: "number" }, { name: "PCI address" }, { name: "Driver" },
   { name: "State" }, { name: "Pools", kind: "text" }, { name: "Sessions", kind: "number" }, { name: "Waiting", kind: "number" },
-  { name: "Busy", kind: "chart" },
+  { name: "Busy", kind: "chart" }, { name: "Measured", kind: "text" },
 ];
 const VM_COLUMNS = [
   { name: "VM" }, { name: "Priority" }, { name: "Doing", kind: "text" }, { name: "Queue", kind: "number" },
@@ -365,6 +365,36 @@ const SESSION_STATES = { out: "not on the GPU", asked: "giving back" };
 let gpuTable = null;
 const poolTables = new Map();
 
+/** What a GPU measures and the last error that it had. What is not known is named: it is not 0. */
+function measured({ state, measured: now, xids }) {
+  const unknown = [];
+  // A line of what is known of these: each its value, its text and its name.
+  const line = (kind, ...parts) => {
+    const known = parts.filter(([value]) => value !== null);
+    unknown.push(...parts.filter(([value]) => value === null).map(([, , name]) => name));
+    return known.length ? [{ text: known.map(([value, text]) => text(value)).join(", "), kind }] : [];
+  };
+  const watts = (mw) => `${Math.round(mw / 1000)} W`;
+  const on = (name) => (is) => `${name} ${is ? "on" : "off"}`;
+  const limit = now.power_limit_mw === null ? "" : ` of ${watts(now.power_limit_mw)}`;
+  const lines = [
+    ...line("", [now.temperature, (celsius) => `${celsius} °C`, "temperature"], [now.power_mw, (mw) => watts(mw) + limit, "power"]),
+    ...line("", [now.utilisation, (part) => `use ${part} %`, "use"],
+      [now.memory_utilisation, (part) => `memory's use ${part} %`, "memory's use"]),
+    ...line("", [now.memory_used, (used) => `memory in use ${bytes(used)}`, "memory in use"]),
+    ...line("under", [now.sm_clock_mhz, (mhz) => `SM ${mhz} MHz`, "SM clock"],
+      [now.memory_clock_mhz, (mhz) => `memory ${mhz} MHz`, "memory clock"], [now.ecc, on("ECC"), "ECC"], [now.mig, on("MIG"), "MIG"]),
+    ...line(now.ecc_volatile ? "bad" : "under", [now.ecc_volatile, (errors) => `memory errors since its driver was loaded: ${errors}`, "memory errors"],
+      [now.ecc_aggregate, (errors) => `ever: ${errors}`, "memory errors ever"]),
+  ];
+  if (state !== "missing" && unknown.length) lines.push({ text: `unknown: ${unknown.join(", ")}`, kind: "under" });
+  if (xids.length) {
+    const [{ number, meaning, by_program: byProgram, at_s: at }] = xids;
+    lines.push({ text: `Xid ${number}${meaning ? ` (${printable(meaning)})` : ""}, ${moment(at)}`, kind: byProgram ? "warn" : "bad" });
+  }
+  return lines.length ? lines : ["-"];
+}
+
 function gpuRow(gpu, stats) {
   const [state, kind] = GPU_STATES[gpu.state] ?? [printable(gpu.state), ""];
   const own = stats.get(gpu.uuid);
@@ -382,6 +412,7 @@ function gpuRow(gpu, stats) {
       String(gpu.sessions),
       own ? String(own.waiting) : "-",
       { history: `gpu ${gpu.uuid}`, what: "Busy" },
+      measured(gpu),
     ], `GPU ${gpu.index ?? gpu.uuid}`, () => begin(["assign", "unassign"], { gpu: gpu.uuid, pool: gpu.pools[0] })),
   };
 }

@@ -71,9 +71,11 @@ pub enum Request {
     },
     /// A tool asks for the turns that were given, the oldest first, from that number on.
     Turns { from: u64 },
-    /// A tool asks to look for GPUs again; answered with [`Answer::Scanned`]. For administrators.
+    /// A tool asks to look for GPUs again; answered with [`Answer::Scanned`]. For who is no administrator there is no more of a
+    /// look than for a [`Request::Status`].
     Scan,
-    /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators. What was done, and what was
+    /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators, but what all may try
+    /// ([`Wanted::dry_run`]): all but [`Change::Reload`], and up to 16 edits. What was done, and what was
     /// refused, is kept for [`Request::Changes`].
     Change(Wanted),
     /// A tool asks who changed what, the oldest first, from that number on.
@@ -438,6 +440,38 @@ pub struct GpuReadings {
     pub performance: Option<u32>,
 }
 
+/// What a GPU measures and its driver counts, of all who use it, so for operators alone. What the driver does not tell, or
+/// not now, is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct GpuMeasured {
+    /// Degrees Celsius.
+    pub temperature: Option<u32>,
+    /// Milliwatts that it takes.
+    pub power_mw: Option<u32>,
+    /// Milliwatts that it may take.
+    pub power_limit_mw: Option<u32>,
+    /// Percent of the time, up to a second, in which a kernel ran.
+    pub utilisation: Option<u32>,
+    /// Percent of that time in which its memory was read or written.
+    pub memory_utilisation: Option<u32>,
+    /// Bytes in use, the driver's own included.
+    pub memory_used: Option<u64>,
+    /// Bytes there are.
+    pub memory_total: Option<u64>,
+    pub sm_clock_mhz: Option<u32>,
+    pub memory_clock_mhz: Option<u32>,
+    /// Whether its memory finds errors and corrects them (ECC).
+    pub ecc: Option<bool>,
+    /// Errors that could not be corrected, since the driver was loaded.
+    pub ecc_volatile: Option<u64>,
+    /// Errors that could not be corrected, in the GPU's life.
+    pub ecc_aggregate: Option<u64>,
+    /// Whether it is in MIG mode.
+    pub mig: Option<bool>,
+}
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -513,6 +547,9 @@ pub enum FromExec {
     },
     /// It ends, since its backend has let it go: what it still had in flight is nobody's loss.
     Leaving,
+    /// It wants to know what the driver accounts to it from now on; answered by [`ToExec::MemoryInUse`], at once or, if it has
+    /// asked a moment ago, when that is next looked up.
+    MemoryWanted,
     /// It suspended itself, or is back: on an order, or since it has work again.
     Suspended { suspended: bool, microseconds: u64 },
 }
@@ -538,7 +575,8 @@ pub enum ToExec {
     VmPage { slot: u32, columns: Vec<u32> },
     /// What the driver accounts to the executor's process on each of its GPUs, in bytes: every memory there is, its contexts'
     /// own included; empty if the driver does not say. Looked up after the last such message was sent; sent now and then while
-    /// the session is there. Under a quota, a session's first context waits for it, up to a second.
+    /// the session is there, and in answer to [`FromExec::MemoryWanted`]. Under a quota, a session's first context waits for
+    /// it, up to a second.
     MemoryInUse { bytes: Vec<u64> },
     /// The session ends, and its program gets this CUDA error from every later call.
     End { code: i32, why: String },
@@ -556,6 +594,9 @@ pub struct Status {
     pub version: String,
     /// Seconds since `vgpud` started.
     pub uptime_s: u64,
+    /// What the host is called.
+    #[serde(default)]
+    pub hostname: String,
     /// The pool map's file.
     pub config: String,
     /// The version of the pool map in use: another one for every other text of its file.
@@ -589,6 +630,24 @@ pub struct GpuStatus {
     pub pools: Vec<String>,
     /// The sessions that may use it now.
     pub sessions: u32,
+    #[serde(default)]
+    pub measured: GpuMeasured,
+    /// The errors that its driver reported, each number once, the latest first.
+    #[serde(default)]
+    pub xids: Vec<XidStatus>,
+}
+
+/// An error that the driver reported (an Xid), when it came last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct XidStatus {
+    pub number: u64,
+    /// What it means, in short; `None` if that is not well known.
+    pub meaning: Option<String>,
+    /// Whether it is usually what a program did, and not the GPU.
+    pub by_program: bool,
+    /// Seconds since 1970.
+    pub at_s: u64,
 }
 
 /// How a GPU is.
@@ -650,7 +709,7 @@ pub struct VmStatus {
     pub turns: u64,
     /// Turn time less idle time, in microseconds.
     pub gpu_microseconds: u64,
-    /// Part of that is an estimate: while VMs of several levels run at once, their time is split by slice.
+    /// Part of that is an estimate: while several sessions work on one GPU at once, its time is split by slice.
     pub estimated: bool,
     /// The limits in force; `None` is no limit.
     pub limits: Limits,
@@ -698,7 +757,13 @@ pub struct TurnRecord {
     pub vm: u32,
     pub session: u32,
     pub gpu: String,
+    /// The VM's.
     pub priority: Priority,
+    /// Its pool's.
+    pub policy: Policy,
+    /// As of which priority it came first: the VM's, but for one that waited for long, or that was lowered for a limit. `None`
+    /// where the policy knows no priorities.
+    pub level: Option<Priority>,
     /// Microseconds since `vgpud` started.
     pub granted_us: u64,
     /// Microseconds it waited.
@@ -800,7 +865,7 @@ pub struct Changed {
     pub changes: Vec<String>,
     /// The number under which it is kept; `None` if nothing was changed.
     pub number: Option<u64>,
-    /// The `map_version` of a status, now.
+    /// The `map_version` of a status, now; of the pool map's file, where it was only tried to have that read.
     pub map_version: String,
 }
 
@@ -925,6 +990,9 @@ pub struct Arrival {
     pub gpus: Vec<String>,
     pub priority: Priority,
     pub weight: u32,
+    /// Its pool's; older records do not say it.
+    #[serde(default)]
+    pub policy: Option<Policy>,
     /// Microseconds since `vgpud` started.
     pub at_us: u64,
     /// How long it waited.

@@ -1,8 +1,8 @@
 //! What there is to show, for tests.
 use vgpu_sched_api::messages::{
-    Arrival, CallRecord, Change, ChangeRecord, Edit, EventKind, EventRecord, GpuState, GpuStats, GpuStatus,
-    Limits, Percentiles, Policy, PoolStatus, Priority, QuarantineStatus, Rung, SCHEMA_VERSION, SessionStatus,
-    Sharing, Stats, Status, VmSettings, VmStats, VmStatus,
+    Arrival, CallRecord, Change, ChangeRecord, Edit, EventKind, EventRecord, GpuMeasured, GpuState, GpuStats,
+    GpuStatus, Limits, Percentiles, Policy, PoolStatus, Priority, QuarantineStatus, Rung, SCHEMA_VERSION,
+    SessionStatus, Sharing, Stats, Status, VmSettings, VmStats, VmStatus, XidStatus,
 };
 
 fn session(program: &str, state: &str) -> SessionStatus {
@@ -48,6 +48,38 @@ fn vm(number: u32) -> VmStatus {
     }
 }
 
+/// Everything that there is to measure, and no number twice.
+pub fn measured() -> GpuMeasured {
+    GpuMeasured {
+        temperature: Some(41),
+        power_mw: Some(312_500),
+        power_limit_mw: Some(700_000),
+        utilisation: Some(87),
+        memory_utilisation: Some(34),
+        memory_used: Some(65_712_160_768),
+        memory_total: Some(85_520_809_984),
+        sm_clock_mhz: Some(1980),
+        memory_clock_mhz: Some(2619),
+        ecc: Some(true),
+        ecc_volatile: Some(42),
+        ecc_aggregate: Some(43),
+        mig: Some(false),
+    }
+}
+
+fn xids() -> Vec<XidStatus> {
+    let xid = |number, meaning: &str, by_program| XidStatus {
+        number,
+        meaning: Some(meaning.to_owned()),
+        by_program,
+        at_s: 1_700_000_000,
+    };
+    vec![
+        xid(79, "the GPU has fallen off the bus", false),
+        xid(31, "access to memory that is not mapped", true),
+    ]
+}
+
 /// A host that has everything there is to show, in its widest form.
 pub fn host() -> Status {
     let gpu = |index, state| GpuStatus {
@@ -60,11 +92,14 @@ pub fn host() -> Status {
         state,
         pools: vec!["A".to_owned()],
         sessions: 5,
+        measured: index.map(|_: u32| measured()).unwrap_or_default(),
+        xids: index.map(|_| xids()).unwrap_or_default(),
     };
     Status {
         schema_version: SCHEMA_VERSION,
         version: "0.1.0".to_owned(),
         uptime_s: 100_000,
+        hostname: "gpu1".to_owned(),
         config: "/etc/vgpu/pools.toml".to_owned(),
         map_version: "0123456789abcdef".to_owned(),
         degraded: vec!["pool A: its GPU GPU-None is missing".to_owned()],
@@ -142,6 +177,7 @@ pub fn arrival(number: u64) -> Arrival {
         gpus: vec!["GPU-0".to_owned()],
         priority: Priority::High,
         weight: 2,
+        policy: Some(Policy::Priority),
         at_us: 10,
         waited_us: 20,
         used_us: 30,
@@ -162,7 +198,7 @@ pub fn stats() -> Stats {
         schema_version: SCHEMA_VERSION,
         uptime_s: 77,
         gpus: vec![GpuStats {
-            uuid: "GPU-0".to_owned(),
+            uuid: "GPU-Some(0)".to_owned(),
             busy_us: 1_500_000,
             switches: 2,
             waiting: 3,

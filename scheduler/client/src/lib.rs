@@ -8,4 +8,6 @@ pub mod client;
 pub mod failure;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
+#[cfg(test)]
+mod monitoring;
 pub mod statistics;

@@ -3,7 +3,9 @@
 use Value::{Counter, Gauge, Summary};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Result, TextEncoder};
-use vgpu_sched_api::messages::{GpuStats, Percentiles, Stats, VmStats};
+use vgpu_sched_api::messages::{
+    GpuState, GpuStats, GpuStatus, Percentiles, Stats, Status, VmStats, XidStatus,
+};
 
 /// A statistic.
 pub struct Statistic {
@@ -14,13 +16,22 @@ pub struct Statistic {
     of: Of,
 }
 
-/// What it is of, and how it is read.
+/// What it is of, and how it is read. What is not known is left out: it is not 0.
 enum Of {
-    Host(fn(&Stats) -> Value),
-    /// Labelled with the GPU's UUID.
-    Gpu(fn(&GpuStats) -> Value),
+    Host(fn(&Status, &Stats) -> Value),
+    /// Labelled as [`gpu_labels`] says.
+    Gpu(fn(&Gpu<'_>) -> Option<Value>),
+    /// The same, and with the Xid's number and what usually causes it, `program` or `gpu`.
+    Xid(fn(&XidStatus) -> Value),
     /// Labelled with the VM's number and its pool.
     Vm(fn(&VmStats) -> Value),
+}
+
+/// What is known of a GPU.
+struct Gpu<'a> {
+    status: &'a GpuStatus,
+    /// `None` for one that is missing.
+    stats: Option<&'a GpuStats>,
 }
 
 /// What is read, in base units.
@@ -35,28 +46,126 @@ fn seconds(microseconds: u64) -> f64 {
     microseconds as f64 / 1e6
 }
 
+/// So many of a smaller unit.
+fn thousandths(count: Option<u32>) -> Option<Value> {
+    count.map(|count| Gauge(f64::from(count) / 1e3))
+}
+
+fn hundredths(count: Option<u32>) -> Option<Value> {
+    count.map(|count| Gauge(f64::from(count) / 1e2))
+}
+
+fn millions(count: Option<u32>) -> Option<Value> {
+    count.map(|count| Gauge(f64::from(count) * 1e6))
+}
+
+/// Whether something is so: 1 or 0.
+fn flag(is: bool) -> Value {
+    Gauge(f64::from(u8::from(is)))
+}
+
 /// All of them.
 #[rustfmt::skip]
-pub const STATISTICS: [Statistic; 20] = [
+pub const STATISTICS: [Statistic; 36] = [
     Statistic {
         name: "vgpu_uptime_seconds",
         help: "Time since vgpud started",
-        of: Of::Host(|stats| Gauge(stats.uptime_s as f64)),
+        of: Of::Host(|_, stats| Gauge(stats.uptime_s as f64)),
+    },
+    Statistic {
+        name: "vgpu_degraded",
+        help: "Things that are not as the pool map wants them",
+        of: Of::Host(|status, _| Gauge(status.degraded.len() as f64)),
     },
     Statistic {
         name: "vgpu_gpu_busy_seconds_total",
         help: "Time for which somebody had a turn on the GPU and was not idle",
-        of: Of::Gpu(|gpu| Counter(seconds(gpu.busy_us))),
+        of: Of::Gpu(|gpu| gpu.stats.map(|stats| Counter(seconds(stats.busy_us)))),
     },
     Statistic {
         name: "vgpu_gpu_switches_total",
         help: "Turns on the GPU that went to another session than the one before",
-        of: Of::Gpu(|gpu| Counter(gpu.switches as f64)),
+        of: Of::Gpu(|gpu| gpu.stats.map(|stats| Counter(stats.switches as f64))),
     },
     Statistic {
         name: "vgpu_gpu_waiting_sessions",
         help: "Sessions that wait for a turn on the GPU",
-        of: Of::Gpu(|gpu| Gauge(gpu.waiting.into())),
+        of: Of::Gpu(|gpu| gpu.stats.map(|stats| Gauge(stats.waiting.into()))),
+    },
+    Statistic {
+        name: "vgpu_gpu_missing",
+        help: "1 if a pool names the GPU and it is not there, else 0",
+        of: Of::Gpu(|gpu| Some(flag(gpu.status.state == GpuState::Missing))),
+    },
+    Statistic {
+        name: "vgpu_gpu_temperature_celsius",
+        help: "Temperature of the GPU",
+        of: Of::Gpu(|gpu| gpu.status.measured.temperature.map(|celsius| Gauge(celsius.into()))),
+    },
+    Statistic {
+        name: "vgpu_gpu_power_watts",
+        help: "Power that the GPU takes",
+        of: Of::Gpu(|gpu| thousandths(gpu.status.measured.power_mw)),
+    },
+    Statistic {
+        name: "vgpu_gpu_power_limit_watts",
+        help: "Power that the GPU may take",
+        of: Of::Gpu(|gpu| thousandths(gpu.status.measured.power_limit_mw)),
+    },
+    Statistic {
+        name: "vgpu_gpu_utilisation_ratio",
+        help: "Part of the time, up to a second, in which a kernel ran, as the driver says",
+        of: Of::Gpu(|gpu| hundredths(gpu.status.measured.utilisation)),
+    },
+    Statistic {
+        name: "vgpu_gpu_memory_utilisation_ratio",
+        help: "Part of that time in which memory was read or written, as the driver says",
+        of: Of::Gpu(|gpu| hundredths(gpu.status.measured.memory_utilisation)),
+    },
+    Statistic {
+        name: "vgpu_gpu_memory_used_bytes",
+        help: "Memory in use, the driver's own included",
+        of: Of::Gpu(|gpu| gpu.status.measured.memory_used.map(|bytes| Gauge(bytes as f64))),
+    },
+    Statistic {
+        name: "vgpu_gpu_memory_total_bytes",
+        help: "Memory that there is",
+        of: Of::Gpu(|gpu| gpu.status.measured.memory_total.map(|bytes| Gauge(bytes as f64))),
+    },
+    Statistic {
+        name: "vgpu_gpu_sm_clock_hertz",
+        help: "Clock of the multiprocessors",
+        of: Of::Gpu(|gpu| millions(gpu.status.measured.sm_clock_mhz)),
+    },
+    Statistic {
+        name: "vgpu_gpu_memory_clock_hertz",
+        help: "Clock of the memory",
+        of: Of::Gpu(|gpu| millions(gpu.status.measured.memory_clock_mhz)),
+    },
+    Statistic {
+        name: "vgpu_gpu_ecc_enabled",
+        help: "1 if memory errors are found and corrected (ECC), else 0",
+        of: Of::Gpu(|gpu| gpu.status.measured.ecc.map(flag)),
+    },
+    Statistic {
+        name: "vgpu_gpu_ecc_volatile_uncorrected_errors_total",
+        help: "Memory errors that could not be corrected, since the driver was loaded",
+        of: Of::Gpu(|gpu| gpu.status.measured.ecc_volatile.map(|errors| Counter(errors as f64))),
+    },
+    Statistic {
+        name: "vgpu_gpu_ecc_aggregate_uncorrected_errors_total",
+        help: "Memory errors that could not be corrected, in the GPU's life",
+        of: Of::Gpu(|gpu| gpu.status.measured.ecc_aggregate.map(|errors| Counter(errors as f64))),
+    },
+    Statistic {
+        name: "vgpu_gpu_mig_enabled",
+        help: "1 if the GPU is in MIG mode, else 0",
+        of: Of::Gpu(|gpu| gpu.status.measured.mig.map(flag)),
+    },
+    Statistic {
+        name: "vgpu_gpu_xid_timestamp_seconds",
+        help: "When the driver last reported the error xid, in seconds since 1970; cause is what it usually comes from",
+        of: Of::Xid(|xid| Gauge(xid.at_s as f64)),
     },
     Statistic {
         name: "vgpu_vm_call_wait_seconds",
@@ -116,7 +225,7 @@ pub const STATISTICS: [Statistic; 20] = [
     Statistic {
         name: "vgpu_vm_gpu_seconds_estimated",
         help: "1 if part of the GPU time is an estimate, split by time slice, else 0",
-        of: Of::Vm(|vm| Gauge(f64::from(u8::from(vm.estimated)))),
+        of: Of::Vm(|vm| flag(vm.estimated)),
     },
     Statistic {
         name: "vgpu_vm_throttled_seconds_total",
@@ -141,8 +250,8 @@ pub const STATISTICS: [Statistic; 20] = [
 ];
 
 /// The statistics in the text format of Prometheus.
-pub fn prometheus(stats: &Stats) -> Result<String> {
-    let families = STATISTICS.iter().map(|statistic| statistic.family(stats));
+pub fn prometheus(status: &Status, stats: &Stats) -> Result<String> {
+    let families = STATISTICS.iter().map(|statistic| statistic.family(status, stats));
     // A family without a member cannot be said.
     let families: Vec<MetricFamily> = families
         .filter(|family| !family.get_metric().is_empty())
@@ -152,13 +261,24 @@ pub fn prometheus(stats: &Stats) -> Result<String> {
 
 impl Statistic {
     /// Its values, each with the labels of what it is of.
-    fn values(&self, stats: &Stats) -> Vec<(Vec<LabelPair>, Value)> {
+    fn values(&self, status: &Status, stats: &Stats) -> Vec<(Vec<LabelPair>, Value)> {
+        let gpus = status.gpus.iter().map(|gpu| Gpu {
+            status: gpu,
+            stats: stats.gpus.iter().find(|stats| stats.uuid == gpu.uuid),
+        });
+        let labels = |gpu: &GpuStatus| gpu_labels(&status.hostname, gpu);
         match self.of {
-            Of::Host(read) => vec![(Vec::new(), read(stats))],
-            Of::Gpu(read) => stats
-                .gpus
-                .iter()
-                .map(|gpu| (vec![label("gpu", &gpu.uuid)], read(gpu)))
+            Of::Host(read) => vec![(Vec::new(), read(status, stats))],
+            Of::Gpu(read) => gpus
+                .filter_map(|gpu| Some((labels(gpu.status), read(&gpu)?)))
+                .collect(),
+            Of::Xid(read) => gpus
+                .flat_map(|gpu| gpu.status.xids.iter().map(move |xid| (gpu.status, xid)))
+                .map(|(gpu, xid)| {
+                    let cause = if xid.by_program { "program" } else { "gpu" };
+                    let own = [label("xid", &xid.number.to_string()), label("cause", cause)];
+                    (labels(gpu).into_iter().chain(own).collect(), read(xid))
+                })
                 .collect(),
             Of::Vm(read) => stats
                 .vms
@@ -171,12 +291,12 @@ impl Statistic {
         }
     }
 
-    fn family(&self, stats: &Stats) -> MetricFamily {
+    fn family(&self, status: &Status, stats: &Stats) -> MetricFamily {
         let mut family = MetricFamily::default();
         family.set_name(self.name.to_owned());
         family.set_help(self.help.to_owned());
         let mut metrics = Vec::new();
-        for (labels, value) in self.values(stats) {
+        for (labels, value) in self.values(status, stats) {
             let mut metric = Metric::from_label(labels);
             family.set_field_type(value.kind());
             value.into_metric(&mut metric);
@@ -234,6 +354,26 @@ impl Value {
     }
 }
 
+/// The labels of a GPU's statistics. They are those of NVIDIA's dcgm-exporter, so that its metrics and these can be joined;
+/// what is not known is left out. A MIG instance has the index and UUID that it has everywhere here.
+fn gpu_labels(hostname: &str, gpu: &GpuStatus) -> Vec<LabelPair> {
+    let index = gpu.index.map(|index| index.to_string()).unwrap_or_default();
+    let device = match gpu.uuid.starts_with("GPU-") && !index.is_empty() {
+        true => format!("nvidia{index}"),
+        false => String::new(),
+    };
+    let labels = [
+        ("gpu", index.as_str()),
+        ("UUID", &gpu.uuid),
+        ("pci_bus_id", &gpu.pci),
+        ("device", &device),
+        ("modelName", &gpu.model),
+        ("hostname", hostname),
+    ];
+    let known = labels.into_iter().filter(|(_, value)| !value.is_empty());
+    known.map(|(name, value)| label(name, value)).collect()
+}
+
 fn label(name: &str, value: &str) -> LabelPair {
     let mut label = LabelPair::default();
     label.set_name(name.to_owned());
@@ -247,13 +387,13 @@ mod tests {
     use crate::fixture;
     use std::collections::BTreeSet;
 
-    /// Each number of the message, of which no two are the same, is told once, in its base unit.
+    /// Each number of the messages is told once, in its base unit.
     #[test]
-    fn every_number_of_the_message_is_told() {
-        let stats = fixture::stats();
+    fn every_number_of_the_messages_is_told() {
+        let (status, stats) = (fixture::host(), fixture::stats());
         let mut told = Vec::new();
         for statistic in &STATISTICS {
-            match statistic.values(&stats).pop().unwrap().1 {
+            match statistic.values(&status, &stats).swap_remove(0).1 {
                 Counter(value) => {
                     assert!(statistic.name.ends_with("_total"), "{}", statistic.name);
                     told.push(value);
@@ -268,9 +408,11 @@ mod tests {
                 }
             }
         }
-        let json = serde_json::to_value(&stats).unwrap();
-        let mut keys = 0;
-        for item in [&json, &json["gpus"][0], &json["vms"][0]] {
+        // There is one thing that is degraded, and the first GPU is not missing.
+        let mut there_is = vec![1.0, 0.0, status.gpus[0].xids[0].at_s as f64];
+        let stats = serde_json::to_value(&stats).unwrap();
+        let measured = serde_json::to_value(status.gpus[0].measured).unwrap();
+        for item in [&stats, &stats["gpus"][0], &stats["vms"][0], &measured] {
             for (key, value) in item.as_object().unwrap() {
                 let number = match value.get("count").unwrap_or(value) {
                     serde_json::Value::Bool(flag) => f64::from(u8::from(*flag)),
@@ -278,27 +420,48 @@ mod tests {
                     // Names and lists.
                     _ => continue,
                 };
-                if ["schema_version", "vm"].contains(&key.as_str()) {
-                    continue;
+                let units = [
+                    ("_us", 1e-6),
+                    ("_microseconds", 1e-6),
+                    ("_mw", 1e-3),
+                    ("utilisation", 1e-2),
+                    ("_mhz", 1e6),
+                ];
+                let unit = units.iter().find(|(end, _)| key.ends_with(end));
+                if !["schema_version", "vm"].contains(&key.as_str()) {
+                    there_is.push(number * unit.map_or(1.0, |(_, unit)| *unit));
                 }
-                let is_time = key.ends_with("_us") || key.ends_with("_microseconds");
-                let number = if is_time { number / 1e6 } else { number };
-                assert_eq!(told.iter().filter(|value| **value == number).count(), 1, "{key}");
-                keys += 1;
             }
         }
-        assert_eq!(keys, STATISTICS.len());
+        let sorted = |mut numbers: Vec<f64>| {
+            numbers.sort_by(f64::total_cmp);
+            numbers
+                .iter()
+                .map(|number| format!("{number:.7}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(sorted(told), sorted(there_is));
     }
 
     #[test]
     fn prometheus_is_told_in_its_format() {
-        let text = prometheus(&fixture::stats()).unwrap();
-        let gpu = "\
+        let text = prometheus(&fixture::host(), &fixture::stats()).unwrap();
+        let model = "pci_bus_id=\"00000000:1B:00.0\",device=\"nvidia0\",modelName=\"NVIDIA H100 80GB HBM3\"";
+        let gpu = format!("gpu=\"0\",UUID=\"GPU-Some(0)\",{model},hostname=\"gpu1\"");
+        let busy = format!(
+            "\
 # HELP vgpu_gpu_busy_seconds_total Time for which somebody had a turn on the GPU and was not idle
 # TYPE vgpu_gpu_busy_seconds_total counter
-vgpu_gpu_busy_seconds_total{gpu=\"GPU-0\"} 1.5
-";
-        assert!(text.contains(gpu), "{text}");
+vgpu_gpu_busy_seconds_total{{{gpu}}} 1.5
+"
+        );
+        assert!(text.contains(&busy), "{text}");
+        let xid = format!("\nvgpu_gpu_xid_timestamp_seconds{{{gpu},xid=\"79\",cause=\"gpu\"}} 1700000000\n");
+        assert!(text.contains(&xid), "{text}");
+        // One that is missing has no index and nothing that it measures.
+        let missing = "UUID=\"GPU-None\",pci_bus_id=\"00000000:1B:00.0\",modelName=\"NVIDIA H100 80GB HBM3\",hostname=\"gpu1\"";
+        let of_missing: Vec<&str> = text.lines().filter(|line| line.contains("GPU-None")).collect();
+        assert_eq!(of_missing, [format!("vgpu_gpu_missing{{{missing}}} 1")]);
         // A pool's name is its operator's choice.
         let labels = "vm=\"7\",pool=\"A \\\"big\\\"\\n\\\\one\"";
         let wait = format!(
@@ -325,18 +488,22 @@ vgpu_vm_call_wait_seconds_count{{{labels}}} 100
             .collect();
         assert_eq!(names, STATISTICS.iter().map(|statistic| statistic.name).collect());
         // Before the first VM came there is less to tell.
-        let empty = prometheus(&Stats::default()).unwrap();
-        assert_eq!(empty.lines().last(), Some("vgpu_uptime_seconds 0"));
+        let none = Status {
+            gpus: Vec::new(),
+            ..fixture::host()
+        };
+        let empty = prometheus(&none, &Stats::default()).unwrap();
+        assert_eq!(empty.lines().last(), Some("vgpu_degraded 1"));
     }
 
     /// The operator's page lists what there is, in the same words.
     #[test]
     fn the_operators_page_lists_the_statistics() {
         let page = include_str!("../../../docs/operator.md");
-        let stats = fixture::stats();
+        let (status, stats) = (fixture::host(), fixture::stats());
         let rows = STATISTICS.iter().map(|statistic| {
             let Statistic { name, help, .. } = statistic;
-            let kind = format!("{:?}", statistic.family(&stats).get_field_type()).to_lowercase();
+            let kind = format!("{:?}", statistic.family(&status, &stats).get_field_type()).to_lowercase();
             format!("| `{name}` | {kind} | {help} |")
         });
         let listed: Vec<&str> = page.lines().filter(|line| line.starts_with("| `vgpu_")).collect();

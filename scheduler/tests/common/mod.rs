@@ -56,6 +56,8 @@ pub struct Daemon {
     gpus: u32,
     /// `VGPU_SOFTGPU_MIG`.
     divided: &'static str,
+    /// `--scan-on`.
+    pub scan_on: &'static str,
     /// What plays the kernel's log, if anything does; open for writing, so that it does not end.
     kmsg: Option<File>,
     child: Option<Child>,
@@ -107,6 +109,7 @@ impl Daemon {
             dir: tempfile::tempdir().unwrap(),
             gpus,
             divided: "",
+            scan_on: "start,change,view",
             kmsg: None,
             child: None,
             log: Arc::default(),
@@ -142,6 +145,14 @@ impl Daemon {
         } else {
             std::fs::remove_file(mark).unwrap();
         }
+    }
+
+    /// What a GPU's sensors say from now on: a line `name value` each.
+    pub fn set_sensors(&self, gpu: u32, sensors: &str) {
+        let folder = self.softgpu_dir();
+        // At once, so that nobody reads a part of it.
+        std::fs::write(folder.join("sensors"), sensors).unwrap();
+        std::fs::rename(folder.join("sensors"), folder.join(format!("sensors-{gpu}"))).unwrap();
     }
 
     fn kmsg_path(&self) -> PathBuf {
@@ -180,6 +191,11 @@ impl Daemon {
             assert!(!left.is_zero(), "not logged in time: {text}\n{log}");
             log = self.log.grown.wait_timeout(log, left).unwrap().0;
         }
+    }
+
+    /// All of the log so far.
+    pub fn logged(&self) -> String {
+        self.log.text.lock().unwrap().clone()
     }
 
     pub fn pid(&self) -> u32 {
@@ -241,7 +257,7 @@ impl Daemon {
         command.arg("--socket").arg(self.socket_path());
         command.arg("--state-dir").arg(self.state_dir());
         command.arg("--libnvidia-ml").arg(self.dir.path().join("nvml.so"));
-        command.args(["--admin-group", "4242"]);
+        command.args(["--admin-group", "4242", "--scan-on", self.scan_on]);
         command.env("VGPU_SOFTGPU_DEVICES", self.gpus.to_string());
         command.env("VGPU_SOFTGPU_DIR", self.softgpu_dir());
         command.env("VGPU_SOFTGPU_MIG", self.divided);

@@ -3,7 +3,8 @@ use super::Doctor;
 use crate::services::{self, Limits, Service};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::ComputeMode;
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{Access, MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -27,6 +28,8 @@ pub struct Facts {
     /// The driver's device nodes.
     pub nodes: Vec<Node>,
     pub uvm: Uvm,
+    /// NVML's library, and what it lists.
+    pub nvml: PathBuf,
     pub gpus: Result<Vec<Gpu>, String>,
     /// Those of this user, who may not be the services'.
     pub limits: Option<Limits>,
@@ -37,6 +40,8 @@ pub struct Facts {
     pub kvm: Kvm,
     pub qemu: Qemu,
     pub vgpud: Result<Status, Failure>,
+    /// Whether this user may ask vgpud at all.
+    pub may_ask: bool,
     /// The vgpud that listens at the socket, if it was found among the processes.
     pub scheduler: Option<Service>,
     /// Those that ask it.
@@ -51,6 +56,8 @@ pub struct Facts {
 pub struct Node {
     pub name: String,
     pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// The module nvidia-uvm.
@@ -127,6 +134,10 @@ pub fn gather(wanted: &Doctor, socket: &Path) -> Facts {
     let vgpud = Client::connect_for(socket, VGPUD_LIMIT).and_then(|client| client.status());
     let scheduler = services::schedulers(socket).pop();
     let of_scheduler = |name| scheduler.as_ref().and_then(|vgpud: &Service| vgpud.path(name));
+    let nvml = wanted.libnvidia_ml.clone();
+    let nvml = nvml
+        .or_else(|| of_scheduler("--libnvidia-ml"))
+        .unwrap_or("libnvidia-ml.so.1".into());
     let state = wanted.state_dir.clone();
     let state = state
         .or_else(|| of_scheduler("--state-dir"))
@@ -139,7 +150,8 @@ pub fn gather(wanted: &Doctor, socket: &Path) -> Facts {
         driver: driver(),
         nodes: nodes(),
         uvm: uvm(),
-        gpus: gpus(wanted.libnvidia_ml.clone()),
+        gpus: gpus(nvml.clone()),
+        nvml,
         limits: services::limits(Path::new("/proc/self")),
         memfd: memfd().map_err(|error| error.to_string()),
         landlock: landlock(),
@@ -150,6 +162,7 @@ pub fn gather(wanted: &Doctor, socket: &Path) -> Facts {
             told: qemu(&wanted.qemu),
         },
         vgpud,
+        may_ask: rustix::fs::access(socket, Access::WRITE_OK) != Err(Errno::ACCESS),
         backends: services::backends(socket),
         state: (
             state.clone(),
@@ -202,6 +215,8 @@ fn nodes() -> Vec<Node> {
             is_node.then(|| Node {
                 name,
                 mode: found.mode() & 0o777,
+                uid: found.uid(),
+                gid: found.gid(),
             })
         })
         .collect();
@@ -309,6 +324,9 @@ fn qemu(program: &Path) -> Result<(String, String), String> {
 }
 
 fn places(file: &Path) -> Result<[Place; 2], String> {
+    // vgpud replaces the file that a link leads to. One that is not there is told of by its name.
+    let real = file.canonicalize();
+    let file = real.as_deref().unwrap_or(file);
     let place = |path: &Path| -> Result<Place, String> {
         let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Place {

@@ -30,9 +30,12 @@ const LANDLOCK: [(u32, &str, &str); 4] = [
 /// Free bytes of the state folder: below the first nothing may be kept any longer, below the second it is time to look.
 const STATE_MIN: u64 = 16 << 20;
 const STATE_LOW: u64 = 256 << 20;
-/// Permissions of all other users.
-const OTHERS_READ_OR_WRITE: u32 = 0o006;
-const OTHERS_WRITE: u32 = 0o002;
+/// Permissions, as one digit of a mode has them, and where those of a file's owner and group are.
+const READ: u32 = 4;
+const WRITE: u32 = 2;
+const SEARCH: u32 = 1;
+const OWNERS: u32 = 6;
+const GROUPS: u32 = 3;
 const STICKY: u32 = 0o1000;
 
 fn ok(check: &'static str, found: impl Into<String>) -> Finding {
@@ -61,9 +64,34 @@ fn finding(
 /// Everything there is to say, the hardware first.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     let status = facts.vgpud.as_ref().ok();
+    let mut all = hardware(facts);
+    all.extend([
+        memfd(&facts.memfd),
+        landlock(&facts.landlock),
+        seccomp(facts.seccomp),
+        limits(facts.limits, &facts.backends),
+        locked_memory(&facts.backends),
+        kvm(&facts.kvm),
+        qemu(&facts.qemu),
+        vgpud(&facts.vgpud, facts.may_ask),
+        state(&facts.state.0, &facts.state.1),
+        pool_map(&facts.pool_map, facts.scheduler.as_ref()),
+        users(&facts.backends, facts.scheduler.as_ref(), status),
+    ]);
+    all
+}
+
+/// NVIDIA's driver and its GPUs.
+fn hardware(facts: &Facts) -> Vec<Finding> {
+    if let (None, Ok(gpus)) = (&facts.driver, &facts.gpus)
+        && !gpus.is_empty()
+    {
+        return vec![foreign(&facts.nvml, gpus.len())];
+    }
+    let services: Vec<&Service> = facts.scheduler.iter().chain(&facts.backends).collect();
     let mut all = vec![
         driver(facts.driver.as_deref()),
-        nodes(facts.driver.is_some(), &facts.nodes),
+        nodes(facts.driver.is_some(), &facts.nodes, &services),
         uvm(facts.driver.is_some(), facts.uvm),
     ];
     match &facts.gpus {
@@ -78,23 +106,27 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
             "GPUs",
             Level::Unseen,
             why,
-            "persistence, MIG and compute mode are NVML's to tell: --libnvidia-ml names its library",
+            "persistence, MIG and compute mode are NVML's to tell: --libnvidia-ml names another library",
         )),
     }
-    all.extend([
-        memfd(&facts.memfd),
-        landlock(&facts.landlock),
-        seccomp(facts.seccomp),
-        limits(facts.limits, &facts.backends),
-        locked_memory(facts.limits),
-        kvm(&facts.kvm),
-        qemu(&facts.qemu),
-        vgpud(&facts.vgpud),
-        state(&facts.state.0, &facts.state.1),
-        pool_map(&facts.pool_map, facts.scheduler.as_ref()),
-        users(&facts.backends, facts.scheduler.as_ref(), status),
-    ]);
     all
+}
+
+/// GPUs that a library lists without NVIDIA's driver are not its own, and what is to be so of it is not to be so of them.
+fn foreign(nvml: &Path, gpus: usize) -> Finding {
+    let (gpus, need) = match gpus {
+        1 => ("the GPU".to_owned(), "needs"),
+        many => (format!("the {many} GPUs"), "need"),
+    };
+    finding(
+        "NVIDIA driver",
+        Level::Warning,
+        format!(
+            "not loaded, and {gpus} that {} lists {need} none: no GPU of NVIDIA's is looked at",
+            nvml.display()
+        ),
+        "a software GPU is for trying things out; for NVIDIA's, load its driver, and name its own library with --libnvidia-ml",
+    )
 }
 
 /// The first two numbers of a version such as "580.159.04".
@@ -140,7 +172,7 @@ fn driver(loaded: Option<&str>) -> Finding {
     }
 }
 
-fn nodes(driver: bool, nodes: &[Node]) -> Finding {
+fn nodes(driver: bool, nodes: &[Node], services: &[&Service]) -> Finding {
     const CHECK: &str = "device nodes";
     if !driver && nodes.is_empty() {
         return finding(CHECK, Level::Unseen, "there is no driver", "load it first");
@@ -169,8 +201,29 @@ fn nodes(driver: bool, nodes: &[Node]) -> Finding {
     let used = nodes
         .iter()
         .filter(|node| is_gpu(node) || ["nvidiactl", "nvidia-uvm"].contains(&node.name.as_str()));
+    let refused = |node: &Node| {
+        let mut services = services.iter();
+        services.find(|service| !may(&service.user, (node.uid, node.gid), node.mode, READ | WRITE))
+    };
+    if let Some((node, service)) = used.clone().find_map(|node| Some((node, refused(node)?))) {
+        return finding(
+            CHECK,
+            Level::Wrong,
+            format!(
+                "{}, user {}, may not open /dev/{}: mode {:04o}, of user {} and group {}",
+                name(service),
+                service.user.uid,
+                node.name,
+                node.mode,
+                node.uid,
+                node.gid
+            ),
+            "give the devices to a group that the services are in, as the units are in vgpu-gpu, with NVreg_DeviceFileGID and \
+             mode 0660 for the module nvidia",
+        );
+    }
     let open: Vec<&str> = used
-        .filter(|node| node.mode & OTHERS_READ_OR_WRITE != 0)
+        .filter(|node| node.mode & (READ | WRITE) != 0)
         .map(|node| node.name.as_str())
         .collect();
     if !open.is_empty() {
@@ -429,26 +482,33 @@ fn limits(own: Option<Limits>, backends: &[Service]) -> Finding {
     )
 }
 
-fn locked_memory(own: Option<Limits>) -> Finding {
+/// Of those backends that run: the limit of whoever asks is not theirs.
+fn locked_memory(backends: &[Service]) -> Finding {
     const CHECK: &str = "locked memory";
-    let limit = match own {
-        None => {
-            return finding(
-                CHECK,
-                Level::Unseen,
-                "/proc/self/limits cannot be read",
-                "is /proc mounted?",
-            );
-        }
-        Some(Limits { locked: None, .. }) => "no limit".to_owned(),
-        Some(Limits {
-            locked: Some(bytes), ..
-        }) => format!("limit of {} KiB", bytes >> 10),
-    };
-    ok(
-        CHECK,
-        format!("{limit}; what VMs pin for the GPU counts against none"),
-    )
+    const ADVICE: &str = "LimitMEMLOCK=infinity in the unit of the service, or `ulimit -l unlimited`: a driver that counts what \
+        VMs pin for the GPU refuses more than that";
+    let limits: Vec<(&Service, Limits)> = backends
+        .iter()
+        .filter_map(|backend| Some((backend, backend.limits?)))
+        .collect();
+    let limited = limits
+        .iter()
+        .find_map(|(backend, limits)| Some((backend, limits.locked?)));
+    match limited {
+        Some((backend, bytes)) => finding(
+            CHECK,
+            Level::Warning,
+            format!("at most {} KiB for {}", bytes >> 10, name(backend)),
+            ADVICE,
+        ),
+        None if limits.is_empty() => finding(
+            CHECK,
+            Level::Unseen,
+            "no vgpu-backend is seen to run whose limit it could be",
+            "look again when one runs",
+        ),
+        None => ok(CHECK, "no limit"),
+    }
 }
 
 fn kvm(kvm: &Kvm) -> Finding {
@@ -492,13 +552,13 @@ fn qemu(qemu: &Qemu) -> Finding {
     }
 }
 
-fn vgpud(status: &Result<Status, Failure>) -> Finding {
+fn vgpud(status: &Result<Status, Failure>, may_ask: bool) -> Finding {
     const CHECK: &str = "vgpud";
     let own = env!("CARGO_PKG_VERSION");
     match status {
         Err(failure) => finding(
             CHECK,
-            Level::Wrong,
+            if may_ask { Level::Wrong } else { Level::Unseen },
             &failure.message,
             failure.hint.clone().unwrap_or("look at what it logs".to_owned()),
         ),
@@ -545,15 +605,43 @@ fn state(folder: &Path, free: &Result<u64, String>) -> Finding {
     }
 }
 
-/// Whether a user may write there. Root may write anywhere.
-fn may_write(user: &User, place: &Place) -> bool {
-    let bit = match () {
+/// Whether a user has these permissions for what has this owner, group and mode. Root has all.
+fn may(user: &User, (uid, gid): (u32, u32), mode: u32, wanted: u32) -> bool {
+    let class = match () {
         () if user.uid == 0 => return true,
-        () if user.uid == place.uid => 0o200,
-        () if user.gids.contains(&place.gid) => 0o020,
-        () => OTHERS_WRITE,
+        () if user.uid == uid => OWNERS,
+        () if user.gids.contains(&gid) => GROUPS,
+        () => 0,
     };
-    place.mode & bit != 0
+    mode >> class & wanted == wanted
+}
+
+/// What keeps vgpud from replacing its pool map, and what helps. It makes a new file beside the old one, with its owner, group
+/// and mode, and gives it the old one's name.
+fn cannot_replace(user: &User, [file, folder]: &[Place; 2]) -> Option<(String, String)> {
+    let path = file.path.display();
+    let is_root = user.uid == 0;
+    if !may(user, (folder.uid, folder.gid), folder.mode, WRITE | SEARCH) {
+        let folder = folder.path.display();
+        let why = format!("make no file in {folder}");
+        let advice = format!(
+            "let a group of vgpud's own write there, and replace nothing of others': mode 1775 for {folder}"
+        );
+        return Some((why, advice));
+    }
+    if file.uid != user.uid && !is_root {
+        let why = format!("not replace {path}, which is user {}'s", file.uid);
+        return Some((why, format!("`chown {} {path}`", user.uid)));
+    }
+    if !user.gids.contains(&file.gid) && !is_root {
+        let why = format!(
+            "not replace {path}, which is of group {}, that it is not in",
+            file.gid
+        );
+        return Some((why, format!("give {path} to a group of vgpud's own")));
+    }
+    let writable = may(user, (file.uid, file.gid), file.mode, WRITE);
+    (!writable).then(|| (format!("not write {path}"), format!("`chmod u+w {path}`")))
 }
 
 fn pool_map(places: &Result<[Place; 2], String>, scheduler: Option<&Service>) -> Finding {
@@ -570,7 +658,7 @@ fn pool_map(places: &Result<[Place; 2], String>, scheduler: Option<&Service>) ->
         }
     };
     // In a sticky folder nobody replaces what is another's.
-    let open = |place: &&Place| place.mode & OTHERS_WRITE != 0 && place.mode & STICKY == 0;
+    let open = |place: &&Place| place.mode & WRITE != 0 && place.mode & STICKY == 0;
     if let Some(place) = places.iter().find(open) {
         return finding(
             CHECK,
@@ -592,26 +680,26 @@ fn pool_map(places: &Result<[Place; 2], String>, scheduler: Option<&Service>) ->
     let Some(vgpud) = scheduler else {
         return ok(CHECK, found);
     };
-    match places.iter().find(|place| !may_write(&vgpud.user, place)) {
-        Some(place) => finding(
+    match cannot_replace(&vgpud.user, places) {
+        Some((why, advice)) => finding(
             CHECK,
             Level::Warning,
             format!(
-                "vgpud, user {}, may not write {}",
-                vgpud.user.uid,
-                place.path.display()
+                "vgpud, user {}, may {why}: vgpu-admin can change nothing",
+                vgpud.user.uid
             ),
-            "then vgpu-admin changes nothing: give the file and its folder to vgpud's user",
+            advice,
         ),
-        None => ok(CHECK, format!("{found}; vgpud may write it")),
+        None => ok(CHECK, format!("{found}; vgpud may replace it")),
     }
 }
 
 /// "VM 3's backend".
-fn name(backend: &Service) -> String {
-    match backend.vm() {
+fn name(service: &Service) -> String {
+    match service.vm() {
         Some(vm) => format!("VM {vm}'s backend"),
-        None => format!("the backend with pid {}", backend.pid),
+        None if service.is("vgpud") => "vgpud".to_owned(),
+        None => format!("the backend with pid {}", service.pid),
     }
 }
 
@@ -660,14 +748,20 @@ fn users(backends: &[Service], scheduler: Option<&Service>, status: Option<&Stat
             ADVICE,
         );
     }
-    let shared = |of_one: &&Vec<&Service>| of_one.len() > 1 && !share_mps(of_one, status);
+    let shared =
+        |of_one: &&Vec<&Service>| of_one.len() > 1 && !status.is_some_and(|status| share_mps(of_one, status));
     if let Some(of_one) = by_user.values().find(shared) {
-        return finding(
-            CHECK,
-            Level::Wrong,
-            format!("user {} runs {}", of_one[0].user.uid, whose(of_one)),
-            format!("{ADVICE}; only those of one pool with sharing = \"mps\" share one"),
-        );
+        let found = format!("user {} runs {}", of_one[0].user.uid, whose(of_one));
+        const EXCEPTION: &str = "only those of one pool with sharing = \"mps\" share one";
+        return match status {
+            Some(_) => finding(CHECK, Level::Wrong, found, format!("{ADVICE}; {EXCEPTION}")),
+            None => finding(
+                CHECK,
+                Level::Unseen,
+                format!("{found}; which pool their VMs are in vgpud does not say"),
+                format!("look again when it does: {EXCEPTION}"),
+            ),
+        };
     }
     ok(
         CHECK,
@@ -679,9 +773,8 @@ fn users(backends: &[Service], scheduler: Option<&Service>, status: Option<&Stat
 }
 
 /// Whether those backends are of one pool's VMs, which share the GPU through MPS and so must share a user.
-fn share_mps(backends: &[&Service], status: Option<&Status>) -> bool {
-    let pools = status.into_iter().flat_map(|status| &status.pools);
-    let mut of_mps = pools.filter(|pool| pool.sharing == Sharing::Mps);
+fn share_mps(backends: &[&Service], status: &Status) -> bool {
+    let mut of_mps = status.pools.iter().filter(|pool| pool.sharing == Sharing::Mps);
     of_mps.any(|pool| {
         backends.iter().all(|backend| {
             let mut vms = pool.vms.iter();

@@ -1,14 +1,19 @@
 //! What a libvirt domain needs for a virtual GPU: those parts of the whole domain in `qemu-configs`, for another socket.
+use roxmltree::Document;
 use std::borrow::Cow;
 
 /// A whole domain, of VM 3.
 const EXAMPLE: &str = include_str!("../../../qemu-configs/libvirt-domain.xml");
 /// Where its backend listens.
 const EXAMPLE_SOCKET: &str = "/run/vgpu/vm3/vgpu.sock";
+/// libvirt's namespace for what it hands on to QEMU as it is.
+pub const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+/// The slot of the root bus that is free in domains that libvirt laid out.
+const SLOT: &str = "addr=0x1e";
 /// The elements that a domain of somebody else's lacks.
 const PARTS: [&str; 3] = ["memoryBacking", "devices", "qemu:commandline"];
 
-/// The parts for a VM whose backend listens there, in a domain of their own that has nothing else.
+/// The parts for a VM whose backend listens there, where a comma would end the path for QEMU, in a domain of their own that has nothing else.
 pub fn domain(vm: u32, socket: &str) -> String {
     let root = EXAMPLE.lines().find(|line| line.starts_with("<domain "));
     let mut text = format!(
@@ -17,11 +22,32 @@ pub fn domain(vm: u32, socket: &str) -> String {
     );
     for part in PARTS {
         for line in element(part) {
-            text += &line.replace(EXAMPLE_SOCKET, &escaped(socket));
+            text += &line.replace(EXAMPLE_SOCKET, &escaped(&socket.replace(',', ",,")));
             text.push('\n');
         }
     }
     text + "</domain>\n"
+}
+
+/// What QEMU is told, for a machine that may have no PCI Express: the device is in a slot of the root bus.
+pub fn arguments_without_root_port(socket: &str) -> Vec<String> {
+    let document = Document::parse(EXAMPLE).expect("the documented domain is XML");
+    let values: Vec<&str> = document
+        .descendants()
+        .filter(|node| node.has_tag_name((QEMU, "arg")))
+        .filter_map(|node| node.attribute("value"))
+        .collect();
+    let pairs = values
+        .chunks(2)
+        .filter(|pair| pair.iter().all(|value| !value.starts_with("pcie-root-port,")));
+    let own = |value: &&str| {
+        let value = value.replace(EXAMPLE_SOCKET, &socket.replace(',', ",,"));
+        match value.replace("bus=vgpu-port,", "") {
+            device if device != value => format!("{device},{SLOT}"),
+            other => other,
+        }
+    };
+    pairs.flatten().map(own).collect()
 }
 
 /// The lines of an element of the domain.
@@ -34,22 +60,22 @@ fn element(name: &str) -> impl Iterator<Item = &'static str> {
         .take_while(move |line| !std::mem::replace(&mut ended, *line == end))
 }
 
-/// A path as QEMU takes it, where a comma would end it, in an attribute between single quotes.
-fn escaped(path: &str) -> String {
+/// A text in an attribute.
+pub fn escaped(text: &str) -> String {
     let escape = |char| match char {
-        ',' => Cow::Borrowed(",,"),
-        '&' => "&amp;".into(),
+        '&' => Cow::Borrowed("&amp;"),
         '<' => "&lt;".into(),
         '\'' => "&apos;".into(),
+        '"' => "&quot;".into(),
         other => String::from(other).into(),
     };
-    path.chars().map(escape).collect()
+    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use roxmltree::{Document, Node};
+    use roxmltree::Node;
 
     fn elements<'a, 'input>(node: Node<'a, 'input>) -> Vec<Node<'a, 'input>> {
         node.children().filter(Node::is_element).collect()

@@ -1,5 +1,5 @@
 //! GPUs, pools and VMs as they are.
-use super::{Screen, bytes, count, duration, moment, printable};
+use super::{ESTIMATE, Screen, bytes, count, duration, moment, printable};
 use vgpu_pool_map::VmRange;
 use vgpu_sched_api::messages::{
     GpuState, GpuStatus, Policy, PoolStatus, Rung, Scanned, SessionStatus, Sharing, Status, VmStatus,
@@ -35,14 +35,35 @@ pub fn scanned(scanned: &Scanned, screen: Screen) -> String {
     text
 }
 
-/// Everything on one screen.
-pub fn status(status: &Status, screen: Screen) -> String {
-    let mut text = format!(
-        "vgpud {}, up {}, pool map {}\n",
-        status.version,
+/// The GPUs alone, with all that they measure.
+pub fn gpus(status: &Status, screen: Screen) -> String {
+    let mut text = heading(status, screen);
+    if !status.gpus.is_empty() {
+        text += "\n";
+        text += &measured_table(&status.gpus, screen);
+        text += "\n";
+        text += &memory_table(&status.gpus, screen);
+    }
+    if status.gpus.iter().any(|gpu| !gpu.xids.is_empty()) {
+        text += "\nErrors that the driver reported, each as it came last\n";
+        text += &xid_table(&status.gpus, screen);
+    }
+    text
+}
+
+/// What vgpud is.
+pub fn headline(status: &Status) -> String {
+    format!(
+        "vgpud {}, up {}, pool map {}",
+        printable(&status.version),
         duration(status.uptime_s.saturating_mul(1_000_000)),
-        status.config
-    );
+        printable(&status.config)
+    )
+}
+
+/// What vgpud is, what is wrong, and the GPUs.
+fn heading(status: &Status, screen: Screen) -> String {
+    let mut text = headline(status) + "\n";
     for line in &status.degraded {
         text += &format!("DEGRADED: {line}\n");
     }
@@ -52,6 +73,12 @@ pub fn status(status: &Status, screen: Screen) -> String {
     } else {
         text += &gpu_table(&status.gpus, screen);
     }
+    text
+}
+
+/// Everything on one screen.
+pub fn status(status: &Status, screen: Screen) -> String {
+    let mut text = heading(status, screen);
     for pool in &status.pools {
         text += "\n";
         text += &pool_text(pool, &status.gpus, screen);
@@ -62,7 +89,7 @@ pub fn status(status: &Status, screen: Screen) -> String {
     }
     let in_pools = status.pools.iter().flat_map(|pool| &pool.vms);
     if in_pools.chain(&status.in_no_pool).any(|vm| vm.estimated) {
-        text += "~ partly an estimate: when VMs of several priorities run at once, their time is split by time slice\n";
+        text += ESTIMATE;
     }
     if status.pools.is_empty() {
         text += "\nThere is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one\n";
@@ -73,8 +100,8 @@ pub fn status(status: &Status, screen: Screen) -> String {
 fn gpu_table(gpus: &[GpuStatus], screen: Screen) -> String {
     let columns = [
         ">GPU",
-        "model",
-        ">memory",
+        "model\ntemp, power, use",
+        ">memory\nused",
         "PCI address",
         "state",
         "pools",
@@ -84,8 +111,12 @@ fn gpu_table(gpus: &[GpuStatus], screen: Screen) -> String {
     for gpu in gpus {
         table.add_row([
             index(gpu),
-            model(gpu).to_owned(),
-            memory(gpu),
+            below(
+                model(gpu),
+                gpu,
+                [temperature(gpu), power_of_limit(gpu), utilisation(gpu)].join(", "),
+            ),
+            below(&memory(gpu), gpu, known(gpu.measured.memory_used, bytes)),
             pci(gpu),
             state(gpu),
             pools(gpu),
@@ -93,6 +124,119 @@ fn gpu_table(gpus: &[GpuStatus], screen: Screen) -> String {
         ]);
     }
     table.written()
+}
+
+/// A cell with what a GPU measures below it; one that is missing measures nothing.
+fn below(cell: &str, gpu: &GpuStatus, measured: String) -> String {
+    match gpu.state {
+        GpuState::Missing => cell.to_owned(),
+        _ => format!("{cell}\n{measured}"),
+    }
+}
+
+fn measured_table(gpus: &[GpuStatus], screen: Screen) -> String {
+    let columns = [
+        ">GPU",
+        ">temp",
+        ">power",
+        ">limit",
+        ">use",
+        ">memory\nuse",
+        ">used",
+        ">total",
+        ">SM\nclock",
+        ">memory\nclock",
+    ];
+    let mut table = screen.table(&columns);
+    for gpu in gpus {
+        let measured = &gpu.measured;
+        let mhz = |clock: u32| format!("{clock} MHz");
+        table.add_row([
+            index(gpu),
+            temperature(gpu),
+            known(measured.power_mw, watts),
+            known(measured.power_limit_mw, watts),
+            utilisation(gpu),
+            known(measured.memory_utilisation, percent),
+            known(measured.memory_used, bytes),
+            known(measured.memory_total, bytes),
+            known(measured.sm_clock_mhz, mhz),
+            known(measured.memory_clock_mhz, mhz),
+        ]);
+    }
+    table.written()
+}
+
+fn memory_table(gpus: &[GpuStatus], screen: Screen) -> String {
+    let columns = [
+        ">GPU",
+        "MIG",
+        "ECC",
+        ">uncorrected errors\nsince driver loaded",
+        ">\never",
+    ];
+    let mut table = screen.table(&columns);
+    let on = |is: bool| if is { "on" } else { "off" }.to_owned();
+    for gpu in gpus {
+        table.add_row([
+            index(gpu),
+            known(gpu.measured.mig, on),
+            known(gpu.measured.ecc, on),
+            known(gpu.measured.ecc_volatile, count),
+            known(gpu.measured.ecc_aggregate, count),
+        ]);
+    }
+    table.written()
+}
+
+fn xid_table(gpus: &[GpuStatus], screen: Screen) -> String {
+    let mut table = screen.table(&[">GPU", ">Xid", "last", "what it is"]);
+    for gpu in gpus {
+        for xid in &gpu.xids {
+            table.add_row([
+                // One that is missing has no index.
+                gpu.index
+                    .map_or_else(|| gpu.uuid.clone(), |index| index.to_string()),
+                xid.number.to_string(),
+                moment(xid.at_s),
+                xid.meaning.as_deref().map_or("-".to_owned(), printable),
+            ]);
+        }
+    }
+    table.written()
+}
+
+/// What is not known is not 0.
+fn known<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
+    value.map_or("-".to_owned(), text)
+}
+
+fn watts(milliwatts: u32) -> String {
+    format!("{:.0} W", f64::from(milliwatts) / 1e3)
+}
+
+fn percent(percent: u32) -> String {
+    format!("{percent} %")
+}
+
+pub fn temperature(gpu: &GpuStatus) -> String {
+    known(gpu.measured.temperature, |celsius| format!("{celsius} C"))
+}
+
+pub fn utilisation(gpu: &GpuStatus) -> String {
+    known(gpu.measured.utilisation, percent)
+}
+
+pub fn power(gpu: &GpuStatus) -> String {
+    known(gpu.measured.power_mw, watts)
+}
+
+/// "312/700 W"
+fn power_of_limit(gpu: &GpuStatus) -> String {
+    match (gpu.measured.power_mw, gpu.measured.power_limit_mw) {
+        (Some(power), Some(limit)) => format!("{:.0}/{}", f64::from(power) / 1e3, watts(limit)),
+        _ => power(gpu),
+    }
 }
 
 /// With the names that GPUs have besides their index.
@@ -361,6 +505,7 @@ mod tests {
     use super::super::tests::{PLAIN, SCREEN, fits};
     use super::*;
     use vgpu_client::fixture::host;
+    use vgpu_sched_api::messages::XidStatus;
 
     #[test]
     fn all_is_on_one_screen() {
@@ -392,6 +537,64 @@ mod tests {
             text.contains("NVIDIA H100 80GB HBM3  79.6 GiB  0000:1B:00.0  ready    A"),
             "{text}"
         );
+    }
+
+    /// What a GPU does not tell is not known, and is not shown as 0.
+    #[test]
+    fn what_gpus_measure_is_shown() {
+        let mut host = host();
+        let text = gpus(&host, SCREEN);
+        fits(&text);
+        let expected = "\
+GPU  model                    memory  PCI address   state    pools  sessions
+     temp, power, use           used
+─────────────────────────────────────────────────────────────────────────────
+  0  NVIDIA H100 80GB HBM3  79.6 GiB  0000:1B:00.0  ready    A             5
+     41 C, 312/700 W, 87 %  61.2 GiB
+  -  NVIDIA H100 80GB HBM3  79.6 GiB  0000:1B:00.0  MISSING  A             5
+
+GPU  temp  power  limit   use  memory      used     total        SM    memory
+                                  use                         clock     clock
+──────────────────────────────────────────────────────────────────────────────
+  0  41 C  312 W  700 W  87 %    34 %  61.2 GiB  79.6 GiB  1980 MHz  2619 MHz
+  -     -      -      -     -       -         -         -         -         -
+
+GPU  MIG  ECC   uncorrected errors
+               since driver loaded  ever
+─────────────────────────────────────────
+  0  off  on                    42    43
+  -  -    -                      -     -
+
+Errors that the driver reported, each as it came last
+GPU  Xid  last                  what it is
+────────────────────────────────────────────────────────────────────
+  0   79  2023-11-14T22:13:20Z  the GPU has fallen off the bus
+  0   31  2023-11-14T22:13:20Z  access to memory that is not mapped
+";
+        assert!(text.contains(expected), "{text}");
+        host.gpus.truncate(1);
+        host.gpus[0].measured = Default::default();
+        host.gpus[0].measured.utilisation = Some(0);
+        host.gpus[0].xids = Vec::new();
+        let text = gpus(&host, SCREEN);
+        assert!(text.contains("\n     -, -, 0 %  "), "{text}");
+        let unknown = "  0     -      -      -  0 %       -     -      -      -       -\n";
+        assert!(text.contains(unknown) && !text.contains("Errors"), "{text}");
+        // Why one is missing its last error may tell.
+        host.gpus[0].xids = vec![XidStatus {
+            number: 12345,
+            meaning: None,
+            by_program: false,
+            at_s: 1_700_000_000,
+        }];
+        host.gpus[0].index = None;
+        let text = gpus(&host, SCREEN);
+        assert!(
+            text.ends_with("GPU-Some(0)  12345  2023-11-14T22:13:20Z  -\n"),
+            "{text}"
+        );
+        host.gpus.clear();
+        assert!(gpus(&host, SCREEN).ends_with("\nThere is no GPU.\n"));
     }
 
     /// A guest names its programs.

@@ -10,11 +10,12 @@
 //! | `VGPU_SOFTGPU_DIR` | directory of the files through which processes share the devices; `/dev/shm/vgpu-softgpu-<uid>` unless given |
 //!
 //! For NVML a device is lost while there is a file `lost-<number>` in that directory, and each line that is added to a file
-//! `xid-<number>` there, a number, is an Xid of the device.
+//! `xid-<number>` there, a number, is an Xid of the device. A device has no sensors and counts no errors but those of a
+//! file `sensors-<number>` there: each of its lines is what one of them says, such as `temperature 41` ([`sensor`]).
 
 mod share;
 
-pub use share::{DeviceShare, Process, Slot, Usage, is_lost, processes, usage, xid_after};
+pub use share::{DeviceShare, Process, Slot, Usage, is_lost, processes, sensor, usage, xid_after};
 
 /// Most devices there can be.
 pub const MAX_DEVICES: u32 = 64;

@@ -490,6 +490,21 @@ pub fn is_lost(number: u32) -> bool {
         .exists()
 }
 
+/// What a sensor of device `number` says: there is a line `name value` in the file `sensors-<number>` in the directory.
+pub fn sensor(number: u32, name: &str) -> Option<u64> {
+    sensor_in(
+        &std::fs::read_to_string(format!("{}/sensors-{number}", directory())).ok()?,
+        name,
+    )
+}
+
+/// A line that does not read as a name and a number says nothing.
+fn sensor_in(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    let (_, value) = lines.find(|(of, _)| *of == name)?;
+    value.trim().parse().ok()
+}
+
 /// The first Xid of device `number` that was injected after the first `seen`, and how many there are up to it. With
 /// `seen` of `None` only how many there are.
 pub fn xid_after(number: u32, seen: Option<usize>) -> (Option<u64>, usize) {

@@ -1,6 +1,6 @@
 //! A `libnvidia-ml.so.1` for the software GPUs: their number, names, UUIDs, PCI addresses, memory, processes, MIG instances
 //! and Xids, as NVIDIA's management library tells them of real ones. What a device has no sensor for is answered with
-//! NOT_SUPPORTED.
+//! NOT_SUPPORTED: it has those that a test gives it.
 //!
 //! # Use
 //! With crate nvml-wrapper, name the file; it lies beside the software GPU's `libcuda.so.1`:
@@ -13,7 +13,7 @@
 //!
 //! The environment is that of `softgpu_device`, read in every call: `VGPU_SOFTGPU_DEVICES` devices, their memory
 //! `VGPU_SOFTGPU_MEMORY`, their MIG instances `VGPU_SOFTGPU_MIG`, and `VGPU_SOFTGPU_DIR` to see how much memory the
-//! processes that use the same directory have, and the Xids that were injected there. As with NVIDIA's, `CUDA_VISIBLE_DEVICES` hides nothing here.
+//! processes that use the same directory have, and the Xids and sensors that were put there. As with NVIDIA's, `CUDA_VISIBLE_DEVICES` hides nothing here.
 
 #![allow(non_snake_case)]
 
@@ -225,6 +225,12 @@ fn instance(device: Device) -> Result<(u32, u32)> {
     Ok((part.device, part.instance.ok_or(INVALID_ARGUMENT)?))
 }
 
+/// What a sensor of a device says, as the type that its caller takes.
+fn sensor<T: TryFrom<u64>>(device: Device, name: &str) -> Result<T> {
+    let value = device::sensor(number(device)?, name).ok_or(NOT_SUPPORTED)?;
+    value.try_into().map_err(|_| NOT_SUPPORTED)
+}
+
 /// The processes on a device and its instances, or on one instance.
 fn processes(device: Device) -> Result<Vec<ProcessInfo>> {
     let part = part(device)?;
@@ -375,21 +381,50 @@ api! {
         put(minor, device::COMPUTE_CAPABILITY.1)
     }
 
-    fn nvmlDeviceGetTemperature(device: Device, _sensor: c_uint, _temperature: *mut c_uint) {
-        number(device)?;
-        Err(NOT_SUPPORTED)
+    fn nvmlDeviceGetTemperature(device: Device, which: c_uint, temperature: *mut c_uint) {
+        match which {
+            // Of the chip.
+            0 => put(temperature, sensor(device, "temperature")?),
+            _ => Err(INVALID_ARGUMENT),
+        }
     }
 
-    fn nvmlDeviceGetPowerUsage | nvmlDeviceGetEnforcedPowerLimit | nvmlDeviceGetPowerManagementLimit(
-        device: Device, _milliwatts: *mut c_uint,
+    fn nvmlDeviceGetPowerUsage(device: Device, milliwatts: *mut c_uint) {
+        put(milliwatts, sensor(device, "power")?)
+    }
+
+    fn nvmlDeviceGetEnforcedPowerLimit | nvmlDeviceGetPowerManagementLimit(
+        device: Device, milliwatts: *mut c_uint,
     ) {
-        number(device)?;
-        Err(NOT_SUPPORTED)
+        put(milliwatts, sensor(device, "power_limit")?)
     }
 
-    fn nvmlDeviceGetUtilizationRates(device: Device, _utilization: *mut [c_uint; 2]) {
-        number(device)?;
-        Err(NOT_SUPPORTED)
+    fn nvmlDeviceGetUtilizationRates(device: Device, utilization: *mut [c_uint; 2]) {
+        put(utilization, [sensor(device, "utilization")?, sensor(device, "memory_utilization")?])
+    }
+
+    fn nvmlDeviceGetClockInfo(device: Device, clock: c_uint, mhz: *mut c_uint) {
+        let clocks = ["graphics_clock", "sm_clock", "memory_clock", "video_clock"];
+        let name = clocks.get(clock as usize).ok_or(INVALID_ARGUMENT)?;
+        put(mhz, sensor(device, name)?)
+    }
+
+    fn nvmlDeviceGetEccMode(device: Device, current: *mut c_uint, pending: *mut c_uint) {
+        let mode: c_uint = sensor(device, "ecc")?;
+        put(current, mode)?;
+        put(pending, mode)
+    }
+
+    fn nvmlDeviceGetTotalEccErrors(
+        device: Device, kind: c_uint, counter: c_uint, count: *mut c_ulonglong,
+    ) {
+        match (kind, counter) {
+            // Those that could not be corrected: since the driver was loaded, and ever.
+            (1, 0) => put(count, sensor(device, "ecc_volatile")?),
+            (1, 1) => put(count, sensor(device, "ecc_aggregate")?),
+            (0, 0 | 1) => Err(NOT_SUPPORTED),
+            _ => Err(INVALID_ARGUMENT),
+        }
     }
 
     fn nvmlDeviceGetMinorNumber | nvmlDeviceGetPersistenceMode | nvmlDeviceGetComputeMode(

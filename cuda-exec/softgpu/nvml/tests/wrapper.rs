@@ -1,7 +1,7 @@
 //! The library as crate nvml-wrapper uses it, and side by side with the software GPU's libcuda.
 
 use nvml_wrapper::Nvml;
-use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
+use nvml_wrapper::enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use softgpu_cuda::driver::{abi::Out, context, device, memory, runtime};
@@ -93,5 +93,29 @@ fn both_libraries_show_the_same_gpus() {
     assert_eq!(process.gpu_instance_id, None);
     assert_eq!(memory::cuMemFree_v2(at), 0);
     assert_eq!(used(1), 0);
+
+    // A device has the sensors that it is given, and no others.
+    let sensors = "temperature 41\npower 312500\nutilization 87\nmemory_utilization 34\nmemory_clock 2619\n\
+        ecc 1\necc_aggregate 5\nvideo_clock fast\n";
+    std::fs::write(directory.path().join("sensors-2"), sensors).unwrap();
+    let seen = nvml.device_by_index(2).unwrap();
+    assert_eq!(seen.temperature(TemperatureSensor::Gpu).unwrap(), 41);
+    assert_eq!(seen.power_usage().unwrap(), 312_500);
+    let utilization = seen.utilization_rates().unwrap();
+    assert_eq!((utilization.gpu, utilization.memory), (87, 34));
+    assert_eq!(seen.clock_info(Clock::Memory).unwrap(), 2619);
+    assert!(seen.is_ecc_enabled().unwrap().currently_enabled);
+    let lost = |since| seen.total_ecc_errors(MemoryError::Uncorrected, since);
+    assert_eq!(lost(EccCounter::Aggregate).unwrap(), 5);
+    let not_supported = [
+        lost(EccCounter::Volatile).err(),
+        seen.enforced_power_limit().err(),
+        seen.clock_info(Clock::SM).err(),
+        seen.clock_info(Clock::Video).err(),
+        nvml.device_by_index(1).unwrap().power_usage().err(),
+    ];
+    for error in not_supported {
+        assert!(matches!(error, Some(NvmlError::NotSupported)), "{error:?}");
+    }
     nvml.shutdown().unwrap();
 }

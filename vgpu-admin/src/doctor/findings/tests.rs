@@ -16,6 +16,7 @@ fn good() -> Facts {
     Facts {
         driver: Some("580.159.04".to_owned()),
         nodes: nodes_with(0o660),
+        nvml: "libnvidia-ml.so.1".into(),
         uvm: Uvm::Loaded {
             hmm_disabled: Some(true),
         },
@@ -40,12 +41,16 @@ fn good() -> Facts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..fixture::host()
         }),
-        scheduler: Some(service(990, &["vgpud"])),
+        may_ask: true,
+        scheduler: Some(service(990, &["/usr/bin/vgpud"])),
         backends: vec![backend(1001, 3), backend(1002, 9)],
         state: ("/var/lib/vgpu".into(), Ok(1 << 40)),
         pool_map: Ok([place("/etc/vgpu/pools.toml", 0o644), place("/etc/vgpu", 0o755)]),
     }
 }
+
+/// The group of the driver's devices, in which the services are.
+const DEVICES: u32 = 995;
 
 fn nodes_with(mode: u32) -> Vec<Node> {
     let names = [
@@ -59,6 +64,8 @@ fn nodes_with(mode: u32) -> Vec<Node> {
         .map(|name| Node {
             name: name.to_owned(),
             mode,
+            uid: 0,
+            gid: DEVICES,
         })
         .to_vec()
 }
@@ -79,7 +86,6 @@ fn gpu(index: u32) -> Gpu {
 fn enough() -> Limits {
     Limits {
         files: Some(524_288),
-        locked: Some(8 << 20),
         ..Limits::default()
     }
 }
@@ -87,7 +93,10 @@ fn enough() -> Limits {
 fn service(uid: u32, arguments: &[&str]) -> Service {
     Service {
         pid: 7,
-        user: User { uid, gids: vec![uid] },
+        user: User {
+            uid,
+            gids: vec![uid, DEVICES],
+        },
         arguments: arguments.iter().map(|&one| one.to_owned()).collect(),
         folder: "/".into(),
         limits: Some(enough()),
@@ -194,7 +203,7 @@ fn the_documents_name_the_same_versions() {
     assert!(readme.contains(&format!("proved on {first}.{second};")));
     assert!(readme.contains(&format!("CUDA 13 need {DRIVER_CUDA_13}")));
     assert!(readme.contains(&format!("QEMU **{QEMU_MIN} or newer**")));
-    let launching = include_str!("../../../../qemu-configs/README.md");
+    let launching = include_str!("../../../../docs/platforms.md");
     assert!(launching.contains(&format!("-device {DEVICE},")));
     assert!(launching.contains(&format!("QEMU {QEMU_MIN} or newer")));
 }
@@ -230,6 +239,68 @@ fn device_nodes_are_there_and_not_for_everybody() {
         "every user may open /dev/nvidia-uvm, /dev/nvidia0, /dev/nvidia1, /dev/nvidiactl",
     );
     said(|_| {}, "device nodes", Fine, "2 GPUs");
+}
+
+#[test]
+fn services_may_open_the_device_nodes() {
+    let check = "device nodes";
+    let group = |at: usize| move |facts: &mut Facts| facts.nodes[at].gid = 7;
+    said(
+        group(1),
+        check,
+        Wrong,
+        "vgpud, user 990, may not open /dev/nvidia-uvm: mode 0660, of user 0 and group 7",
+    );
+    // Those that are not used are nobody's business.
+    said(group(0), check, Fine, "2 GPUs");
+    said(
+        |facts| facts.backends[1].user.gids.truncate(1),
+        check,
+        Wrong,
+        "VM 9's backend, user 1002, may not open",
+    );
+    said(|facts| facts.nodes = nodes_with(0o640), check, Wrong, "mode 0640");
+    let of_root = |facts: &mut Facts| {
+        group(1)(facts);
+        facts.backends.clear();
+        facts.scheduler.as_mut().unwrap().user.uid = 0;
+    };
+    said(of_root, check, Fine, "2 GPUs");
+    let unseen = |facts: &mut Facts| {
+        group(1)(facts);
+        facts.backends.clear();
+        facts.scheduler = None;
+    };
+    said(unseen, check, Fine, "2 GPUs");
+}
+
+/// Nothing is said of a driver that the GPUs do without.
+#[test]
+fn a_software_gpu_is_called_one() {
+    let software = |facts: &mut Facts| {
+        facts.driver = None;
+        facts.nodes.clear();
+        facts.uvm = Uvm::Missing;
+        facts.nvml = "/opt/softgpu/libnvidia-ml.so.1".into();
+        facts.gpus.as_mut().unwrap()[0].persistent = None;
+    };
+    said(
+        software,
+        "NVIDIA driver",
+        Warning,
+        "not loaded, and the 2 GPUs that /opt/softgpu/libnvidia-ml.so.1 lists need none:",
+    );
+    let mut facts = good();
+    software(&mut facts);
+    let all = examine(&facts);
+    let others = all.iter().filter(|finding| finding.level != Fine);
+    assert_eq!(others.count(), 1, "{all:#?}");
+    for check in ["device nodes", "nvidia-uvm", "persistence", "MIG"] {
+        assert!(all.iter().all(|finding| finding.check != check), "{check}");
+    }
+    // A driver that finds none is another matter.
+    facts.gpus = Ok(Vec::new());
+    assert!(super::super::is_wrong(&examine(&facts)));
 }
 
 #[test]
@@ -361,9 +432,31 @@ fn limits_are_those_of_the_backends() {
     with(addresses, Wrong, "the address space of ");
     said(|_| {}, "limits", Fine, "2 backends");
     said(|facts| facts.limits = Some(few), "limits", Fine, "2 backends");
-    let none = |facts: &mut Facts| facts.limits.as_mut().unwrap().locked = None;
-    said(none, "locked memory", Fine, "no limit");
-    said(|_| {}, "locked memory", Fine, "8192 KiB");
+}
+
+/// Whoever asks has a limit of his own, which is none of the services'.
+#[test]
+fn the_limit_of_locked_memory_is_the_backends() {
+    let check = "locked memory";
+    let limited = Limits {
+        locked: Some(8 << 20),
+        ..enough()
+    };
+    said(|facts| facts.limits = Some(limited), check, Fine, "no limit");
+    said(
+        |facts| facts.backends[1].limits = Some(limited),
+        check,
+        Warning,
+        "at most 8192 KiB for VM 9's backend",
+    );
+    let nobody = |facts: &mut Facts| facts.backends.clear();
+    said(nobody, check, Unseen, "no vgpu-backend is seen");
+    let hidden = |facts: &mut Facts| {
+        for backend in &mut facts.backends {
+            backend.limits = None;
+        }
+    };
+    said(hidden, check, Unseen, "no vgpu-backend is seen");
 }
 
 #[test]
@@ -405,6 +498,11 @@ fn vgpud_is_to_answer_and_to_be_of_this_version() {
     );
     let silent = |facts: &mut Facts| facts.vgpud = Err(Failure::new(Kind::Failed, "nonsense"));
     said(silent, "vgpud", Wrong, "nonsense");
+    let refused = |facts: &mut Facts| {
+        silent(facts);
+        facts.may_ask = false;
+    };
+    said(refused, "vgpud", Unseen, "nonsense");
 }
 
 #[test]
@@ -437,25 +535,47 @@ fn the_pool_map_is_vgpuds_and_nobody_elses() {
         Wrong,
         "every user may write /etc/vgpu,",
     );
-    said(mode(1, 0o1777), "pool map", Fine, "vgpud may write it");
+    said(mode(1, 0o1777), "pool map", Fine, "vgpud may replace it");
     said(
         mode(0, 0o444),
         "pool map",
         Warning,
         "user 990, may not write /etc/vgpu/pools.toml",
     );
+    // As the package has it, the folder is root's.
+    let uid = |at: usize, uid| move |facts: &mut Facts| facts.pool_map.as_mut().unwrap()[at].uid = uid;
+    let packaged = |facts: &mut Facts| {
+        uid(1, 0)(facts);
+        mode(1, 0o1775)(facts);
+    };
+    said(packaged, "pool map", Fine, "vgpud may replace it");
+    let closed = |facts: &mut Facts| {
+        uid(1, 0)(facts);
+        mode(1, 0o755)(facts);
+    };
+    said(
+        closed,
+        "pool map",
+        Warning,
+        "vgpud, user 990, may make no file in /etc/vgpu:",
+    );
+    // The new file is to have the old one's owner and group, whoever may write to that.
     let of_another = |facts: &mut Facts| {
-        for place in facts.pool_map.as_mut().unwrap() {
-            place.uid = 0;
-        }
+        uid(0, 0)(facts);
+        mode(0, 0o664)(facts);
     };
-    said(of_another, "pool map", Warning, "may not write");
-    let of_its_group = |facts: &mut Facts| {
-        for place in facts.pool_map.as_mut().unwrap() {
-            (place.uid, place.mode) = (0, 0o775);
-        }
-    };
-    said(of_its_group, "pool map", Fine, "vgpud may write it");
+    said(
+        of_another,
+        "pool map",
+        Warning,
+        "may not replace /etc/vgpu/pools.toml, which is user 0's",
+    );
+    said(
+        |facts| facts.pool_map.as_mut().unwrap()[0].gid = 7,
+        "pool map",
+        Warning,
+        "may not replace /etc/vgpu/pools.toml, which is of group 7",
+    );
     said(
         |facts| facts.scheduler = None,
         "pool map",
@@ -466,7 +586,7 @@ fn the_pool_map_is_vgpuds_and_nobody_elses() {
         of_another(facts);
         facts.scheduler.as_mut().unwrap().user.uid = 0;
     };
-    said(root, "pool map", Fine, "vgpud may write it");
+    said(root, "pool map", Fine, "vgpud may replace it");
 }
 
 #[test]
@@ -504,7 +624,12 @@ fn each_backend_is_to_have_a_user_of_its_own() {
         shared(facts);
         facts.vgpud = Err(Failure::new(Kind::Unreachable, "gone"));
     };
-    said(unknown, check, Wrong, "user 1001");
+    said(
+        unknown,
+        check,
+        Unseen,
+        "user 1001 runs VM 3's backend, VM 9's backend",
+    );
     let other_vm = |facts: &mut Facts| {
         facts.backends[1] = backend(1001, 99);
     };
