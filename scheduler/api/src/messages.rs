@@ -581,7 +581,12 @@ pub enum ToExec {
     /// own included; empty if the driver does not say. Looked up after the last such message was sent; sent now and then while
     /// the session is there, and in answer to [`FromExec::MemoryWanted`]. Under a quota, a session's first context waits for
     /// it, up to a second.
-    MemoryInUse { bytes: Vec<u64> },
+    MemoryInUse {
+        bytes: Vec<u64>,
+        /// It was looked up after it was asked for.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        asked: bool,
+    },
     /// The session ends, and its program gets this CUDA error from every later call.
     End { code: i32, why: String },
     /// Move the GPU memory to the host, until there is work again. Answered by [`FromExec::Suspended`].

@@ -784,13 +784,13 @@ impl Exec {
         self.child.id()
     }
 
-    /// Waits until it is told of this memory in use, in bytes by GPU.
-    pub fn until_memory(&self, wanted: &[u64]) {
+    /// Waits until it is told of this memory in use, in bytes by GPU; whether because it asked.
+    pub fn until_memory(&self, wanted: &[u64]) -> bool {
         loop {
-            if let ToExec::MemoryInUse { bytes } = self.order()
+            if let ToExec::MemoryInUse { bytes, asked } = self.order()
                 && bytes == wanted
             {
-                return;
+                return asked;
             }
         }
     }
