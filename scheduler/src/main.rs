@@ -6,6 +6,7 @@ mod daemon;
 mod edit;
 mod gpu_errors;
 mod hardstop;
+mod held;
 mod history;
 mod inventory;
 mod ledger;
@@ -23,6 +24,7 @@ mod sessions;
 mod stats;
 mod status;
 mod store;
+mod usage;
 mod vm_gpus;
 mod vm_page;
 mod watch;
@@ -43,6 +45,10 @@ use store::{Changes, Store};
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
+/// A century's.
+const USAGE_DAYS_MAX: u64 = 36_525;
+const HOURS_OF_A_DAY: u64 = 24;
+
 /// The host-wide GPU scheduler.
 #[derive(Parser)]
 #[command(version)]
@@ -62,6 +68,9 @@ struct Arguments {
     /// The kernel's log, which tells whose work an error of a GPU was.
     #[arg(long, value_name = "PATH", default_value = "/dev/kmsg")]
     kmsg: PathBuf,
+    /// For so many days it is kept what VMs used in each hour.
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..=USAGE_DAYS_MAX))]
+    usage_days: u64,
     /// Members of this group may change things, as root and this program's own user may.
     #[arg(long, value_name = "NAME|GID", value_parser = admin::group)]
     admin_group: Option<u32>,
@@ -96,7 +105,7 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
-    let (store, mut saved) = Store::open(&arguments.state_dir)?;
+    let (store, mut saved) = Store::open(&arguments.state_dir, arguments.usage_days * HOURS_OF_A_DAY)?;
     let mut inventory = Inventory::new(std::mem::take(&mut saved.gpus));
     let listing_failed = match scan::look(&arguments.libnvidia_ml) {
         Ok(gpus) => {
