@@ -6,6 +6,7 @@ mod probe;
 mod stats;
 mod status;
 mod top;
+mod usage;
 
 pub use audit::audit;
 pub use doctor::doctor;
@@ -14,6 +15,7 @@ pub use probe::probe;
 pub use stats::stats;
 pub use status::{scanned, status};
 pub use top::top;
+pub use usage::usage;
 
 use comfy_table::{CellAlignment, ContentArrangement, TableComponent, presets};
 use jiff::Timestamp;
@@ -242,6 +244,10 @@ fn bytes(bytes: u64) -> String {
         _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
     }
 }
+
+/// What the mark at a time means.
+const ESTIMATE: &str =
+    "~ partly an estimate: when VMs of several priorities run at once, their time is split by time slice\n";
 
 /// A moment, from seconds since 1970, in UTC.
 fn moment(seconds: u64) -> String {

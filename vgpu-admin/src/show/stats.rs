@@ -1,5 +1,5 @@
 //! What every VM waited for and used.
-use super::{Screen, bytes, count, duration, latency, printable};
+use super::{ESTIMATE, Screen, bytes, count, duration, latency, printable};
 use vgpu_sched_api::messages::{Percentiles, Stats};
 
 /// All statistics, in tables that fit a terminal of the usual width.
@@ -19,7 +19,7 @@ pub fn stats(stats: &Stats, screen: Screen) -> String {
     text += "\nTurns: waiting for one, and giving it back before the work is done\n";
     text += &turns(stats, screen);
     if stats.vms.iter().any(|vm| vm.estimated) {
-        text += "~ partly an estimate: when VMs of several priorities run at once, their time is split by time slice\n";
+        text += ESTIMATE;
     }
     text
 }

@@ -1,5 +1,5 @@
 //! GPUs, pools and VMs as they are.
-use super::{Screen, bytes, count, duration, moment, printable};
+use super::{ESTIMATE, Screen, bytes, count, duration, moment, printable};
 use vgpu_pool_map::VmRange;
 use vgpu_sched_api::messages::{
     GpuState, GpuStatus, Policy, PoolStatus, Rung, SessionStatus, Sharing, Status, VmStatus,
@@ -57,7 +57,7 @@ pub fn status(status: &Status, screen: Screen) -> String {
     }
     let in_pools = status.pools.iter().flat_map(|pool| &pool.vms);
     if in_pools.chain(&status.in_no_pool).any(|vm| vm.estimated) {
-        text += "~ partly an estimate: when VMs of several priorities run at once, their time is split by time slice\n";
+        text += ESTIMATE;
     }
     if status.pools.is_empty() {
         text += "\nThere is no pool yet: vgpu-admin assign-gpu --gpu-id 0 --pool NAME makes one\n";
