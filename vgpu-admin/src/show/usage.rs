@@ -13,7 +13,7 @@ pub fn usage(used: &[UsageRecord], by: Period, screen: Screen) -> String {
         ">VM",
         "pool",
         ">GPU\ntime",
-        ">waits\nin all",
+        ">waits\nsum",
         ">\nlongest",
         ">calls",
         ">memory\nGiB h",
@@ -90,7 +90,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[3].starts_with("2023-11-14 22h     3  A"), "{text}");
         assert!(
-            lines[3].contains("~59m59s    7.0s     2.5s   123M    79.5"),
+            lines[3].contains("~59m59s   7.0s     2.5s   123M    79.5"),
             "{text}"
         );
         assert!(
