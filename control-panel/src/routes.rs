@@ -300,7 +300,7 @@ pub struct Events {
 }
 
 async fn events(State(panel): State<Panel>, page: Result<Query<Page>, QueryRejection>) -> Response {
-    let expected = format!("some of from=NUMBER, vm=NUMBER, last=1 to {LAST_MAX}");
+    let expected = format!("from=NUMBER, vm=NUMBER, last=1 to {LAST_MAX}, some of them or none");
     let Page {
         from,
         vm,

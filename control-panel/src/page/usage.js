@@ -48,7 +48,7 @@ function usageRow(vm, records, span, now) {
   const sum = (key) => records.reduce((all, record) => all + record[key], 0);
   const over = stepsOf(records, span, now);
   const busiest = over.steps.find((step) => step.share === over.most);
-  const time = `${sum("estimated_microseconds") ? "~" : ""}${gpuTime(sum("gpu_microseconds"))}`;
+  const all = `${sum("estimated_microseconds") ? "~" : ""}${time(sum("gpu_microseconds"))}`;
   const pools = [...new Set(records.map((record) => record.pool))].map((pool) => printable(pool) || "none any longer");
   return {
     key: `vm ${vm}`,
@@ -57,11 +57,11 @@ function usageRow(vm, records, span, now) {
       pools.join(", "),
       {
         over,
-        label: `GPU time of VM ${vm} over ${span.name}: ${time}; most, ${percent(over.most)} of ${span.unit}, from ${moment(busiest.from / 1000)} on`,
-        text: time,
+        label: `GPU time of VM ${vm} over ${span.name}: ${all}; most, ${percent(over.most)} of ${span.unit}, from ${moment(busiest.from / 1000)} on`,
+        text: all,
       },
       String(sum("turns")),
-      latency(sum("turn_wait_us")),
+      time(sum("turn_wait_us")),
       latency(Math.max(...records.map((record) => record.turn_wait_max_us))),
       String(sum("calls")),
       String(sum("violations")),
@@ -71,7 +71,7 @@ function usageRow(vm, records, span, now) {
   };
 }
 
-const gpuTime = (us) => (us < 60e6 ? latency(us) : duration(us / 1e6));
+const time = (us) => (us < 60e6 ? latency(us) : duration(us / 1e6));
 
 async function refreshUsage() {
   const by = byId("usage-span").value;
@@ -98,6 +98,10 @@ async function refreshUsage() {
 
 // ---- What happened to a VM ----
 
+const CALL_COLUMNS = [
+  { name: "Call" }, { name: "Before", kind: "number" }, { name: "Took", kind: "number" }, { name: "Thread", kind: "number" },
+];
+
 const happened = { asking: false };
 
 function offerVms() {
@@ -112,12 +116,14 @@ function offerVms() {
   if (chosen) select.value = chosen;
 }
 
+/** The flight recorder's. */
 function callTable(calls) {
-  const row = (tag, texts) => element("tr", {}, ...texts.map((text) => element(tag, tag === "th" ? { scope: "col" } : {}, text)));
-  const cells = ({ name, before_us: before, took_us: took, ring }) => (
-    [printable(name), latency(before), took === null ? "had not returned" : latency(took), String(ring)]);
-  return element("table", {}, element("caption", {}, "The session's last calls, as long before it as each says"),
-    element("thead", {}, row("th", ["Call", "Before", "Took", "Thread"])), element("tbody", {}, ...calls.map((call) => row("td", cells(call)))));
+  const table = new Table(CALL_COLUMNS);
+  table.update("The session's last calls", "how long before it each came, and which thread's it was", calls.map((call, at) => ({
+    key: at,
+    cells: [printable(call.name), latency(call.before_us), call.took_us === null ? "had not returned" : latency(call.took_us), String(call.ring)],
+  })));
+  return table.node;
 }
 
 function eventItem(event) {

@@ -52,7 +52,7 @@ fn row(begin: String, vm: String, pool: String, used: &UsageRecord) -> [String; 
         vm,
         pool,
         format!("{mark}{}", duration(used.gpu_microseconds)),
-        latency(used.turn_wait_us),
+        duration(used.turn_wait_us),
         latency(used.turn_wait_max_us),
         count(used.calls),
         format!(
@@ -90,11 +90,11 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[3].starts_with("2023-11-14 22h     3  A"), "{text}");
         assert!(
-            lines[3].contains("~59m59s   7.0s     2.5s   123M    79.5"),
+            lines[3].contains("~59m59s   7.0 s     2.5s   123M    79.5"),
             "{text}"
         );
         assert!(
-            lines[5].starts_with("in all") && lines[5].contains("~1h59m   14.0s     2.5s   246M   159.0"),
+            lines[5].starts_with("in all") && lines[5].contains("~1h59m  14.0 s     2.5s   246M   159.0"),
             "{text}"
         );
         assert!(text.ends_with(ESTIMATE));
