@@ -202,6 +202,7 @@ async fn run(panel: Panel) -> Result<()> {
         _ = interrupt.recv() => {}
     }
     service::stopping();
+    log::info!("ended");
     Ok(())
 }
 

@@ -396,7 +396,10 @@ fn the_last_events_are_read_at_once() {
     for wrong in ["last=0", "last=1001", "last=few"] {
         let error = panel.get(&format!("/api/v1/events?{wrong}")).json(400);
         let message = error["error"]["message"].as_str().unwrap();
-        assert!(message.contains("expected from=NUMBER, vm=NUMBER, last=1 to 1000"), "{message}");
+        assert!(
+            message.contains("expected from=NUMBER, vm=NUMBER, last=1 to 1000"),
+            "{message}"
+        );
     }
 }
 

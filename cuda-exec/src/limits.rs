@@ -57,6 +57,8 @@ impl Charge {
 /// What the session has on one GPU, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
+    /// Which column of a slot is for the GPU.
+    column: usize,
     allocated: u64,
     estimated: u64,
     /// Bounds of `allocated` since the driver's account was last told.
@@ -84,29 +86,13 @@ impl Counted {
     }
 }
 
-/// Which column of a slot is for which GPU, by ordinal: each for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Columns([usize; GPUS]);
-
-impl Default for Columns {
-    fn default() -> Self {
-        Self(std::array::from_fn(|gpu| gpu))
-    }
-}
-
-impl Columns {
-    /// These for the first GPUs, and for GPUs that there should not be those that are left; `None` if one is none or comes twice.
-    fn new(first: &[u32]) -> Option<Self> {
-        let mut columns: Vec<usize> = first.iter().map(|&column| column as usize).collect();
-        // So there are as many as it has room for exactly if each is there once.
-        columns.extend((0..GPUS).filter(|&column| !first.contains(&(column as u32))));
-        columns.try_into().ok().map(Self)
-    }
-
-    /// The column of a GPU, if it can have one.
-    fn of(&self, gpu: usize) -> Option<usize> {
-        self.0.get(gpu).copied()
-    }
+/// Which column of a slot is for which GPU, by ordinal, each for one: these for the first GPUs, and for GPUs that there should not
+/// be those that are left; `None` if one is none or comes twice.
+fn columns(first: &[u32]) -> Option<[usize; GPUS]> {
+    let mut columns: Vec<usize> = first.iter().map(|&column| column as usize).collect();
+    // So there are as many as it has room for exactly if each is there once.
+    columns.extend((0..GPUS).filter(|&column| !first.contains(&(column as u32))));
+    columns.try_into().ok()
 }
 
 /// The page is there, and what this session has in it.
@@ -115,12 +101,19 @@ struct Account {
     /// Device and inode of the page's file.
     page: Option<(u64, u64)>,
     slot: usize,
-    columns: Columns,
+    /// By ordinal. One for which there is none has no column either.
     gpus: [Counted; GPUS],
     /// The memory is on the host, and not counted meanwhile.
     suspended: bool,
     /// The driver does not account memory to processes.
     silent: bool,
+}
+
+impl Account {
+    /// The column of a GPU, if it can have one.
+    fn column(&self, gpu: usize) -> Option<usize> {
+        self.gpus.get(gpu).map(|counted| counted.column)
+    }
 }
 
 /// See the module.
@@ -141,21 +134,21 @@ impl Limits {
         let stat = check_sealed(&page, PAGE_LEN)?;
         let slot = usize::try_from(slot).ok().filter(|slot| *slot < SLOTS);
         let slot = slot.ok_or_else(|| std::io::Error::other("no such slot"))?;
-        let columns = Columns::new(columns).ok_or_else(|| std::io::Error::other("no such columns"))?;
+        let columns = self::columns(columns).ok_or_else(|| std::io::Error::other("no such columns"))?;
         let mut account = self.account();
         if account.page != Some((stat.st_dev, stat.st_ino)) {
             self.page.store(map_for_good(&page, PAGE_LEN)?.cast(), SeqCst);
             account.page = Some((stat.st_dev, stat.st_ino));
         }
         account.slot = slot;
-        account.columns = columns;
+        for (counted, column) in account.gpus.iter_mut().zip(columns) {
+            counted.column = column;
+        }
         if let Some(page) = self.page() {
             // What it has already counts, whatever the quota is.
             page.clear(slot);
-            for (column, counted) in columns.0.into_iter().zip(&account.gpus) {
-                if !account.suspended {
-                    page.add_memory(slot, column, counted.total());
-                }
+            for counted in account.gpus.iter().filter(|_| !account.suspended) {
+                page.add_memory(slot, counted.column, counted.total());
             }
         }
         Ok(())
@@ -234,12 +227,12 @@ impl Limits {
 
     fn take(&self, gpu: usize, bytes: u64) -> Option<Charge> {
         let mut account = self.account();
-        let (slot, column) = (account.slot, account.columns.of(gpu)?);
+        let slot = account.slot;
         let counted = account.gpus.get_mut(gpu)?;
         let total = counted.allocated.checked_add(bytes)?;
         if self
             .page()
-            .is_some_and(|page| !page.take_memory(slot, column, bytes))
+            .is_some_and(|page| !page.take_memory(slot, counted.column, bytes))
         {
             return None;
         }
@@ -284,26 +277,26 @@ impl Limits {
         } else if bytes > charge.bytes {
             let mut account = self.account();
             let slot = account.slot;
-            let Some(column) = account.columns.of(charge.gpu) else {
+            let Some(counted) = account.gpus.get_mut(charge.gpu) else {
                 return;
             };
-            let counted = &mut account.gpus[charge.gpu];
             let more = bytes - charge.bytes;
             counted.allocated(counted.allocated.saturating_add(more));
             if let Some(page) = self.page() {
-                page.add_memory(slot, column, more);
+                page.add_memory(slot, counted.column, more);
             }
         }
         charge.bytes = bytes;
     }
 
     /// Makes something that takes memory which only the driver knows: `free` tells the GPU's free memory, if it can be asked,
-    /// as it can once there is a context.
+    /// as it can once there is a context. Else `ask` has the driver's account told.
     /// It is undone, and there is no memory, if it does not fit under the quota; it is not made if nothing does.
     pub fn make<T>(
         &self,
         gpu: u32,
         free: impl Fn() -> Option<u64>,
+        ask: impl Fn(),
         mut make: impl FnMut() -> Result<T, Code>,
         undo: impl Fn(T),
     ) -> Result<(T, Charge), Code> {
@@ -312,7 +305,7 @@ impl Limits {
             let (before, estimated) = (free(), Self::estimated(&self.account(), gpu));
             let made = make()?;
             let Some(before) = before else {
-                let charge = self.accounted(gpu, estimated);
+                let charge = self.accounted(gpu, estimated, &ask);
                 if self.fits(gpu, 0) {
                     return Ok((made, charge));
                 }
@@ -340,12 +333,15 @@ impl Limits {
         counted.map_or(0, |counted| counted.estimated)
     }
 
-    /// What the driver accounts for something that was made when `before` was estimated. Waits for its account of the first
-    /// such thing if there is a quota.
-    fn accounted(&self, gpu: u32, before: u64) -> Charge {
+    /// What the driver accounts for something that was made when `before` was estimated. Asks and waits for its account of
+    /// the first such thing if there is a quota.
+    fn accounted(&self, gpu: u32, before: u64, ask: impl Fn()) -> Charge {
         let unknown = |account: &mut Account| Self::estimated(account, gpu) == 0 && !account.silent;
         let mut account = self.account();
-        if self.page().is_some_and(|page| page.quota() != UNLIMITED) {
+        if self.page().is_some_and(|page| page.quota() != UNLIMITED) && unknown(&mut account) {
+            drop(account);
+            ask();
+            account = self.account();
             let waited = self.told.wait_timeout_while(account, ACCOUNT_WAIT, unknown);
             account = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -359,7 +355,7 @@ impl Limits {
     /// Whether the VM may take that much more.
     pub fn fits(&self, gpu: u32, bytes: u64) -> bool {
         self.page().is_none_or(|page| {
-            let column = self.account().columns.of(gpu as usize);
+            let column = self.account().column(gpu as usize);
             let used = column.map_or(0, |column| page.used(column));
             used.saturating_add(bytes) <= page.quota()
         })
@@ -369,10 +365,10 @@ impl Limits {
         let gpu = gpu as usize;
         let mut account = self.account();
         let slot = account.slot;
-        if let Some(column) = account.columns.of(gpu) {
-            account.gpus[gpu].estimated += bytes;
+        if let Some(counted) = account.gpus.get_mut(gpu) {
+            counted.estimated += bytes;
             if let Some(page) = self.page() {
-                page.add_memory(slot, column, bytes);
+                page.add_memory(slot, counted.column, bytes);
             }
         }
         Charge {
@@ -386,10 +382,9 @@ impl Limits {
     pub fn give(&self, charge: Charge) {
         let mut account = self.account();
         let slot = account.slot;
-        let Some(column) = account.columns.of(charge.gpu) else {
+        let Some(counted) = account.gpus.get_mut(charge.gpu) else {
             return;
         };
-        let counted = &mut account.gpus[charge.gpu];
         let before = counted.total();
         match charge.part {
             Part::Allocated => counted.allocated(counted.allocated.saturating_sub(charge.bytes)),
@@ -398,7 +393,7 @@ impl Limits {
         }
         let given = before - counted.total();
         if let Some(page) = self.page() {
-            page.give_memory(slot, column, given);
+            page.give_memory(slot, counted.column, given);
         }
     }
 
@@ -411,21 +406,20 @@ impl Limits {
         }
         account.silent = bytes.is_empty();
         self.told.notify_all();
-        let columns = account.columns.0;
-        for (column, (counted, &bytes)) in columns.into_iter().zip(account.gpus.iter_mut().zip(bytes)) {
+        for (counted, &bytes) in account.gpus.iter_mut().zip(bytes) {
             let before = counted.total();
             counted.told(bytes);
             let now = counted.total();
             if let Some(page) = self.page() {
-                page.add_memory(slot, column, now.saturating_sub(before));
-                page.give_memory(slot, column, before.saturating_sub(now));
+                page.add_memory(slot, counted.column, now.saturating_sub(before));
+                page.give_memory(slot, counted.column, before.saturating_sub(now));
             }
         }
     }
 
     /// Free memory and memory of a GPU as the guest's program sees it.
     pub fn memory(&self, gpu: u32, free: u64, total: u64) -> (u64, u64) {
-        let column = self.account().columns.of(gpu as usize);
+        let column = self.account().column(gpu as usize);
         let (Some(page), Some(column)) = (self.page(), column) else {
             return (free, total);
         };
@@ -456,8 +450,8 @@ impl Limits {
             return true;
         };
         let slot = account.slot;
-        for (column, counted) in account.columns.0.into_iter().zip(&account.gpus) {
-            if !page.take_memory(slot, column, counted.total()) {
+        for counted in &account.gpus {
+            if !page.take_memory(slot, counted.column, counted.total()) {
                 page.clear(slot);
                 return false;
             }
@@ -578,6 +572,7 @@ mod tests {
             limits.make(
                 0,
                 || Some(free.get()),
+                || unreachable!(),
                 || {
                     made.set(made.get() + 1);
                     let disturbed = if made.get() == 1 { neighbour } else { 0 };
@@ -606,22 +601,23 @@ mod tests {
         let file = page_file(PAGE_LEN, SealFlags::SHRINK);
         let limits = limits(&file, 0);
         let page = limits.page().unwrap();
-        let undone = std::cell::Cell::new(0);
+        let (undone, asked) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
         let attempt = |made: &AtomicBool| {
             let make = || {
                 made.store(true, SeqCst);
                 Ok(())
             };
-            limits.make(1, || None, make, |()| undone.set(undone.get() + 1))
+            let ask = || asked.set(asked.get() + 1);
+            limits.make(1, || None, ask, make, |()| undone.set(undone.get() + 1))
         };
-        // Nobody waits where there is no quota, nor where the driver does not say.
+        // Nobody asks and waits where there is no quota, nor where the driver does not say.
         page.set_quota(None);
         let ((), charge) = attempt(&AtomicBool::new(false)).unwrap();
         limits.give(charge);
         page.set_quota(Some(1000));
         limits.told(&[]);
         attempt(&AtomicBool::new(false)).unwrap();
-        assert_eq!((page.used(1), undone.get()), (0, 0));
+        assert_eq!((page.used(1), undone.get(), asked.get()), (0, 0, 0));
         for (takes, fits) in [(1000, true), (1001, false)] {
             limits.told(&[0, 0]);
             let made = AtomicBool::new(false);
@@ -641,7 +637,7 @@ mod tests {
             });
             assert_eq!(page.used(1), 0);
         }
-        assert_eq!(undone.get(), 1);
+        assert_eq!((undone.get(), asked.get()), (1, 2));
     }
 
     #[test]

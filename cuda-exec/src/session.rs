@@ -27,6 +27,7 @@ use vgpu_protocol::limits::RINGS_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::RingError;
 use vgpu_protocol::virtio::Status;
+use vgpu_sched_api::messages::FromExec;
 
 /// How long the control thread is held back at most, by each thing that may hold it back. The backend waits two minutes for
 /// an answer.
@@ -335,11 +336,17 @@ impl Session {
             self.preempt.refresh();
             created
         };
-        let created = self
-            .limits
-            .make(gpu, free, create, |raw| self.survive(self.cuda.ctx_destroy(raw)));
+        let ask = || self.ask_for_account();
+        let created = self.limits.make(gpu, free, ask, create, |raw| {
+            self.survive(self.cuda.ctx_destroy(raw))
+        });
         forget_current();
         created
+    }
+
+    /// Has `vgpud` tell what the driver accounts to this process. If it is not there, nobody tells.
+    pub fn ask_for_account(&self) {
+        self.turn.tell(&FromExec::MemoryWanted);
     }
 
     /// Free memory of the current context's GPU. Not asked for while a capture is under way, which it could disturb.

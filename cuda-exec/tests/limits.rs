@@ -337,6 +337,8 @@ fn a_first_context_counts_before_anything_is_allocated() {
             context: 1,
         };
         let position = exec.call::<cuCtxCreate::Call>(create, &[]);
+        // It asks, and is told what is so from then on.
+        wait_until("asking", || exec.hear() == FromExec::MemoryWanted);
         let bytes = vec![CONTEXT];
         exec.order(&ToExec::MemoryInUse { bytes });
         exec.answer(0, position).0

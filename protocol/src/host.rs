@@ -125,7 +125,7 @@ pub enum ShareKind {
     Publish = 1,
     /// The reply is the handle of a token.
     Find = 2,
-    /// A token of this session's stands for nothing any more.
+    /// A token of this session's, for what it says, stands for nothing any more.
     Withdraw = 3,
 }
 

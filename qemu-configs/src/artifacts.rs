@@ -19,6 +19,7 @@ pub const ARTIFACTS_ENV: &str = "VGPU_TEST_ARTIFACTS";
 /// lib/softgpu/   libcuda.so.1 and libnvidia-ml.so.1 of the software GPU
 /// vgpu-guest.deb     the guest's package, for Debian and what is made of it
 /// programs/  C programs that use CUDA; the initramfs has them in /usr/bin
+/// compat/    programs that are compared with the native library, and what compares them
 /// boot/      vmlinux, initramfs.cpio
 /// boot-newer/    the same with a newer kernel, for tests
 /// glibc/     the oldest C library that a guest may have, and its loader, for tests
@@ -60,6 +61,11 @@ impl Artifacts {
 
     pub fn programs_dir(&self) -> PathBuf {
         self.root.join("programs")
+    }
+
+    /// The folder with `run.py`, which compares programs with the native library.
+    pub fn compat_dir(&self) -> PathBuf {
+        self.root.join("compat")
     }
 
     /// The folder with the guest's `libcuda.so.1` and `libnvidia-ml.so.1`.

@@ -76,6 +76,7 @@ pub struct Builder {
     initramfs: PathBuf,
     kernel_words: Vec<String>,
     files: Vec<(String, PathBuf)>,
+    disks: Vec<PathBuf>,
     qemu_args: Vec<String>,
 }
 
@@ -141,6 +142,13 @@ impl Builder {
     #[must_use]
     pub fn file(mut self, path: impl Into<String>, from: impl Into<PathBuf>) -> Self {
         self.files.push((path.into(), from.into()));
+        self
+    }
+
+    /// Gives the guest a read-only disk with what is in the host file `image`: `/dev/vda` the first, `/dev/vdb` the next.
+    #[must_use]
+    pub fn disk(mut self, image: impl Into<PathBuf>) -> Self {
+        self.disks.push(image.into());
         self
     }
 
@@ -224,6 +232,18 @@ impl Builder {
             command
                 .arg("-device")
                 .arg(format!("{DEVICE},chardev=vgpu-chardev"));
+        }
+        for (number, image) in self.disks.iter().enumerate() {
+            let node = json!({
+                "driver": "raw",
+                "node-name": format!("disk{number}"),
+                "read-only": true,
+                "file": { "driver": "file", "filename": image },
+            });
+            command.arg("-blockdev").arg(node.to_string());
+            command
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive=disk{number}"));
         }
         command.args(&self.qemu_args);
         if let Some((uid, gid)) = self.user {
@@ -331,6 +351,7 @@ impl Vm {
             initramfs: artifacts.initramfs(),
             kernel_words: Vec::new(),
             files: Vec::new(),
+            disks: Vec::new(),
             qemu_args: Vec::new(),
             artifacts: artifacts.clone(),
         }

@@ -19,17 +19,22 @@ impl Admins {
         }
     }
 
-    /// The user of the process that opened this connection, if it was one's.
-    pub fn find(&self, socket: &OwnedFd) -> Result<Option<u32>> {
+    /// The user of the process that opened this connection, and whether he is one.
+    pub fn find(&self, socket: &OwnedFd) -> Result<Peer> {
         let peer = sockopt::socket_peercred(socket)?;
         let uid = peer.uid.as_raw();
-        if uid == 0 || uid == self.uid {
-            return Ok(Some(uid));
-        }
-        let Some(gid) = self.gid else { return Ok(None) };
-        let is_member = peer.gid.as_raw() == gid || peer_groups(socket)?.contains(&gid);
-        Ok(is_member.then_some(uid))
+        let is_member =
+            |gid| Ok::<_, std::io::Error>(peer.gid.as_raw() == gid || peer_groups(socket)?.contains(&gid));
+        let is_admin = uid == 0 || uid == self.uid || self.gid.map_or(Ok(false), is_member)?;
+        Ok(Peer { uid, is_admin })
     }
+}
+
+/// A user at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    pub uid: u32,
+    pub is_admin: bool,
 }
 
 /// A group's number, by its name or number.

@@ -2,7 +2,7 @@
 use crate::daemon::Daemon;
 use crate::paging;
 use std::collections::{BTreeMap, VecDeque};
-use vgpu_sched_api::messages::{Arrival, Priority};
+use vgpu_sched_api::messages::{Arrival, Policy, Priority};
 use vgpu_sched_core::{End, GpuSet, Pool, Session, Standing};
 
 /// Arrivals kept.
@@ -26,6 +26,7 @@ struct Pending {
 #[derive(Clone, Copy, Debug)]
 pub struct Treated {
     pub pool: Option<Pool>,
+    pub policy: Policy,
     pub gpus: GpuSet,
     pub priority: Priority,
     pub weight: u32,
@@ -142,6 +143,7 @@ impl Daemon {
         let pool = self.map.pool_of(session.vm);
         Treated {
             pool: pool.and_then(|pool| self.pools.get(&pool.name).copied()),
+            policy: pool.map_or(Policy::Priority, |pool| pool.policy),
             gpus,
             priority: settings.priority,
             weight: settings.weight,
@@ -166,6 +168,7 @@ impl Daemon {
             gpus: self.inventory.uuids(kept.treated.gpus),
             priority: kept.treated.priority,
             weight: kept.treated.weight,
+            policy: Some(kept.treated.policy),
             at_us: kept.at_us,
             waited_us: kept.waited_us,
             used_us: kept.used_us,
@@ -186,6 +189,7 @@ mod tests {
     const B: Session = Session { vm: 2, number: 1 };
     const TREATED: Treated = Treated {
         pool: None,
+        policy: Policy::Priority,
         gpus: GpuSet::EMPTY,
         priority: Priority::Low,
         weight: 1,

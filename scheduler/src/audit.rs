@@ -1,11 +1,11 @@
 //! Who changed what: kept in `vgpu.db`, and here to be read and taken back.
+use crate::allowance::Allowances;
 use crate::daemon::Daemon;
 use crate::edit::Done;
 use crate::history::now_s;
-use crate::paging;
 use crate::requests::Refused;
+use crate::ring::Ring;
 use crate::store::Changes;
-use std::collections::VecDeque;
 use vgpu_sched_api::messages::{Answer, Change, ChangeRecord, Changed, Refusal, Wanted};
 
 /// Changes kept.
@@ -21,43 +21,53 @@ const REFUSAL_LEN_MAX: usize = 2_000;
 const USER_LEN_MAX: usize = 64;
 /// Bytes of a version at most.
 const SEEN_LEN_MAX: usize = 64;
+/// Edits that somebody may try at once who may not make them: each takes its time, in which no turn is given.
+const TRIED_MAX: usize = 16;
+/// What a user may not do is kept so often at once, and then once in this many microseconds: who asks all the time must not
+/// drive out what others did.
+const BURST: u64 = 20;
+const INTERVAL_US: u64 = 3_600_000_000;
 
-/// The last changes, numbered without gaps, the oldest first.
-#[derive(Debug, Default)]
+/// The last changes.
+#[derive(Debug)]
 pub struct Audit {
-    records: VecDeque<ChangeRecord>,
+    records: Ring<ChangeRecord>,
+    /// Of users, by number, who may not change anything.
+    allowances: Allowances,
 }
 
 impl Audit {
     /// Goes on from those of earlier runs.
     pub fn new(saved: Vec<ChangeRecord>) -> Self {
         Self {
-            records: saved.into(),
+            records: Ring::new(saved, KEPT),
+            allowances: Allowances::new(BURST, INTERVAL_US),
         }
     }
 
     /// The record of that number, if it is kept.
     pub fn get(&self, number: u64) -> Option<&ChangeRecord> {
-        self.records.iter().rfind(|record| record.number == number)
+        self.records.get(number)
     }
 
     /// The records from a number on: as many as one answer holds, and the number to go on with.
     pub fn from(&self, number: u64) -> (Vec<ChangeRecord>, u64) {
-        let fit = paging::that_fit(self.records.iter().filter(|record| record.number >= number));
-        let newest = self.records.back().map_or(0, |record| record.number);
-        let next = fit.last().map_or(number.max(newest + 1), |last| last.number + 1);
-        (fit.into_iter().cloned().collect(), next)
+        self.records.from(number, |_| true)
     }
 
     /// Keeps a record, under the next number.
     fn add(&mut self, mut record: ChangeRecord) -> &ChangeRecord {
-        record.number = self.records.back().map_or(1, |last| last.number + 1);
         bound(&mut record);
-        if self.records.len() == KEPT {
-            self.records.pop_front();
-        }
-        self.records.push_back(record);
-        &self.records[self.records.len() - 1]
+        self.records.add(record)
+    }
+
+    /// Why a user may not do what he asks for, as it is to be kept; `None` if it is not, since he asks too often.
+    fn not_allowed(&mut self, uid: u32, why: &str, now_us: u64) -> Option<String> {
+        let left_out = self.allowances.take(uid, now_us)?;
+        Some(match left_out {
+            0 => why.to_owned(),
+            many => format!("{why} ({many} refusals of this user were left out before)"),
+        })
     }
 }
 
@@ -81,10 +91,25 @@ fn bound(record: &mut ChangeRecord) {
     }
 }
 
+/// Why somebody who may change nothing may not even try it. What most changes would do tells no more than a status and the audit
+/// do.
+fn may_not_try(change: &Change) -> Option<&'static str> {
+    match change {
+        Change::Edit { edits } if edits.len() > TRIED_MAX => {
+            Some("only administrators try so many edits at once: expected 16 at most")
+        }
+        Change::Reload {} => {
+            Some("only administrators are told what the pool map's file says that is not in use yet")
+        }
+        Change::Edit { .. } | Change::Undo { .. } | Change::Quarantine { .. } | Change::Release { .. } => {
+            None
+        }
+    }
+}
+
 impl Daemon {
-    /// Does what an administrator asks for, and keeps that, and how it went.
+    /// Does what an administrator asks for, and keeps that, and how it went; or says what it would do.
     pub(crate) fn change(&mut self, client: u64, wanted: Wanted) -> Result<Answer, Refused> {
-        let uid = self.must_be_admin(client)?;
         let user = wanted.user.as_deref();
         if let Some(user) = user
             && (user.is_empty() || user.len() > USER_LEN_MAX || user.chars().any(char::is_control))
@@ -103,6 +128,20 @@ impl Daemon {
             let message = format!("expected a change of at most {CHANGE_LEN_MAX} bytes: make it in parts");
             return Err((Refusal::Invalid, message));
         }
+        let asker = self.who_asks(client)?;
+        let uid = asker.uid;
+        let may_not = match asker.may_not {
+            Some(_) if wanted.dry_run && !asker.is_backend => may_not_try(&wanted.change),
+            may_not => may_not,
+        };
+        if let Some(why) = may_not {
+            if !wanted.dry_run
+                && let Some(kept) = self.audit.not_allowed(uid, why, self.now_us())
+            {
+                self.keep(Some(uid), &wanted, &Err((Refusal::NotAllowed, kept)));
+            }
+            return Err((Refusal::NotAllowed, why.to_owned()));
+        }
         let outcome = self.carry_out(&wanted);
         let number = match wanted.dry_run {
             true => None,
@@ -112,15 +151,15 @@ impl Daemon {
         Ok(Answer::Changed(Changed {
             changes: [done.changes, done.notes].concat(),
             number,
-            map_version: self.map_version.clone(),
+            map_version: done.tried.unwrap_or_else(|| self.map_version.clone()),
         }))
     }
 
     fn carry_out(&mut self, wanted: &Wanted) -> Result<Done, Refused> {
         let (dry_run, seen) = (wanted.dry_run, wanted.seen.as_deref());
         match &wanted.change {
-            Change::Edit { edits } => self.edit(&self.read_map(seen)?, edits, dry_run),
-            Change::Undo { number } => self.undo(&self.read_map(seen)?, *number, dry_run),
+            Change::Edit { edits } => self.edit(&self.read_map_in_use(seen)?, edits, dry_run),
+            Change::Undo { number } => self.undo(&self.read_map_in_use(seen)?, *number, dry_run),
             Change::Reload {} => self.reload(self.read_map(seen)?, dry_run),
             Change::Quarantine { vms, why, seconds } => {
                 self.has_seen(seen)?;
@@ -201,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_last_changes_are_kept_and_read_in_parts_that_fit() {
-        let mut audit = Audit::default();
+        let mut audit = Audit::new(Vec::new());
         assert_eq!(audit.from(0), (Vec::new(), 1));
         let large = ChangeRecord {
             changes: vec!["\"".repeat(1000); 100],

@@ -13,7 +13,7 @@ use crate::limits::Ending;
 use crate::page::{Taken, TurnPage};
 use crate::poller::{Poller, Source};
 use crate::quarantine;
-use crate::scan::Look;
+use crate::scan::{Look, ScanOn};
 use crate::stats::{Latencies, Statistics};
 use crate::store::{Placed, Saved, Store, Usage};
 use crate::usage::{self, Books};
@@ -31,7 +31,7 @@ use std::time::Instant;
 use vgpu_pool_map::PoolMap;
 use vgpu_program::service::{self, Heartbeat};
 use vgpu_sched_api::messages::{
-    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Priority, QuarantineStatus, Refusal, Request, ToExec,
+    Answer, FromExec, GpuRungs, PACKET_LEN_MAX, Policy, Priority, QuarantineStatus, Refusal, Request, ToExec,
     TurnRecord,
 };
 use vgpu_sched_api::packet::{self, PacketError};
@@ -56,6 +56,8 @@ pub struct Setup {
     pub inventory: Inventory,
     /// Why the GPUs could not be listed.
     pub listing_failed: Option<String>,
+    /// When they are looked for.
+    pub scan_on: Vec<ScanOn>,
     /// NVML's.
     pub library: PathBuf,
     /// The kernel's log.
@@ -82,9 +84,12 @@ pub struct Daemon {
     pub(crate) listing_failed: Option<String>,
     pub(crate) library: PathBuf,
     pub(crate) admins: Admins,
+    pub(crate) scan_on: Vec<ScanOn>,
     /// The look at the GPUs that is under way.
     pub(crate) look: Option<Look>,
-    /// The UUIDs of the GPUs that were there when somebody who asked was last told.
+    /// When the last one began.
+    pub(crate) looked_us: Option<u64>,
+    /// The UUIDs of the GPUs that were there when an administrator who asked was last told.
     pub(crate) told_present: BTreeSet<String>,
     pub(crate) watcher: Watcher,
     pub(crate) gpu_errors: GpuErrors,
@@ -244,6 +249,9 @@ impl Daemon {
             listing_failed: setup.listing_failed,
             library: setup.library,
             admins: setup.admins,
+            // Before time began.
+            looked_us: setup.scan_on.contains(&ScanOn::Start).then_some(0),
+            scan_on: setup.scan_on,
             look: None,
             told_present,
             watcher: Watcher::new(),
@@ -527,7 +535,9 @@ impl Daemon {
                     vm: session.vm,
                     session: session.number,
                     gpu: uuids.join(","),
-                    priority: priority(level),
+                    priority: treated.priority,
+                    policy: treated.policy,
+                    level: (treated.policy == Policy::Priority).then(|| priority(level)),
                     granted_us: now_us,
                     waited_us,
                     held_us: None,
@@ -873,6 +883,7 @@ impl Daemon {
                     live.leaving = true;
                 }
             }
+            FromExec::MemoryWanted => self.memory_asked(session),
             FromExec::Suspended {
                 suspended,
                 microseconds,

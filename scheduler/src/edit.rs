@@ -16,6 +16,13 @@ use vgpu_sched_core::Event;
 /// Bytes of a text's hash that are its version: no two texts have the same by chance, nor by somebody's effort.
 const VERSION_LEN: usize = 16;
 
+/// Said of a pool map's text that is another one and means the same.
+const MEANS_THE_SAME: &str = "the pool map's file: comments, order or layout, and nothing that counts";
+
+/// Said of a pool map's file that another than this program has changed.
+const BY_HAND: &str = "was changed by hand and is not in use yet: `vgpu-admin reload --dry-run` says what it changes, and \
+    `vgpu-admin reload` has it used";
+
 /// What a change did, or would do.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
@@ -25,6 +32,8 @@ pub(crate) struct Done {
     pub(crate) notes: Vec<String>,
     /// What of the pool map's file is different.
     pub(crate) diff: String,
+    /// The version of the pool map's text that was tried, if that is not the one in use.
+    pub(crate) tried: Option<String>,
 }
 
 impl Done {
@@ -44,38 +53,53 @@ impl Daemon {
             .context("cannot be read")
             .map_err(|error| self.failed(&error))?;
         let found = version(&text);
-        match seen {
-            Some(seen) if seen != found => {
-                let by_hand = match found == self.map_version {
-                    true => "",
-                    false => ", by hand: it is not in use yet, `vgpu-admin reload` has it read",
-                };
-                let message = format!(
-                    "{} was changed since it was looked at{by_hand}: expected version {seen}, and it is {found}",
-                    self.config.display()
-                );
-                Err((Refusal::Conflict, message))
-            }
-            _ => Ok(text),
+        let Some(seen) = seen.filter(|seen| *seen != found) else {
+            return Ok(text);
+        };
+        let changed = match text == self.map_text {
+            true => "was changed since it was looked at".to_owned(),
+            false => BY_HAND.to_owned(),
+        };
+        let message = format!(
+            "{} {changed}: expected version {seen}, and it is {found}",
+            self.config.display()
+        );
+        Err((Refusal::Conflict, message))
+    }
+
+    /// The same, to be changed: not if somebody has changed it by hand. A change would have that used as well, which nobody
+    /// asked for, and say nothing of it.
+    pub(crate) fn read_map_in_use(&self, seen: Option<&str>) -> Result<String, Refused> {
+        let text = self.read_map(seen)?;
+        if text == self.map_text {
+            return Ok(text);
         }
+        Err((Refusal::Conflict, format!("{} {BY_HAND}", self.config.display())))
     }
 
     /// Uses what the pool map's file says now; the old map stays if that is wrong.
     pub(crate) fn reload(&mut self, text: String, dry_run: bool) -> Result<Done, Refused> {
         let map = self.parse(&text)?;
-        let mut done = Done::default();
-        if text != self.map_text {
-            done.changes
-                .push("what the pool map's file says now is used".to_owned());
-        }
-        done.notes = self.what_stays(&map);
+        let mut done = self.what_changes(&map, &text);
+        done.tried = dry_run.then(|| version(&text));
         if !dry_run {
-            if text != self.map_text {
-                done.diff = diff(&self.map_text, &text);
-            }
+            done.diff = diff(&self.map_text, &text);
             self.use_map(map, text);
         }
         Ok(done)
+    }
+
+    /// What another map than that in use changes.
+    fn what_changes(&self, map: &PoolMap, text: &str) -> Done {
+        let mut changes = vgpu_pool_map::differences(&self.map, map);
+        if changes.is_empty() && text != self.map_text {
+            changes.push(MEANS_THE_SAME.to_owned());
+        }
+        Done {
+            changes,
+            notes: self.what_stays(map),
+            ..Done::default()
+        }
     }
 
     /// Edits the pool map's file, or says what would change.
@@ -89,7 +113,10 @@ impl Daemon {
         if edited.changes.is_empty() {
             return Ok(Done::default());
         }
-        self.put(text, edited.text, edited.changes, dry_run)
+        Ok(Done {
+            changes: edited.changes,
+            ..self.put(text, edited.text, dry_run)?
+        })
     }
 
     /// Takes a change of the pool map's file back, if it was the last one.
@@ -116,19 +143,13 @@ impl Daemon {
             .and_then(|patch| Ok(diffy::apply(text, &patch.reverse())?))
             .with_context(|| format!("change {number} cannot be taken back"))
             .map_err(|error| self.failed(&error))?;
-        let changes = record.changes.iter().map(|line| format!("taken back: {line}"));
-        let changes = changes.collect();
-        self.put(text, undone, changes, dry_run)
+        self.put(text, undone, dry_run)
     }
 
-    /// Puts another text into the pool map's file and uses it.
-    fn put(&mut self, old: &str, new: String, changes: Vec<String>, dry_run: bool) -> Result<Done, Refused> {
+    /// Puts another text into the pool map's file, whose text is in use, and uses it.
+    fn put(&mut self, old: &str, new: String, dry_run: bool) -> Result<Done, Refused> {
         let map = self.parse(&new)?;
-        let mut done = Done {
-            notes: self.what_stays(&map),
-            changes,
-            ..Done::default()
-        };
+        let mut done = self.what_changes(&map, &new);
         if !dry_run {
             match replace(&self.config, old, &new) {
                 Ok(true) => {

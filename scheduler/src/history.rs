@@ -1,8 +1,8 @@
 //! What happened, for operators: kept in `vgpu.db`, and here to be read.
+use crate::allowance::Allowances;
 use crate::daemon::Daemon;
-use crate::paging;
+use crate::ring::Ring;
 use crate::store::Changes;
-use std::collections::{BTreeMap, VecDeque};
 use std::time::{SystemTime, UNIX_EPOCH};
 use vgpu_protocol::calls::find_op;
 use vgpu_sched_api::messages::{CallRecord, EventKind, EventRecord};
@@ -69,42 +69,20 @@ impl Happened {
     }
 }
 
-/// The last events, numbered without gaps, the oldest first.
-#[derive(Debug, Default)]
+/// The last events.
+#[derive(Debug)]
 pub struct History {
-    events: VecDeque<EventRecord>,
+    events: Ring<EventRecord>,
     /// By VM.
-    allowances: BTreeMap<u32, Allowance>,
-}
-
-/// How often what a VM does is told.
-#[derive(Debug, Default)]
-struct Allowance {
-    /// When it may be told as often at once as ever.
-    full_at_us: u64,
-    /// Events that were left out since the last one that was not.
-    left_out: u64,
-}
-
-impl Allowance {
-    /// Whether something may be told at that time: how many events were left out before it.
-    fn take(&mut self, now_us: u64) -> Option<u64> {
-        let full_at_us = self.full_at_us.max(now_us) + INTERVAL_US;
-        if full_at_us > now_us + BURST * INTERVAL_US {
-            self.left_out += 1;
-            return None;
-        }
-        self.full_at_us = full_at_us;
-        Some(std::mem::take(&mut self.left_out))
-    }
+    allowances: Allowances,
 }
 
 impl History {
     /// Goes on from those of earlier runs.
     pub fn new(saved: Vec<EventRecord>) -> Self {
         Self {
-            events: saved.into(),
-            ..Self::default()
+            events: Ring::new(saved, KEPT),
+            allowances: Allowances::new(BURST, INTERVAL_US),
         }
     }
 
@@ -114,7 +92,7 @@ impl History {
         let (Some(vm), Warned | Deprioritised | Stopped | Ended | Lost) = (happened.vm, happened.kind) else {
             return true;
         };
-        let left_out = self.allowances.entry(vm).or_default().take(now_us);
+        let left_out = self.allowances.take(vm, now_us);
         if let Some(left_out @ 1..) = left_out {
             happened.message += &format!(" ({left_out} events of this VM were left out before)");
         }
@@ -122,14 +100,10 @@ impl History {
     }
 
     fn add(&mut self, happened: Happened, at_s: u64) -> &EventRecord {
-        let number = self.events.back().map_or(1, |event| event.number + 1);
         let mut message = happened.message;
         message.truncate(message.floor_char_boundary(MESSAGE_LEN_MAX));
-        if self.events.len() == KEPT {
-            self.events.pop_front();
-        }
-        self.events.push_back(EventRecord {
-            number,
+        self.events.add(EventRecord {
+            number: 0,
             at_s,
             kind: happened.kind,
             vm: happened.vm,
@@ -137,22 +111,12 @@ impl History {
             gpu: happened.gpu,
             message,
             calls: happened.calls,
-        });
-        &self.events[self.events.len() - 1]
+        })
     }
 
     /// The events from a number on, of one VM or of all: as many as one answer holds, and the number to go on with.
     pub fn from(&self, number: u64, vm: Option<u32>) -> (Vec<EventRecord>, u64) {
-        let wanted = |event: &&EventRecord| event.number >= number && (vm.is_none() || event.vm == vm);
-        let fit = paging::that_fit(self.events.iter().filter(wanted));
-        let newest = self.events.back().map_or(0, |event| event.number);
-        let next = match fit.last() {
-            Some(last) => last.number + 1,
-            // None is left, of that VM.
-            None => number.max(newest + 1),
-        };
-        let events = fit.into_iter().cloned().collect();
-        (events, next)
+        self.events.from(number, |event| vm.is_none() || event.vm == vm)
     }
 }
 
@@ -253,7 +217,7 @@ mod tests {
 
     #[test]
     fn events_are_read_in_parts_that_fit_into_an_answer() {
-        let mut history = History::default();
+        let mut history = History::new(Vec::new());
         assert_eq!(history.from(0, None), (vec![], 1));
         for number in 1..=40 {
             history.add(happened(number % 2), 1_700_000_000);
@@ -274,11 +238,11 @@ mod tests {
 
     #[test]
     fn the_last_events_are_kept_and_numbers_go_on() {
-        let mut saved = History::default();
+        let mut saved = History::new(Vec::new());
         for _ in 0..KEPT + 7 {
             saved.add(Happened::new(EventKind::GpuChanged, "it is here"), 1);
         }
-        let mut history = History::new(saved.events.into());
+        let mut history = History::new(read_all(&saved, None));
         history.add(Happened::new(EventKind::GpuChanged, "it is gone"), 2);
         let all = read_all(&history, None);
         assert_eq!((all.len(), all[0].number), (KEPT, 9));
@@ -287,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_vm_that_does_too_much_is_not_told_all_the_time() {
-        let mut history = History::default();
+        let mut history = History::new(Vec::new());
         let mut told = |vm, at_us| {
             let mut happened = Happened::new(EventKind::Stopped, "it is stopped").of_vm(vm);
             history.admits(&mut happened, at_us).then_some(happened.message)

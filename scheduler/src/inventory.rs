@@ -6,7 +6,7 @@ use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use vgpu_pool_map::{Assignable, PoolGpus};
+use vgpu_pool_map::{Assignable, Named, PoolGpus};
 use vgpu_sched_api::messages::{GpuFacts, GpuReadings};
 use vgpu_sched_core::GpuSet;
 
@@ -185,15 +185,20 @@ impl Inventory {
             .collect()
     }
 
-    /// The UUID of a GPU that is there, by its index, UUID or PCI address. The address means the GPU, and none of its
-    /// instances.
-    pub fn resolve(&self, name: &str) -> Option<String> {
+    /// The GPUs that are meant by an index, a UUID or a PCI address. The address means the GPU, and none of its instances; one
+    /// that is missing has no index.
+    pub fn resolve(&self, name: &str) -> Named {
         let named = |gpu: &&Gpu| {
-            name.parse().is_ok_and(|index| gpu.index == Some(index))
-                || name.eq_ignore_ascii_case(&gpu.uuid)
+            name.eq_ignore_ascii_case(&gpu.uuid)
                 || !is_instance(&gpu.uuid) && pci(name).is_some_and(|named| pci(&gpu.pci) == Some(named))
         };
-        self.present.values().find(named).map(|gpu| gpu.uuid.clone())
+        let has_index = |gpu: &&Gpu| name.parse().is_ok_and(|index| gpu.index == Some(index));
+        let present = self.present.values().find(|gpu| has_index(gpu) || named(gpu));
+        let missing = self.known.values().filter(|gpu| !self.is_present(&gpu.uuid));
+        Named {
+            present: present.map(|gpu| gpu.uuid.clone()),
+            missing: missing.filter(named).map(|gpu| gpu.uuid.clone()).collect(),
+        }
     }
 }
 
@@ -424,7 +429,7 @@ pub(crate) mod tests {
         assert_eq!(inventory.of_pool(&all), ["GPU-a", "GPU-b", "GPU-c"]);
         let named = PoolGpus::Uuids(vec!["GPU-a".to_owned(), "GPU-b".to_owned()]);
         assert_eq!(inventory.usable(&named), ["GPU-b"]);
-        assert_eq!(inventory.resolve("0").as_deref(), Some("GPU-b"));
+        assert_eq!(inventory.resolve("0").present.as_deref(), Some("GPU-b"));
         // It is back.
         inventory.update(vec![gpu(0, "GPU-a"), gpu(1, "GPU-b"), gpu(2, "GPU-c")]);
         assert_eq!(inventory.usable(&named), ["GPU-a", "GPU-b"]);
@@ -453,7 +458,11 @@ pub(crate) mod tests {
             "0000:3C:00.0",
             "00000000:3c:00.0",
         ] {
-            assert_eq!(inventory.resolve(name).as_deref(), Some("GPU-1b"), "{name}");
+            assert_eq!(
+                inventory.resolve(name).present.as_deref(),
+                Some("GPU-1b"),
+                "{name}"
+            );
         }
         for name in [
             "",
@@ -465,8 +474,18 @@ pub(crate) mod tests {
             "0:0:3c:00.0",
             "3c:00.1",
         ] {
-            assert_eq!(inventory.resolve(name), None, "{name}");
+            assert_eq!(inventory.resolve(name), Named::default(), "{name}");
         }
+        // One that is missing has its address still, also beside the one that took its place.
+        inventory.update(vec![gpu(0, "GPU-0a"), gpu(1, "GPU-1c")]);
+        for (name, present) in [("3c:00.0", Some("GPU-1c")), ("GPU-1b", None)] {
+            let expected = Named {
+                present: present.map(str::to_owned),
+                missing: vec!["GPU-1b".to_owned()],
+            };
+            assert_eq!(inventory.resolve(name), expected, "{name}");
+        }
+        assert_eq!(inventory.resolve("1").missing, [""; 0]);
     }
 
     #[test]
@@ -495,9 +514,9 @@ pub(crate) mod tests {
         let assignable = ["GPU-a", "GPU-b", "MIG-c", "MIG-e"].map(|uuid| inventory.assignable(uuid));
         use Assignable::{Divided, Unknown, Yes};
         assert_eq!(assignable, [Divided, Yes, Yes, Unknown]);
-        assert_eq!(inventory.resolve("3").as_deref(), Some("MIG-c"));
-        assert_eq!(inventory.resolve("mig-d").as_deref(), Some("MIG-d"));
-        assert_eq!(inventory.resolve("3b:00.0").as_deref(), Some("GPU-a"));
+        assert_eq!(inventory.resolve("3").present.as_deref(), Some("MIG-c"));
+        assert_eq!(inventory.resolve("mig-d").present.as_deref(), Some("MIG-d"));
+        assert_eq!(inventory.resolve("3b:00.0").present.as_deref(), Some("GPU-a"));
         let address = inventory.address_of("MIG-c").unwrap();
         assert_eq!(inventory.at_address(address), Some(&divided));
         // It is whole again.

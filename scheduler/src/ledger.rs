@@ -46,7 +46,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vgpu_sched_api::messages::{Answer, PACKET_LEN_MAX, Priority};
+    use vgpu_sched_api::messages::{Answer, PACKET_LEN_MAX, Policy, Priority};
 
     fn turn(number: u64) -> TurnRecord {
         TurnRecord {
@@ -55,6 +55,8 @@ mod tests {
             session: u32::MAX,
             gpu: "GPU-00000000-0000-0000-0000-000000000000".to_owned(),
             priority: Priority::Medium,
+            policy: Policy::Priority,
+            level: Some(Priority::Medium),
             granted_us: 1 << 50,
             waited_us: 1 << 40,
             held_us: None,

@@ -1,5 +1,6 @@
 //! `vgpud`: gives the host's VMs their turns on its GPUs.
 mod admin;
+mod allowance;
 mod arrivals;
 mod audit;
 mod daemon;
@@ -18,6 +19,7 @@ mod placement;
 mod poller;
 mod quarantine;
 mod requests;
+mod ring;
 mod rungs;
 mod scan;
 mod sessions;
@@ -35,6 +37,7 @@ use clap::Parser;
 use inventory::Inventory;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use scan::ScanOn;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -71,6 +74,9 @@ struct Arguments {
     /// For so many days it is kept what VMs used in each hour.
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..=USAGE_DAYS_MAX))]
     usage_days: u64,
+    /// When GPUs are looked for.
+    #[arg(long, value_enum, value_name = "WHEN", value_delimiter = ',', default_values = ["start", "change", "view"])]
+    scan_on: Vec<ScanOn>,
     /// Members of this group may change things, as root and this program's own user may.
     #[arg(long, value_name = "NAME|GID", value_parser = admin::group)]
     admin_group: Option<u32>,
@@ -107,8 +113,10 @@ fn run(arguments: Arguments) -> Result<()> {
 fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
     let (store, mut saved) = Store::open(&arguments.state_dir, arguments.usage_days * HOURS_OF_A_DAY)?;
     let mut inventory = Inventory::new(std::mem::take(&mut saved.gpus));
-    let listing_failed = match scan::look(&arguments.libnvidia_ml) {
-        Ok(gpus) => {
+    let look = || scan::look(&arguments.libnvidia_ml);
+    let listing_failed = match arguments.scan_on.contains(&ScanOn::Start).then(look) {
+        None => None,
+        Some(Ok(gpus)) => {
             inventory.update(gpus.clone());
             store.write(Changes {
                 gpus: Some(gpus),
@@ -117,8 +125,8 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
             None
         }
         // Programs that run on them may be waiting for their turn.
-        Err(error) if !inventory.is_empty() => Some(format!("the GPUs cannot be listed: {error:#}")),
-        Err(error) => return Err(error.context("the GPUs cannot be listed")),
+        Some(Err(error)) if !inventory.is_empty() => Some(format!("the GPUs cannot be listed: {error:#}")),
+        Some(Err(error)) => return Err(error.context("the GPUs cannot be listed")),
     };
     let known = |uuid: &str| inventory.assignable(uuid);
     let map_text = std::fs::read_to_string(&arguments.config)
@@ -134,6 +142,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         map_text,
         inventory,
         listing_failed,
+        scan_on: arguments.scan_on,
         library: arguments.libnvidia_ml,
         kmsg: arguments.kmsg,
         admins: admin::Admins::new(arguments.admin_group),

@@ -15,6 +15,16 @@ const PROGRAM_LEN_MAX: usize = 256;
 /// Why a request is refused, and the details.
 pub(crate) type Refused = (Refusal, String);
 
+/// Who asks for something.
+pub(crate) struct Asker {
+    /// The user, as the kernel says.
+    pub(crate) uid: u32,
+    /// It is a VM's backend.
+    pub(crate) is_backend: bool,
+    /// Why he may change nothing, if that is so.
+    pub(crate) may_not: Option<&'static str>,
+}
+
 impl Daemon {
     /// The answer to a client's request; `None` if it comes later.
     pub(crate) fn answer(&mut self, client: u64, request: Request, fds: Vec<OwnedFd>) -> Option<Answer> {
@@ -56,10 +66,7 @@ impl Daemon {
                 let (turns, next) = self.ledger.from(from);
                 Ok(Answer::Turns { turns, next })
             }
-            Request::Scan => {
-                self.must_be_admin(client)?;
-                return self.scan(client);
-            }
+            Request::Scan => return self.scan(client),
             Request::Change(wanted) => self.change(client, wanted),
             Request::Changes { from } => {
                 let (changes, next) = self.audit.from(from);
@@ -210,22 +217,28 @@ impl Daemon {
         }
     }
 
-    /// The user of a client, who must be an administrator.
-    pub(crate) fn must_be_admin(&self, client: u64) -> Result<u32, Refused> {
-        let refused = |message: &str| Err((Refusal::NotAllowed, message.to_owned()));
+    /// Who a client is, and whether he may change things.
+    pub(crate) fn who_asks(&self, client: u64) -> Result<Asker, Refused> {
         let Some(client) = self.clients.get(&client) else {
-            return refused("it is gone");
+            return Err((Refusal::NotAllowed, "it is gone".to_owned()));
         };
-        if client.vm.is_some() {
-            return refused("a VM's backend changes nothing");
-        }
-        match self.admins.find(&client.socket) {
-            Ok(Some(uid)) => Ok(uid),
-            Ok(None) => {
-                refused("only root, vgpud's own user and members of its --admin-group change anything")
+        let peer = self.admins.find(&client.socket).map_err(|error| {
+            let message = format!("it cannot be told who asks: {error:#}");
+            (Refusal::NotAllowed, message)
+        })?;
+        let is_backend = client.vm.is_some();
+        let may_not = match (is_backend, peer.is_admin) {
+            (true, _) => Some("a VM's backend changes nothing"),
+            (false, true) => None,
+            (false, false) => {
+                Some("only root, vgpud's own user and members of its --admin-group change anything")
             }
-            Err(error) => refused(&format!("it cannot be told who asks: {error:#}")),
-        }
+        };
+        Ok(Asker {
+            uid: peer.uid,
+            is_backend,
+            may_not,
+        })
     }
 
     fn has_hung_up(&self, client: u64) -> bool {

@@ -6,6 +6,7 @@ use crate::inventory::{self, Gpu};
 use crate::poller::Source;
 use crate::store::Changes;
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -16,6 +17,21 @@ use vgpu_sched_api::messages::{Answer, EventKind, Refusal};
 pub const LIST: &str = "--list-gpus";
 /// How long a look may take, in microseconds.
 const LOOK_US: u64 = 60_000_000;
+/// How old a look is before somebody who views the status has another one made, in microseconds.
+const VIEW_US: u64 = 60_000_000;
+
+/// When GPUs are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScanOn {
+    /// When vgpud starts. Without it, GPUs known from before count as missing until somebody looks.
+    Start,
+    /// When the driver has other GPUs than before.
+    Change,
+    /// When somebody views the status, and the last look is a minute old.
+    View,
+    /// Only when an administrator asks, which is always possible.
+    Asked,
+}
 
 /// A look that is under way.
 pub(crate) struct Look {
@@ -70,8 +86,27 @@ pub fn look(library: &Path) -> Result<Vec<Gpu>> {
 }
 
 impl Daemon {
-    /// Has the GPUs looked for; the client is answered later.
+    /// Has the GPUs looked for; the client is answered later. Who may change nothing has no more looks made than who views them:
+    /// the driver is not his to keep busy.
     pub(crate) fn scan(&mut self, client: u64) -> Result<Option<Answer>, (Refusal, String)> {
+        let asker = self.who_asks(client)?;
+        if asker.is_backend {
+            return Err((
+                Refusal::NotAllowed,
+                "a VM's backend does not look for GPUs".to_owned(),
+            ));
+        }
+        if asker.may_not.is_some() {
+            self.look_on_view();
+            match &mut self.look {
+                Some(look) => look.waiting.push(client),
+                None => {
+                    let found = self.listing_failed.clone().map_or(Ok(()), Err);
+                    self.tell(vec![client], found);
+                }
+            }
+            return Ok(None);
+        }
         if let Some(look) = &mut self.look {
             look.again = true;
             look.next.push(client);
@@ -92,7 +127,18 @@ impl Daemon {
         }
     }
 
+    /// Has the GPUs looked for if that is due when somebody views them.
+    pub(crate) fn look_on_view(&mut self) {
+        let due = |looked_us| self.now_us().saturating_sub(looked_us) >= VIEW_US;
+        if self.scan_on.contains(&ScanOn::View) && self.look.is_none() && self.looked_us.is_none_or(due) {
+            self.look_again();
+        }
+    }
+
     fn start_look(&mut self, waiting: Vec<u64>) -> Result<()> {
+        log::debug!("GPUs are looked for");
+        // One that cannot be made is not to be tried at every view.
+        self.looked_us = Some(self.now_us());
         let mut child = list(&self.library).spawn()?;
         let output = child.stdout.take().context("no pipe")?;
         rustix::io::ioctl_fionbio(&output, true)?;
@@ -171,12 +217,19 @@ impl Daemon {
             Ok(()) => {
                 let present = self.inventory.present();
                 let present: BTreeSet<String> = present.into_iter().map(|gpu| gpu.uuid.clone()).collect();
-                let before = std::mem::replace(&mut self.told_present, present);
-                Answer::Scanned {
+                let before = &self.told_present;
+                let answer = Answer::Scanned {
                     gpus: self.gpu_status(),
-                    appeared: self.told_present.difference(&before).cloned().collect(),
-                    vanished: before.difference(&self.told_present).cloned().collect(),
+                    appeared: present.difference(before).cloned().collect(),
+                    vanished: before.difference(&present).cloned().collect(),
+                };
+                // It stays news for administrators until one of them was told.
+                let is_admin =
+                    |client: &u64| self.who_asks(*client).is_ok_and(|asker| asker.may_not.is_none());
+                if clients.iter().any(is_admin) {
+                    self.told_present = present;
                 }
+                answer
             }
             Err(message) => Answer::Refused {
                 why: Refusal::Failed,

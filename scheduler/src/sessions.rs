@@ -114,11 +114,14 @@ impl Daemon {
         new.page.set_contended(false);
         let found = new.page.found();
         log::info!(
-            "{}: attached: {} (pid {} in the VM), executor {}, {found:?}",
+            "{}: attached: {} (pid {} in the VM), {}, {found:?}",
             name(session),
             new.program.escape_debug(),
             new.pid,
-            new.exec_pid
+            match new.exec_pid {
+                0 => "whose executor has ended or cannot be seen from here".to_owned(),
+                pid => format!("executor {pid}"),
+            }
         );
         let gpus = new.gpus;
         self.sessions.insert(

@@ -13,6 +13,7 @@ use vgpu_sched_core::{Event, Standing};
 impl Daemon {
     /// Everything, of VMs from that number on as far as an answer holds them.
     pub(crate) fn status(&mut self, from_vm: u32) -> Answer {
+        self.look_on_view();
         let mut status = Status {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),

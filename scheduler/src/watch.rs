@@ -1,9 +1,11 @@
 //! Watching the GPUs. A process of its own asks NVML all the time, since the driver may hang or crash; it writes a line of
-//! JSON for each thing it finds.
+//! JSON for each thing it finds. Between its looks it is asked for the memory of processes, by a byte on its standard input:
+//! an executor under a quota waits for the account of its first context.
 use crate::daemon::Daemon;
 use crate::inventory::{self, Found};
 use crate::lines::Lines;
 use crate::poller::Source;
+use crate::scan::ScanOn;
 use anyhow::{Context, Result};
 use nvml_wrapper::EventSet;
 use nvml_wrapper::Nvml;
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use vgpu_sched_api::messages::{GpuReadings, ToExec};
 use vgpu_sched_core::Session;
@@ -26,6 +28,11 @@ use vgpu_sched_core::Session;
 pub const WATCH: &str = "--watch-gpus";
 /// How often the watcher looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// The watcher looks no sooner than this after it looked because it was asked to.
+const ASKED_PAUSE: Duration = Duration::from_millis(20);
+/// A session's asking has the watcher asked no sooner than this after it did, in microseconds; until then its answer comes with
+/// the next look.
+const ASK_US: u64 = 1_000_000;
 /// Processes that it tells of at most.
 const PROCESSES_MAX: usize = 4096;
 /// Bytes of a line at most.
@@ -47,18 +54,25 @@ enum Finding {
         at_us: u64,
         gpus: BTreeMap<String, Seen>,
     },
+    /// What a look finds that was asked for, which began at that time: by UUID, the processes.
+    Memory {
+        at_us: u64,
+        gpus: BTreeMap<String, Processes>,
+    },
     /// An Xid of a GPU.
     Xid { gpu: String, number: u64 },
     /// The last word: it cannot go on, and why.
     Failed { why: String },
 }
 
+/// The processes on a GPU with their memory in bytes, where that can be told.
+type Processes = Option<Vec<(u32, u64)>>;
+
 /// What a look finds of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Seen {
-    /// The processes on it with their memory in bytes, where that can be told.
-    processes: Option<Vec<(u32, u64)>>,
+    processes: Processes,
     readings: GpuReadings,
 }
 
@@ -68,13 +82,12 @@ pub fn watch_for_parent(library: &Path) -> ExitCode {
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         log::debug!("the end of the parent is not signalled: {error}");
     }
-    let out = &mut std::io::stdout().lock();
-    match watch(library, out) {
+    match watch(library) {
         Ok(never) => match never {},
         Err(error) => {
             let why = format!("{error:#}");
             // Nobody may listen any longer, and then nobody need know.
-            if let Err(error) = say(out, &Finding::Failed { why }) {
+            if let Err(error) = say(&Finding::Failed { why }) {
                 log::debug!("{error:#}");
             }
             ExitCode::FAILURE
@@ -82,16 +95,20 @@ pub fn watch_for_parent(library: &Path) -> ExitCode {
     }
 }
 
-fn watch(library: &Path, out: &mut impl Write) -> Result<std::convert::Infallible> {
-    let nvml = inventory::open(library)?;
-    let events = xid_events(&nvml)
+fn watch(library: &Path) -> Result<std::convert::Infallible> {
+    // For as long as this process lives, whatever its threads do.
+    let nvml: &'static Nvml = Box::leak(Box::new(inventory::open(library)?));
+    std::thread::Builder::new()
+        .name("asked".to_owned())
+        .spawn(|| look_when_asked(nvml))?;
+    let events = xid_events(nvml)
         .inspect_err(|error| log::warn!("NVML tells of no Xids: {error}"))
         .ok();
     let mut next = Instant::now();
     loop {
         let left = next.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            say(out, &look(&nvml)?)?;
+            say(&look(nvml)?)?;
             next = Instant::now() + LOOK;
             continue;
         }
@@ -102,7 +119,7 @@ fn watch(library: &Path, out: &mut impl Write) -> Result<std::convert::Infallibl
         match event {
             Ok(event) => {
                 if let (Ok(gpu), Some(XidError::Value(number))) = (event.device.uuid(), event.event_data) {
-                    say(out, &Finding::Xid { gpu, number })?;
+                    say(&Finding::Xid { gpu, number })?;
                 }
             }
             Err(NvmlError::Timeout) => {}
@@ -110,6 +127,31 @@ fn watch(library: &Path, out: &mut impl Write) -> Result<std::convert::Infallibl
             Err(_) => std::thread::sleep(left),
         }
     }
+}
+
+/// Looks for the memory of processes whenever that is asked for, until nobody can ask any longer.
+fn look_when_asked(nvml: &Nvml) {
+    let mut asked = [0; 1024];
+    // Whoever asked before it begins is answered by one look.
+    while matches!(std::io::stdin().read(&mut asked), Ok(1..)) {
+        if let Err(error) = look_at_memory(nvml).and_then(|finding| say(&finding)) {
+            // The next look of the other thread fails as well, and says why.
+            log::debug!("a look that was asked for: {error:#}");
+        }
+        std::thread::sleep(ASKED_PAUSE);
+    }
+}
+
+fn look_at_memory(nvml: &Nvml) -> Result<Finding> {
+    let at_us = monotonic_us();
+    let mut gpus = BTreeMap::new();
+    let mut left = PROCESSES_MAX;
+    for found in inventory::devices(nvml, |_, _| {})? {
+        if let Ok(uuid) = found.device.uuid() {
+            gpus.insert(uuid, processes(&found, &mut left));
+        }
+    }
+    Ok(Finding::Memory { at_us, gpus })
 }
 
 /// The Xids of all GPUs that can tell of them.
@@ -137,10 +179,8 @@ fn look(nvml: &Nvml) -> Result<Finding> {
     for found in inventory::devices(nvml, |_, _| {})? {
         // One that does not answer now is lost.
         let Ok(uuid) = found.device.uuid() else { continue };
-        let processes = processes(&found).filter(|processes| processes.len() <= left);
-        left -= processes.as_ref().map_or(0, Vec::len);
         let seen = Seen {
-            processes,
+            processes: processes(&found, &mut left),
             readings: inventory::readings(&found.device),
         };
         gpus.insert(uuid, seen);
@@ -154,8 +194,9 @@ pub(crate) fn monotonic_us() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
-/// The memory of the processes on a GPU, those that share it through MPS included; `None` if it cannot be told.
-fn processes(found: &Found<'_>) -> Option<Vec<(u32, u64)>> {
+/// The memory of the processes on a GPU, those that share it through MPS included; `None` if it cannot be told, or there are
+/// more than are left to be told of.
+fn processes(found: &Found<'_>, left: &mut usize) -> Processes {
     // They are its instances'.
     if found.divided {
         return None;
@@ -168,6 +209,7 @@ fn processes(found: &Found<'_>) -> Option<Vec<(u32, u64)>> {
         let most = all.entry(pid).or_default();
         *most = bytes.max(*most);
     }
+    *left = left.checked_sub(all.len())?;
     Some(all.into_iter().collect())
 }
 
@@ -184,12 +226,18 @@ fn by_pid(processes: Vec<ProcessInfo>) -> Option<BTreeMap<u32, u64>> {
     Some(memory)
 }
 
-fn say(out: &mut impl Write, finding: &Finding) -> Result<()> {
-    let mut line = serde_json::to_vec(finding)?;
-    line.push(b'\n');
+fn say(finding: &Finding) -> Result<()> {
+    let line = line(finding)?;
+    let mut out = std::io::stdout().lock();
     out.write_all(&line)
         .and_then(|()| out.flush())
         .context("nobody listens")
+}
+
+fn line(finding: &Finding) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(finding)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// The watcher as `vgpud` knows it.
@@ -207,6 +255,7 @@ pub(crate) struct Watcher {
 
 struct Running {
     child: Child,
+    input: ChildStdin,
     output: ChildStdout,
     token: u64,
     lines: Lines,
@@ -225,6 +274,10 @@ struct Told {
     at_us: u64,
     /// It is to be told once more: what it counts itself may have changed since the look before.
     again: bool,
+    /// When it asked, if it was not told since what was seen later.
+    asked_us: Option<u64>,
+    /// When the watcher was last asked on its behalf.
+    had_asked_us: Option<u64>,
 }
 
 impl Told {
@@ -235,16 +288,26 @@ impl Told {
             .iter()
             .zip(before)
             .any(|(now, before)| now.abs_diff(before) > WORTH_TELLING);
+        let is_asked = self.asked_us.is_some_and(|at_us| at_us <= seen_us);
         // What was seen before it was last told says nothing new.
-        if seen_us <= self.at_us || !(is_news || self.again) {
+        if seen_us <= self.at_us || !(is_news || self.again || is_asked) {
             return false;
         }
-        *self = Self {
-            bytes: bytes.to_vec(),
-            at_us: now_us,
-            again: is_news,
-        };
+        self.bytes = bytes.to_vec();
+        self.at_us = now_us;
+        self.again = is_news;
+        self.asked_us = self.asked_us.filter(|_| !is_asked);
         true
+    }
+
+    /// It asks; whether the watcher is to be asked at once.
+    fn asks(&mut self, now_us: u64) -> bool {
+        self.asked_us = Some(now_us);
+        let at_once = self.had_asked_us.is_none_or(|at_us| at_us + ASK_US <= now_us);
+        if at_once {
+            self.had_asked_us = Some(now_us);
+        }
+        at_once
     }
 }
 
@@ -330,11 +393,14 @@ impl Daemon {
         // Also finds this program after its file was replaced.
         let mut command = Command::new("/proc/self/exe");
         command.arg(WATCH).arg(&self.library);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = child.stdin.take().context("no pipe")?;
         let output = child.stdout.take().context("no pipe")?;
+        rustix::io::ioctl_fionbio(&input, true)?;
         rustix::io::ioctl_fionbio(&output, true)?;
         Ok(Running {
             child,
+            input,
             token: self.poller.add(&output, Source::Watcher)?,
             output,
             lines: Lines::new(LINE_MAX),
@@ -376,6 +442,11 @@ impl Daemon {
         self.poller.remove(&running.output, running.token);
         self.watcher.readings.clear();
         self.put_away(running.child);
+        let told = self.watcher.told.iter_mut();
+        let asked = told.filter_map(|(session, told)| told.asked_us.take().map(|_| *session));
+        for session in asked.collect::<Vec<_>>() {
+            self.memory_not_known(session);
+        }
         self.not_watched(why, self.now_us() - running.since_us);
     }
 
@@ -386,9 +457,11 @@ impl Daemon {
                 self.compare_with_inventory(uuids);
                 let readings = gpus.iter().map(|(uuid, seen)| (uuid.clone(), seen.readings));
                 self.watcher.readings = readings.collect();
-                self.tell_memory(at_us, gpus);
+                let processes = |(uuid, seen): (String, Seen)| (uuid, seen.processes);
+                self.tell_memory(at_us, gpus.into_iter().map(processes).collect());
                 self.sample_use();
             }
+            Finding::Memory { at_us, gpus } => self.tell_memory(at_us, gpus),
             Finding::Xid { gpu, number } => self.reported(&gpu, number),
             Finding::Failed { why } => self.end_watcher(&why),
         }
@@ -410,18 +483,36 @@ impl Daemon {
         if running.gpus != uuids {
             let is_news = !self.inventory.are_present(&uuids);
             running.gpus = uuids;
-            if is_news {
+            if is_news && self.scan_on.contains(&ScanOn::Change) {
                 self.look_again();
             }
         }
     }
 
+    /// An executor asks what the driver accounts to it. Nobody waits for what is not watched.
+    pub(crate) fn memory_asked(&mut self, session: Session) {
+        let Some(running) = &mut self.watcher.running else {
+            return self.memory_not_known(session);
+        };
+        if !self.watcher.told.entry(session).or_default().asks(monotonic_us()) {
+            return;
+        }
+        // Where it cannot be written, it has been asked already, or ends.
+        if let Err(error) = running.input.write(&[0]) {
+            log::debug!("the process that watches the GPUs is not asked: {error}");
+        }
+    }
+
+    fn memory_not_known(&mut self, session: Session) {
+        self.order(session, &ToExec::MemoryInUse { bytes: Vec::new() }, None);
+    }
+
     /// Tells executors what the driver accounts to them, as was seen at that time.
-    fn tell_memory(&mut self, seen_us: u64, gpus: BTreeMap<String, Seen>) {
+    fn tell_memory(&mut self, seen_us: u64, gpus: BTreeMap<String, Processes>) {
         let by_pid = |processes: Vec<(u32, u64)>| processes.into_iter().collect();
         let gpus: BTreeMap<String, BTreeMap<u32, u64>> = gpus
             .into_iter()
-            .filter_map(|(uuid, seen)| Some((uuid, by_pid(seen.processes?))))
+            .filter_map(|(uuid, processes)| Some((uuid, by_pid(processes?))))
             .collect();
         let now_us = monotonic_us();
         let mut news = Vec::new();
@@ -437,7 +528,8 @@ impl Daemon {
             };
             let bytes: Vec<u64> = placed.gpus.iter().enumerate().map(on).collect();
             if told.is_to_be_told(&bytes, seen_us, now_us) {
-                news.push((*session, bytes));
+                let is_said = placed.gpus.iter().any(|uuid| gpus.contains_key(uuid));
+                news.push((*session, if is_said { bytes } else { Vec::new() }));
             }
         }
         for (session, bytes) in news {
@@ -482,6 +574,19 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_is_told_what_is_seen_from_then_on() {
+        let mut told = Told::default();
+        assert!(told.asks(10));
+        assert!(!told.is_to_be_told(&[0], 9, 11), "seen before");
+        assert!(told.is_to_be_told(&[0], 10, 12));
+        assert!(!told.is_to_be_told(&[0], 13, 14), "it was told");
+        // The driver is not kept busy, and the answer comes with the next look.
+        assert!(!told.asks(9 + ASK_US));
+        assert!(told.is_to_be_told(&[0], 20 + ASK_US, 21 + ASK_US));
+        assert!(told.asks(10 + ASK_US));
+    }
+
+    #[test]
     fn a_finding_is_a_line() {
         let seen = |processes| Seen {
             processes,
@@ -490,7 +595,6 @@ mod tests {
                 ..GpuReadings::default()
             },
         };
-        let mut line = Vec::new();
         let finding = Finding::Look {
             at_us: 3,
             gpus: BTreeMap::from([
@@ -498,7 +602,7 @@ mod tests {
                 ("GPU-b".to_owned(), seen(None)),
             ]),
         };
-        say(&mut line, &finding).unwrap();
+        let line = line(&finding).unwrap();
         let text = String::from_utf8(line.clone()).unwrap();
         assert!(
             text.starts_with("{\"type\":\"look\",\"at_us\":3,\"gpus\":{"),

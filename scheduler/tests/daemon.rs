@@ -199,6 +199,7 @@ fn a_restarted_scheduler_adopts_the_holders() {
     let (one, two) = (daemon.backend(1), daemon.backend(2));
     one.attach(1, &mut first);
     two.attach(1, &mut second);
+    daemon.until_logged(&format!("(pid 101 in the VM), executor {}, Held", first.pid()), 0);
     assert_eq!(daemon.vm(1).sessions[0].state, "running");
     second.want();
     first.until(State::Yield);
@@ -206,6 +207,12 @@ fn a_restarted_scheduler_adopts_the_holders() {
     assert_eq!(second.state(), State::None);
     first.give_back();
     second.until(State::Held);
+    // One whose executor ended meanwhile has none any longer.
+    assert_eq!(daemon.end(Signal::KILL), None);
+    second.kill();
+    daemon.restart();
+    daemon.backend(2).attach(1, &mut second);
+    daemon.until_logged("whose executor has ended or cannot be seen from here", 0);
 }
 
 #[test]

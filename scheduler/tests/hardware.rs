@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 use softgpu_device::{DeviceShare, Part};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use vgpu_sched_api::messages::{Answer, Change, Edit, EventKind, GpuState, Refusal, Request};
+use vgpu_sched_api::messages::{Answer, Change, Edit, EventKind, FromExec, GpuState, Refusal, Request};
 
 const MIB: u64 = 1 << 20;
 /// A process that runs this test takes memory of the GPU of this number.
@@ -120,6 +120,23 @@ fn an_executor_is_told_of_the_memory_that_the_driver_accounts_to_it() {
     backend.attach(1, &mut user.exec);
     user.exec.until_memory(&[0, 10 * MIB + MIB / 2]);
     drop(other);
+}
+
+/// Who asks is answered, also where nothing has changed and where nobody can say.
+#[test]
+fn an_executor_that_asks_is_told_of_its_memory() {
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
+    let backend = daemon.backend(1);
+    let (first, second) = (backend.session(1), backend.session(2));
+    for exec in [&first, &second, &first] {
+        exec.say(&FromExec::MemoryWanted);
+        exec.until_memory(&[0]);
+    }
+    daemon.replace_nvml(Some("no library"));
+    rustix::process::kill_process(watcher(&daemon).unwrap(), Signal::KILL).unwrap();
+    daemon.until_logged("the GPUs are not watched", 0);
+    second.say(&FromExec::MemoryWanted);
+    second.until_memory(&[]);
 }
 
 #[test]
@@ -239,6 +256,34 @@ fn a_gpu_that_falls_off_is_noticed_unasked() {
     assert_eq!(changes, [change.clone(), change]);
     assert_eq!(scan(&daemon), (gpus[..1].to_vec(), vec![]));
     assert_eq!(scan(&daemon), (vec![], vec![]));
+}
+
+#[test]
+fn gpus_are_looked_for_when_it_was_said() {
+    let mut daemon = Daemon::with_gpus(1, &map(&[(1, "low")], ""));
+    let gpus = daemon.gpus();
+    let here = format!("GPU {} is here", gpus[0]);
+    let again = |daemon: &mut Daemon, scan_on| {
+        assert_eq!(daemon.end(Signal::TERM), Some(0));
+        daemon.scan_on = scan_on;
+        daemon.restart();
+    };
+    again(&mut daemon, "asked");
+    // The GPU is news to who watches, and somebody views it.
+    daemon.until_logged("the GPUs are watched", 0);
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Missing);
+    assert_eq!(scan(&daemon), (gpus.clone(), vec![]));
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Ready);
+    daemon.until_logged(&here, 0);
+    assert_eq!(daemon.logged().matches("GPUs are looked for").count(), 1);
+
+    again(&mut daemon, "change");
+    daemon.until_logged(&here, 0);
+
+    again(&mut daemon, "view");
+    daemon.status();
+    daemon.until_logged(&here, 0);
+    assert_eq!(daemon.status().gpus[0].state, GpuState::Ready);
 }
 
 #[test]

@@ -33,6 +33,13 @@ fn edit(daemon: &Daemon, edits: &[Edit], dry_run: bool) -> Vec<String> {
     }
 }
 
+fn reload(dry_run: bool) -> Request {
+    Request::Change(Wanted {
+        dry_run,
+        ..Change::Reload {}.into()
+    })
+}
+
 fn refused_edit(daemon: &Daemon, one: Edit) -> (Refusal, String) {
     refusal(daemon.ask(&wanted(Change::Edit { edits: vec![one] })))
 }
@@ -314,9 +321,11 @@ fn edits_that_make_no_sense_change_nothing() {
 
     // What is wrong in the file is said with its line, and what is in use stays in use.
     daemon.write_map(&format!("{text}nonsense = 1\n"));
-    let (why, message) = refused_edit(&daemon, set("1", 2));
-    assert_eq!(why, Refusal::BadConfig);
-    assert!(message.contains("pools.toml: line 9"), "{message}");
+    for dry_run in [true, false] {
+        let (why, message) = refusal(daemon.ask(&reload(dry_run)));
+        assert_eq!(why, Refusal::BadConfig);
+        assert!(message.contains("pools.toml: line 9"), "{message}");
+    }
     std::fs::remove_file(daemon.map_path()).unwrap();
     let (why, message) = refused_edit(&daemon, set("1", 2));
     assert_eq!(why, Refusal::Failed);
@@ -392,6 +401,29 @@ fn a_gpu_that_falls_off_is_missing_until_it_is_back() {
     assert_eq!(scan(&daemon), (gpus.clone(), vec![]));
     assert_eq!(daemon.status().degraded, [""; 0]);
     assert_eq!(one.open(2), gpus[..1]);
+}
+
+/// Also after a restart, when it is known from before alone.
+#[test]
+fn a_gpu_that_is_missing_is_named_by_its_address() {
+    let mut daemon = Daemon::with_gpus(2, &map(&[], ""));
+    let gpus = daemon.status().gpus;
+    daemon.load(&format!(
+        "[[pool]]\nname = \"A\"\ngpus = [\"{}\", \"{}\"]\nvms = [1]\n",
+        gpus[0].uuid, gpus[1].uuid
+    ));
+    daemon.lose_gpu(1, true);
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    let unassign = Edit::UnassignGpu {
+        gpu: gpus[1].pci.clone(),
+        pool: "A".to_owned(),
+    };
+    assert_eq!(
+        edit(&daemon, &[unassign], false),
+        [format!("pool A: loses GPU {}", gpus[1].uuid)]
+    );
+    assert_eq!(daemon.status().degraded, [""; 0]);
 }
 
 fn check_degraded(daemon: &Daemon, text: &str) {
@@ -534,6 +566,7 @@ fn who_changed_what_is_kept() {
     assert_eq!(changes[2].diff, "");
     // Nobody is known to have sent a signal.
     assert_eq!(of(4), (None, None, None));
+    assert_eq!(changes[3].changes, ["VM 1: weight 4, was 3"]);
     assert!(
         changes[3].diff.contains("\n-weight = 3\n+weight = 4\n"),
         "{}",
@@ -594,6 +627,91 @@ fn a_change_of_what_has_changed_since_is_refused() {
     assert_eq!(daemon.vm(1).weight, 5);
 }
 
+/// What somebody has changed in the file goes into use when that is asked for, not with somebody else's next change; and it
+/// is said, before and after.
+#[test]
+fn what_was_changed_by_hand_is_told_and_used_by_a_reload_alone() {
+    let daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], ""));
+    let in_use = daemon.status().map_version;
+    let by_hand = daemon.read_map().replacen("\"low\"", "\"high\"", 1) + "weight = 3\n";
+    daemon.write_map(&by_hand);
+    let undo = wanted(Change::Undo { number: 1 });
+    let tried = Request::Change(Wanted {
+        dry_run: true,
+        ..Change::Edit {
+            edits: vec![set_weight("1", 3)],
+        }
+        .into()
+    });
+    for request in [
+        tried,
+        wanted(Change::Edit {
+            edits: vec![set_weight("1", 3)],
+        }),
+        undo,
+    ] {
+        let (why, message) = refusal(daemon.ask(&request));
+        assert_eq!(why, Refusal::Conflict);
+        assert!(
+            message.contains("pools.toml was changed by hand") && message.contains("`vgpu-admin reload`"),
+            "{message}"
+        );
+    }
+    assert_eq!((daemon.read_map(), daemon.vm(1).weight), (by_hand, 1));
+    // VMs have nothing to do with it.
+    daemon.change(Change::Quarantine {
+        vms: "2".to_owned(),
+        why: "a test".to_owned(),
+        seconds: Some(60),
+    });
+
+    let told = ["VM 1: priority high, was low", "VM 2: weight 3, was 1"];
+    let Answer::Changed(tried) = daemon.ask(&reload(true)) else {
+        panic!()
+    };
+    assert_eq!(
+        (tried.changes.as_slice(), tried.number),
+        (&told.map(str::to_owned)[..], None)
+    );
+    assert_ne!(tried.map_version, in_use);
+    assert_eq!(
+        (daemon.status().map_version, daemon.vm(2).weight),
+        (in_use.clone(), 1)
+    );
+    // What was looked at is what is used, or nothing.
+    let changed_again = by_anna(Change::Reload {}, &in_use);
+    assert_eq!(refusal(daemon.ask(&changed_again)).0, Refusal::Conflict);
+    let Answer::Changed(done) = daemon.ask(&by_anna(Change::Reload {}, &tried.map_version)) else {
+        panic!()
+    };
+    assert_eq!(
+        (done.changes, &done.map_version),
+        (tried.changes, &tried.map_version)
+    );
+    assert_eq!((daemon.vm(1).priority, daemon.vm(2).weight), (Priority::High, 3));
+    let record = daemon.changes().pop().unwrap();
+    assert_eq!(
+        (Some(record.number), record.user.as_deref()),
+        (done.number, Some("anna"))
+    );
+    assert_eq!(record.changes, told);
+    assert!(record.diff.contains("\n+weight = 3\n"), "{}", record.diff);
+    edit(&daemon, &[set_weight("1", 3)], false);
+
+    // A comment is kept as well, so that no text that was in use is missing.
+    daemon.write_map(&(daemon.read_map() + "# his\n"));
+    let done = daemon.change(Change::Reload {});
+    assert_eq!(
+        done.changes,
+        ["the pool map's file: comments, order or layout, and nothing that counts"]
+    );
+    assert_eq!(daemon.change(Change::Reload {}).changes, [""; 0]);
+    daemon.change(Change::Undo {
+        number: done.number.unwrap(),
+    });
+    assert!(!daemon.read_map().contains("# his"));
+}
+
 #[test]
 fn the_last_change_of_the_map_is_taken_back_and_no_other() {
     let mut daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], "# ours"));
@@ -618,13 +736,7 @@ fn the_last_change_of_the_map_is_taken_back_and_no_other() {
     let Answer::Changed(undone) = undo(&daemon, 2) else {
         panic!()
     };
-    assert_eq!(
-        undone.changes,
-        [
-            "taken back: VM 1: weight 4, was 3",
-            "taken back: VM 2: weight 4, was 1"
-        ]
-    );
+    assert_eq!(undone.changes, ["VM 1: weight 3, was 4", "VM 2: weight 1, was 4"]);
     assert_eq!(daemon.read_map(), second);
     assert_eq!((daemon.vm(1).weight, daemon.vm(2).weight), (3, 1));
     // The map is what it was after the first one, which is the last now; and what was taken back can be done again.
@@ -642,23 +754,43 @@ fn the_last_change_of_the_map_is_taken_back_and_no_other() {
 #[test]
 fn only_administrators_change_anything() {
     let daemon = Daemon::start(&map(&[(1, "low")], ""));
-    let requests = [
-        Request::Scan,
-        wanted(Change::Reload {}),
-        wanted(Change::Edit { edits: vec![] }),
-        wanted(Change::Quarantine {
+    edit(&daemon, &[set_weight("1", 2)], false);
+    let changes = [
+        Change::Edit {
+            edits: vec![set_weight("1", 3)],
+        },
+        Change::Undo { number: 1 },
+        Change::Quarantine {
             vms: "1".to_owned(),
             why: "a test".to_owned(),
             seconds: None,
-        }),
-        wanted(Change::Release { vms: "1".to_owned() }),
+        },
+        Change::Release { vms: "1".to_owned() },
+        Change::Reload {},
     ];
+    let tried = |change: &Change| {
+        Request::Change(Wanted {
+            dry_run: true,
+            ..change.clone().into()
+        })
+    };
+    let own = rustix::process::geteuid().as_raw();
     // A backend is none, whoever it runs as.
     let backend = daemon.backend(1);
-    for request in &requests {
-        assert_eq!(refusal(backend.ask(request)).0, Refusal::NotAllowed);
+    for change in &changes {
+        for request in [wanted(change.clone()), tried(change)] {
+            assert_eq!(refusal(backend.ask(&request)).0, Refusal::NotAllowed);
+        }
     }
-    if !rustix::process::geteuid().is_root() {
+    assert_eq!(refusal(backend.ask(&Request::Scan)).0, Refusal::NotAllowed);
+    // What was to be changed is kept, with whose doing it was.
+    let kept = |uid: u32| -> Vec<Change> {
+        let records = daemon.changes().into_iter();
+        let refused = records.filter(|record| record.uid == Some(uid) && record.refused.is_some());
+        refused.map(|record| record.change).collect()
+    };
+    assert_eq!(kept(own), changes);
+    if own != 0 {
         return;
     }
     daemon.open_to_all();
@@ -679,13 +811,47 @@ fn only_administrators_change_anything() {
             thread.join().unwrap()
         })
     };
-    for request in &requests {
-        assert_eq!(refusal(as_user(4241, request)).0, Refusal::NotAllowed);
-        let answer = as_user(4242, request);
+    let (reader, admin) = (4241, 4242);
+    // Everybody may ask what there is, and what a change would do; but for what the file says that is not in use.
+    for request in [Request::Scan, Request::Scan, Request::Status { from_vm: 0 }] {
+        let answer = as_user(reader, &request);
+        assert!(!matches!(answer, Answer::Refused { .. }), "{answer:?}");
+    }
+    for change in &changes {
+        let answer = as_user(reader, &tried(change));
+        let is_told = matches!(&answer, Answer::Changed(changed) if changed.number.is_none());
+        assert_eq!(is_told, !matches!(change, Change::Reload {}), "{answer:?}");
+    }
+    let many = Change::Edit {
+        edits: vec![set_weight("1", 3); 17],
+    };
+    assert_eq!(refusal(as_user(reader, &tried(&many))).0, Refusal::NotAllowed);
+    assert_eq!(kept(65534), []);
+    assert_eq!(daemon.vm(1).weight, 2);
+    for change in &changes {
+        assert_eq!(
+            refusal(as_user(reader, &wanted(change.clone()))).0,
+            Refusal::NotAllowed
+        );
+    }
+    assert_eq!(kept(65534), changes);
+    // He cannot fill it.
+    for _ in 0..20 {
+        let (why, message) = refusal(as_user(reader, &wanted(changes[3].clone())));
+        assert_eq!(why, Refusal::NotAllowed);
+        assert!(message.ends_with("--admin-group change anything"), "{message}");
+    }
+    assert_eq!(kept(65534).len(), 20);
+    let before = daemon.changes().len();
+    let changed = changes.iter().rev().chain([&many]);
+    for request in changed
+        .map(|change| wanted(change.clone()))
+        .chain([Request::Scan])
+    {
+        let answer = as_user(admin, &request);
         assert!(!matches!(answer, Answer::Refused { .. }), "{answer:?}");
     }
     // Who it was is the kernel's word.
-    assert!(daemon.changes().iter().all(|record| record.uid == Some(65534)));
-    let status = as_user(4241, &Request::Status { from_vm: 0 });
-    assert!(matches!(status, Answer::Status { .. }));
+    let done = &daemon.changes()[before..];
+    assert!(done.len() > 1 && done.iter().all(|record| record.uid == Some(65534)));
 }

@@ -1,6 +1,7 @@
 //! What the whole-system tests, the demo and the GPU tests share: the host's services, started together and
 //! ended together.
 pub mod checks;
+pub mod compat;
 pub mod crowd;
 pub mod gpu_tests;
 pub mod hostile;

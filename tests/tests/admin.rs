@@ -327,17 +327,18 @@ fn a_wrong_map_is_refused_and_the_old_one_stays() {
     let file = stack.pool_map().display().to_string();
     for (text, line, part) in cases {
         fs::write(stack.pool_map(), &text).unwrap();
-        for command in [
-            "reload",
-            "set-weight --vm-id 1 --weight 2",
-            &format!("config check {file}"),
-        ] {
+        for command in ["reload", "reload --dry-run", &format!("config check {file}")] {
             let said = admin(&stack, command, USAGE);
             assert!(
                 said.contains(&format!("{file}: line {line}: ")) && said.contains(part),
                 "{said}\n{text}"
             );
         }
+        let said = admin(&stack, "set-weight --vm-id 1 --weight 2", FAILED);
+        assert!(
+            said.contains("was changed by hand and is not in use yet"),
+            "{said}"
+        );
         assert_eq!(fs::read_to_string(stack.pool_map()).unwrap(), text);
         assert_eq!(
             json(&stack, "status", DONE)["pools"][0]["ranges"],
@@ -351,11 +352,17 @@ fn a_wrong_map_is_refused_and_the_old_one_stays() {
         (&tried["dry_run"], &tried["number"]),
         (&true.into(), &Value::Null)
     );
-    assert_eq!(tried["changes"].as_array().unwrap().len(), 1, "{tried}");
-    assert!(admin(&stack, "reload --dry-run", DONE).starts_with("would change (dry run):\n"));
+    assert_eq!(tried["changes"], value!(["VM 8: in pool A"]));
+    assert_eq!(
+        admin(&stack, "reload --dry-run", DONE),
+        "would change (dry run):\n  VM 8: in pool A\n"
+    );
     let ranges = |stack: &Stack| json(stack, "status", DONE)["pools"][0]["ranges"].clone();
     assert_eq!(ranges(&stack), serde_json::json!(["1-7"]));
+    let said = admin(&stack, "reload", DONE);
+    assert_eq!(said, format!("VM 8: in pool A\n{file} is in use: 1 pool\n"));
     assert_eq!(json(&stack, "reload", DONE)["dry_run"], false);
+    assert!(admin(&stack, "audit --last 1", DONE).contains("VM 8: in pool A"));
     assert_eq!(ranges(&stack), serde_json::json!(["1-8"]));
     assert_eq!(
         admin(&stack, "reload --dry-run", DONE),
@@ -619,12 +626,26 @@ fn only_administrators_change_things() {
     };
     let vm = stack.vm_user(1);
     assert_eq!(code(vm, &["status"]), Some(DONE));
+    // What changes nothing he may ask, but for what is in the file and not in use.
+    for arguments in [
+        &["scan-gpus"][..],
+        &["unregister-vm", "--vm-id", "1", "--dry-run"],
+    ] {
+        assert_eq!(code(vm, arguments), Some(DONE), "{arguments:?}");
+    }
     for arguments in [
         &["reload"][..],
-        &["scan-gpus"],
+        &["reload", "--dry-run"],
         &["unregister-vm", "--vm-id", "1"],
     ] {
         assert_eq!(code(vm, arguments), Some(FAILED), "{arguments:?}");
+    }
+    let changes = json(&stack, "audit", DONE)["changes"].clone();
+    let refused: Vec<_> = changes.as_array().unwrap().iter().collect();
+    assert_eq!(refused.len(), 2, "{changes}");
+    for record in refused {
+        assert_eq!(record["uid"], vm.0, "{record}");
+        assert!(record["refused"].is_string(), "{record}");
     }
     assert_eq!(code((65_534, 65_534), &["status"]), Some(UNREACHABLE));
     assert_eq!(

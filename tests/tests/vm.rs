@@ -1,5 +1,10 @@
 //! The whole path with virtual machines: QEMU, the guest kernel's driver, the guest library, and the host's
 //! services with the software GPU. The checks are those of `socket.rs`, and what only a VM can show.
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use vgpu_tests::compat::{self, InVm};
 use vgpu_tests::vm_checks::{self, Pair};
 use vgpu_tests::{Gpu, Host, Stack, VmSpec, boot, builder, checks, lifecycle, reasons, visible};
 use vgpu_vm::Artifacts;
@@ -69,6 +74,38 @@ fn much_pinned_memory() {
     let result = vm_checks::pinned_memory_in_a_fresh_and_a_broken_up_guest(&stack, 1, &mut vm, 192)
         .and_then(|()| vm_checks::no_complaints(&vm));
     vm_checks::hold(&stack, &[&vm], result);
+}
+
+/// What is installed on this machine, Python and programs, runs in a VM as it is, and finds what it finds natively.
+#[test]
+fn this_machines_programs_run_in_a_vm() {
+    let stack = stack(&[VmSpec::LOW]);
+    let ask = "import os, sys, sysconfig; print(os.path.dirname(os.path.realpath(sys.executable)), sysconfig.get_path('stdlib'), sep='\\n')";
+    let output = Command::new("python3").args(["-c", ask]).output().unwrap();
+    let of_python = String::from_utf8(output.stdout).unwrap();
+    let programs = stack.artifacts().programs_dir();
+    let mut folders: Vec<PathBuf> = of_python.lines().map(PathBuf::from).collect();
+    folders.extend(["/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"].map(PathBuf::from));
+    folders.push(programs.clone());
+    let how = InVm {
+        folders,
+        memory_mib: 768,
+        cpus: 2,
+        within: Duration::from_secs(300),
+    };
+    let programs = programs.to_str().unwrap();
+    let arguments = [
+        "--only-extra",
+        "--extra",
+        programs,
+        "--only",
+        "extra/vadd",
+        "--only",
+        "extra/saxpy",
+    ];
+    let (text, right) = compat::in_a_vm(&stack, &how, &arguments.map(str::to_owned)).unwrap();
+    assert!(right, "{text}\n{}", stack.logs());
+    assert!(text.contains("\n2 passed.\n"), "{text}");
 }
 
 /// How processes begin and end, and what they are told; the checks of `socket.rs`.

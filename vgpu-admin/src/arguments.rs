@@ -158,8 +158,8 @@ pub enum Command {
     /// Show the order in which turns were given
     Turns {
         /// How many of the last ones
-        #[arg(long, value_name = "N", default_value_t = 20)]
-        last: usize,
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        last: u32,
         #[command(flatten)]
         again: Again,
     },
@@ -168,8 +168,8 @@ pub enum Command {
     /// Show who changed what, or was refused
     Audit {
         /// How many of the last ones
-        #[arg(long, value_name = "N", default_value_t = 20)]
-        last: usize,
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        last: u32,
         /// Show the lines of the pool map that went and came under each
         #[arg(long)]
         diff: bool,
@@ -197,7 +197,7 @@ pub enum Command {
     DomainXml(Backend),
     /// Print what a container on this host needs for the GPU of a VM's number, as a file of /etc/cdi
     Cdi(Container),
-    /// Have vgpud read the pool map's file again
+    /// Have vgpud read the pool map's file again, and say what that changes
     Reload {
         #[command(flatten)]
         change: Change,
@@ -286,7 +286,7 @@ pub struct Events {
     /// Those of this VM alone
     #[arg(long, value_name = "VM")]
     pub vm_id: Option<u32>,
-    /// How many of the last ones
+    /// How many of the last ones; with --follow none, too
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub last: usize,
     /// Show the session's last calls under each, where they were recorded
@@ -377,7 +377,9 @@ fn ladder(text: &str) -> Result<Ladder, String> {
 /// A text that says something, on one line.
 fn reason(text: &str) -> Result<String, String> {
     if text.trim().is_empty() || text.len() > REASON_LEN_MAX || text.chars().any(char::is_control) {
-        return Err(format!("expected a line of at most {REASON_LEN_MAX} bytes"));
+        return Err(format!(
+            "expected a reason: one line of 1 to {REASON_LEN_MAX} bytes"
+        ));
     }
     Ok(text.to_owned())
 }
@@ -403,6 +405,8 @@ pub struct Planned {
     pub change: Wanted,
     pub dry_run: bool,
     pub hint: &'static str,
+    /// The same if what it names is not there.
+    pub hint_not_found: &'static str,
 }
 
 const GPUS_HINT: &str = "`vgpu-admin scan-gpus` lists the GPUs, `vgpu-admin status` the pools";
@@ -422,6 +426,11 @@ impl Command {
                 change: wanted,
                 dry_run: change.dry_run,
                 hint,
+                hint_not_found: match self {
+                    // Nothing that could be moved there.
+                    Self::RegisterVm(_) => VMS_HINT,
+                    _ => hint,
+                },
             })
         };
         let (edits, change, hint) = match self {
@@ -455,7 +464,7 @@ impl Command {
                 let hint = match register.move_from_other {
                     true => VMS_HINT,
                     false => {
-                        "`vgpu-admin status` lists the pools and their VMs; --move moves VMs from one pool to another"
+                        "`vgpu-admin status` lists the pools and their VMs; --move moves those that are in another pool"
                     }
                 };
                 (vec![edit], &register.change, hint)
@@ -651,5 +660,8 @@ mod tests {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert!(reason("a\nb").is_err() && reason(" ").is_err() && reason("ran wild").is_ok());
+        let said = parse("turns --last 0").unwrap_err().to_string();
+        assert!(said.contains("--last <N>"), "{said}");
+        assert!(parse("audit --last 0").is_err() && parse("events --last 0 --follow").is_ok());
     }
 }

@@ -23,7 +23,7 @@ use vgpu_client::client::{Client, last, pages, unexpected};
 use vgpu_client::failure::{DEGRADED, Failure, Kind};
 use vgpu_client::statistics;
 use vgpu_client::usage as bill;
-use vgpu_pool_map::{Assignable, PoolMap};
+use vgpu_pool_map::{Assignable, PoolMap, VmRange};
 use vgpu_sched_api::messages::{
     Answer, Change as Verb, ChangeRecord, Changed, EventRecord, GpuState, Request, Wanted, WantedUsage,
 };
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let _ = error.print();
             if std::env::args().any(|argument| argument == "--json") {
-                let message = error.kind().to_string();
+                let message = what_is_wrong(&error.render().to_string());
                 tell_json(&Failure::new(Kind::Usage, message).hint("`vgpu-admin help` shows the usage"));
             }
             return Kind::Usage.code().into();
@@ -61,6 +61,13 @@ fn main() -> ExitCode {
             failure.kind.code().into()
         }
     }
+}
+
+/// What the arguments' reader says is wrong, in a line: what it says first, without what it adds on usage.
+fn what_is_wrong(told: &str) -> String {
+    let first = told.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
 }
 
 /// Tells a program what failed.
@@ -150,7 +157,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Usage(wanted) => usage(arguments, wanted)?,
         Command::Turns { last: count, again } => {
-            let read = |client: &Client| Ok(last(*count, |from| client.turns(from))?.0);
+            let read = |client: &Client| Ok(last(*count as usize, |from| client.turns(from))?.0);
             show(
                 arguments,
                 again.watch,
@@ -165,7 +172,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             diff,
             again,
         } => {
-            let read = |client: &Client| Ok(last(*count, |from| client.changes(from))?.0);
+            let read = |client: &Client| Ok(last(*count as usize, |from| client.changes(from))?.0);
             let text = |changes: &Vec<ChangeRecord>, screen| show::audit(changes, *diff, screen);
             show(
                 arguments,
@@ -222,11 +229,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             cdi_version,
         }) => {
             let vm = backend.vm_id;
+            warn_of_no_pool(arguments, vm);
             let cdi = &launch::cdi(cdi_version, vm, &backend.socket(&arguments.socket), libraries);
             say(arguments, &Told::Container { vm, cdi }, || cdi.file())?;
         }
         Command::DomainXml(backend) => {
             let (vm, vm_socket) = (backend.vm_id, &backend.socket(&arguments.socket));
+            warn_of_no_pool(arguments, vm);
             let xml = &launch::domain(vm, vm_socket);
             say(arguments, &Told::Domain { vm, vm_socket, xml }, || xml.clone())?;
         }
@@ -248,7 +257,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             };
             say(arguments, &told, || match dry_run {
                 true => show::changes(&changed.changes, true),
-                false => format!("{} is in use: {}\n", status.config, pools(status.pools.len())),
+                false => {
+                    let in_use = format!("{} is in use: {}\n", status.config, pools(status.pools.len()));
+                    show::changes(&changed.changes, false) + &in_use
+                }
             })?;
         }
         Command::Config {
@@ -315,7 +327,7 @@ fn events(arguments: &Arguments, wanted: &Events) -> Result<(), Failure> {
     if !wanted.follow {
         let told = Told::Events { events: &events };
         return say(arguments, &told, || match events.as_slice() {
-            [] => "Nothing has happened.\n".to_owned(),
+            [] if wanted.last > 0 => "Nothing has happened.\n".to_owned(),
             events => show::events(events, wanted.calls, Screen::now()),
         });
     }
@@ -348,7 +360,8 @@ fn change(client: &Client, planned: Planned) -> Result<Changed, Failure> {
     };
     client.change(wanted).map_err(|failure| match failure.kind {
         _ if failure.hint.is_some() => failure,
-        Kind::NotFound | Kind::Usage => failure.hint(planned.hint),
+        Kind::NotFound => failure.hint(planned.hint_not_found),
+        Kind::Usage => failure.hint(planned.hint),
         Kind::Failed | Kind::Conflict | Kind::Unreachable => failure
             .hint("vgpud writes the pool map's file: its user must be able to write to it and its folder"),
     })
@@ -385,6 +398,19 @@ fn show<T>(
     }
 }
 
+/// Says if a VM's programs would find no GPU. Where vgpud is not there, nobody knows.
+fn warn_of_no_pool(arguments: &Arguments, vm: u32) {
+    let Ok(status) = Client::connect(&arguments.socket).and_then(|client| client.status()) else {
+        return;
+    };
+    let mut ranges = status.pools.iter().flat_map(|pool| &pool.ranges);
+    if !ranges.any(|range| range.parse().is_ok_and(|range: VmRange| range.contains(vm))) {
+        note(&format!(
+            "warning: VM {vm} is in no pool, so its programs find no GPU\nhint: `vgpu-admin register-vm --vm-id {vm} --pool NAME`"
+        ));
+    }
+}
+
 fn check(arguments: &Arguments, file: &Path, offline: bool) -> Result<(), Failure> {
     let status = match offline {
         true => None,
@@ -402,9 +428,12 @@ fn check(arguments: &Arguments, file: &Path, offline: bool) -> Result<(), Failur
     };
     let compared = status.is_some();
     let map = PoolMap::load(file, compared.then_some(&known)).map_err(|error| {
-        let hint = match error.message().starts_with("there is no GPU") {
-            true => "`vgpu-admin scan-gpus` lists the GPUs; --offline checks a file for another host",
-            false => "docs/operator.md lists every key",
+        let hint = match error.message() {
+            message if message.starts_with("there is no GPU") => {
+                "`vgpu-admin scan-gpus` lists the GPUs; --offline checks a file for another host"
+            }
+            _ if error.is_unreadable() => "`vgpu-admin status` says which file vgpud uses",
+            _ => "docs/operator.md lists every key",
         };
         Failure::new(Kind::Usage, error.to_string()).hint(hint)
     })?;
@@ -425,5 +454,31 @@ fn pools(count: usize) -> String {
     match count {
         1 => "1 pool".to_owned(),
         count => format!("{count} pools"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_arguments_is_told_with_their_names() {
+        let wrong = |line: &str| {
+            let words = ["vgpu-admin"].into_iter().chain(line.split_whitespace());
+            what_is_wrong(&Arguments::try_parse_from(words).unwrap_err().render().to_string())
+        };
+        assert_eq!(
+            wrong("set-weight --vm-id 1 --weight 0"),
+            "invalid value '0' for '--weight <WEIGHT>': 0 is not in 1..=100"
+        );
+        assert_eq!(
+            wrong("assign-gpu --gpu-id 0"),
+            "the following required arguments were not provided: --pool <NAME>"
+        );
+        let empty = Arguments::try_parse_from(["vgpu-admin", "quarantine", "--vm-id", "1", "--reason", ""]);
+        assert_eq!(
+            what_is_wrong(&empty.unwrap_err().render().to_string()),
+            "invalid value '' for '--reason <TEXT>': expected a reason: one line of 1 to 200 bytes"
+        );
     }
 }

@@ -57,16 +57,16 @@ pub fn record(client: &Client, path: &Path, limit: Option<Duration>) -> Result<R
         // What came until then is recorded, too.
         let last = interrupted.load(SeqCst) || limit.is_some_and(|limit| start.elapsed() >= limit);
         let mut expected = from;
-        from = pages(from, read, |page| {
+        let read = pages(from, read, |page| {
             recorded.count(&mut expected, &page);
             text += &lines(&page);
             Ok(())
-        })
-        .map_err(|failure| kept(failure, path, recorded))?;
-        // Whole lines at once, so that the file can be read whenever this ends.
+        });
+        // Whole lines at once, so that the file can be read whenever this ends; also what was read before vgpud ended.
         file.write_all(text.as_bytes())
             .map_err(|error| cannot_write(path, &error))?;
         text.clear();
+        from = read.map_err(|failure| ended(failure, path, recorded))?;
         if last {
             return Ok(recorded);
         }
@@ -92,14 +92,20 @@ fn lines<T: Serialize>(all: &[T]) -> String {
     all.iter().map(line).collect()
 }
 
-fn kept(failure: Failure, path: &Path, recorded: Recorded) -> Failure {
+/// Times are since vgpud started, so that a record cannot go on with another one's.
+fn ended(failure: Failure, path: &Path, recorded: Recorded) -> Failure {
     let path = path.display();
-    let Recorded { arrivals, .. } = recorded;
+    let Recorded { arrivals, missed } = recorded;
+    let but = match missed {
+        0 => String::new(),
+        many => format!(", but for {many} that came faster than they could be read"),
+    };
     Failure {
         message: format!(
-            "{}; {path} has what came before: {arrivals} arrivals",
+            "{}: the record ends here. {path} is whole: it has what came before, {arrivals} arrivals{but}",
             failure.message
         ),
+        hint: Some("the next vgpud's is a record of its own: start `vgpu-admin record` again".to_owned()),
         ..failure
     }
 }

@@ -20,9 +20,9 @@ pub struct Replay {
     /// The policy of every pool
     #[arg(long, value_parser = one_of(POLICIES))]
     policy: Policy,
-    /// The policy that it is compared with: the one under which it was recorded
-    #[arg(long, value_name = "POLICY", default_value = "priority", value_parser = one_of(POLICIES))]
-    recorded_policy: Policy,
+    /// The policy of every pool that it is compared with; unless given, that of each pool when it was recorded
+    #[arg(long, value_name = "POLICY", value_parser = one_of(POLICIES))]
+    recorded_policy: Option<Policy>,
     /// One session at a time on a GPU, whatever its level
     #[arg(long)]
     exclusive: bool,
@@ -41,7 +41,8 @@ pub struct Replay {
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Replayed {
     arrivals: u64,
-    recorded_policy: Policy,
+    /// `None`: several.
+    recorded_policy: Option<Policy>,
     policy: Policy,
     /// Arrivals that were not done long after the last one.
     unfinished: Change<u64>,
@@ -84,12 +85,12 @@ pub fn run(arguments: &Replay) -> Result<Replayed, Failure> {
     let path = arguments.file.display();
     let text = std::fs::read_to_string(&arguments.file)
         .map_err(|error| Failure::new(Kind::Usage, format!("{path}: {error}")))?;
-    let arrivals = read(&text).map_err(|error| {
+    let record = read(&text, arguments.recorded_policy).map_err(|error| {
         Failure::new(Kind::Usage, format!("{path}: {error}")).hint("`vgpu-admin record` writes such files")
     })?;
-    let before = replay(&arrivals, &Setup::new(policy(arguments.recorded_policy)));
-    let after = replay(&arrivals, &arguments.setup(&arrivals));
-    Ok(compare(arguments, arrivals.len() as u64, &before, &after))
+    let before = replay(&record.arrivals, &Setup::default());
+    let after = replay(&record.arrivals, &arguments.setup(&record.arrivals));
+    Ok(compare(arguments, &record, &before, &after))
 }
 
 /// For people: each percentile before and after, and its change.
@@ -115,10 +116,11 @@ pub fn text(replayed: &Replayed, screen: Screen) -> String {
         (0, 0) => String::new(),
         _ => format!("not done long after the last arrival: {before} -> {after}\n"),
     };
+    let recorded = replayed.recorded_policy;
+    let recorded = recorded.map_or("several policies".to_owned(), |policy| policy.to_string());
     format!(
-        "{} arrivals, {} -> {}\n{}{left}",
+        "{} arrivals, {recorded} -> {}\n{}{left}",
         replayed.arrivals,
-        replayed.recorded_policy,
         replayed.policy,
         table.written()
     )
@@ -136,8 +138,11 @@ fn change(before: u64, after: u64) -> String {
 
 impl Replay {
     fn setup(&self, arrivals: &[vgpu_sched_sim::Arrival]) -> Setup {
-        let mut setup = Setup::new(policy(self.policy));
-        setup.exclusive = self.exclusive;
+        let mut setup = Setup {
+            policy: Some(policy(self.policy)),
+            exclusive: self.exclusive,
+            ..Setup::default()
+        };
         if let Some(ms) = self.quantum_ms {
             let us = ms * 1000;
             setup.config.quantum_us = PerLevel {
@@ -160,8 +165,15 @@ impl Replay {
     }
 }
 
-/// The arrivals of a record. The error says where it is wrong, and what was expected there.
-fn read(text: &str) -> Result<Vec<vgpu_sched_sim::Arrival>, String> {
+/// What was recorded, and how VMs were treated then.
+#[derive(Debug)]
+struct Record {
+    arrivals: Vec<vgpu_sched_sim::Arrival>,
+    policies: Vec<Policy>,
+}
+
+/// What a record says, under another policy if one is given. The error says where it is wrong, and what was expected there.
+fn read(text: &str, recorded_policy: Option<Policy>) -> Result<Record, String> {
     let mut lines = (1..).zip(text.lines());
     let header = lines.next().and_then(|(_, line)| serde_json::from_str(line).ok());
     match header {
@@ -175,7 +187,7 @@ fn read(text: &str) -> Result<Vec<vgpu_sched_sim::Arrival>, String> {
     }
     let mut gpus = BTreeMap::new();
     let mut pools = BTreeMap::new();
-    let mut arrivals = Vec::new();
+    let (mut arrivals, mut policies) = (Vec::new(), Vec::new());
     for (number, line) in lines {
         let arrival: Arrival = serde_json::from_str(line)
             .map_err(|error| format!("line {number}: expected an arrival: {error}"))?;
@@ -193,11 +205,20 @@ fn read(text: &str) -> Result<Vec<vgpu_sched_sim::Arrival>, String> {
         if on.is_empty() {
             return Err(format!("line {number}: expected a GPU at least"));
         }
+        let Some(recorded) = recorded_policy.or(arrival.policy) else {
+            return Err(format!(
+                "line {number}: it does not say under which policy it was recorded: expected --recorded-policy"
+            ));
+        };
+        if !policies.contains(&recorded) {
+            policies.push(recorded);
+        }
         let next = pools.len() as u32;
         arrivals.push(vgpu_sched_sim::Arrival {
             vm: arrival.vm,
             session: arrival.session,
             pool: *pools.entry(arrival.pool).or_insert(next),
+            policy: policy(recorded),
             gpus: on.into_iter().collect(),
             level: level(arrival.priority),
             weight: arrival.weight,
@@ -205,10 +226,10 @@ fn read(text: &str) -> Result<Vec<vgpu_sched_sim::Arrival>, String> {
             used_us: arrival.used_us,
         });
     }
-    Ok(arrivals)
+    Ok(Record { arrivals, policies })
 }
 
-fn compare(arguments: &Replay, arrivals: u64, before: &Outcome, after: &Outcome) -> Replayed {
+fn compare(arguments: &Replay, record: &Record, before: &Outcome, after: &Outcome) -> Replayed {
     let of = |vm: Option<u32>, before: Times, after: Times| OfVm {
         vm,
         count: before.wait.count,
@@ -227,8 +248,11 @@ fn compare(arguments: &Replay, arrivals: u64, before: &Outcome, after: &Outcome)
         times.push(of(Some(*vm), *before, after));
     }
     Replayed {
-        arrivals,
-        recorded_policy: arguments.recorded_policy,
+        arrivals: record.arrivals.len() as u64,
+        recorded_policy: match record.policies.as_slice() {
+            [one] => Some(*one),
+            _ => arguments.recorded_policy,
+        },
         policy: arguments.policy,
         unfinished: Change {
             before: before.unfinished,
@@ -346,6 +370,48 @@ pub mod tests {
     }
 
     #[test]
+    fn a_record_is_compared_with_what_it_was_recorded_under() {
+        let with = |policy: &str, more: &str| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            let recorded = record().replace("\"policy\":\"priority\"", policy);
+            file.write_all(recorded.as_bytes()).unwrap();
+            run(&parse(&format!("{} --policy weighted{more}", file.path().display())).unwrap())
+        };
+        let (weighted, one) = ("\"policy\":\"weighted\"", ",\"pool\":\"B\"");
+        // Nothing is different where the policy is the same.
+        let same = with(weighted, "").unwrap();
+        assert_eq!(same.recorded_policy, Some(Policy::Weighted));
+        assert!(
+            same.times
+                .iter()
+                .all(|times| times.wait_us.before == times.wait_us.after)
+        );
+        let said = with(weighted, " --recorded-policy priority").unwrap();
+        assert_eq!(said, with("\"policy\":\"priority\"", "").unwrap());
+        assert_ne!(said.times[1].wait_us.before, said.times[1].wait_us.after);
+        // An older record does not say it.
+        let error = with("\"policy\":null", "").unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(
+            error.message.ends_with(
+                "line 2: it does not say under which policy it was recorded: expected --recorded-policy"
+            ),
+            "{error:?}"
+        );
+        assert_eq!(
+            with("\"policy\":null", " --recorded-policy priority").unwrap(),
+            said
+        );
+        // Of pools each has its own.
+        let two = record().replacen("\"policy\":\"priority\"", weighted, 1);
+        let two = two.replacen(",\"pool\":\"A\"", one, 1);
+        assert_eq!(
+            read(&two, None).unwrap().policies,
+            [Policy::Weighted, Policy::Priority]
+        );
+    }
+
+    #[test]
     fn changes_are_told_in_percent() {
         assert_eq!(change(100, 250), "100us -> 250us (+150%)");
         assert_eq!(change(2_000, 500), "2.0ms -> 500us (-75%)");
@@ -356,7 +422,9 @@ pub mod tests {
     #[test]
     fn terms_are_changed_for_the_vms_that_are_named() {
         let line = "f --policy weighted --weight 1-5=4 --weight 3=7 --priority 9=high --exclusive";
-        let setup = parse(line).unwrap().setup(&read(&record()).unwrap());
+        let setup = parse(line)
+            .unwrap()
+            .setup(&read(&record(), None).unwrap().arrivals);
         assert_eq!(setup.weights, BTreeMap::from([(3, 7)]));
         assert_eq!(setup.levels, BTreeMap::from([(9, Level::High)]));
         assert!(setup.exclusive);
@@ -376,9 +444,9 @@ pub mod tests {
     #[test]
     fn a_wrong_record_is_refused_with_its_line() {
         let good = record();
-        assert_eq!(read(&good).unwrap().len(), 19);
+        assert_eq!(read(&good, None).unwrap().arrivals.len(), 19);
         let refused = |text: &str, part: &str| {
-            let error = read(text).unwrap_err();
+            let error = read(text, None).unwrap_err();
             assert!(error.contains(part), "{error}");
         };
         refused("", "line 1: expected {\"vgpu_record\":1}");

@@ -23,6 +23,9 @@ use std::borrow::Cow;
 use unicode_truncate::UnicodeTruncateStr;
 use unicode_width::UnicodeWidthStr;
 
+/// What the mark of a GPU time means.
+const ESTIMATE: &str = "~ partly an estimate: while several sessions work on one GPU at once, its time is split by their time slices\n";
+
 /// What is written to.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
@@ -244,10 +247,6 @@ fn bytes(bytes: u64) -> String {
         _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
     }
 }
-
-/// What the mark at a time means.
-const ESTIMATE: &str =
-    "~ partly an estimate: when VMs of several priorities run at once, their time is split by time slice\n";
 
 /// A moment, from seconds since 1970, in UTC.
 fn moment(seconds: u64) -> String {

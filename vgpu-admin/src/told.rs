@@ -121,7 +121,7 @@ mod tests {
     use std::collections::BTreeSet;
     use vgpu_client::failure::Kind;
     use vgpu_client::fixture;
-    use vgpu_sched_api::messages::Priority;
+    use vgpu_sched_api::messages::{Policy, Priority};
 
     fn keys(value: &Value, found: &mut BTreeSet<String>) {
         match value {
@@ -149,6 +149,8 @@ mod tests {
             session: 1,
             gpu: "GPU-0".to_owned(),
             priority: Priority::Low,
+            policy: Policy::Priority,
+            level: Some(Priority::Low),
             granted_us: 0,
             waited_us: 0,
             held_us: None,

@@ -84,6 +84,8 @@ pub struct Top {
     pub sort: Sort,
     /// VMs that are above what is shown.
     scroll: usize,
+    /// VMs that there is room for.
+    room: usize,
 }
 
 impl Top {
@@ -93,6 +95,7 @@ impl Top {
             gone: None,
             sort: Sort::Share,
             scroll: 0,
+            room: 1,
         }
     }
 
@@ -182,9 +185,16 @@ impl Top {
         rows
     }
 
-    /// The first VM that is shown if there is room for so many.
-    pub fn first(&self, room: usize) -> usize {
-        self.scroll.min(self.count().saturating_sub(room))
+    /// The first VM that is shown, now that there is room for so many.
+    pub fn first(&mut self, room: usize) -> usize {
+        self.room = room;
+        self.scroll = self.scroll.min(self.last());
+        self.scroll
+    }
+
+    /// The first VM that is shown when the last one is.
+    fn last(&self) -> usize {
+        self.count().saturating_sub(self.room)
     }
 
     fn count(&self) -> usize {
@@ -195,7 +205,7 @@ impl Top {
 
     /// Does what a key means; whether to go on.
     pub fn key(&mut self, key: KeyEvent) -> bool {
-        let last = self.count().saturating_sub(1);
+        let last = self.last();
         self.scroll = match key.code {
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
             KeyCode::Char('q') | KeyCode::Esc => return false,
@@ -406,19 +416,23 @@ pub mod tests {
             assert!(press(&mut top, KeyCode::Char(key)));
             assert_eq!(vms(&top), sorted, "{key}");
         }
-        // Nothing is below the last one.
-        for (key, room, first) in [
-            (KeyCode::Down, 1, 1),
-            (KeyCode::PageDown, 1, 2),
-            (KeyCode::Down, 2, 1),
-            (KeyCode::Up, 1, 1),
-            (KeyCode::End, 1, 2),
-            (KeyCode::Home, 1, 0),
-            (KeyCode::End, 99, 0),
-            (KeyCode::PageUp, 1, 0),
-            (KeyCode::Up, 1, 0),
-            (KeyCode::Char('x'), 1, 0),
+        // Nothing is below the last one, and from there each key counts.
+        for (room, key, first) in [
+            (1, KeyCode::Down, 1),
+            (1, KeyCode::PageDown, 2),
+            (2, KeyCode::Down, 1),
+            (2, KeyCode::Up, 0),
+            (2, KeyCode::End, 1),
+            (2, KeyCode::Down, 1),
+            (2, KeyCode::Up, 0),
+            (1, KeyCode::End, 2),
+            (1, KeyCode::Home, 0),
+            (99, KeyCode::End, 0),
+            (1, KeyCode::PageUp, 0),
+            (1, KeyCode::Up, 0),
+            (1, KeyCode::Char('x'), 0),
         ] {
+            top.first(room);
             assert!(press(&mut top, key));
             assert_eq!(top.first(room), first, "{key}");
         }

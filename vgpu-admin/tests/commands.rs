@@ -161,7 +161,7 @@ fn the_last_events_are_read_page_by_page() {
     assert_eq!(json["schema_version"], SCHEMA_VERSION);
     assert_eq!(json["events"].as_array().unwrap().len(), 5);
     assert_eq!(json["events"][4]["calls"][0]["took_us"], Value::Null);
-    assert_eq!(vgpud.run(&["events", "--last", "0"]), "Nothing has happened.\n");
+    assert_eq!(vgpud.run(&["events", "--last", "0"]), "");
 }
 
 #[test]
@@ -265,6 +265,7 @@ fn arrival(number: u64) -> Arrival {
         gpus: vec!["GPU-0".to_owned()],
         priority: Priority::High,
         weight: 2,
+        policy: Some(Policy::Priority),
         at_us: 10 * number,
         waited_us: 20,
         used_us: 30,
@@ -315,6 +316,66 @@ fn a_record_has_what_came_until_it_was_interrupted() {
     assert_eq!(output.status.code(), Some(2));
     assert!(self::text(&output.stderr).contains("hint: "), "{output:?}");
     assert_eq!(fs::read_to_string(vgpud.path("arrivals")).unwrap(), text);
+}
+
+/// What was read before vgpud went is in the file, and no more is said to be.
+#[test]
+fn a_record_ends_whole_when_vgpud_does() {
+    let mut last = 2;
+    let vgpud = Vgpud::start(move |request| match request {
+        // Whoever serves the connection ends, and hangs up.
+        Request::Arrivals { from: 7 } => std::panic::resume_unwind(Box::new(())),
+        Request::Arrivals { from } => {
+            let (numbers, next) = page(*from, last);
+            if numbers.is_empty() {
+                last = 6;
+            }
+            Answer::Arrivals {
+                arrivals: numbers.into_iter().map(arrival).collect(),
+                next,
+            }
+        }
+        other => panic!("{other:?}"),
+    });
+    let output = vgpud.spawn(&["record", "arrivals"]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("the record ends here. arrivals is whole: it has what came before, 4 arrivals\n")
+            && said.contains("hint: the next vgpud's is a record of its own"),
+        "{said}"
+    );
+    let text = fs::read_to_string(vgpud.path("arrivals")).unwrap();
+    let read = text
+        .lines()
+        .skip(1)
+        .map(|line| serde_json::from_str(line).unwrap());
+    assert_eq!(
+        read.collect::<Vec<Arrival>>(),
+        (3..=6).map(arrival).collect::<Vec<_>>()
+    );
+}
+
+/// Where there is no pool for it, that is said beside what is asked for, which may come first.
+#[test]
+fn a_vm_in_no_pool_is_warned_of() {
+    let vgpud = Vgpud::start(fixture);
+    for command in ["cdi", "domain-xml"] {
+        let said = |vm: &str| {
+            let socket = ["--vm-socket", "/run/a"];
+            let child = vgpud.spawn(&[&[command, "--vm-id", vm], &socket[..]].concat());
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            assert!(!output.stdout.is_empty());
+            text(&output.stderr)
+        };
+        assert_eq!(said("3"), "");
+        let warned = said("4000");
+        assert!(
+            warned.starts_with("warning: VM 4000 is in no pool") && warned.contains("hint: "),
+            "{warned}"
+        );
+    }
 }
 
 #[test]
@@ -735,7 +796,6 @@ fn what_is_shown_is_shown_again() {
     // And once without it.
     assert_eq!(vgpud.run(&["turns"]), "No turn was given since vgpud started.\n");
     assert_eq!(vgpud.run(&["audit", "--last", "2"]).matches("anna").count(), 2);
-    assert_eq!(vgpud.run(&["audit", "--last", "0"]), "Nothing was changed.\n");
 }
 
 /// What needs no `vgpud` asks none.

@@ -167,13 +167,12 @@ impl Shares {
                 })
             }
             ShareKind::Withdraw => {
-                let own = shares
-                    .get(&request.bytes)
-                    .is_some_and(|share| share.session == session);
-                let withdrawn = if own { shares.remove(&request.bytes) } else { None };
-                withdrawn
-                    .map(|_| Found::only([0; SHARE_LEN]))
-                    .ok_or(Status::NotFound)
+                let is_own = |share: &Share| (share.session, share.what) == (session, request.what);
+                if !shares.get(&request.bytes).is_some_and(is_own) {
+                    return Err(Status::NotFound);
+                }
+                shares.remove(&request.bytes);
+                Ok(Found::only([0; SHARE_LEN]))
             }
         }
     }
@@ -311,10 +310,13 @@ mod tests {
         assert_eq!(ask(&shares, 2, ShareKind::Find, 1, token), Ok(handle));
         assert_eq!(ask(&shares, 2, ShareKind::Find, 2, token), Err(Status::NotFound));
         assert_eq!(ask(&shares, 2, ShareKind::Find, 1, handle), Err(Status::NotFound));
-        assert_eq!(
-            ask(&shares, 2, ShareKind::Withdraw, 1, token),
-            Err(Status::NotFound)
-        );
+        // Withdrawn by who has it, as what it is.
+        for (session, what) in [(2, 1), (1, 2)] {
+            assert_eq!(
+                ask(&shares, session, ShareKind::Withdraw, what, token),
+                Err(Status::NotFound)
+            );
+        }
         shares.forget(2);
         assert_eq!(ask(&shares, 3, ShareKind::Find, 1, token), Ok(handle));
         shares.forget(1);

@@ -105,6 +105,7 @@ pub fn everything(layout: &Layout, profile: Profile) -> Result<Artifacts> {
     })?;
     let glibc = glibc::fetch(layout)?;
     link(&glibc.libraries(), &artifacts.oldest_glibc_dir())?;
+    link(&layout.root.join("tests/compat"), &artifacts.compat_dir())?;
     guest_libraries(layout, profile, &glibc, &artifacts)?;
     let built = layout.target.join(profile.folder());
     for name in BINARIES {

@@ -21,6 +21,7 @@ const RUN: &str = r#"#!/bin/sh
 # ./run demo        two virtual machines of different priority on this machine's GPU
 # ./run gpu-tests   everything that must hold, in at most eight minutes
 # ./run gpu-tests sched   what the scheduler is measured by; sched:levels and the like are its parts
+# ./run compat      this machine's CUDA programs beside the native library; compat/README.md
 # Run as root, so that each service gets a user of its own.
 # Virtual machines of your own get vgpu-guest_*.deb, which lies beside this.
 exec "$(dirname "$(readlink -f "$0")")/bin/vgpu-harness" "$@"
@@ -66,7 +67,7 @@ pub fn run(layout: &Layout) -> Result<()> {
 /// Lays out what the archive holds.
 fn fill(folder: &Path, artifacts: &Artifacts) -> Result<()> {
     fs::create_dir(folder)?;
-    for name in ["boot", "qemu"].iter().chain(&OURS) {
+    for name in ["boot", "compat", "qemu"].iter().chain(&OURS) {
         capture(
             Command::new("cp")
                 .arg("-rL")

@@ -12,13 +12,14 @@ use vgpu_vm::{Artifacts, guest};
 use crate::kernel::{self, Kernel, Version, decompress};
 use crate::util::{Layout, capture, capture_text, copy_if_changed, file_name, files_below, links_below};
 
-/// Drivers of the kernel that `vgpu.ko` needs; what the kernel has built in is skipped.
-const DRIVERS: [&str; 5] = [
+/// Drivers of the kernel that `vgpu.ko` and disks need; what the kernel has built in is skipped.
+const DRIVERS: [&str; 6] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
+    "virtio_blk",
 ];
 
 /// The C and C++ libraries' parts; the guest runs programs that this machine builds, so they are this machine's.

@@ -9,7 +9,7 @@ use crate::util::{capture, progress};
 
 /// A file that a package brings, and the package. What only the kernel's own build needs (bc, flex, …) is
 /// not among them: the headers come with their tools built.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 14] = [
     ("/usr/bin/gcc", "gcc"),
     ("/usr/bin/g++", "g++"),
     ("/usr/include/stdio.h", "libc6-dev"),
@@ -22,6 +22,7 @@ const NEEDED: [(&str, &str); 13] = [
     ("/usr/bin/pip3", "python3-pip"),
     ("/usr/bin/dpkg-shlibdeps", "dpkg-dev"),
     ("/usr/bin/systemd-analyze", "systemd"),
+    ("/sbin/mke2fs", "e2fsprogs"),
     (
         "/usr/share/keyrings/debian-archive-keyring.gpg",
         "debian-archive-keyring",

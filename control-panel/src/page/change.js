@@ -158,6 +158,7 @@ const ACTIONS = {
     title: "Quarantine VMs", make: verb("quarantine"), fields: (known) => [vmsField(known), whyField(), secondsField()],
   },
   release: { title: "Release VMs from quarantine", make: verb("release"), fields: (known) => [vmsField(known)] },
+  reload: { title: "Use what the pool map's file says now", make: verb("reload"), fields: () => [] },
   undo: { title: "Take the last change back", make: (_, known) => ({ verb: "undo", number: known.number }), fields: () => [] },
 };
 
@@ -237,12 +238,12 @@ async function begin(choices, known = {}) {
   if (known.try) byId("change-form").requestSubmit();
 }
 
-/** Asks for it, with the version of the pool map that is shown unless it has nothing to do with that. */
+/** Asks for it, with the version of the pool map that is shown, or was tried, unless it has nothing to do with that. */
 function order(dry) {
   const { name, known, fields, tried } = current;
   const change = ACTIONS[name].make(values(fields), known);
-  const ofTheMap = change.verb === "edit" || change.verb === "undo";
-  const seen = ofTheMap ? (tried?.map_version ?? shown.status.map_version) : null;
+  const edits = change.verb === "edit" || change.verb === "undo";
+  const seen = edits || change.verb === "reload" ? (tried?.map_version ?? (edits ? shown.status.map_version : null)) : null;
   return ask("/api/v1/changes", { change, dry_run: dry, seen });
 }
 
@@ -293,7 +294,7 @@ function apply() {
 /** Says what was changed, and offers to take it back. */
 function changed(done) {
   const lines = done.changes.map(printable);
-  const undo = done.number !== null && ["edit", "undo"].includes(ACTIONS[current.name].make({}, current.known).verb);
+  const undo = done.number !== null && ["edit", "undo", "reload"].includes(ACTIONS[current.name].make({}, current.known).verb);
   notice("good", lines.length ? "Changed:" : "Nothing has changed: it is so already.", lines, undo ? done.number : null);
   refreshAudit();
 }
@@ -363,7 +364,8 @@ function showTools() {
     made.addEventListener("click", act);
     return made;
   };
-  tools.replaceChildren(...TOOLS.map(([text, choices]) => button(text, () => begin(choices))), button("Look for GPUs", scan));
+  tools.replaceChildren(...TOOLS.map(([text, choices]) => button(text, () => begin(choices))),
+    button("Read the file …", () => begin(["reload"], { try: true })), button("Look for GPUs", scan));
   tools.hidden = false;
 }
 

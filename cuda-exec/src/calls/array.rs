@@ -89,6 +89,7 @@ fn make(
     session.limits.make(
         context.gpu,
         || session.free_memory(),
+        || session.ask_for_account(),
         make,
         |raw| session.survive(undo(raw)),
     )

@@ -81,6 +81,7 @@ fn load(
     let (raw, charge) = session.limits.make(
         context.gpu,
         || session.free_memory(),
+        || session.ask_for_account(),
         || load(&session.cuda, &image),
         |raw| session.survive(session.cuda.module_unload(raw)),
     )?;

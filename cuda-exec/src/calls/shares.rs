@@ -55,7 +55,7 @@ pub struct Shares {
     /// Where there is none, nothing is shared.
     socket: OnceLock<Mutex<OwnedFd>>,
     /// Tokens of the allocations that are shared, by address.
-    published: Mutex<HashMap<u64, Bytes>>,
+    published: Mutex<HashMap<u64, (What, Bytes)>>,
     /// How many [`Part`]s there are.
     parts: AtomicUsize,
 }
@@ -171,12 +171,12 @@ impl Shares {
         of: Bytes,
         handle: impl FnOnce() -> Result<Bytes, Code>,
     ) -> Result<Bytes, Code> {
-        if let Some(token) = self.published().get(&pointer) {
+        if let Some((_, token)) = self.published().get(&pointer) {
             return Ok(*token);
         }
         let request = request(ShareKind::Publish, what, handle()?);
         let token = self.ask(&ShareRequest { len, of, ..request }, None)?.handle;
-        self.published().insert(pointer, token);
+        self.published().insert(pointer, (what, token));
         Ok(token)
     }
 
@@ -202,15 +202,15 @@ impl Shares {
         self.parts.load(SeqCst) > 0 || !self.published().is_empty()
     }
 
-    fn published(&self) -> MutexGuard<'_, HashMap<u64, Bytes>> {
+    fn published(&self) -> MutexGuard<'_, HashMap<u64, (What, Bytes)>> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An allocation is gone: nobody finds it any more.
     pub fn withdraw(&self, pointer: u64) {
         let token = self.published().remove(&pointer);
-        if let Some(token) = token {
-            self.forget(What::Memory, token);
+        if let Some((what, token)) = token {
+            self.forget(what, token);
         }
     }
 

@@ -52,7 +52,16 @@ impl Table {
                     None => reply.status = Status::NotFound as u32,
                 }
             }
-            ShareKind::Withdraw => self.published.retain(|(other, ..)| *other != token),
+            ShareKind::Withdraw => {
+                let before = self.published.len();
+                self.published
+                    .retain(|(other, share, _)| (*other, share.what) != (token, request.what));
+                assert_eq!(
+                    self.published.len() + 1,
+                    before,
+                    "nothing of that kind has this token"
+                );
+            }
         }
         let files: Vec<_> = found.into_iter().collect();
         packet::send_bytes(shares, reply.as_bytes(), &files).unwrap();

@@ -71,9 +71,11 @@ pub enum Request {
     },
     /// A tool asks for the turns that were given, the oldest first, from that number on.
     Turns { from: u64 },
-    /// A tool asks to look for GPUs again; answered with [`Answer::Scanned`]. For administrators.
+    /// A tool asks to look for GPUs again; answered with [`Answer::Scanned`]. For who is no administrator there is no more of a
+    /// look than for a [`Request::Status`].
     Scan,
-    /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators. What was done, and what was
+    /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators, but what all may try
+    /// ([`Wanted::dry_run`]): all but [`Change::Reload`], and up to 16 edits. What was done, and what was
     /// refused, is kept for [`Request::Changes`].
     Change(Wanted),
     /// A tool asks who changed what, the oldest first, from that number on.
@@ -573,6 +575,9 @@ pub enum FromExec {
     },
     /// It ends, since its backend has let it go: what it still had in flight is nobody's loss.
     Leaving,
+    /// It wants to know what the driver accounts to it from now on; answered by [`ToExec::MemoryInUse`], at once or, if it has
+    /// asked a moment ago, when that is next looked up.
+    MemoryWanted,
     /// It suspended itself, or is back: on an order, or since it has work again.
     Suspended { suspended: bool, microseconds: u64 },
 }
@@ -598,7 +603,8 @@ pub enum ToExec {
     VmPage { slot: u32, columns: Vec<u32> },
     /// What the driver accounts to the executor's process on each of its GPUs, in bytes: every memory there is, its contexts'
     /// own included; empty if the driver does not say. Looked up after the last such message was sent; sent now and then while
-    /// the session is there. Under a quota, a session's first context waits for it, up to a second.
+    /// the session is there, and in answer to [`FromExec::MemoryWanted`]. Under a quota, a session's first context waits for
+    /// it, up to a second.
     MemoryInUse { bytes: Vec<u64> },
     /// The session ends, and its program gets this CUDA error from every later call.
     End { code: i32, why: String },
@@ -710,7 +716,7 @@ pub struct VmStatus {
     pub turns: u64,
     /// Turn time less idle time, in microseconds.
     pub gpu_microseconds: u64,
-    /// Part of that is an estimate: while VMs of several levels run at once, their time is split by slice.
+    /// Part of that is an estimate: while several sessions work on one GPU at once, its time is split by slice.
     pub estimated: bool,
     /// The limits in force; `None` is no limit.
     pub limits: Limits,
@@ -758,7 +764,13 @@ pub struct TurnRecord {
     pub vm: u32,
     pub session: u32,
     pub gpu: String,
+    /// The VM's.
     pub priority: Priority,
+    /// Its pool's.
+    pub policy: Policy,
+    /// As of which priority it came first: the VM's, but for one that waited for long, or that was lowered for a limit. `None`
+    /// where the policy knows no priorities.
+    pub level: Option<Priority>,
     /// Microseconds since `vgpud` started.
     pub granted_us: u64,
     /// Microseconds it waited.
@@ -851,7 +863,7 @@ pub struct Changed {
     pub changes: Vec<String>,
     /// The number under which it is kept; `None` if nothing was changed.
     pub number: Option<u64>,
-    /// The `map_version` of a status, now.
+    /// The `map_version` of a status, now; of the pool map's file, where it was only tried to have that read.
     pub map_version: String,
 }
 
@@ -977,7 +989,7 @@ pub struct UsageRecord {
     pub pool: String,
     /// Turn time less idle time.
     pub gpu_microseconds: u64,
-    /// How much of that is an estimate: while VMs of several levels run at once, their time is split by slice.
+    /// How much of that is an estimate: while several sessions work on one GPU at once, its time is split by their slices.
     pub estimated_microseconds: u64,
     /// Turns that it got.
     pub turns: u64,
@@ -1007,6 +1019,9 @@ pub struct Arrival {
     pub gpus: Vec<String>,
     pub priority: Priority,
     pub weight: u32,
+    /// Its pool's; older records do not say it.
+    #[serde(default)]
+    pub policy: Option<Policy>,
     /// Microseconds since `vgpud` started.
     pub at_us: u64,
     /// How long it waited.

@@ -161,6 +161,7 @@ pub fn arrival(number: u64) -> Arrival {
         gpus: vec!["GPU-0".to_owned()],
         priority: Priority::High,
         weight: 2,
+        policy: Some(Policy::Priority),
         at_us: 10,
         waited_us: 20,
         used_us: 30,

@@ -134,7 +134,7 @@ pub const COLUMNS: [Column; 13] = [
     Column { name: "vm", about: "The VM's number", value: |used| used.vm.to_string() },
     Column { name: "pool", about: "The pool that it was in then; empty if it was in none any longer", value: |used| used.pool.clone() },
     Column { name: "gpu_seconds", about: "GPU time: what its turns lasted, less idle and stopped time, times their GPUs", value: |used| seconds(used.gpu_microseconds) },
-    Column { name: "estimated_gpu_seconds", about: "How much of that is an estimate: time in which VMs of several priorities ran at once, split by time slice", value: |used| seconds(used.estimated_microseconds) },
+    Column { name: "estimated_gpu_seconds", about: "How much of that is an estimate: time in which several sessions worked on one GPU at once, split by their time slices", value: |used| seconds(used.estimated_microseconds) },
     Column { name: "turns", about: "Turns that it got", value: |used| used.turns.to_string() },
     Column { name: "turn_wait_seconds", about: "What its sessions waited for those, in all", value: |used| seconds(used.turn_wait_us) },
     Column { name: "turn_wait_max_seconds", about: "The longest of these waits", value: |used| seconds(used.turn_wait_max_us) },

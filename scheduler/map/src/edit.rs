@@ -4,12 +4,14 @@
 mod array;
 mod document;
 
+use crate::difference::{differences, list};
 use crate::error::MapError;
 use crate::file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
-use crate::limits::{LIMITS, Limit};
-use crate::range::{VmRange, rows};
+use crate::limits::LIMITS;
+use crate::range::VmRange;
 use crate::{Pool, PoolGpus, PoolMap, check_name, uuid};
 use document::Document;
+use std::collections::BTreeSet;
 use toml_edit::Value;
 use vgpu_sched_api::messages::{Edit, Limits, PoolSettings, Rung, VmSettings};
 
@@ -25,6 +27,18 @@ pub struct Edited {
     pub changes: Vec<String>,
 }
 
+/// The GPUs that a name may mean, by UUID.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The one that is there.
+    pub present: Option<String>,
+    /// Those that were, and are missing: a GPU may have taken another one's place.
+    pub missing: Vec<String>,
+}
+
+/// Tells which GPUs are named by an index, UUID or PCI address.
+pub type Resolve<'a> = &'a dyn Fn(&str) -> Named;
+
 /// Why an edit cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
@@ -39,13 +53,9 @@ pub enum EditError {
     Map(#[from] MapError),
 }
 
-/// Makes edits to a map's text, one after another; all of them or none. `resolve` gives the UUID of a GPU that is there
-/// and is named by its index, UUID or PCI address.
-pub fn apply(
-    text: &str,
-    edits: &[Edit],
-    resolve: &dyn Fn(&str) -> Option<String>,
-) -> Result<Edited, EditError> {
+/// Makes edits to a map's text, one after another; all of them or none. `resolve` gives the UUIDs of the GPUs that
+/// a name may mean. What they change is told in the words of [`differences`].
+pub fn apply(text: &str, edits: &[Edit], resolve: Resolve<'_>) -> Result<Edited, EditError> {
     PoolMap::parse(text, None)?;
     let mut edited = Edited {
         text: text.to_owned(),
@@ -95,7 +105,7 @@ pub fn apply(
 
 /// One edit: the map before it, and the text on its way.
 struct Step<'a> {
-    resolve: &'a dyn Fn(&str) -> Option<String>,
+    resolve: Resolve<'a>,
     text: String,
     map: PoolMap,
     document: Document,
@@ -103,7 +113,7 @@ struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    fn new(text: &str, resolve: &'a dyn Fn(&str) -> Option<String>) -> Result<Self, MapError> {
+    fn new(text: &str, resolve: Resolve<'a>) -> Result<Self, MapError> {
         Ok(Self {
             resolve,
             text: text.to_owned(),
@@ -114,11 +124,14 @@ impl<'a> Step<'a> {
     }
 
     /// From what is there now.
-    fn next(self) -> Result<Self, EditError> {
-        if self.changes.is_empty() {
+    fn next(mut self) -> Result<Self, EditError> {
+        let next = Self::new(&self.document.text(), self.resolve).map_err(refused)?;
+        let changes = differences(&self.map, &next.map);
+        // The text of a map that means the same is not touched.
+        if changes.is_empty() {
             return Ok(self);
         }
-        let next = Self::new(&self.document.text(), self.resolve).map_err(refused)?;
+        self.changes.extend(changes);
         Ok(Self {
             changes: self.changes,
             ..next
@@ -126,16 +139,16 @@ impl<'a> Step<'a> {
     }
 
     fn assign(&mut self, gpu: &str, pool: &str) -> Result<(), EditError> {
-        let uuid = (self.resolve)(gpu).ok_or_else(|| no_gpu(gpu))?;
+        let Named { present, missing } = (self.resolve)(gpu);
+        let found = present.map_or(missing, |uuid| vec![uuid]);
+        let uuid = only(gpu, &found)?.ok_or_else(|| no_gpu(gpu))?.clone();
         let Some(index) = self.index_of(pool) else {
             check_name(pool).map_err(EditError::Refused)?;
             self.document.add_pool(pool, &uuid);
-            self.changes.push(format!("pool {pool}: new, with GPU {uuid}"));
             return Ok(());
         };
         if !self.has_gpu(index, &uuid) {
             self.document.add_gpu(index, &uuid);
-            self.changes.push(format!("pool {pool}: gets GPU {uuid}"));
         }
         Ok(())
     }
@@ -148,16 +161,20 @@ impl<'a> Step<'a> {
                 "pool {pool} has \"all\" GPUs of the host; to leave one out, list the others in the file instead"
             )));
         };
-        // One that is missing has no index, and can be named by what the file calls it.
-        let listed = uuid(gpu).filter(|uuid| uuids.contains(uuid));
-        let uuid_of_it = (self.resolve)(gpu).or(listed).ok_or_else(|| no_gpu(gpu))?;
-        if !uuids.contains(&uuid_of_it) {
-            return Ok(());
+        let Named { present, missing } = (self.resolve)(gpu);
+        // One that nobody has ever seen can be named by what the file calls it.
+        let written = uuid(gpu).filter(|uuid| uuids.contains(uuid));
+        let named: BTreeSet<String> = present.into_iter().chain(missing).chain(written).collect();
+        if named.is_empty() {
+            return Err(no_gpu(gpu));
         }
+        let of_pool: Vec<String> = named.into_iter().filter(|uuid| uuids.contains(uuid)).collect();
+        let Some(uuid_of_it) = only(gpu, &of_pool)?.cloned() else {
+            return Ok(());
+        };
         if uuids.len() > 1 {
             let is = |text: &str| uuid(text).as_ref() == Some(&uuid_of_it);
             self.document.remove_gpu(index, is);
-            self.changes.push(format!("pool {pool}: loses GPU {uuid_of_it}"));
             return Ok(());
         }
         if !found.ranges.is_empty() {
@@ -167,67 +184,42 @@ impl<'a> Step<'a> {
             )));
         }
         self.document.remove_pool(index);
-        self.changes
-            .push(format!("pool {pool}: removed with its last GPU {uuid_of_it}"));
         Ok(())
     }
 
     fn register(&mut self, vms: VmRange, pool: &str, move_from_other: bool) -> Result<(), EditError> {
         let to = self.index_of(pool).ok_or_else(|| self.no_pool(pool))?;
-        let Self {
-            map,
-            document,
-            changes,
-            ..
-        } = self;
-        let mut fresh = vec![vms];
-        for (index, other) in map.pools.iter().enumerate() {
-            let theirs: Vec<VmRange> = other.ranges.iter().filter_map(|range| range.and(vms)).collect();
-            for range in &theirs {
-                fresh = fresh.iter().flat_map(|part| part.without(*range)).collect();
-            }
+        for (index, other) in self.map.pools.iter().enumerate() {
+            let theirs = VmRange::in_both(&other.ranges, &[vms]);
             if index == to || theirs.is_empty() {
                 continue;
             }
-            let moved = list(&theirs);
             if !move_from_other {
                 return Err(EditError::Refused(format!(
-                    "{moved}: in pool {} already; a VM belongs to one pool",
+                    "{}: in pool {} already; a VM belongs to one pool",
+                    list(&theirs),
                     other.name
                 )));
             }
-            document.remove_vms(index, vms);
-            changes.push(format!("{moved}: from pool {} to pool {pool}", other.name));
+            self.document.remove_vms(index, vms);
         }
-        if !fresh.is_empty() {
-            changes.push(format!("{}: in pool {pool}", list(&fresh)));
-        }
-        if !changes.is_empty() {
-            document.add_vms(to, vms);
-        }
+        self.document.add_vms(to, vms);
         Ok(())
     }
 
     fn unregister(&mut self, vms: VmRange) -> Result<(), EditError> {
-        let Self {
-            map,
-            document,
-            changes,
-            ..
-        } = self;
-        for (index, pool) in map.pools.iter().enumerate() {
-            let theirs: Vec<VmRange> = pool.ranges.iter().filter_map(|range| range.and(vms)).collect();
-            if !theirs.is_empty() {
-                document.remove_vms(index, vms);
-                changes.push(format!("{}: no longer in pool {}", list(&theirs), pool.name));
+        let mut found = false;
+        for (index, pool) in self.map.pools.iter().enumerate() {
+            if pool.first_of(vms).is_some() {
+                self.document.remove_vms(index, vms);
+                found = true;
             }
         }
-        if changes.is_empty() {
+        if !found {
             return Err(EditError::NotFound(format!("{}: in no pool", list(&[vms]))));
         }
-        for vm in map.vms_with_settings().filter(|vm| vms.contains(*vm)) {
-            document.remove_vm(vm);
-            changes.push(format!("VM {vm}: its settings are removed"));
+        for vm in self.map.vms_with_settings().filter(|vm| vms.contains(*vm)) {
+            self.document.remove_vm(vm);
         }
         Ok(())
     }
@@ -248,73 +240,44 @@ impl<'a> Step<'a> {
             aging_ms,
             limits,
         } = wanted;
-        self.set_one(
-            vms,
-            priority.map(|wanted| Setting::name("priority", wanted)),
-            |map, vm| Now::only(map.settings_of(vm).priority),
-        );
-        self.set_one(
-            vms,
-            weight.map(|wanted| Setting::number("weight", wanted)),
-            |map, vm| Now::only(map.settings_of(vm).weight),
-        );
-        self.set_one(
-            vms,
-            aging_ms.map(|wanted| Setting::number("aging_ms", wanted)),
-            |map, vm| Now {
-                text: map.settings_of(vm).aging_ms.to_string(),
-                own: map.own_of_vm(vm).aging_ms.is_some(),
-            },
-        );
-        self.set_one(
-            vms,
-            queue_depth.map(|wanted| Setting::number("queue_depth", wanted)),
-            |map, vm| Now {
-                text: match map.settings_of(vm).queue_depth {
-                    Some(depth) => depth.to_string(),
-                    None => "unlimited".to_owned(),
-                },
-                own: map.own_of_vm(vm).queue_depth.is_some(),
-            },
-        );
-        for (wanted, limit) in Setting::limits(limits) {
-            self.set_one(vms, Some(wanted), |map, vm| Now {
-                text: limit.text((limit.get)(&map.own(vm).limits)),
-                own: (limit.get)(&map.own_of_vm(vm).limits).is_some(),
+        self.set_one(vms, "priority", priority.map(|it| it.to_string()), |map, vm| {
+            Some(map.settings_of(vm).priority.to_string())
+        });
+        self.set_one(vms, "weight", weight.map(i64::from), |map, vm| {
+            Some(map.settings_of(vm).weight.into())
+        });
+        self.set_one(vms, "aging_ms", aging_ms.map(integer), |map, vm| {
+            map.own_of_vm(vm).aging_ms.map(integer)
+        });
+        self.set_one(vms, "queue_depth", queue_depth.map(i64::from), |map, vm| {
+            map.own_of_vm(vm).queue_depth.map(i64::from)
+        });
+        for limit in &LIMITS {
+            self.set_one(vms, limit.key, (limit.get)(limits).map(integer), |map, vm| {
+                (limit.get)(&map.own_of_vm(vm).limits).map(integer)
             });
         }
     }
 
-    /// Sets a key for those VMs of which it does not say so already.
-    fn set_one(&mut self, vms: VmRange, wanted: Option<Setting>, now: impl Fn(&PoolMap, u32) -> Now) {
-        let Some(wanted) = wanted else {
+    /// Sets a key for those VMs of which the map does not say so already, whatever a wider table comes to say.
+    fn set_one<T: Clone + PartialEq + Into<Value>>(
+        &mut self,
+        vms: VmRange,
+        key: &str,
+        wanted: Option<T>,
+        now: impl Fn(&PoolMap, u32) -> Option<T>,
+    ) {
+        let Some(value) = &wanted else {
             return;
         };
-        // VMs in a row with the same value so far make one line.
-        let mut said: Vec<(u32, String)> = Vec::new();
-        for vm in vms.iter() {
-            let now = now(&self.map, vm);
-            if now.says(&wanted) {
-                continue;
-            }
-            self.document.set_vm(vm, wanted.key, wanted.value.clone());
-            said.push((vm, wanted.instead_of(&now, "its pool")));
+        for vm in vms.iter().filter(|vm| now(&self.map, *vm) != wanted) {
+            self.document.set_vm(vm, key, value.clone().into());
         }
-        let lines = rows(said)
-            .into_iter()
-            .map(|(row, was)| format!("{}: {} {}, {was}", row.name(), wanted.key, wanted.text));
-        self.changes.extend(lines);
     }
 
     fn set_pool(&mut self, name: &str, wanted: &PoolSettings) -> Result<(), EditError> {
         let index = self.index_of(name).ok_or_else(|| self.no_pool(name))?;
-        let Self {
-            map,
-            document,
-            changes,
-            ..
-        } = self;
-        let pool = &map.pools[index];
+        let (pool, document) = (&self.map.pools[index], &mut self.document);
         let PoolSettings {
             policy,
             exclusive,
@@ -324,60 +287,31 @@ impl<'a> Step<'a> {
             ladder,
             limits,
         } = wanted;
-        let mut set = |wanted: Option<Setting>, now: Now| {
-            let Some(wanted) = wanted.filter(|wanted| !now.says(wanted)) else {
-                return;
-            };
-            let was = wanted.instead_of(&now, "all");
-            changes.push(format!("pool {name}: {} {}, {was}", wanted.key, wanted.text));
-            document.set_pool(index, wanted.key, wanted.value);
+        let mut set = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                document.set_pool(index, key, value);
+            }
         };
-        set(
-            policy.map(|wanted| Setting::name("policy", wanted)),
-            Now::only(pool.policy),
-        );
-        set(
-            exclusive.map(|wanted| Setting::flag("exclusive", wanted)),
-            Now::only(pool.exclusive),
-        );
-        set(
-            sharing.map(|wanted| Setting::name("sharing", wanted)),
-            Now::only(pool.sharing),
-        );
-        set(
-            weight.map(|wanted| Setting::number("weight", wanted)),
-            Now::only(pool.weight),
-        );
-        let of_all = |number: u32| match number {
-            0 => "all".to_owned(),
-            number => number.to_string(),
-        };
-        set(
-            gpus_per_vm.map(|wanted| Setting {
-                text: of_all(wanted),
-                ..Setting::number("gpus_per_vm", wanted)
-            }),
-            Now::only(of_all(pool.gpus_per_vm.unwrap_or(0))),
-        );
-        let own = map.own_of_pool(Some(pool)).limits;
-        for (wanted, limit) in Setting::limits(limits) {
-            let now = Now {
-                text: limit.text((limit.get)(&own)),
-                own: (limit.get)(&pool.own.limits).is_some(),
-            };
-            set(Some(wanted), now);
+        let other = |wanted: &Option<u32>, now: u32| wanted.filter(|wanted| *wanted != now).map(i64::from);
+        let policy = policy.filter(|wanted| *wanted != pool.policy);
+        set("policy", policy.map(|policy| policy.to_string().into()));
+        let exclusive = exclusive.filter(|wanted| *wanted != pool.exclusive);
+        set("exclusive", exclusive.map(Value::from));
+        let sharing = sharing.filter(|wanted| *wanted != pool.sharing);
+        set("sharing", sharing.map(|sharing| sharing.to_string().into()));
+        set("weight", other(weight, pool.weight).map(Value::from));
+        let gpus_per_vm = other(gpus_per_vm, pool.gpus_per_vm.unwrap_or(0));
+        set("gpus_per_vm", gpus_per_vm.map(Value::from));
+        for limit in &LIMITS {
+            let now = (limit.get)(&pool.own.limits);
+            let wanted = (limit.get)(limits).filter(|wanted| Some(*wanted) != now);
+            set(limit.key, wanted.map(|wanted| integer(wanted).into()));
         }
         if let Some(wanted) = ladder {
             let mut wanted = wanted.clone();
             wanted.sort_unstable();
             if wanted != pool.ladder {
                 document.set_ladder(index, &wanted);
-                let line = format!(
-                    "pool {name}: ladder {}, was {}",
-                    rungs(&wanted),
-                    rungs(&pool.ladder)
-                );
-                changes.push(line);
             }
         }
         Ok(())
@@ -411,84 +345,9 @@ impl<'a> Step<'a> {
     }
 }
 
-/// A key and what it is to be.
-struct Setting {
-    key: &'static str,
-    value: Value,
-    /// The value, for people.
-    text: String,
-}
-
-impl Setting {
-    fn name(key: &'static str, name: impl ToString) -> Self {
-        let text = name.to_string();
-        Self {
-            key,
-            value: text.as_str().into(),
-            text,
-        }
-    }
-
-    fn flag(key: &'static str, flag: bool) -> Self {
-        Self {
-            key,
-            value: flag.into(),
-            text: flag.to_string(),
-        }
-    }
-
-    fn number(key: &'static str, number: impl Into<u64>) -> Self {
-        let number = number.into();
-        Self {
-            key,
-            // Bounded before, so it fits.
-            value: (number as i64).into(),
-            text: number.to_string(),
-        }
-    }
-
-    /// What it takes the place of, for people. What came to the same is from now on whatever is set for `wider`.
-    fn instead_of(&self, now: &Now, wider: &str) -> String {
-        match now.text == self.text {
-            true => format!("whatever is set for {wider}"),
-            false => format!("was {}", now.text),
-        }
-    }
-
-    /// Those limits that are wanted, and how each is told of.
-    fn limits(wanted: &Limits) -> impl Iterator<Item = (Self, &'static Limit)> {
-        LIMITS.iter().filter_map(|limit| {
-            let value = (limit.get)(wanted)?;
-            let setting = Self {
-                text: limit.text(Some(value)),
-                ..Self::number(limit.key, value)
-            };
-            Some((setting, limit))
-        })
-    }
-}
-
-/// What counts now.
-struct Now {
-    /// For people.
-    text: String,
-    /// It stays so whatever a wider table comes to say.
-    own: bool,
-}
-
-impl Now {
-    /// Of a key that no wider table has.
-    fn only(value: impl ToString) -> Self {
-        Self {
-            text: value.to_string(),
-            own: true,
-        }
-    }
-
-    /// Whether there is nothing to write.
-    fn says(&self, wanted: &Setting) -> bool {
-        self.own && self.text == wanted.text
-    }
+/// A number as the file has it. It was bounded before, so it fits.
+fn integer(number: u64) -> i64 {
+    number as i64
 }
 
 /// What an edit made of a map that was right.
@@ -496,17 +355,20 @@ fn refused(error: MapError) -> EditError {
     EditError::Refused(error.message().to_owned())
 }
 
-/// "warn, stop", "none".
-fn rungs(ladder: &[Rung]) -> String {
-    match ladder {
-        [] => "none".to_owned(),
-        rungs => rungs.iter().map(Rung::to_string).collect::<Vec<_>>().join(", "),
+/// The one that is meant, if there is one.
+fn only<'a>(name: &str, found: &'a [String]) -> Result<Option<&'a String>, EditError> {
+    match found {
+        [_, _, ..] => Err(EditError::Refused(format!(
+            "{name} is the address of several GPUs that are there or were, {}: expected the UUID of one of them",
+            found.join(" and ")
+        ))),
+        found => Ok(found.first()),
     }
 }
 
 fn no_gpu(gpu: &str) -> EditError {
     EditError::NotFound(format!(
-        "there is no GPU {gpu}: expected the index, the UUID or the PCI address of one of this host"
+        "there is no GPU {gpu}: expected the index, the UUID or the PCI address of one that this host has or had"
     ))
 }
 
@@ -560,11 +422,4 @@ fn within<T: Into<u64>>(key: &str, value: Option<T>, least: u64, most: T) -> Res
         ))),
         None => Ok(()),
     }
-}
-
-/// "VM 3", "VMs 1-7", "VMs 1-7, 9".
-fn list(ranges: &[VmRange]) -> String {
-    let one = ranges.iter().map(|range| range.count()).sum::<u64>() == 1;
-    let ranges: Vec<String> = ranges.iter().map(VmRange::to_string).collect();
-    format!("{} {}", if one { "VM" } else { "VMs" }, ranges.join(", "))
 }

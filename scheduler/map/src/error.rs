@@ -9,6 +9,8 @@ pub struct MapError {
     file: Option<PathBuf>,
     line: Option<usize>,
     message: String,
+    /// There is no text.
+    unreadable: bool,
 }
 
 fn prefix(file: &Option<PathBuf>) -> String {
@@ -29,6 +31,7 @@ impl MapError {
             file: None,
             line: Some(before.filter(|byte| *byte == b'\n').count() + 1),
             message: message.into(),
+            unreadable: false,
         }
     }
 
@@ -40,6 +43,7 @@ impl MapError {
                 file: None,
                 line: None,
                 message: error.message().to_owned(),
+                unreadable: false,
             },
         }
     }
@@ -50,6 +54,7 @@ impl MapError {
             file: Some(path.to_owned()),
             line: None,
             message: format!("cannot be read: {error}"),
+            unreadable: true,
         }
     }
 
@@ -64,6 +69,11 @@ impl MapError {
     /// The line, from 1, if it is known.
     pub fn line(&self) -> Option<usize> {
         self.line
+    }
+
+    /// Whether it is the file that is wrong, of which nothing could be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable
     }
 
     /// What is wrong and what was expected, without the place.

@@ -352,10 +352,10 @@ impl Pool {
         }
     }
 
-    /// The rungs that are climbed, in rising order.
-    pub fn ladder(&self, text: &str) -> Result<Vec<Rung>, MapError> {
+    /// The rungs that are climbed, in rising order, if that is said.
+    pub fn ladder(&self, text: &str) -> Result<Option<Vec<Rung>>, MapError> {
         let Some(rungs) = &self.ladder else {
-            return Ok(Rung::ALL.to_vec());
+            return Ok(None);
         };
         let mut ladder = BTreeSet::new();
         for rung in rungs {
@@ -364,7 +364,7 @@ impl Pool {
                 return Err(MapError::at(text, rung.span(), message));
             }
         }
-        Ok(ladder.into_iter().collect())
+        Ok(Some(ladder.into_iter().collect()))
     }
 }
 

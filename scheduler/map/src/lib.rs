@@ -2,15 +2,18 @@
 //! edit, described in `docs/operator.md`. Pure: text in, a map or an error out.
 //!
 //! * [`PoolMap::parse`] reads and checks one; [`PoolMap::settings_of`] says how a VM is treated, after all defaults.
+//! * [`differences`] says in lines for people what one map says otherwise than another.
 //! * [`apply`] makes edits to its text: `apply(text, &edits, &resolve_gpu) -> Result<Edited, EditError>`. It changes
 //!   nothing but the text, which whoever owns the file writes.
+mod difference;
 mod edit;
 mod error;
 mod file;
 mod limits;
 mod range;
 
-pub use edit::{EditError, Edited, apply};
+pub use difference::differences;
+pub use edit::{EditError, Edited, Named, Resolve, apply};
 pub use error::MapError;
 pub use file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
 pub use limits::{LIMITS, Limit, SECONDS_MAX};
@@ -208,27 +211,21 @@ impl PoolMap {
         if self.pool(name).is_some() {
             return wrong(format!("there are two pools named \"{name}\""));
         }
-        let mut new = Pool {
-            name: name.clone(),
-            gpus: pool_gpus(text, &pool.gpus, known)?,
-            ranges: Vec::new(),
-            policy: pool
-                .policy
-                .as_ref()
-                .map_or(Policy::Priority, |policy| *policy.get_ref()),
-            exclusive: pool
-                .exclusive
-                .as_ref()
-                .is_some_and(|exclusive| *exclusive.get_ref()),
-            sharing: pool
-                .sharing
-                .as_ref()
-                .map_or(Sharing::Turns, |sharing| *sharing.get_ref()),
-            weight: pool.weight(text)?.unwrap_or(DEFAULT_WEIGHT),
-            gpus_per_vm: None,
-            ladder: pool.ladder(text)?,
-            own: pool.own(text, &self.common)?,
-        };
+        let mut new = Pool::new(name.clone(), pool_gpus(text, &pool.gpus, known)?);
+        if let Some(policy) = &pool.policy {
+            new.policy = *policy.get_ref();
+        }
+        if let Some(exclusive) = &pool.exclusive {
+            new.exclusive = *exclusive.get_ref();
+        }
+        if let Some(sharing) = &pool.sharing {
+            new.sharing = *sharing.get_ref();
+        }
+        new.weight = pool.weight(text)?.unwrap_or(new.weight);
+        if let Some(ladder) = pool.ladder(text)? {
+            new.ladder = ladder;
+        }
+        new.own = pool.own(text, &self.common)?;
         let listed = match &new.gpus {
             PoolGpus::All => None,
             PoolGpus::Uuids(uuids) => Some(uuids.len()),
@@ -318,6 +315,22 @@ impl PoolMap {
 }
 
 impl Pool {
+    /// Without VMs, and as it is unless something is set.
+    fn new(name: String, gpus: PoolGpus) -> Self {
+        Self {
+            name,
+            gpus,
+            ranges: Vec::new(),
+            policy: Policy::Priority,
+            exclusive: false,
+            sharing: Sharing::Turns,
+            weight: DEFAULT_WEIGHT,
+            gpus_per_vm: None,
+            ladder: Rung::ALL.to_vec(),
+            own: Own::default(),
+        }
+    }
+
     /// Whether a VM belongs to it.
     pub fn has(&self, vm: u32) -> bool {
         self.ranges.iter().any(|range| range.contains(vm))

@@ -74,6 +74,39 @@ impl VmRange {
         })
     }
 
+    /// Ranges in rising order, with a gap between any two.
+    pub(crate) fn merged(ranges: &[Self]) -> Vec<Self> {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_unstable();
+        let mut merged: Vec<Self> = Vec::new();
+        for range in sorted {
+            match merged
+                .last_mut()
+                .and_then(|last| Some((last.joined(range)?, last)))
+            {
+                Some((joined, last)) => *last = joined,
+                None => merged.push(range),
+            }
+        }
+        merged
+    }
+
+    /// The VMs that both have, in ranges as the first one's.
+    pub(crate) fn in_both(these: &[Self], others: &[Self]) -> Vec<Self> {
+        let parts = |range: &Self| -> Vec<Self> {
+            let range = *range;
+            others.iter().filter_map(|other| range.and(*other)).collect()
+        };
+        these.iter().flat_map(parts).collect()
+    }
+
+    /// The VMs that the others do not have, in ranges as the first one's.
+    pub(crate) fn in_first_alone(these: &[Self], others: &[Self]) -> Vec<Self> {
+        others.iter().fold(these.to_vec(), |left, other| {
+            left.iter().flat_map(|range| range.without(*other)).collect()
+        })
+    }
+
     /// Those that are not in the other: up to two ranges, in rising order.
     pub fn without(self, other: Self) -> Vec<Self> {
         let Some(both) = self.and(other) else {
@@ -152,6 +185,18 @@ mod tests {
             let rest = a.without(b);
             prop_assert_eq!(rest.iter().any(|r| r.contains(vm)), a.contains(vm) && !b.contains(vm));
             prop_assert!(rest.iter().map(|r| r.count()).sum::<u64>() == a.count() - a.and(b).map_or(0, VmRange::count));
+        }
+
+        #[test]
+        fn sets_of_ranges_are_what_they_have(
+            a in prop::collection::vec(range(), 0..5), b in prop::collection::vec(range(), 0..5), vm in 0u32..14,
+        ) {
+            let has = |ranges: &[VmRange]| ranges.iter().any(|range| range.contains(vm));
+            let (merged, other) = (VmRange::merged(&a), VmRange::merged(&b));
+            prop_assert_eq!(has(&merged), has(&a));
+            prop_assert!(merged.is_sorted_by(|one, next| one < next && one.joined(*next).is_none()));
+            prop_assert_eq!(has(&VmRange::in_both(&merged, &other)), has(&a) && has(&b));
+            prop_assert_eq!(has(&VmRange::in_first_alone(&merged, &other)), has(&a) && !has(&b));
         }
 
         #[test]

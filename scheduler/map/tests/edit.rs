@@ -1,5 +1,5 @@
 //! Maps are edited, and what is not edited stays as it is written.
-use vgpu_pool_map::{EditError, PoolMap, apply};
+use vgpu_pool_map::{EditError, Named, PoolMap, apply};
 use vgpu_sched_api::messages::{Edit, Limits, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
 
 const GPUS: [&str; 3] = [
@@ -8,12 +8,14 @@ const GPUS: [&str; 3] = [
     "GPU-00000000-0000-0000-0000-00000000000c",
 ];
 
-fn resolve(gpu: &str) -> Option<String> {
+fn resolve(gpu: &str) -> Named {
     let index = gpu.parse::<usize>().ok();
     let found = index.and_then(|index| GPUS.get(index).copied());
-    found
-        .or_else(|| GPUS.into_iter().find(|uuid| *uuid == gpu))
-        .map(str::to_owned)
+    let found = found.or_else(|| GPUS.into_iter().find(|uuid| *uuid == gpu));
+    Named {
+        present: found.map(str::to_owned),
+        missing: Vec::new(),
+    }
 }
 
 fn assign(gpu: &str, pool: &str) -> Edit {
@@ -635,11 +637,43 @@ fn comments_of_an_empty_file_stay_above() {
 /// A GPU that is gone has no index, and is still taken out of its pool.
 #[test]
 fn a_missing_gpu_can_be_unassigned() {
-    let nobody = |_: &str| None;
+    let nobody = |_: &str| Named::default();
     let edited = apply(COMMENTED, &[unassign(GPUS[1], "B")], &nobody).unwrap();
     assert_eq!(edited.changes.len(), 1);
     let error = apply(COMMENTED, &[unassign("1", "B")], &nobody).unwrap_err();
     assert!(matches!(error, EditError::NotFound(_)), "{error}");
+}
+
+/// By its address, too, also if another one has taken its place since.
+#[test]
+fn a_missing_gpu_is_named_by_its_address() {
+    let at = |present: &[usize], missing: &[usize]| Named {
+        present: present.first().map(|gpu| GPUS[*gpu].to_owned()),
+        missing: missing.iter().map(|gpu| GPUS[*gpu].to_owned()).collect(),
+    };
+    let text = format!(
+        "[[pool]]\nname = \"A\"\ngpus = [\"{}\", \"{}\"]\n",
+        GPUS[0], GPUS[1]
+    );
+    let of = |edit: Edit, named: Named| apply(&text, &[edit], &|_: &str| named.clone());
+    let unassigned = |named| of(unassign("01:00.0", "A"), named).map(|edited| edited.changes);
+    let loses = |gpu: usize| Ok(vec![format!("pool A: loses GPU {}", GPUS[gpu])]);
+    assert_eq!(unassigned(at(&[], &[1])), loses(1));
+    assert_eq!(unassigned(at(&[2], &[1])), loses(1));
+    assert_eq!(unassigned(at(&[0], &[2])), loses(0));
+    assert_eq!(unassigned(at(&[2], &[])), Ok(vec![]));
+    assert!(matches!(unassigned(at(&[], &[])), Err(EditError::NotFound(_))));
+    let assigned = |named| of(assign("01:00.0", "A"), named).map(|edited| edited.changes);
+    let gets = format!("pool A: gets GPU {}", GPUS[2]);
+    assert_eq!(assigned(at(&[2], &[0, 1])), Ok(vec![gets.clone()]));
+    assert_eq!(assigned(at(&[], &[2])), Ok(vec![gets]));
+    for error in [unassigned(at(&[0], &[1])), assigned(at(&[], &[1, 2]))] {
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("several GPUs") && error.contains(GPUS[1]),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Random edits of random maps, against a model: the result is a map, it means what the edits say and nothing else
-//! changed, comments stay.
+//! changed, comments stay. And what differs between random maps is told: from what one means and what is told, one has what
+//! the other means.
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use vgpu_pool_map::{EditError, LIMITS, PoolGpus, PoolMap, Settings, VmRange, apply};
+use vgpu_pool_map::{EditError, LIMITS, Named, PoolGpus, PoolMap, Settings, VmRange, apply, differences};
 use vgpu_sched_api::messages::{Edit, Limits, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings};
 
 /// VMs that maps are made of.
@@ -19,6 +20,13 @@ fn gpu(index: usize) -> String {
 fn resolve(name: &str) -> Option<String> {
     let index = name.parse::<usize>().ok().filter(|index| *index < GPUS);
     index.map(gpu)
+}
+
+fn named(name: &str) -> Named {
+    Named {
+        present: resolve(name),
+        missing: Vec::new(),
+    }
 }
 
 /// What a map means.
@@ -666,7 +674,214 @@ fn edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
+/// What a model's text is in a layout made of `choices`.
+fn text_of(model: &Model, choices: &[bool]) -> String {
+    let mut writer = Writer {
+        text: String::new(),
+        choices: choices.iter().cycle(),
+        comments: Vec::new(),
+    };
+    writer.write(model);
+    writer.text
+}
+
+/// The parts of a map that lines can be followed in: pools, VMs, and what counts for them whatever a wider table says.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Followed {
+    gpus: BTreeMap<String, BTreeSet<String>>,
+    pools: BTreeMap<u32, String>,
+    /// By "pool A" or "VM 3", and key.
+    settings: BTreeMap<(String, String), String>,
+}
+
+const USUAL: [(&str, &str); 6] = [
+    ("policy", "priority"),
+    ("exclusive", "false"),
+    ("sharing", "turns"),
+    ("weight", "1"),
+    ("gpus_per_vm", "all"),
+    ("ladder", "warn, deprioritise, stop, end, quarantine"),
+];
+
+impl Followed {
+    fn of(model: &Model) -> Self {
+        let mut followed = Self::default();
+        for pool in &model.pools {
+            followed.add_pool(&pool.name, pool.gpus.iter().cloned().collect());
+            for vm in &pool.vms {
+                followed.pools.insert(*vm, pool.name.clone());
+            }
+            let rungs: Vec<String> = pool.ladder().iter().map(Rung::to_string).collect();
+            let number = pool.gpus_per_vm().map(|number| number.to_string());
+            let said = [
+                ("policy", pool.policy().to_string()),
+                ("exclusive", pool.exclusive().to_string()),
+                ("sharing", pool.sharing().to_string()),
+                ("weight", pool.weight().to_string()),
+                ("gpus_per_vm", number.unwrap_or("all".to_owned())),
+                (
+                    "ladder",
+                    if rungs.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        rungs.join(", ")
+                    },
+                ),
+            ];
+            for (key, text) in said {
+                let table = format!("pool {}", pool.name);
+                followed.settings.insert((table, key.to_owned()), text);
+            }
+        }
+        for (vm, own) in &model.own {
+            followed.set_vm(
+                *vm,
+                "priority",
+                own.priority.unwrap_or(Priority::Medium).to_string(),
+            );
+            followed.set_vm(*vm, "weight", own.weight.unwrap_or(1).to_string());
+        }
+        followed
+    }
+
+    fn add_pool(&mut self, name: &str, gpus: BTreeSet<String>) {
+        self.gpus.insert(name.to_owned(), gpus);
+        for (key, usual) in USUAL {
+            self.settings
+                .insert((format!("pool {name}"), key.to_owned()), usual.to_owned());
+        }
+    }
+
+    /// What is so for every VM unless it is set is left out.
+    fn set_vm(&mut self, vm: u32, key: &str, text: String) {
+        let at = (format!("VM {vm}"), key.to_owned());
+        match (key, text.as_str()) {
+            ("priority", "medium") | ("weight", "1") => drop(self.settings.remove(&at)),
+            _ => drop(self.settings.insert(at, text)),
+        }
+    }
+
+    /// Does what a line says, and holds it to what it says was so.
+    fn follow(&mut self, line: &str) -> Option<()> {
+        let (name, said) = line.split_once(": ")?;
+        let gpu = |said: &str| said.strip_prefix("GPU ").map(str::to_owned);
+        if let Some(pool) = name.strip_prefix("pool ") {
+            let of_pool = |key: &str| (name.to_owned(), key.to_owned());
+            if let Some(gpus) = said.strip_prefix("new, with ") {
+                let gpus = gpus.trim_start_matches("GPUs ").trim_start_matches("GPU ");
+                self.add_pool(pool, gpus.split(", ").map(str::to_owned).collect());
+            } else if let Some(gpus) = said.strip_prefix("removed, with ") {
+                let gone = self.gpus.remove(pool)?;
+                gone.iter().all(|gpu| gpus.contains(gpu)).then_some(())?;
+                self.settings.retain(|(table, _), _| table != name);
+            } else if let Some(gets) = said.strip_prefix("gets ") {
+                self.gpus.get_mut(pool)?.insert(gpu(gets)?).then_some(())?;
+            } else if let Some(loses) = said.strip_prefix("loses ") {
+                self.gpus.get_mut(pool)?.remove(&gpu(loses)?).then_some(())?;
+            } else {
+                let (key, text) = said.split_once(' ')?;
+                if USUAL.iter().any(|(usual, _)| *usual == key) {
+                    let (text, was) = text
+                        .split_once(", was ")
+                        .map_or((text, None), |(text, was)| (text, Some(was)));
+                    let before = self.settings.insert(of_pool(key), text.to_owned())?;
+                    was.is_none_or(|was| was == before).then_some(())?;
+                }
+            }
+            return Some(());
+        }
+        let ranges = name
+            .strip_prefix("VMs ")
+            .or(name.strip_prefix("VM "))?
+            .split(", ");
+        let ranges: Vec<VmRange> = ranges.map(|range| range.parse().ok()).collect::<Option<_>>()?;
+        for vm in ranges.iter().flat_map(|range| range.iter()) {
+            if let Some(pool) = said.strip_prefix("in pool ") {
+                self.pools.insert(vm, pool.to_owned()).is_none().then_some(())?;
+            } else if let Some(pool) = said.strip_prefix("no longer in pool ") {
+                (self.pools.remove(&vm)? == pool).then_some(())?;
+            } else if let Some(pools) = said.strip_prefix("from pool ") {
+                let (from, to) = pools.split_once(" to pool ")?;
+                (self.pools.insert(vm, to.to_owned())? == from).then_some(())?;
+            } else if said.ends_with("settings are removed") {
+                self.settings.retain(|(table, _), _| *table != format!("VM {vm}"));
+            } else if let Some((key @ ("priority" | "weight"), text)) = said.split_once(' ') {
+                self.set_vm(vm, key, text.split_once(", was ")?.0.to_owned());
+            }
+        }
+        Some(())
+    }
+}
+
+/// What a map means, however it is written: what is as it would be without a word is not said, the order does not count.
+fn meaning(model: &Model) -> Model {
+    let mut model = model.clone();
+    model.pools.sort_by(|one, other| one.name.cmp(&other.name));
+    for pool in &mut model.pools {
+        pool.gpus.sort();
+        pool.own = PoolSettings {
+            policy: Some(pool.policy()),
+            exclusive: Some(pool.exclusive()),
+            sharing: Some(pool.sharing()),
+            weight: Some(pool.weight()),
+            gpus_per_vm: Some(pool.gpus_per_vm().unwrap_or(0)),
+            ladder: Some(pool.ladder()),
+            limits: pool.own.limits,
+        };
+    }
+    for own in model.own.values_mut() {
+        own.priority = own.priority.filter(|priority| *priority != Priority::Medium);
+        own.weight = own.weight.filter(|weight| *weight != 1);
+    }
+    model.own.retain(|_, own| *own != VmSettings::default());
+    model
+}
+
+/// Two maps, often such as differ little or not at all.
+fn two_models() -> impl Strategy<Value = (Model, Model)> {
+    let edits = prop::collection::vec(edit(), 0..3);
+    (model(), model(), edits, any::<bool>(), 0..3u32).prop_map(|(before, other, edits, turned, kind)| {
+        if kind == 0 {
+            return (before, other);
+        }
+        let mut after = before.clone();
+        for edit in edits {
+            let mut next = after.clone();
+            if next.apply(&edit).is_ok() {
+                after = next;
+            }
+        }
+        if turned {
+            after.pools.reverse();
+        }
+        (before, after)
+    })
+}
+
 proptest! {
+    #[test]
+    fn what_differs_between_maps_is_told(
+        (before, after) in two_models(),
+        choices in prop::collection::vec(any::<bool>(), 1..60),
+        others in prop::collection::vec(any::<bool>(), 1..60),
+    ) {
+        let texts = [text_of(&before, &choices), text_of(&after, &others)];
+        let [old, new] = [&texts[0], &texts[1]].map(|text| PoolMap::parse(text, None).unwrap());
+        let (lines, back) = (differences(&old, &new), differences(&new, &old));
+        let same = meaning(&before) == meaning(&after);
+        prop_assert_eq!(lines.is_empty(), same, "{:?}\n{}\n{}", lines, texts[0], texts[1]);
+        prop_assert_eq!(back.is_empty(), same, "{:?}\n{}\n{}", back, texts[0], texts[1]);
+        for (from, to, lines) in [(&before, &after, &lines), (&after, &before, &back)] {
+            let mut followed = Followed::of(from);
+            for line in lines {
+                prop_assert!(followed.follow(line).is_some(), "{}\n{:?}\n{}\n{}", line, followed, texts[0], texts[1]);
+            }
+            prop_assert_eq!(&followed, &Followed::of(to), "{:?}\n{}\n{}", lines, texts[0], texts[1]);
+            // Nothing is told twice.
+            prop_assert_eq!(lines.iter().collect::<BTreeSet<_>>().len(), lines.len(), "{:?}", lines);
+        }
+    }
+
     #[test]
     fn edits_mean_what_they_say_and_leave_the_rest_alone(
         model in model(),
@@ -681,7 +896,7 @@ proptest! {
         let mut gone: BTreeSet<String> = BTreeSet::new();
         for edit in edits {
             let mut next = model.clone();
-            let edited = match (next.apply(&edit), apply(&text, std::slice::from_ref(&edit), &resolve)) {
+            let edited = match (next.apply(&edit), apply(&text, std::slice::from_ref(&edit), &named)) {
                 (Ok(()), Ok(edited)) => edited,
                 (Err(Wrong::NotFound), Err(EditError::NotFound(_))) => continue,
                 (Err(Wrong::Refused), Err(EditError::Refused(_))) => continue,

@@ -18,6 +18,8 @@ pub struct Arrival {
     pub vm: Vm,
     pub session: u32,
     pub pool: Pool,
+    /// The pool's.
+    pub policy: Policy,
     /// One at least.
     pub gpus: GpuSet,
     pub level: Level,
@@ -29,27 +31,14 @@ pub struct Arrival {
 }
 
 /// Under which terms arrivals are replayed. What is not said here is as it was recorded.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Setup {
     /// Of every pool.
-    pub policy: Policy,
+    pub policy: Option<Policy>,
     pub exclusive: bool,
     pub config: Config,
     pub levels: BTreeMap<Vm, Level>,
     pub weights: BTreeMap<Vm, u32>,
-}
-
-impl Setup {
-    /// As it was recorded, under that policy.
-    pub fn new(policy: Policy) -> Self {
-        Self {
-            policy,
-            exclusive: false,
-            config: Config::default(),
-            levels: BTreeMap::new(),
-            weights: BTreeMap::new(),
-        }
-    }
 }
 
 /// How long arrivals took, in microseconds.
@@ -71,7 +60,8 @@ pub struct Outcome {
 }
 
 /// Runs arrivals under these terms: each comes at its time, whatever became of those before, and needs the GPU time that
-/// was recorded. A session's arrivals run one after the other. A VM has the level and the weight of its first one.
+/// was recorded. A session's arrivals run one after the other. A VM has the level and the weight of its first one, a pool
+/// its policy.
 pub fn replay(arrivals: &[Arrival], setup: &Setup) -> Outcome {
     let mut sorted: Vec<Arrival> = arrivals.to_vec();
     sorted.retain(|arrival| !arrival.gpus.is_empty());
@@ -86,7 +76,7 @@ pub fn replay(arrivals: &[Arrival], setup: &Setup) -> Outcome {
     for arrival in &sorted {
         if !host.pools.contains_key(&arrival.pool) {
             let terms = PoolTerms {
-                policy: setup.policy,
+                policy: setup.policy.unwrap_or(arrival.policy),
                 exclusive: setup.exclusive,
                 ..PoolTerms::default()
             };
@@ -184,11 +174,19 @@ fn times(all: Vec<(u64, u64)>) -> Times {
 mod tests {
     use super::*;
 
+    fn under(policy: Policy) -> Setup {
+        Setup {
+            policy: Some(policy),
+            ..Setup::default()
+        }
+    }
+
     fn arrival(vm: Vm, level: Level, at_us: u64, used_us: u64) -> Arrival {
         Arrival {
             vm,
             session: 1,
             pool: 0,
+            policy: Policy::Priority,
             gpus: GpuSet::from_iter([0]),
             level,
             weight: 1,
@@ -211,35 +209,43 @@ mod tests {
                 arrival(1, Level::Low, 7_000, 300),
                 arrival(1, Level::Low, 7_100, 300),
             ],
-            &Setup::new(Policy::Priority),
+            &under(Policy::Priority),
         );
         assert_eq!((one.all.wait.count, one.unfinished), (2, 0));
         // The second one waits for the first.
         assert_eq!((one.all.wait.p50, one.all.wait.max), (LAG_US, LAG_US + 200));
         assert_eq!(one.all.completion.max, LAG_US + 500);
-        assert_eq!(replay(&[], &Setup::new(Policy::Fifo)), Outcome::default());
+        assert_eq!(replay(&[], &under(Policy::Fifo)), Outcome::default());
     }
 
     #[test]
     fn a_policy_changes_who_waits() {
-        let priority = replay(&mixed(), &Setup::new(Policy::Priority));
-        let fifo = replay(&mixed(), &Setup::new(Policy::Fifo));
+        let priority = replay(&mixed(), &under(Policy::Priority));
+        let fifo = replay(&mixed(), &under(Policy::Fifo));
         assert_eq!((priority.unfinished, fifo.unfinished), (0, 0));
         // First come, first served: the high VM waits until the low one's half second is over.
         assert!(fifo.by_vm[&2].wait.max > 400_000, "{fifo:?}");
         assert!(priority.by_vm[&2].wait.max < 1_000, "{priority:?}");
-        assert_eq!(replay(&mixed(), &Setup::new(Policy::Fifo)), fifo);
+        assert_eq!(replay(&mixed(), &under(Policy::Fifo)), fifo);
+        // What is not said is as it was recorded.
+        assert_eq!(replay(&mixed(), &Setup::default()), priority);
+        let mut recorded = mixed();
+        recorded
+            .iter_mut()
+            .for_each(|arrival| arrival.policy = Policy::Fifo);
+        assert_eq!(replay(&recorded, &Setup::default()), fifo);
+        assert_eq!(replay(&recorded, &under(Policy::Priority)), priority);
     }
 
     #[test]
     fn levels_and_weights_can_be_others_than_recorded() {
-        let mut setup = Setup::new(Policy::Priority);
+        let mut setup = under(Policy::Priority);
         setup.levels.insert(2, Level::Low);
         let turns = replay(&mixed(), &setup);
         assert!(turns.by_vm[&2].wait.max > 5_000, "{turns:?}");
 
         let busy: Vec<_> = [1, 2].map(|vm| arrival(vm, Level::Low, 0, 1_000_000)).into();
-        let mut setup = Setup::new(Policy::Weighted);
+        let mut setup = under(Policy::Weighted);
         setup.weights.insert(1, 9);
         let heavy = replay(&busy, &setup);
         let (first, second) = (heavy.by_vm[&1].completion.max, heavy.by_vm[&2].completion.max);
@@ -252,7 +258,7 @@ mod tests {
             gpus: GpuSet::from_iter([0, 3]),
             ..arrival(1, Level::Low, 0, 1_000)
         };
-        let one = replay(&[gang], &Setup::new(Policy::Priority));
+        let one = replay(&[gang], &under(Policy::Priority));
         assert_eq!(one.all.completion.max, LAG_US + 500);
     }
 }

@@ -56,6 +56,8 @@ pub struct Daemon {
     gpus: u32,
     /// `VGPU_SOFTGPU_MIG`.
     divided: &'static str,
+    /// `--scan-on`.
+    pub scan_on: &'static str,
     /// What plays the kernel's log, if anything does; open for writing, so that it does not end.
     kmsg: Option<File>,
     child: Option<Child>,
@@ -107,6 +109,7 @@ impl Daemon {
             dir: tempfile::tempdir().unwrap(),
             gpus,
             divided: "",
+            scan_on: "start,change,view",
             kmsg: None,
             child: None,
             log: Arc::default(),
@@ -182,6 +185,11 @@ impl Daemon {
         }
     }
 
+    /// All of the log so far.
+    pub fn logged(&self) -> String {
+        self.log.text.lock().unwrap().clone()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
@@ -241,7 +249,7 @@ impl Daemon {
         command.arg("--socket").arg(self.socket_path());
         command.arg("--state-dir").arg(self.state_dir());
         command.arg("--libnvidia-ml").arg(self.dir.path().join("nvml.so"));
-        command.args(["--admin-group", "4242"]);
+        command.args(["--admin-group", "4242", "--scan-on", self.scan_on]);
         command.env("VGPU_SOFTGPU_DEVICES", self.gpus.to_string());
         command.env("VGPU_SOFTGPU_DIR", self.softgpu_dir());
         command.env("VGPU_SOFTGPU_MIG", self.divided);

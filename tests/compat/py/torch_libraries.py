@@ -120,3 +120,19 @@ def case_dlpack():
 
 if __name__ == "__main__":
     main(globals())
+
+
+def case_profiler():
+    """A profiler that may find nothing of the GPU's, and marks for one: what runs under them is the same."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    torch.manual_seed(9)
+    x = torch.randn(200, 200, device=DEVICE)
+    torch.cuda.nvtx.range_push("marked")
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        with record_function("work"):
+            save("product", torch.relu(x @ x))
+        torch.cuda.synchronize()
+    torch.cuda.nvtx.range_pop()
+    expect(any(event.key == "work" for event in profiler.key_averages()), "the profiler saw nothing")
+    save("after", torch.relu(x @ x).sum(0))

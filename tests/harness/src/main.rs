@@ -7,9 +7,11 @@ mod supervise;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use vgpu_tests::compat::{self, FOLDERS, InVm};
 use vgpu_tests::{Gpu, gpu_tests};
 use vgpu_vm::{ARTIFACTS_ENV, Artifacts};
 
@@ -30,6 +32,31 @@ enum Task {
         /// all but answers and sched
         parts: Vec<String>,
     },
+    /// Compare this machine's CUDA programs with the native library: PyTorch, JAX, CuPy, NVIDIA's libraries, and what
+    /// `--extra` names
+    Compat(Compat),
+}
+
+#[derive(Args)]
+struct Compat {
+    /// Run them in a virtual machine, which has this machine's folders as its disks
+    #[arg(long)]
+    in_vm: bool,
+    /// Folders that the virtual machine gets
+    #[arg(long = "folder", value_name = "DIR", requires = "in_vm", default_values = FOLDERS)]
+    folders: Vec<PathBuf>,
+    /// The virtual machine's memory
+    #[arg(long, value_name = "MIB", requires = "in_vm", default_value_t = 8192)]
+    memory_mib: u32,
+    /// Its processors
+    #[arg(long, value_name = "COUNT", requires = "in_vm", default_value_t = 4)]
+    cpus: u32,
+    /// How long the programs may take in it
+    #[arg(long, value_name = "SECONDS", requires = "in_vm", default_value_t = 1800)]
+    within: u64,
+    /// What run.py is told: see compat/README.md
+    #[arg(last = true)]
+    arguments: Vec<String>,
 }
 
 /// Where this program lies among the artifacts (`bin/`), unless the environment says otherwise.
@@ -55,6 +82,28 @@ fn test_gpu(artifacts: &Artifacts, parts: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Runs programs natively and over vgpu, here or in a virtual machine.
+fn compare(artifacts: &Artifacts, options: Compat) -> Result<()> {
+    let stack = compat::services(artifacts, Gpu::detect()?)?;
+    let right = if options.in_vm {
+        let how = InVm {
+            folders: options.folders,
+            memory_mib: options.memory_mib,
+            cpus: options.cpus,
+            within: Duration::from_secs(options.within),
+        };
+        let (text, right) = compat::in_a_vm(&stack, &how, &options.arguments)?;
+        println!("{text}");
+        right
+    } else {
+        compat::over_the_socket(&stack, &options.arguments)?
+    };
+    if !right {
+        bail!("not every program found what it finds natively");
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     env_logger::init();
     let task = Cli::parse().command;
@@ -67,6 +116,7 @@ fn main() -> ExitCode {
     let outcome = artifacts().and_then(|artifacts| match task {
         Task::Demo => demo::run(&artifacts),
         Task::GpuTests { parts } => test_gpu(&artifacts, &parts),
+        Task::Compat(options) => compare(&artifacts, options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

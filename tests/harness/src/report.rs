@@ -45,7 +45,7 @@ pub fn turns_of(vm: u32, turns: &[TurnRecord]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vgpu_sched_api::messages::Priority;
+    use vgpu_sched_api::messages::{Policy, Priority};
 
     use super::*;
 
@@ -56,6 +56,8 @@ mod tests {
             session: 7,
             gpu: "GPU-0".to_owned(),
             priority: Priority::Low,
+            policy: Policy::Priority,
+            level: Some(Priority::Low),
             granted_us: 0,
             waited_us,
             held_us,

@@ -15,7 +15,7 @@ pub fn turns(turns: &[TurnRecord], screen: Screen) -> String {
             turn.number.to_string(),
             duration(turn.granted_us),
             turn.vm.to_string(),
-            turn.priority.to_string(),
+            priority(turn),
             turn.session.to_string(),
             duration(turn.waited_us),
             turn.held_us.map_or("so far".to_owned(), duration),
@@ -24,6 +24,16 @@ pub fn turns(turns: &[TurnRecord], screen: Screen) -> String {
         ]);
     }
     table.written()
+}
+
+/// The VM's priority, and what came first in its place if that was something else.
+fn priority(turn: &TurnRecord) -> String {
+    let own = turn.priority;
+    match turn.level {
+        Some(level) if level == own => own.to_string(),
+        Some(level) => format!("{own}, as {level}"),
+        None => format!("{own} ({})", turn.policy),
+    }
 }
 
 /// What happened, the oldest first, some lines each; with the last calls of the session if they are wanted.
@@ -72,7 +82,34 @@ mod tests {
     use super::super::tests::{PLAIN, SCREEN, fits};
     use super::*;
     use vgpu_client::fixture::event;
-    use vgpu_sched_api::messages::EventKind;
+    use vgpu_sched_api::messages::{EventKind, Policy, Priority};
+
+    #[test]
+    fn a_turn_has_its_vms_priority_and_what_counted_instead() {
+        let turn = |policy, level| TurnRecord {
+            number: 1,
+            vm: 3,
+            session: 1,
+            gpu: "GPU-0".to_owned(),
+            priority: Priority::Low,
+            policy,
+            level,
+            granted_us: 1_000_000,
+            waited_us: 20_000,
+            held_us: None,
+            end: None,
+        };
+        let all = [
+            turn(Policy::Priority, Some(Priority::Low)),
+            turn(Policy::Priority, Some(Priority::Medium)),
+            turn(Policy::Weighted, None),
+        ];
+        let shown = turns(&all, PLAIN);
+        let rows: Vec<&str> = shown.lines().skip(2).collect();
+        for (row, told) in rows.iter().zip(["low     ", "low, as medium", "low (weighted)"]) {
+            assert!(row.contains(told), "{shown}");
+        }
+    }
 
     #[test]
     fn an_event_is_a_line_and_its_calls_a_table() {

@@ -30,14 +30,19 @@ pub fn scanned(gpus: &[GpuStatus], appeared: &[String], vanished: &[String], scr
     text
 }
 
+/// What vgpud is.
+pub fn headline(status: &Status) -> String {
+    format!(
+        "vgpud {}, up {}, pool map {}",
+        printable(&status.version),
+        duration(status.uptime_s.saturating_mul(1_000_000)),
+        printable(&status.config)
+    )
+}
+
 /// Everything on one screen.
 pub fn status(status: &Status, screen: Screen) -> String {
-    let mut text = format!(
-        "vgpud {}, up {}, pool map {}\n",
-        status.version,
-        duration(status.uptime_s.saturating_mul(1_000_000)),
-        status.config
-    );
+    let mut text = headline(status) + "\n";
     for line in &status.degraded {
         text += &format!("DEGRADED: {line}\n");
     }

@@ -1,6 +1,6 @@
 //! The live screen.
-use super::status::{about, index, model, pools, programs, queue, state};
-use super::{duration, latency, printable};
+use super::status::{about, headline, index, model, pools, programs, queue, state};
+use super::{latency, printable};
 use crate::top::{Row, Sort, Top};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
@@ -13,7 +13,7 @@ use vgpu_sched_api::messages::GpuStatus;
 const BAR: usize = 20;
 
 /// Draws what is known.
-pub fn top(top: &Top, frame: &mut Frame<'_>) {
+pub fn top(top: &mut Top, frame: &mut Frame<'_>) {
     let status = &top.now().status;
     let lines = frame.area().height;
     // A row each, with a header; where there are many of them, VMs get their half.
@@ -32,8 +32,8 @@ pub fn top(top: &Top, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(heading(top)), head);
     frame.render_widget(gpu_table(top), gpu_area);
     let room = usize::from(vm_area.height.saturating_sub(1));
-    let rows = top.rows();
     let first = top.first(room);
+    let rows = top.rows();
     let shown = first..rows.len().min(first + room);
     frame.render_widget(vm_table(top.sort, &rows[shown.clone()]), vm_area);
     let place = match rows.len() {
@@ -50,12 +50,6 @@ fn marked() -> Style {
 /// What vgpud is, and what is wrong with it or its pools.
 fn heading(top: &Top) -> Text<'static> {
     let status = &top.now().status;
-    let about = format!(
-        "vgpud {}, up {}, pool map {}",
-        printable(&status.version),
-        duration(status.uptime_s.saturating_mul(1_000_000)),
-        printable(&status.config)
-    );
     let wrong = match (top.gone(), status.degraded.as_slice()) {
         (Some(why), _) => Line::styled(
             format!("NO ANSWER, last known state: {}", printable(why)),
@@ -68,7 +62,7 @@ fn heading(top: &Top) -> Text<'static> {
             marked(),
         ),
     };
-    Text::from(vec![Line::raw(about), wrong])
+    Text::from(vec![Line::raw(headline(status)), wrong])
 }
 
 fn right(text: impl Into<String>) -> Cell<'static> {
@@ -181,7 +175,7 @@ mod tests {
     use vgpu_client::failure::{Failure, Kind};
 
     /// What is on a terminal of that size, line by line.
-    fn drawn(known: &Top, (columns, lines): (u16, u16)) -> Vec<String> {
+    fn drawn(known: &mut Top, (columns, lines): (u16, u16)) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
         terminal.draw(|frame| top(known, frame)).unwrap();
         let buffer = terminal.backend().buffer().clone();
@@ -197,7 +191,7 @@ mod tests {
 
     #[test]
     fn all_is_on_a_small_terminal() {
-        let screen = drawn(&two_samples(), (80, 24));
+        let screen = drawn(&mut two_samples(), (80, 24));
         let expected = "\
 vgpud 0.1.0, up 1d03h, pool map /etc/vgpu/pools.toml
 DEGRADED: pool A: its GPU GPU-None is missing
@@ -222,20 +216,20 @@ GPU model                 busy                          waiting state      pools
     fn it_fits_what_terminal_there_is() {
         let mut known = two_samples();
         for size in [(80, 24), (200, 60), (40, 10), (20, 5), (1, 1)] {
-            assert_eq!(drawn(&known, size).len(), usize::from(size.1));
+            assert_eq!(drawn(&mut known, size).len(), usize::from(size.1));
         }
         known.key(ratatui::crossterm::event::KeyEvent::new(
             KeyCode::Down,
             KeyModifiers::NONE,
         ));
-        let screen = drawn(&known, (80, 10));
+        let screen = drawn(&mut known, (80, 10));
         assert!(
             screen[7].trim_start().starts_with("9 A") || screen[8].trim_start().starts_with("9 A"),
             "{screen:#?}"
         );
         assert!(screen[9].contains("VM 2-"), "{screen:#?}");
         assert!(
-            drawn(&known, (200, 24))
+            drawn(&mut known, (200, 24))
                 .iter()
                 .any(|line| line.contains("not on the GPU, c: waiting"))
         );
@@ -245,7 +239,7 @@ GPU model                 busy                          waiting state      pools
     fn a_vgpud_that_is_gone_is_told_of_with_what_was_known() {
         let mut known = two_samples();
         known.add(Err(Failure::new(Kind::Unreachable, "vgpud cannot be reached")));
-        let screen = drawn(&known, (80, 24));
+        let screen = drawn(&mut known, (80, 24));
         assert_eq!(screen[1], "NO ANSWER, last known state: vgpud cannot be reached");
         assert!(screen[8].contains("50.0%"), "{screen:#?}");
     }

@@ -249,8 +249,14 @@ impl Memory {
 
     /// Whether `address` lies in a device's window.
     pub fn in_window(&self, address: u64) -> bool {
-        let is_in = |w: &Window| address.wrapping_sub(w.start) < w.len;
-        self.windows().values().any(is_in) || self.shared().values().any(|shared| is_in(&shared.window))
+        self.touches_window(address, 1)
+    }
+
+    /// Whether any of `len` bytes from `address` lies in a device's window, one that processes share included.
+    fn touches_window(&self, address: u64, len: u64) -> bool {
+        let end = address.saturating_add(len);
+        let touches = |window: &Window| address < window.start + window.len && window.start < end;
+        self.windows().values().any(touches) || self.shared().values().any(|shared| touches(&shared.window))
     }
 
     /// Maps the file of a pool that processes share, this process' own or an imported one; where. Until [`Self::close_pool`].
@@ -290,20 +296,12 @@ impl Memory {
         bytes: u64,
         origin: Origin,
     ) -> Result<CUdeviceptr> {
-        let share = &context.device()?.share;
-        let len = bytes
-            .checked_next_multiple_of(GRAIN)
-            .ok_or(error::OUT_OF_MEMORY)?;
-        if !share.reserve(context.gate.slot(), len) {
-            return Err(error::OUT_OF_MEMORY);
-        }
-        let taken = match self.shared().get_mut(&pool) {
-            Some(shared) => shared.window.take(len).inspect(|_| shared.users += 1),
-            None => Err(error::INVALID_VALUE),
-        };
-        let start = taken.inspect_err(|_| share.unreserve(context.gate.slot(), len))?;
-        self.insert(Range::on_device(context, start, len, origin));
-        Ok(start)
+        self.allocate_from(context, bytes, origin, |len, _| {
+            match self.shared().get_mut(&pool) {
+                Some(shared) => shared.window.take(len).inspect(|_| shared.users += 1),
+                None => Err(error::INVALID_VALUE),
+            }
+        })
     }
 
     /// What another process has allocated at that offset of its pool.
@@ -333,9 +331,7 @@ impl Memory {
 
     /// Whether any of `len` bytes from `address` lies in a device's window or in a live range.
     pub fn touches_any(&self, address: u64, len: u64) -> bool {
-        let end = address.saturating_add(len);
-        let overlaps = |start: u64, have: u64| address < start + have && start < end;
-        self.windows().values().any(|w| overlaps(w.start, w.len)) || self.overlaps(address, len)
+        self.touches_window(address, len) || self.overlaps(address, len)
     }
 
     fn overlaps(&self, address: u64, len: u64) -> bool {
@@ -393,6 +389,19 @@ impl Memory {
 
     /// The same for a pool or a graph.
     pub fn allocate_for(&self, context: &Context, bytes: u64, origin: Origin) -> Result<CUdeviceptr> {
+        self.allocate_from(context, bytes, origin, |len, total| {
+            self.take(context.ordinal, total, len)
+        })
+    }
+
+    /// Allocates where `take` finds so many bytes, of a device that has so many in all.
+    fn allocate_from(
+        &self,
+        context: &Context,
+        bytes: u64,
+        origin: Origin,
+        take: impl FnOnce(u64, u64) -> Result<u64>,
+    ) -> Result<CUdeviceptr> {
         let share = &context.device()?.share;
         let len = bytes
             .checked_next_multiple_of(GRAIN)
@@ -403,11 +412,8 @@ impl Memory {
         if !share.reserve(context.gate.slot(), len) {
             return Err(error::OUT_OF_MEMORY);
         }
-        let taken = self.take(context.ordinal, share.total_memory(), len);
-        let Ok(start) = taken else {
-            share.unreserve(context.gate.slot(), len);
-            return taken;
-        };
+        let taken = take(len, share.total_memory());
+        let start = taken.inspect_err(|_| share.unreserve(context.gate.slot(), len))?;
         self.insert(Range::on_device(context, start, len, origin));
         Ok(start)
     }
