@@ -6,7 +6,8 @@ use crate::replay::Replayed;
 use serde::Serialize;
 use vgpu_client::failure::Failure;
 use vgpu_sched_api::messages::{
-    ChangeRecord, Changed, EventRecord, GpuRungs, GpuStatus, SCHEMA_VERSION, Stats, Status, TurnRecord,
+    ChangeRecord, Changed, EventRecord, GpuRungs, GpuStatus, Period, SCHEMA_VERSION, Stats, Status,
+    TurnRecord, UsageRecord,
 };
 
 /// An object, `schema_version` in front.
@@ -28,6 +29,12 @@ pub enum Told<'a> {
         gpus: &'a [GpuStatus],
         appeared: &'a [String],
         vanished: &'a [String],
+    },
+    Usage {
+        by: Period,
+        from_s: u64,
+        to_s: u64,
+        usage: &'a [UsageRecord],
     },
     Turns {
         turns: &'a [TurnRecord],
@@ -172,6 +179,12 @@ mod tests {
                 gpus: &[],
                 appeared: &[],
                 vanished: &[],
+            },
+            Told::Usage {
+                by: Period::Day,
+                from_s: 1,
+                to_s: 2,
+                usage: &[fixture::usage(3)],
             },
             Told::Turns { turns: &[turn] },
             Told::Events {
