@@ -1,13 +1,13 @@
 //! What programs are told of what they may ask: the paths as `page/openapi.json` has them, and every object as its type
 //! has it.
 use crate::history::Shares;
-use crate::routes::{Changes, Error, Events, LogIn, Me, Nothing, Order, Outcome, Scanned, Usage, Versioned};
+use crate::routes::{Changes, Error, Events, LogIn, Me, Nothing, Order, Outcome, Usage, Versioned};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
 use vgpu_pool_map::{GPUS_PER_VM_MAX, LIMITS, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
-use vgpu_sched_api::messages::{Stats, Status};
+use vgpu_sched_api::messages::{Scanned, Stats, Status};
 
 const PATHS: &str = include_str!("page/openapi.json");
 
@@ -20,6 +20,12 @@ pub fn document() -> &'static Value {
         document
     });
     &DOCUMENT
+}
+
+/// The same as it is sent.
+pub fn text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    &TEXT
 }
 
 /// Every object, by its name.

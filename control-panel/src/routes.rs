@@ -24,13 +24,12 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use vgpu_client::client::{Client, last, unexpected};
+use vgpu_client::client::{Client, last};
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_client::statistics::prometheus;
 use vgpu_client::usage::{self as bill, When};
 use vgpu_sched_api::messages::{
-    Answer, Change, ChangeRecord, Changed, EventRecord, GpuStatus, Period, Request as Asked, SCHEMA_VERSION,
-    UsageRecord, Wanted, WantedUsage,
+    Change, ChangeRecord, Changed, EventRecord, Period, SCHEMA_VERSION, UsageRecord, Wanted, WantedUsage,
 };
 
 /// Clients that follow what happens, at once.
@@ -114,13 +113,10 @@ fn api() -> [Route; 15] {
         read("/api/v1/me", get(me)),
         open("/api/v1/login", post(log_in)),
         open("/api/v1/logout", post(log_out)),
-        open(
-            "/api/v1/openapi.json",
-            get(async || text(JSON, openapi::document().to_string())),
-        ),
+        open("/api/v1/openapi.json", get(async || text(JSON, openapi::text()))),
         read("/metrics", get(metrics)),
         // Of the panel itself, whatever vgpud does.
-        open("/healthz", get(async || text(TEXT, "ok\n".to_owned()))),
+        open("/healthz", get(async || text(TEXT, "ok\n"))),
     ]
 }
 
@@ -143,7 +139,7 @@ pub fn router(vgpud: Arc<Vgpud>, history: Arc<History>, doors: Doors, names: Nam
         router = router.route(route.path, handler);
     }
     for (path, kind, body) in PAGE {
-        router = router.route(path, get(async move || text(kind, body.to_owned())));
+        router = router.route(path, get(async move || text(kind, body)));
     }
     router
         .fallback(nothing)
@@ -157,14 +153,10 @@ async fn admit(
     State((doors, needed)): State<(Arc<Doors>, Role)>,
     mut request: Request,
     next: Next,
-) -> Response {
-    match doors.admit(request.headers(), needed) {
-        Ok(who) => {
-            request.extensions_mut().insert(who);
-            next.run(request).await
-        }
-        Err(denied) => turned_away(&denied),
-    }
+) -> Result<Response, Denied> {
+    let who = doors.admit(request.headers(), needed)?;
+    request.extensions_mut().insert(who);
+    Ok(next.run(request).await)
 }
 
 /// What failed, as programs are told.
@@ -201,8 +193,8 @@ fn told(told: impl Serialize) -> Response {
     text(JSON, json(&versioned))
 }
 
-fn text(kind: &'static str, body: String) -> Response {
-    ([(header::CONTENT_TYPE, kind)], body).into_response()
+fn text(kind: &'static str, body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, kind)], body.into()).into_response()
 }
 
 /// An answer that says why there is no other.
@@ -210,15 +202,18 @@ pub fn refused(status: StatusCode, failure: &Failure) -> Response {
     (status, text(JSON, json(&Error::new(failure)))).into_response()
 }
 
-fn turned_away((status, failure): &Denied) -> Response {
-    let response = refused(*status, failure);
-    match *status {
-        StatusCode::UNAUTHORIZED => (
-            [(header::WWW_AUTHENTICATE, "Bearer realm=\"vgpu-panel\"")],
-            response,
-        )
-            .into_response(),
-        _ => response,
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        let Self(status, failure) = self;
+        let response = refused(status, &failure);
+        match status {
+            StatusCode::UNAUTHORIZED => (
+                [(header::WWW_AUTHENTICATE, "Bearer realm=\"vgpu-panel\"")],
+                response,
+            )
+                .into_response(),
+            _ => response,
+        }
     }
 }
 
@@ -287,7 +282,7 @@ struct Page {
 fn query<T>(query: Result<Query<T>, QueryRejection>, expected: &str) -> Result<T, Denied> {
     query.map(|Query(query)| query).map_err(|error| {
         let message = format!("the query: expected {expected}: {}", error.body_text());
-        (StatusCode::BAD_REQUEST, Failure::new(Kind::Usage, message))
+        Denied(StatusCode::BAD_REQUEST, Failure::new(Kind::Usage, message))
     })
 }
 
@@ -299,26 +294,28 @@ pub struct Events {
     next: u64,
 }
 
-async fn events(State(panel): State<Panel>, page: Result<Query<Page>, QueryRejection>) -> Response {
+async fn events(
+    State(panel): State<Panel>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Response, Denied> {
     let expected = format!("from=NUMBER, vm=NUMBER, last=1 to {LAST_MAX}, some of them or none");
     let Page {
         from,
         vm,
         last: count,
-    } = match query(page, &expected) {
-        Ok(page) => page,
-        Err(denied) => return turned_away(&denied),
-    };
+    } = query(page, &expected)?;
     if count.is_some_and(|count| !(1..=LAST_MAX).contains(&count)) {
         let failure = Failure::new(Kind::Usage, format!("the query: expected {expected}"));
-        return failed(&failure);
+        return Ok(failed(&failure));
     }
     let read = move |vgpud: &Client| match count {
         Some(count) => last(count, |next| vgpud.events(from.max(next), vm)),
         None => vgpud.events(from, vm),
     };
     let events = panel.vgpud.ask(read).await;
-    told_or_failed(events.map(|(events, next)| Events { events, next }))
+    Ok(told_or_failed(
+        events.map(|(events, next)| Events { events, next }),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -378,31 +375,28 @@ async fn usage(
     State(panel): State<Panel>,
     headers: HeaderMap,
     asked: Result<Query<UsageQuery>, QueryRejection>,
-) -> Response {
+) -> Result<Response, Denied> {
     let expected =
         "some of vms=1-7, pool=NAME, from=WHEN, to=WHEN, by=hour or day, next=TEXT, format=json or csv";
-    let asked = match query(asked, expected) {
-        Ok(asked) => asked,
-        Err(denied) => return turned_away(&denied),
-    };
+    let asked = query(asked, expected)?;
     let is_csv = asked
         .format
         .map_or_else(|| accepts_csv(&headers), |format| format == Format::Csv);
     let wanted = match asked.wanted() {
         Ok(wanted) => wanted,
-        Err(failure) => return failed(&failure),
+        Err(failure) => return Ok(failed(&failure)),
     };
     if is_csv {
-        return all_usage(panel.vgpud, wanted).await;
+        return Ok(all_usage(panel.vgpud, wanted).await);
     }
     let part = part_of_usage(&panel.vgpud, &wanted).await;
-    told_or_failed(part.map(|(usage, next)| Usage {
+    Ok(told_or_failed(part.map(|(usage, next)| Usage {
         by: wanted.by,
         from_s: wanted.from_s,
         to_s: wanted.to_s,
         usage,
         next,
-    }))
+    })))
 }
 
 /// Whether a client asks for comma-separated values.
@@ -475,13 +469,15 @@ pub struct Changes {
     next: u64,
 }
 
-async fn changes(State(panel): State<Panel>, page: Result<Query<From>, QueryRejection>) -> Response {
-    let From { from } = match query(page, "from=NUMBER, or nothing") {
-        Ok(page) => page,
-        Err(denied) => return turned_away(&denied),
-    };
+async fn changes(
+    State(panel): State<Panel>,
+    page: Result<Query<From>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let From { from } = query(page, "from=NUMBER, or nothing")?;
     let changes = panel.vgpud.ask(move |vgpud| vgpud.changes(from)).await;
-    told_or_failed(changes.map(|(changes, next)| Changes { changes, next }))
+    Ok(told_or_failed(
+        changes.map(|(changes, next)| Changes { changes, next }),
+    ))
 }
 
 /// A change that is wanted. Who wants it is known from his token.
@@ -509,15 +505,12 @@ async fn change_something(
     State(panel): State<Panel>,
     Extension(who): Extension<Who>,
     request: Request,
-) -> Response {
+) -> Result<Response, Denied> {
     let Order {
         change,
         dry_run,
         seen,
-    } = match sent(request.into_body()).await {
-        Ok(order) => order,
-        Err(denied) => return turned_away(&denied),
-    };
+    } = sent(request.into_body()).await?;
     let wanted = Wanted {
         change,
         dry_run,
@@ -525,15 +518,9 @@ async fn change_something(
         user: who.name,
     };
     let changed = panel.vgpud.order(move |vgpud| vgpud.change(wanted)).await;
-    told_or_failed(changed.map(|changed| Outcome { dry_run, changed }))
-}
-
-/// The GPUs that there are now, and the UUIDs of those that came and went since the last look.
-#[derive(Serialize, JsonSchema)]
-pub struct Scanned {
-    gpus: Vec<GpuStatus>,
-    appeared: Vec<String>,
-    vanished: Vec<String>,
+    Ok(told_or_failed(
+        changed.map(|changed| Outcome { dry_run, changed }),
+    ))
 }
 
 /// What takes no more than the header says.
@@ -541,23 +528,9 @@ pub struct Scanned {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-async fn scan(State(panel): State<Panel>, request: Request) -> Response {
-    if let Err(denied) = sent::<Nothing>(request.into_body()).await {
-        return turned_away(&denied);
-    }
-    let scanned = panel.vgpud.order(|vgpud| match vgpud.ask(&Asked::Scan)? {
-        Answer::Scanned {
-            gpus,
-            appeared,
-            vanished,
-        } => Ok(Scanned {
-            gpus,
-            appeared,
-            vanished,
-        }),
-        other => Err(unexpected(&other)),
-    });
-    told_or_failed(scanned.await)
+async fn scan(State(panel): State<Panel>, request: Request) -> Result<Response, Denied> {
+    let Nothing {} = sent(request.into_body()).await?;
+    Ok(told_or_failed(panel.vgpud.order(Client::scan).await))
 }
 
 /// Who asks.
@@ -590,15 +563,10 @@ pub struct LogIn {
     token: String,
 }
 
-async fn log_in(State(panel): State<Panel>, request: Request) -> Response {
-    let LogIn { token } = match sent(request.into_body()).await {
-        Ok(log_in) => log_in,
-        Err(denied) => return turned_away(&denied),
-    };
-    match panel.doors.log_in(&token) {
-        Ok((who, cookie)) => with_cookie(cookie, told(panel.me(who))),
-        Err(denied) => turned_away(&denied),
-    }
+async fn log_in(State(panel): State<Panel>, request: Request) -> Result<Response, Denied> {
+    let LogIn { token } = sent(request.into_body()).await?;
+    let (who, cookie) = panel.doors.log_in(&token)?;
+    Ok(with_cookie(cookie, told(panel.me(who))))
 }
 
 async fn log_out(State(panel): State<Panel>, headers: HeaderMap) -> Response {
@@ -611,7 +579,7 @@ fn with_cookie(cookie: Cookie<'static>, response: Response) -> Response {
 
 /// The object that a request brings.
 async fn sent<T: DeserializeOwned>(body: Body) -> Result<T, Denied> {
-    let wrong = |status, message: String| Err((status, Failure::new(Kind::Usage, message)));
+    let wrong = |status, message: String| Err(Denied(status, Failure::new(Kind::Usage, message)));
     let bytes = match tokio::time::timeout(BODY_LIMIT, to_bytes(body, BODY_LEN_MAX)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(_)) => {

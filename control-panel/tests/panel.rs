@@ -15,8 +15,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use vgpu_client::{fixture, statistics, usage};
 use vgpu_sched_api::messages::{
-    Answer, Change, Changed, EventRecord, Period, Refusal, Request, SCHEMA_VERSION, Stats, Status, Wanted,
-    WantedUsage,
+    Answer, Change, Changed, EventRecord, Period, Refusal, Request, SCHEMA_VERSION, Scanned, Stats, Status,
+    Wanted, WantedUsage,
 };
 use vgpu_sched_api::packet;
 
@@ -214,11 +214,11 @@ fn serve(client: &OwnedFd, host: &Mutex<Host>) {
                 host.wanted.push(wanted);
                 host.answer.clone()
             }
-            Request::Scan => Answer::Scanned {
+            Request::Scan => Answer::Scanned(Scanned {
                 gpus: host.status.gpus.clone(),
                 appeared: vec!["GPU-0".to_owned()],
                 vanished: Vec::new(),
-            },
+            }),
             Request::Usage(wanted) => host.usage(&wanted),
             // It asks for nothing else.
             other => Answer::Refused {

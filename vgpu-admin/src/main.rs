@@ -111,22 +111,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     match &arguments.command {
         Command::ScanGpus => {
-            let answer = connect()?.ask(&Request::Scan)?;
-            let Answer::Scanned {
-                gpus,
-                appeared,
-                vanished,
-            } = &answer
-            else {
-                return Err(unexpected(&answer));
-            };
-            let told = Told::Scanned {
-                gpus,
-                appeared,
-                vanished,
-            };
-            say(arguments, &told, || {
-                show::scanned(gpus, appeared, vanished, Screen::now())
+            let scanned = connect()?.scan()?;
+            say(arguments, &Told::Scanned(&scanned), || {
+                show::scanned(&scanned, Screen::now())
             })?;
         }
         Command::Status { gpus, again } => {

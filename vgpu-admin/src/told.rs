@@ -6,8 +6,8 @@ use crate::replay::Replayed;
 use serde::Serialize;
 use vgpu_client::failure::Failure;
 use vgpu_sched_api::messages::{
-    ChangeRecord, Changed, EventRecord, GpuRungs, GpuStatus, Period, SCHEMA_VERSION, Stats, Status,
-    TurnRecord, UsageRecord,
+    ChangeRecord, Changed, EventRecord, GpuRungs, Period, SCHEMA_VERSION, Scanned, Stats, Status, TurnRecord,
+    UsageRecord,
 };
 
 /// An object, `schema_version` in front.
@@ -25,11 +25,7 @@ pub enum Told<'a> {
     Audit {
         changes: &'a [ChangeRecord],
     },
-    Scanned {
-        gpus: &'a [GpuStatus],
-        appeared: &'a [String],
-        vanished: &'a [String],
-    },
+    Scanned(&'a Scanned),
     Usage {
         by: Period,
         from_s: u64,
@@ -175,11 +171,7 @@ mod tests {
             Told::Audit {
                 changes: &[fixture::change(1)],
             },
-            Told::Scanned {
-                gpus: &[],
-                appeared: &[],
-                vanished: &[],
-            },
+            Told::Scanned(&Scanned::default()),
             Told::Usage {
                 by: Period::Day,
                 from_s: 1,

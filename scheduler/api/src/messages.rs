@@ -393,12 +393,8 @@ pub enum Answer {
     },
     /// To [`Request::Turns`].
     Turns { turns: Vec<TurnRecord>, next: u64 },
-    /// To [`Request::Scan`]: the GPUs that are there now, and the UUIDs of those that came and went since the last look.
-    Scanned {
-        gpus: Vec<GpuStatus>,
-        appeared: Vec<String>,
-        vanished: Vec<String>,
-    },
+    /// To [`Request::Scan`].
+    Scanned(Scanned),
     /// To [`Request::Change`].
     Changed(Changed),
     /// To [`Request::Changes`].
@@ -911,6 +907,15 @@ pub struct CallRecord {
     pub took_us: Option<u64>,
     /// Which thread's ring it came through.
     pub ring: u32,
+}
+
+/// The GPUs that there are now, and the UUIDs of those that came and went since the last look.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Scanned {
+    pub gpus: Vec<GpuStatus>,
+    pub appeared: Vec<String>,
+    pub vanished: Vec<String>,
 }
 
 /// What was changed, or would be.

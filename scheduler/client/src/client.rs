@@ -8,8 +8,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vgpu_sched_api::messages::{
-    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Stats, Status, TurnRecord,
-    UsageRecord, Wanted, WantedUsage,
+    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Scanned, Stats, Status,
+    TurnRecord, UsageRecord, Wanted, WantedUsage,
 };
 use vgpu_sched_api::packet::{self, PacketError};
 
@@ -81,6 +81,14 @@ impl Client {
             next = after.filter(|after| *after > from_vm);
         }
         Ok(all)
+    }
+
+    /// Has it look for GPUs again.
+    pub fn scan(&self) -> Result<Scanned, Failure> {
+        match self.ask(&Request::Scan)? {
+            Answer::Scanned(scanned) => Ok(scanned),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// A page of the turns that were given, from that number on, and where the next one begins.
