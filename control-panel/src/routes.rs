@@ -5,7 +5,7 @@ use crate::history::History;
 use crate::live::follow;
 use crate::openapi;
 use crate::tokens::Role;
-use crate::vgpud::{Known, Vgpud, json};
+use crate::vgpud::{Known, Vgpud, json, now_ms};
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -16,19 +16,26 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use axum_extra::extract::cookie::{Cookie, CookieJar};
+use futures_util::StreamExt;
+use futures_util::stream::{once, unfold};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use vgpu_client::client::Client;
+use vgpu_client::client::{Client, last};
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_client::statistics::prometheus;
-use vgpu_sched_api::messages::{Change, ChangeRecord, Changed, EventRecord, SCHEMA_VERSION, Wanted};
+use vgpu_client::usage::{self as bill, When};
+use vgpu_sched_api::messages::{
+    Change, ChangeRecord, Changed, EventRecord, Period, SCHEMA_VERSION, UsageRecord, Wanted, WantedUsage,
+};
 
 /// Clients that follow what happens, at once.
 pub const FOLLOWERS_MAX: usize = 16;
+/// Events that are read at once at most, where the last ones are asked for.
+const LAST_MAX: usize = 1000;
 /// Bytes of what is sent at most; `vgpud` takes less.
 const BODY_LEN_MAX: usize = 64 * 1024;
 /// How long a client may take to send it.
@@ -36,11 +43,12 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+const CSV: &str = "text/csv; charset=utf-8; header=present";
 /// As Prometheus wants it to be called.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page: its parts, what they are, and their text.
-const PAGE: [(&str, &str, &str); 5] = [
+const PAGE: [(&str, &str, &str); 6] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     (
         "/panel.js",
@@ -51,6 +59,11 @@ const PAGE: [(&str, &str, &str); 5] = [
         "/change.js",
         "text/javascript; charset=utf-8",
         include_str!("page/change.js"),
+    ),
+    (
+        "/usage.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page/usage.js"),
     ),
     (
         "/panel.css",
@@ -76,7 +89,7 @@ struct Route {
 }
 
 /// All of it.
-fn api() -> [Route; 14] {
+fn api() -> [Route; 15] {
     let route = |access| {
         move |path, handler| Route {
             path,
@@ -91,6 +104,7 @@ fn api() -> [Route; 14] {
         read("/api/v1/status", get(status)),
         read("/api/v1/stats", get(stats)),
         read("/api/v1/events", get(events)),
+        read("/api/v1/usage", get(usage)),
         read("/api/v1/live", get(live)),
         read("/api/v1/history", get(history)),
         read("/api/v1/changes", get(changes)),
@@ -261,6 +275,7 @@ struct Page {
     #[serde(default)]
     from: u64,
     vm: Option<u32>,
+    last: Option<usize>,
 }
 
 /// A query, or what was expected of it.
@@ -283,11 +298,160 @@ async fn events(
     State(panel): State<Panel>,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Response, Denied> {
-    let Page { from, vm } = query(page, "from=NUMBER, vm=NUMBER, both or neither")?;
-    let events = panel.vgpud.ask(move |vgpud| vgpud.events(from, vm)).await;
+    let expected = format!("from=NUMBER, vm=NUMBER, last=1 to {LAST_MAX}, some of them or none");
+    let Page {
+        from,
+        vm,
+        last: count,
+    } = query(page, &expected)?;
+    if count.is_some_and(|count| !(1..=LAST_MAX).contains(&count)) {
+        let failure = Failure::new(Kind::Usage, format!("the query: expected {expected}"));
+        return Ok(failed(&failure));
+    }
+    let read = move |vgpud: &Client| match count {
+        Some(count) => last(count, |next| vgpud.events(from.max(next), vm)),
+        None => vgpud.events(from, vm),
+    };
+    let events = panel.vgpud.ask(read).await;
     Ok(told_or_failed(
         events.map(|(events, next)| Events { events, next }),
     ))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsageQuery {
+    vms: Option<String>,
+    pool: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    #[serde(default)]
+    by: Period,
+    next: Option<String>,
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Json,
+    Csv,
+}
+
+impl UsageQuery {
+    /// As `vgpud` is asked.
+    fn wanted(self) -> Result<WantedUsage, Failure> {
+        let when = |key: &str, text: Option<String>| {
+            let when = text.map(|text| text.parse::<When>()).transpose();
+            when.map_err(|error| Failure::new(Kind::Usage, format!("{key}: {error}")))
+        };
+        let query = bill::Query {
+            vms: self.vms,
+            pool: self.pool,
+            from: when("from", self.from)?,
+            to: when("to", self.to)?,
+            by: self.by,
+        };
+        Ok(WantedUsage {
+            next: self.next,
+            ..query.at(now_ms() / 1000)?
+        })
+    }
+}
+
+/// A page of what VMs used.
+#[derive(Serialize, JsonSchema)]
+pub struct Usage {
+    by: Period,
+    /// Of which time, in seconds since 1970.
+    from_s: u64,
+    to_s: u64,
+    usage: Vec<UsageRecord>,
+    /// What the next page is asked for with, beside what this one was; null if this is the last one. A page may be empty.
+    next: Option<String>,
+}
+
+async fn usage(
+    State(panel): State<Panel>,
+    headers: HeaderMap,
+    asked: Result<Query<UsageQuery>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let expected =
+        "some of vms=1-7, pool=NAME, from=WHEN, to=WHEN, by=hour or day, next=TEXT, format=json or csv";
+    let asked = query(asked, expected)?;
+    let is_csv = asked
+        .format
+        .map_or_else(|| accepts_csv(&headers), |format| format == Format::Csv);
+    let wanted = match asked.wanted() {
+        Ok(wanted) => wanted,
+        Err(failure) => return Ok(failed(&failure)),
+    };
+    if is_csv {
+        return Ok(all_usage(panel.vgpud, wanted).await);
+    }
+    let part = part_of_usage(&panel.vgpud, &wanted).await;
+    Ok(told_or_failed(part.map(|(usage, next)| Usage {
+        by: wanted.by,
+        from_s: wanted.from_s,
+        to_s: wanted.to_s,
+        usage,
+        next,
+    })))
+}
+
+/// Whether a client asks for comma-separated values.
+fn accepts_csv(headers: &HeaderMap) -> bool {
+    let accepted = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut kinds = accepted.flat_map(|value| value.split(','));
+    kinds.any(|kind| {
+        kind.split(';')
+            .next()
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/csv"))
+    })
+}
+
+type UsagePart = (Vec<UsageRecord>, Option<String>);
+
+async fn part_of_usage(vgpud: &Vgpud, wanted: &WantedUsage) -> Result<UsagePart, Failure> {
+    let wanted = wanted.clone();
+    vgpud.ask(move |vgpud| vgpud.usage(&wanted)).await
+}
+
+/// All parts, one after the other as they are read. If one cannot be read the answer breaks off, which clients see.
+async fn all_usage(vgpud: Arc<Vgpud>, wanted: WantedUsage) -> Response {
+    // What can be told as a failure is: that of the first part.
+    let (first, next) = match part_of_usage(&vgpud, &wanted).await {
+        Ok(part) => part,
+        Err(failure) => return failed(&failure),
+    };
+    let rest = unfold((wanted, next), move |(wanted, next)| {
+        let vgpud = vgpud.clone();
+        async move {
+            // One that says the same again never gets on.
+            let next = next.filter(|next| wanted.next.as_ref() != Some(next))?;
+            let wanted = WantedUsage {
+                next: Some(next),
+                ..wanted
+            };
+            Some(match part_of_usage(&vgpud, &wanted).await {
+                Ok((part, next)) => (Ok(bill::csv(&part, false)), (wanted, next)),
+                Err(failure) => (Err(std::io::Error::other(failure.message)), (wanted, None)),
+            })
+        }
+    });
+    let first = bill::csv(&[], true) + &bill::csv(&first, false);
+    let all = once(std::future::ready(Ok(first))).chain(rest);
+    let headers = [
+        (header::CONTENT_TYPE, CSV),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"vgpu-usage.csv\"",
+        ),
+    ];
+    (headers, Body::from_stream(all)).into_response()
 }
 
 #[derive(Deserialize)]
@@ -577,6 +741,18 @@ mod tests {
         is_a("Events", &events);
         let changes = json!({"schema_version": 3, "changes": [fixture::change(1)], "next": 2});
         is_a("Changes", &changes);
+        let usage = Usage {
+            by: Period::Day,
+            from_s: 1,
+            to_s: 2,
+            usage: vec![fixture::usage(3)],
+            next: None,
+        };
+        let usage = Versioned {
+            schema_version: 3,
+            told: usage,
+        };
+        is_a("Usage", &serde_json::to_value(usage).unwrap());
         let changed = Outcome {
             dry_run: true,
             changed: Changed::default(),

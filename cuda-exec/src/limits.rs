@@ -107,6 +107,8 @@ struct Account {
     suspended: bool,
     /// The driver does not account memory to processes.
     silent: bool,
+    /// What was asked for was told.
+    answered: bool,
 }
 
 impl Account {
@@ -336,8 +338,11 @@ impl Limits {
     /// What the driver accounts for something that was made when `before` was estimated. Asks and waits for its account of
     /// the first such thing if there is a quota.
     fn accounted(&self, gpu: u32, before: u64, ask: impl Fn()) -> Charge {
-        let unknown = |account: &mut Account| Self::estimated(account, gpu) == 0 && !account.silent;
+        let unknown = |account: &mut Account| {
+            Self::estimated(account, gpu) == 0 && !account.silent && !account.answered
+        };
         let mut account = self.account();
+        account.answered = false;
         if self.page().is_some_and(|page| page.quota() != UNLIMITED) && unknown(&mut account) {
             drop(account);
             ask();
@@ -397,14 +402,16 @@ impl Limits {
         }
     }
 
-    /// What the driver accounts to this process, by GPU, in bytes; nothing if it does not say.
-    pub fn told(&self, bytes: &[u64]) {
+    /// What the driver accounts to this process, by GPU, in bytes; nothing if it does not say. It may be told because it was
+    /// asked.
+    pub fn told(&self, bytes: &[u64], asked: bool) {
         let mut account = self.account();
         let (slot, suspended) = (account.slot, account.suspended);
         if suspended {
             return;
         }
         account.silent = bytes.is_empty();
+        account.answered |= asked;
         self.told.notify_all();
         for (counted, &bytes) in account.gpus.iter_mut().zip(bytes) {
             let before = counted.total();
@@ -523,7 +530,7 @@ mod tests {
         assert!(second.fits(0, GRANULE) && !second.fits(0, GRANULE + 1));
         let charge = second.allocate(0, GRANULE, || ()).unwrap();
         assert_eq!((page.used_by(1, 1), page.used_by(1, 0)), (GRANULE, 0));
-        second.told(&[5 * GRANULE]);
+        second.told(&[5 * GRANULE], false);
         assert_eq!((page.used_by(1, 1), page.used_by(1, 0)), (5 * GRANULE, 0));
         second.give(charge);
         assert_eq!(page.used_by(1, 1), 4 * GRANULE);
@@ -615,18 +622,18 @@ mod tests {
         let ((), charge) = attempt(&AtomicBool::new(false)).unwrap();
         limits.give(charge);
         page.set_quota(Some(1000));
-        limits.told(&[]);
+        limits.told(&[], false);
         attempt(&AtomicBool::new(false)).unwrap();
         assert_eq!((page.used(1), undone.get(), asked.get()), (0, 0, 0));
         for (takes, fits) in [(1000, true), (1001, false)] {
-            limits.told(&[0, 0]);
+            limits.told(&[0, 0], false);
             let made = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     while !made.load(SeqCst) {
                         std::thread::yield_now();
                     }
-                    limits.told(&[0, takes]);
+                    limits.told(&[0, takes], false);
                 });
                 let outcome = attempt(&made);
                 assert_eq!(outcome.is_ok(), fits, "{takes}");
@@ -638,6 +645,19 @@ mod tests {
             assert_eq!(page.used(1), 0);
         }
         assert_eq!((undone.get(), asked.get()), (1, 2));
+        // One that takes nothing is not waited for any longer than until that is told.
+        limits.told(&[0, 0], false);
+        let made = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !made.load(SeqCst) {
+                    std::thread::yield_now();
+                }
+                limits.told(&[0, 0], true);
+            });
+            attempt(&made).unwrap();
+        });
+        assert_eq!(page.used(1), 0);
     }
 
     #[test]
@@ -669,7 +689,7 @@ mod tests {
         one.allocate(0, 2 * GRANULE, || ()).unwrap();
         assert!(two.allocate(0, LARGE, || ()).is_err());
         one.suspend();
-        one.told(&[u64::MAX]);
+        one.told(&[u64::MAX], false);
         assert_eq!(page.used(0), 0);
         let theirs = two.allocate(0, LARGE, || ()).unwrap();
         assert!(!one.resume());

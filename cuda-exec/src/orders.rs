@@ -59,8 +59,8 @@ fn next(session: &Session, socket: &OwnedFd) -> bool {
             }
             return true;
         }
-        ToExec::MemoryInUse { bytes } => {
-            session.limits.told(&bytes);
+        ToExec::MemoryInUse { bytes, asked } => {
+            session.limits.told(&bytes, asked);
             return true;
         }
         ToExec::End { code, why } => session.ordered_to_end(code, &why),

@@ -17,6 +17,12 @@ use zerocopy::FromBytes;
 /// What cuMemAlloc takes at a time.
 const GRANULE: u64 = 2 << 20;
 
+/// What the driver accounts on the only GPU.
+fn in_use(bytes: u64, asked: bool) -> ToExec {
+    let bytes = vec![bytes];
+    ToExec::MemoryInUse { bytes, asked }
+}
+
 fn try_alloc(exec: &mut Exec, bytes: u64) -> Result<u64, i32> {
     let allocated = exec.get::<cuMemAlloc::Call>(cuMemAlloc::In { bytes }, &[]);
     allocated.map(|(out, _)| out.pointer)
@@ -302,7 +308,7 @@ fn what_the_driver_accounts_counts_and_moves_to_another_page() {
     let allocated = alloc(&mut exec, GRANULE);
     page.get().set_quota(Some(16 * GRANULE));
     let account = |exec: &Exec, bytes| {
-        exec.order(&ToExec::MemoryInUse { bytes: vec![bytes] });
+        exec.order(&in_use(bytes, false));
         exec.orders_are_done();
     };
     account(&exec, 10 * GRANULE);
@@ -339,13 +345,12 @@ fn a_first_context_counts_before_anything_is_allocated() {
         let position = exec.call::<cuCtxCreate::Call>(create, &[]);
         // It asks, and is told what is so from then on.
         wait_until("asking", || exec.hear() == FromExec::MemoryWanted);
-        let bytes = vec![CONTEXT];
-        exec.order(&ToExec::MemoryInUse { bytes });
+        exec.order(&in_use(CONTEXT, true));
         exec.answer(0, position).0
     };
     assert_eq!(create(&mut exec, CONTEXT - 1), result::OUT_OF_MEMORY);
     // It has gone again.
-    exec.order(&ToExec::MemoryInUse { bytes: vec![0] });
+    exec.order(&in_use(0, false));
     exec.orders_are_done();
     assert_eq!(page.get().used(0), 0);
     assert_eq!(create(&mut exec, CONTEXT + GRANULE), result::SUCCESS);

@@ -519,7 +519,8 @@ impl Daemon {
     }
 
     fn memory_not_known(&mut self, session: Session) {
-        self.order(session, &ToExec::MemoryInUse { bytes: Vec::new() }, None);
+        let (bytes, asked) = (Vec::new(), true);
+        self.order(session, &ToExec::MemoryInUse { bytes, asked }, None);
     }
 
     /// Tells executors what the driver accounts to them, as was seen at that time.
@@ -542,13 +543,16 @@ impl Daemon {
                 None => told.bytes.get(place).copied().unwrap_or(0),
             };
             let bytes: Vec<u64> = placed.gpus.iter().enumerate().map(on).collect();
+            let asked = told.asked_us.is_some();
             if told.is_to_be_told(&bytes, seen_us, now_us) {
                 let is_said = placed.gpus.iter().any(|uuid| gpus.contains_key(uuid));
-                news.push((*session, if is_said { bytes } else { Vec::new() }));
+                let bytes = if is_said { bytes } else { Vec::new() };
+                let asked = asked && told.asked_us.is_none();
+                news.push((*session, ToExec::MemoryInUse { bytes, asked }));
             }
         }
-        for (session, bytes) in news {
-            self.order(session, &ToExec::MemoryInUse { bytes }, None);
+        for (session, order) in news {
+            self.order(session, &order, None);
         }
     }
 }

@@ -115,24 +115,24 @@ fn an_executor_is_told_of_the_memory_that_the_driver_accounts_to_it() {
     assert_eq!(backend.open(1), daemon.gpus());
     user.take(5 * MIB);
     backend.attach(1, &mut user.exec);
-    user.exec.until_memory(&[0, 5 * MIB]);
+    assert!(!user.exec.until_memory(&[0, 5 * MIB]));
     // A little more is not worth telling.
     user.take(MIB / 2);
     user.take(3 * MIB);
-    user.exec.until_memory(&[0, 8 * MIB + MIB / 2]);
+    assert!(!user.exec.until_memory(&[0, 8 * MIB + MIB / 2]));
 
     // The watcher may die.
     let pid = watcher(&daemon).unwrap();
     rustix::process::kill_process(pid, Signal::KILL).unwrap();
     daemon.until_logged("the GPUs are not watched", 0);
     user.take(2 * MIB);
-    user.exec.until_memory(&[0, 10 * MIB + MIB / 2]);
+    assert!(!user.exec.until_memory(&[0, 10 * MIB + MIB / 2]));
     // And so may vgpud, whose watcher ends with it.
     assert_eq!(daemon.end(Signal::KILL), None);
     daemon.restart();
     let backend = daemon.backend(1);
     backend.attach(1, &mut user.exec);
-    user.exec.until_memory(&[0, 10 * MIB + MIB / 2]);
+    assert!(!user.exec.until_memory(&[0, 10 * MIB + MIB / 2]));
     drop(other);
 }
 
@@ -194,13 +194,13 @@ fn an_executor_that_asks_is_told_of_its_memory() {
     let (first, second) = (backend.session(1), backend.session(2));
     for exec in [&first, &second, &first] {
         exec.say(&FromExec::MemoryWanted);
-        exec.until_memory(&[0]);
+        assert!(exec.until_memory(&[0]));
     }
     daemon.replace_nvml(Some("no library"));
     rustix::process::kill_process(watcher(&daemon).unwrap(), Signal::KILL).unwrap();
     daemon.until_logged("the GPUs are not watched", 0);
     second.say(&FromExec::MemoryWanted);
-    second.until_memory(&[]);
+    assert!(second.until_memory(&[]));
 }
 
 #[test]

@@ -106,6 +106,23 @@ fn it_tells_what_the_command_line_tells() {
         but_time(body) == but_time(&admin(&stack, &["stats", "--prometheus"]))
     });
 
+    // What it used by hour adds up to what it used, and the bill is the tool's.
+    let used = json(&get(port, "/api/v1/usage?from=2000-01-01").1);
+    let stats = json(&get(port, "/api/v1/stats").1);
+    for key in ["gpu_microseconds", "turns", "calls"] {
+        let hours = used["usage"].as_array().unwrap().iter();
+        let sum: u64 = hours.map(|hour| hour[key].as_u64().unwrap()).sum();
+        assert!(sum > 0);
+        assert_eq!(sum, stats["vms"][0][key], "{used} {stats}");
+    }
+    let told = json(&admin(&stack, &["usage", "--from", "2000-01-01", "--json"]));
+    assert_eq!(told["usage"], used["usage"]);
+    let bill = admin(&stack, &["usage", "--from", "2000-01-01", "--csv"]);
+    assert!(bill.lines().count() >= 2, "{bill}");
+    // It comes in one chunk.
+    let downloaded = get(port, "/api/v1/usage?from=2000-01-01&format=csv").1;
+    assert!(downloaded.contains(&bill), "{downloaded}");
+
     admin(&stack, &["quarantine", "--vm-id", "1", "--reason", "it ran wild"]);
     let events = json(&get(port, "/api/v1/events?from=0").1);
     assert_eq!(

@@ -6,7 +6,8 @@ use crate::replay::Replayed;
 use serde::Serialize;
 use vgpu_client::failure::Failure;
 use vgpu_sched_api::messages::{
-    ChangeRecord, Changed, EventRecord, GpuRungs, SCHEMA_VERSION, Scanned, Stats, Status, TurnRecord,
+    ChangeRecord, Changed, EventRecord, GpuRungs, Period, SCHEMA_VERSION, Scanned, Stats, Status, TurnRecord,
+    UsageRecord,
 };
 
 /// An object, `schema_version` in front.
@@ -25,6 +26,12 @@ pub enum Told<'a> {
         changes: &'a [ChangeRecord],
     },
     Scanned(&'a Scanned),
+    Usage {
+        by: Period,
+        from_s: u64,
+        to_s: u64,
+        usage: &'a [UsageRecord],
+    },
     Turns {
         turns: &'a [TurnRecord],
     },
@@ -165,6 +172,12 @@ mod tests {
                 changes: &[fixture::change(1)],
             },
             Told::Scanned(&Scanned::default()),
+            Told::Usage {
+                by: Period::Day,
+                from_s: 1,
+                to_s: 2,
+                usage: &[fixture::usage(3)],
+            },
             Told::Turns { turns: &[turn] },
             Told::Events {
                 events: &[fixture::event(1)],

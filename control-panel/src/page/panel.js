@@ -274,9 +274,13 @@ class Table {
     return row;
   }
 
-  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }`, or `{ act }` that a button does. */
+  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }` or `{ over }`, or `{ act }` that a button does. */
   fill(node, column, cell) {
     const inside = node.firstChild;
+    if (cell?.over !== undefined) {
+      drawChart(inside, cell.over, cell.label, cell.text);
+      return;
+    }
     if (cell?.history !== undefined) {
       if (!this.outOfSight) fillChart(inside, cell);
       return;
@@ -315,6 +319,15 @@ function fillChart(inside, { history, what, mark }) {
     setText(inside, "-");
     return;
   }
+  const whole = over.window === DAY ? "the last day" : "the last minute";
+  const seen = over.seen > over.window * 0.98 ? whole : `${duration(over.seen / 1000)} of ${whole}`;
+  drawChart(inside, over,
+    `${what} over ${seen}: now ${percent(over.now)}, on average ${percent(over.average)}, at most ${percent(over.most)}`,
+    `${mark ?? ""}${percent(over.average)}`);
+}
+
+/** The same element as long as its row is there. */
+function drawChart(inside, over, label, text) {
   let svg = inside.querySelector("svg");
   if (!svg) {
     svg = document.createElementNS(SVG, "svg");
@@ -332,11 +345,8 @@ function fillChart(inside, { history, what, mark }) {
     inside.replaceChildren(svg, element("span"));
   }
   drawn(svg, over);
-  const whole = over.window === DAY ? "the last day" : "the last minute";
-  const seen = over.seen > over.window * 0.98 ? whole : `${duration(over.seen / 1000)} of ${whole}`;
-  svg.setAttribute("aria-label",
-    `${what} over ${seen}: now ${percent(over.now)}, on average ${percent(over.average)}, at most ${percent(over.most)}`);
-  setText(inside.querySelector("span"), `${mark ?? ""}${percent(over.average)}`);
+  svg.setAttribute("aria-label", label);
+  setText(inside.querySelector("span"), text);
 }
 
 // ---- What is shown ----

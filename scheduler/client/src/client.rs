@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vgpu_sched_api::messages::{
     Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Scanned, Stats, Status,
-    TurnRecord, Wanted,
+    TurnRecord, UsageRecord, Wanted, WantedUsage,
 };
 use vgpu_sched_api::packet::{self, PacketError};
 
@@ -127,6 +127,14 @@ impl Client {
     pub fn arrivals(&self, from: u64) -> Result<(Vec<Arrival>, u64), Failure> {
         match self.ask(&Request::Arrivals { from })? {
             Answer::Arrivals { arrivals, next } => Ok((arrivals, next)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A part of what VMs used, and what to ask with for the next one, if there is more.
+    pub fn usage(&self, wanted: &WantedUsage) -> Result<(Vec<UsageRecord>, Option<String>), Failure> {
+        match self.ask(&Request::Usage(wanted.clone()))? {
+            Answer::Usage { usage, next } => Ok((usage, next)),
             other => Err(unexpected(&other)),
         }
     }

@@ -626,7 +626,12 @@ impl Exec {
 
     /// Says that it is idle from now on.
     pub fn rest(&self) {
-        self.page.set_idle_since(monotonic_us());
+        self.rest_since(monotonic_us());
+    }
+
+    /// Says that it is idle since then, in microseconds of the monotonic clock.
+    pub fn rest_since(&self, at_us: u64) {
+        self.page.set_idle_since(at_us);
         assert!(self.change(State::Held, State::Idle));
     }
 
@@ -784,13 +789,13 @@ impl Exec {
         self.child.id()
     }
 
-    /// Waits until it is told of this memory in use, in bytes by GPU.
-    pub fn until_memory(&self, wanted: &[u64]) {
+    /// Waits until it is told of this memory in use, in bytes by GPU; whether because it asked.
+    pub fn until_memory(&self, wanted: &[u64]) -> bool {
         loop {
-            if let ToExec::MemoryInUse { bytes } = self.order()
+            if let ToExec::MemoryInUse { bytes, asked } = self.order()
                 && bytes == wanted
             {
-                return;
+                return asked;
             }
         }
     }
