@@ -21,7 +21,8 @@ pub enum Access {
 }
 
 /// Why somebody is not answered.
-pub type Denied = (StatusCode, Failure);
+#[derive(Debug, PartialEq, Eq)]
+pub struct Denied(pub StatusCode, pub Failure);
 
 /// Who is let in.
 pub struct Doors {
@@ -67,8 +68,9 @@ impl Doors {
 
     /// Who asks, if he may.
     pub fn admit(&self, headers: &HeaderMap, needed: Role) -> Result<Who, Denied> {
-        let denied =
-            |status, message: &str, hint: &str| Err((status, Failure::new(Kind::Failed, message).hint(hint)));
+        let denied = |status, message: &str, hint: &str| {
+            Err(Denied(status, Failure::new(Kind::Failed, message).hint(hint)))
+        };
         let Some(tokens) = &self.tokens else {
             return match needed {
                 Role::ReadOnly => Ok(Who {
@@ -125,7 +127,7 @@ impl Doors {
 
     /// Opens a session for a browser that shows a token: who that is, and the cookie that it is to have.
     pub fn log_in(&self, token: &str) -> Result<(Who, Cookie<'static>), Denied> {
-        let failed = |status, message: String| Err((status, Failure::new(Kind::Failed, message)));
+        let failed = |status, message: String| Err(Denied(status, Failure::new(Kind::Failed, message)));
         let Some(tokens) = &self.tokens else {
             return failed(
                 StatusCode::FORBIDDEN,
@@ -197,7 +199,7 @@ fn listed(tokens: &Tokens) -> Result<std::sync::Arc<tokens::Listed>, Denied> {
         log::error!("nobody is let in: {error:#}");
         let message = "nobody is let in, since the panel's file of tokens is not as it should be";
         let failure = Failure::new(Kind::Failed, message).hint("the panel's log says what is wrong with it");
-        (StatusCode::SERVICE_UNAVAILABLE, failure)
+        Denied(StatusCode::SERVICE_UNAVAILABLE, failure)
     })
 }
 
@@ -224,7 +226,7 @@ mod tests {
     }
 
     fn status<T>(outcome: Result<T, Denied>) -> u16 {
-        outcome.map_or_else(|(status, _)| status.as_u16(), |_| 200)
+        outcome.map_or_else(|Denied(status, _)| status.as_u16(), |_| 200)
     }
 
     #[test]

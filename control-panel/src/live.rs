@@ -1,4 +1,5 @@
-//! Server-sent events: a new status and new statistics whenever they changed, and whether `vgpud` answers.
+//! Server-sent events: a new status and new statistics whenever they changed, and whether `vgpud` answers. It is looked at
+//! once a second, and after each order that is given through the panel.
 use crate::routes::Error;
 use crate::vgpud::{Look, Told, Vgpud, json};
 use axum::response::sse::Event;
@@ -8,7 +9,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use vgpu_client::failure::Failure;
 
@@ -25,6 +26,8 @@ const COME_BACK: Duration = Duration::from_secs(1);
 struct Follower {
     vgpud: Arc<Vgpud>,
     interval: Interval,
+    /// Orders, which are looked after at once.
+    orders: watch::Receiver<u64>,
     looks: u32,
     said: Said,
     pending: VecDeque<Event>,
@@ -60,6 +63,7 @@ pub fn follow(
     // A client that does not read gets no more for it.
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let follower = Follower {
+        orders: vgpud.orders_done(),
         vgpud,
         interval,
         looks: 0,
@@ -76,7 +80,10 @@ pub fn follow(
                 return None;
             }
             follower.looks += 1;
-            follower.interval.tick().await;
+            tokio::select! {
+                _ = follower.interval.tick() => {}
+                Ok(()) = follower.orders.changed() => {}
+            }
             let look = follower.vgpud.look().await;
             follower.pending = follower.said.news(&look).into();
         }

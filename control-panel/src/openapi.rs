@@ -1,13 +1,13 @@
 //! What programs are told of what they may ask: the paths as `page/openapi.json` has them, and every object as its type
 //! has it.
 use crate::history::Shares;
-use crate::routes::{Changes, Error, Events, LogIn, Me, Nothing, Order, Outcome, Scanned, Versioned};
+use crate::routes::{Changes, Error, Events, LogIn, Me, Nothing, Order, Outcome, Usage, Versioned};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
 use vgpu_pool_map::{GPUS_PER_VM_MAX, LIMITS, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
-use vgpu_sched_api::messages::{Stats, Status};
+use vgpu_sched_api::messages::{Scanned, Stats, Status};
 
 const PATHS: &str = include_str!("page/openapi.json");
 
@@ -22,6 +22,12 @@ pub fn document() -> &'static Value {
     &DOCUMENT
 }
 
+/// The same as it is sent.
+pub fn text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    &TEXT
+}
+
 /// Every object, by its name.
 fn schemas() -> Value {
     let mut settings = SchemaSettings::draft2020_12();
@@ -32,6 +38,7 @@ fn schemas() -> Value {
     add::<Stats>(&mut generator, &mut named, "Stats");
     add::<Error<'_>>(&mut generator, &mut named, "Error");
     add::<Versioned<Events>>(&mut generator, &mut named, "Events");
+    add::<Versioned<Usage>>(&mut generator, &mut named, "Usage");
     add::<Versioned<Shares>>(&mut generator, &mut named, "History");
     add::<Versioned<Changes>>(&mut generator, &mut named, "Changes");
     add::<Versioned<Outcome>>(&mut generator, &mut named, "Outcome");

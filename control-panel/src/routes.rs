@@ -5,7 +5,7 @@ use crate::history::History;
 use crate::live::follow;
 use crate::openapi;
 use crate::tokens::Role;
-use crate::vgpud::{Known, Vgpud, json};
+use crate::vgpud::{Known, Vgpud, json, now_ms};
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -16,21 +16,26 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use axum_extra::extract::cookie::{Cookie, CookieJar};
+use futures_util::StreamExt;
+use futures_util::stream::{once, unfold};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use vgpu_client::client::unexpected;
+use vgpu_client::client::{Client, last};
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_client::statistics::prometheus;
+use vgpu_client::usage::{self as bill, When};
 use vgpu_sched_api::messages::{
-    Answer, Change, ChangeRecord, Changed, EventRecord, GpuStatus, Request as Asked, SCHEMA_VERSION, Wanted,
+    Change, ChangeRecord, Changed, EventRecord, Period, SCHEMA_VERSION, UsageRecord, Wanted, WantedUsage,
 };
 
 /// Clients that follow what happens, at once.
 pub const FOLLOWERS_MAX: usize = 16;
+/// Events that are read at once at most, where the last ones are asked for.
+const LAST_MAX: usize = 1000;
 /// Bytes of what is sent at most; `vgpud` takes less.
 const BODY_LEN_MAX: usize = 64 * 1024;
 /// How long a client may take to send it.
@@ -38,11 +43,12 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+const CSV: &str = "text/csv; charset=utf-8; header=present";
 /// As Prometheus wants it to be called.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page: its parts, what they are, and their text.
-const PAGE: [(&str, &str, &str); 5] = [
+const PAGE: [(&str, &str, &str); 6] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     (
         "/panel.js",
@@ -53,6 +59,11 @@ const PAGE: [(&str, &str, &str); 5] = [
         "/change.js",
         "text/javascript; charset=utf-8",
         include_str!("page/change.js"),
+    ),
+    (
+        "/usage.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page/usage.js"),
     ),
     (
         "/panel.css",
@@ -78,7 +89,7 @@ struct Route {
 }
 
 /// All of it.
-fn api() -> [Route; 14] {
+fn api() -> [Route; 15] {
     let route = |access| {
         move |path, handler| Route {
             path,
@@ -93,6 +104,7 @@ fn api() -> [Route; 14] {
         read("/api/v1/status", get(status)),
         read("/api/v1/stats", get(stats)),
         read("/api/v1/events", get(events)),
+        read("/api/v1/usage", get(usage)),
         read("/api/v1/live", get(live)),
         read("/api/v1/history", get(history)),
         read("/api/v1/changes", get(changes)),
@@ -101,13 +113,10 @@ fn api() -> [Route; 14] {
         read("/api/v1/me", get(me)),
         open("/api/v1/login", post(log_in)),
         open("/api/v1/logout", post(log_out)),
-        open(
-            "/api/v1/openapi.json",
-            get(async || text(JSON, openapi::document().to_string())),
-        ),
+        open("/api/v1/openapi.json", get(async || text(JSON, openapi::text()))),
         read("/metrics", get(metrics)),
         // Of the panel itself, whatever vgpud does.
-        open("/healthz", get(async || text(TEXT, "ok\n".to_owned()))),
+        open("/healthz", get(async || text(TEXT, "ok\n"))),
     ]
 }
 
@@ -130,7 +139,7 @@ pub fn router(vgpud: Arc<Vgpud>, history: Arc<History>, doors: Doors, names: Nam
         router = router.route(route.path, handler);
     }
     for (path, kind, body) in PAGE {
-        router = router.route(path, get(async move || text(kind, body.to_owned())));
+        router = router.route(path, get(async move || text(kind, body)));
     }
     router
         .fallback(nothing)
@@ -144,14 +153,10 @@ async fn admit(
     State((doors, needed)): State<(Arc<Doors>, Role)>,
     mut request: Request,
     next: Next,
-) -> Response {
-    match doors.admit(request.headers(), needed) {
-        Ok(who) => {
-            request.extensions_mut().insert(who);
-            next.run(request).await
-        }
-        Err(denied) => turned_away(&denied),
-    }
+) -> Result<Response, Denied> {
+    let who = doors.admit(request.headers(), needed)?;
+    request.extensions_mut().insert(who);
+    Ok(next.run(request).await)
 }
 
 /// What failed, as programs are told.
@@ -188,8 +193,8 @@ fn told(told: impl Serialize) -> Response {
     text(JSON, json(&versioned))
 }
 
-fn text(kind: &'static str, body: String) -> Response {
-    ([(header::CONTENT_TYPE, kind)], body).into_response()
+fn text(kind: &'static str, body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, kind)], body.into()).into_response()
 }
 
 /// An answer that says why there is no other.
@@ -197,15 +202,18 @@ pub fn refused(status: StatusCode, failure: &Failure) -> Response {
     (status, text(JSON, json(&Error::new(failure)))).into_response()
 }
 
-fn turned_away((status, failure): &Denied) -> Response {
-    let response = refused(*status, failure);
-    match *status {
-        StatusCode::UNAUTHORIZED => (
-            [(header::WWW_AUTHENTICATE, "Bearer realm=\"vgpu-panel\"")],
-            response,
-        )
-            .into_response(),
-        _ => response,
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        let Self(status, failure) = self;
+        let response = refused(status, &failure);
+        match status {
+            StatusCode::UNAUTHORIZED => (
+                [(header::WWW_AUTHENTICATE, "Bearer realm=\"vgpu-panel\"")],
+                response,
+            )
+                .into_response(),
+            _ => response,
+        }
     }
 }
 
@@ -267,13 +275,14 @@ struct Page {
     #[serde(default)]
     from: u64,
     vm: Option<u32>,
+    last: Option<usize>,
 }
 
 /// A query, or what was expected of it.
 fn query<T>(query: Result<Query<T>, QueryRejection>, expected: &str) -> Result<T, Denied> {
     query.map(|Query(query)| query).map_err(|error| {
         let message = format!("the query: expected {expected}: {}", error.body_text());
-        (StatusCode::BAD_REQUEST, Failure::new(Kind::Usage, message))
+        Denied(StatusCode::BAD_REQUEST, Failure::new(Kind::Usage, message))
     })
 }
 
@@ -285,13 +294,164 @@ pub struct Events {
     next: u64,
 }
 
-async fn events(State(panel): State<Panel>, page: Result<Query<Page>, QueryRejection>) -> Response {
-    let Page { from, vm } = match query(page, "from=NUMBER, vm=NUMBER, both or neither") {
-        Ok(page) => page,
-        Err(denied) => return turned_away(&denied),
+async fn events(
+    State(panel): State<Panel>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let expected = format!("from=NUMBER, vm=NUMBER, last=1 to {LAST_MAX}, some of them or none");
+    let Page {
+        from,
+        vm,
+        last: count,
+    } = query(page, &expected)?;
+    if count.is_some_and(|count| !(1..=LAST_MAX).contains(&count)) {
+        let failure = Failure::new(Kind::Usage, format!("the query: expected {expected}"));
+        return Ok(failed(&failure));
+    }
+    let read = move |vgpud: &Client| match count {
+        Some(count) => last(count, |next| vgpud.events(from.max(next), vm)),
+        None => vgpud.events(from, vm),
     };
-    let events = panel.vgpud.ask(move |vgpud| vgpud.events(from, vm)).await;
-    told_or_failed(events.map(|(events, next)| Events { events, next }))
+    let events = panel.vgpud.ask(read).await;
+    Ok(told_or_failed(
+        events.map(|(events, next)| Events { events, next }),
+    ))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsageQuery {
+    vms: Option<String>,
+    pool: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    #[serde(default)]
+    by: Period,
+    next: Option<String>,
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Json,
+    Csv,
+}
+
+impl UsageQuery {
+    /// As `vgpud` is asked.
+    fn wanted(self) -> Result<WantedUsage, Failure> {
+        let when = |key: &str, text: Option<String>| {
+            let when = text.map(|text| text.parse::<When>()).transpose();
+            when.map_err(|error| Failure::new(Kind::Usage, format!("{key}: {error}")))
+        };
+        let query = bill::Query {
+            vms: self.vms,
+            pool: self.pool,
+            from: when("from", self.from)?,
+            to: when("to", self.to)?,
+            by: self.by,
+        };
+        Ok(WantedUsage {
+            next: self.next,
+            ..query.at(now_ms() / 1000)?
+        })
+    }
+}
+
+/// A page of what VMs used.
+#[derive(Serialize, JsonSchema)]
+pub struct Usage {
+    by: Period,
+    /// Of which time, in seconds since 1970.
+    from_s: u64,
+    to_s: u64,
+    usage: Vec<UsageRecord>,
+    /// What the next page is asked for with, beside what this one was; null if this is the last one. A page may be empty.
+    next: Option<String>,
+}
+
+async fn usage(
+    State(panel): State<Panel>,
+    headers: HeaderMap,
+    asked: Result<Query<UsageQuery>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let expected =
+        "some of vms=1-7, pool=NAME, from=WHEN, to=WHEN, by=hour or day, next=TEXT, format=json or csv";
+    let asked = query(asked, expected)?;
+    let is_csv = asked
+        .format
+        .map_or_else(|| accepts_csv(&headers), |format| format == Format::Csv);
+    let wanted = match asked.wanted() {
+        Ok(wanted) => wanted,
+        Err(failure) => return Ok(failed(&failure)),
+    };
+    if is_csv {
+        return Ok(all_usage(panel.vgpud, wanted).await);
+    }
+    let part = part_of_usage(&panel.vgpud, &wanted).await;
+    Ok(told_or_failed(part.map(|(usage, next)| Usage {
+        by: wanted.by,
+        from_s: wanted.from_s,
+        to_s: wanted.to_s,
+        usage,
+        next,
+    })))
+}
+
+/// Whether a client asks for comma-separated values.
+fn accepts_csv(headers: &HeaderMap) -> bool {
+    let accepted = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut kinds = accepted.flat_map(|value| value.split(','));
+    kinds.any(|kind| {
+        kind.split(';')
+            .next()
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/csv"))
+    })
+}
+
+type UsagePart = (Vec<UsageRecord>, Option<String>);
+
+async fn part_of_usage(vgpud: &Vgpud, wanted: &WantedUsage) -> Result<UsagePart, Failure> {
+    let wanted = wanted.clone();
+    vgpud.ask(move |vgpud| vgpud.usage(&wanted)).await
+}
+
+/// All parts, one after the other as they are read. If one cannot be read the answer breaks off, which clients see.
+async fn all_usage(vgpud: Arc<Vgpud>, wanted: WantedUsage) -> Response {
+    // What can be told as a failure is: that of the first part.
+    let (first, next) = match part_of_usage(&vgpud, &wanted).await {
+        Ok(part) => part,
+        Err(failure) => return failed(&failure),
+    };
+    let rest = unfold((wanted, next), move |(wanted, next)| {
+        let vgpud = vgpud.clone();
+        async move {
+            // One that says the same again never gets on.
+            let next = next.filter(|next| wanted.next.as_ref() != Some(next))?;
+            let wanted = WantedUsage {
+                next: Some(next),
+                ..wanted
+            };
+            Some(match part_of_usage(&vgpud, &wanted).await {
+                Ok((part, next)) => (Ok(bill::csv(&part, false)), (wanted, next)),
+                Err(failure) => (Err(std::io::Error::other(failure.message)), (wanted, None)),
+            })
+        }
+    });
+    let first = bill::csv(&[], true) + &bill::csv(&first, false);
+    let all = once(std::future::ready(Ok(first))).chain(rest);
+    let headers = [
+        (header::CONTENT_TYPE, CSV),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"vgpu-usage.csv\"",
+        ),
+    ];
+    (headers, Body::from_stream(all)).into_response()
 }
 
 #[derive(Deserialize)]
@@ -309,13 +469,15 @@ pub struct Changes {
     next: u64,
 }
 
-async fn changes(State(panel): State<Panel>, page: Result<Query<From>, QueryRejection>) -> Response {
-    let From { from } = match query(page, "from=NUMBER, or nothing") {
-        Ok(page) => page,
-        Err(denied) => return turned_away(&denied),
-    };
+async fn changes(
+    State(panel): State<Panel>,
+    page: Result<Query<From>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let From { from } = query(page, "from=NUMBER, or nothing")?;
     let changes = panel.vgpud.ask(move |vgpud| vgpud.changes(from)).await;
-    told_or_failed(changes.map(|(changes, next)| Changes { changes, next }))
+    Ok(told_or_failed(
+        changes.map(|(changes, next)| Changes { changes, next }),
+    ))
 }
 
 /// A change that is wanted. Who wants it is known from his token.
@@ -343,15 +505,12 @@ async fn change_something(
     State(panel): State<Panel>,
     Extension(who): Extension<Who>,
     request: Request,
-) -> Response {
+) -> Result<Response, Denied> {
     let Order {
         change,
         dry_run,
         seen,
-    } = match sent(request.into_body()).await {
-        Ok(order) => order,
-        Err(denied) => return turned_away(&denied),
-    };
+    } = sent(request.into_body()).await?;
     let wanted = Wanted {
         change,
         dry_run,
@@ -359,15 +518,9 @@ async fn change_something(
         user: who.name,
     };
     let changed = panel.vgpud.order(move |vgpud| vgpud.change(wanted)).await;
-    told_or_failed(changed.map(|changed| Outcome { dry_run, changed }))
-}
-
-/// The GPUs that there are now, and the UUIDs of those that came and went since the last look.
-#[derive(Serialize, JsonSchema)]
-pub struct Scanned {
-    gpus: Vec<GpuStatus>,
-    appeared: Vec<String>,
-    vanished: Vec<String>,
+    Ok(told_or_failed(
+        changed.map(|changed| Outcome { dry_run, changed }),
+    ))
 }
 
 /// What takes no more than the header says.
@@ -375,23 +528,9 @@ pub struct Scanned {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-async fn scan(State(panel): State<Panel>, request: Request) -> Response {
-    if let Err(denied) = sent::<Nothing>(request.into_body()).await {
-        return turned_away(&denied);
-    }
-    let scanned = panel.vgpud.order(|vgpud| match vgpud.ask(&Asked::Scan)? {
-        Answer::Scanned {
-            gpus,
-            appeared,
-            vanished,
-        } => Ok(Scanned {
-            gpus,
-            appeared,
-            vanished,
-        }),
-        other => Err(unexpected(&other)),
-    });
-    told_or_failed(scanned.await)
+async fn scan(State(panel): State<Panel>, request: Request) -> Result<Response, Denied> {
+    let Nothing {} = sent(request.into_body()).await?;
+    Ok(told_or_failed(panel.vgpud.order(Client::scan).await))
 }
 
 /// Who asks.
@@ -424,15 +563,10 @@ pub struct LogIn {
     token: String,
 }
 
-async fn log_in(State(panel): State<Panel>, request: Request) -> Response {
-    let LogIn { token } = match sent(request.into_body()).await {
-        Ok(log_in) => log_in,
-        Err(denied) => return turned_away(&denied),
-    };
-    match panel.doors.log_in(&token) {
-        Ok((who, cookie)) => with_cookie(cookie, told(panel.me(who))),
-        Err(denied) => turned_away(&denied),
-    }
+async fn log_in(State(panel): State<Panel>, request: Request) -> Result<Response, Denied> {
+    let LogIn { token } = sent(request.into_body()).await?;
+    let (who, cookie) = panel.doors.log_in(&token)?;
+    Ok(with_cookie(cookie, told(panel.me(who))))
 }
 
 async fn log_out(State(panel): State<Panel>, headers: HeaderMap) -> Response {
@@ -445,7 +579,7 @@ fn with_cookie(cookie: Cookie<'static>, response: Response) -> Response {
 
 /// The object that a request brings.
 async fn sent<T: DeserializeOwned>(body: Body) -> Result<T, Denied> {
-    let wrong = |status, message: String| Err((status, Failure::new(Kind::Usage, message)));
+    let wrong = |status, message: String| Err(Denied(status, Failure::new(Kind::Usage, message)));
     let bytes = match tokio::time::timeout(BODY_LIMIT, to_bytes(body, BODY_LEN_MAX)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(_)) => {
@@ -607,6 +741,18 @@ mod tests {
         is_a("Events", &events);
         let changes = json!({"schema_version": 3, "changes": [fixture::change(1)], "next": 2});
         is_a("Changes", &changes);
+        let usage = Usage {
+            by: Period::Day,
+            from_s: 1,
+            to_s: 2,
+            usage: vec![fixture::usage(3)],
+            next: None,
+        };
+        let usage = Versioned {
+            schema_version: 3,
+            told: usage,
+        };
+        is_a("Usage", &serde_json::to_value(usage).unwrap());
         let changed = Outcome {
             dry_run: true,
             changed: Changed::default(),

@@ -1,5 +1,6 @@
 //! Who may do what: a file with a line for each token, of which it has the hash alone.
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -43,13 +44,10 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(&str, Self); 2] = [("read-only", Self::ReadOnly), ("admin", Self::Admin)];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::ReadOnly => "read-only",
-            Self::Admin => "admin",
-        }
+    /// What it is called, wherever it is.
+    fn name(self) -> String {
+        let named = self.to_possible_value().expect("none is left out");
+        named.get_name().to_owned()
     }
 }
 
@@ -188,8 +186,9 @@ fn parse(text: &str) -> Result<Listed, String> {
         let [role, name, hash] = words[..] else {
             return wrong(EXPECTED);
         };
-        let Some((_, role)) = Role::ALL.into_iter().find(|(known, _)| *known == role) else {
-            return wrong(&format!("\"{role}\": expected the role read-only or admin"));
+        let Ok(role) = Role::from_str(role, false) else {
+            let known: Vec<String> = Role::value_variants().iter().map(|role| role.name()).collect();
+            return wrong(&format!("\"{role}\": expected the role {}", known.join(" or ")));
         };
         if let Err(message) = check_name(name) {
             return wrong(&message);

@@ -4,7 +4,7 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 use vgpu_client::client::Client;
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_sched_api::messages::{Stats, Status};
@@ -26,6 +26,8 @@ pub struct Vgpud {
     last: Mutex<Option<(Instant, Arc<Look>)>>,
     questions: Arc<Semaphore>,
     orders: Arc<Semaphore>,
+    /// How many were carried out.
+    done: watch::Sender<u64>,
 }
 
 /// The outcome of asking for status and statistics.
@@ -85,6 +87,7 @@ impl Vgpud {
             last: Mutex::default(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             orders: Arc::new(Semaphore::new(ORDERS_MAX)),
+            done: watch::Sender::default(),
         })
     }
 
@@ -151,7 +154,13 @@ impl Vgpud {
         if let Some((at, _)) = &mut *self.last.lock().await {
             *at = at.checked_sub(FRESH).unwrap_or(*at);
         }
+        self.done.send_modify(|count| *count += 1);
         done
+    }
+
+    /// Tells of every order that was carried out.
+    pub fn orders_done(&self) -> watch::Receiver<u64> {
+        self.done.subscribe()
     }
 
     async fn with<T: Send + 'static>(
@@ -171,7 +180,8 @@ impl Vgpud {
     }
 }
 
-fn now_ms() -> u64 {
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use vgpu_client::{fixture, statistics};
+use vgpu_client::{fixture, statistics, usage};
 use vgpu_sched_api::messages::{
-    Answer, Change, Changed, EventRecord, Refusal, Request, SCHEMA_VERSION, Stats, Status, Wanted,
+    Answer, Change, Changed, EventRecord, Period, Refusal, Request, SCHEMA_VERSION, Scanned, Stats, Status,
+    Wanted, WantedUsage,
 };
 use vgpu_sched_api::packet;
 
@@ -31,9 +32,22 @@ struct Host {
     /// It hangs up instead.
     down: bool,
     asked: usize,
+    usage_asked: Vec<WantedUsage>,
     /// The changes that were asked for, and the answer to the next one.
     wanted: Vec<Wanted>,
     answer: Answer,
+}
+
+impl Host {
+    /// Of three VMs, one in an answer.
+    fn usage(&mut self, wanted: &WantedUsage) -> Answer {
+        self.usage_asked.push(wanted.clone());
+        let vm = wanted.next.as_ref().map_or(1, |next| next.parse().unwrap());
+        Answer::Usage {
+            usage: vec![fixture::usage(vm)],
+            next: (vm < 3).then(|| (vm + 1).to_string()),
+        }
+    }
 }
 
 /// Something that answers requests on a socket, and the panel that asks it.
@@ -65,6 +79,7 @@ impl Panel {
             events: (1..=5).map(fixture::event).collect(),
             down: false,
             asked: 0,
+            usage_asked: Vec::new(),
             wanted: Vec::new(),
             answer: Answer::Ok,
         }));
@@ -199,11 +214,12 @@ fn serve(client: &OwnedFd, host: &Mutex<Host>) {
                 host.wanted.push(wanted);
                 host.answer.clone()
             }
-            Request::Scan => Answer::Scanned {
+            Request::Scan => Answer::Scanned(Scanned {
                 gpus: host.status.gpus.clone(),
                 appeared: vec!["GPU-0".to_owned()],
                 vanished: Vec::new(),
-            },
+            }),
+            Request::Usage(wanted) => host.usage(&wanted),
             // It asks for nothing else.
             other => Answer::Refused {
                 why: Refusal::Invalid,
@@ -359,6 +375,114 @@ fn events_are_read_page_by_page() {
         let error = panel.get(&format!("/api/v1/events{wrong}")).json(400);
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains("expected from=NUMBER, vm=NUMBER"), "{message}");
+    }
+}
+
+#[test]
+fn the_last_events_are_read_at_once() {
+    let panel = Panel::start();
+    let numbers = |query: &str| {
+        let page = panel.get(&format!("/api/v1/events?{query}")).json(200);
+        let events = page["events"].as_array().unwrap().clone();
+        let numbers: Vec<u64> = events
+            .iter()
+            .map(|event| event["number"].as_u64().unwrap())
+            .collect();
+        (numbers, page["next"].as_u64().unwrap())
+    };
+    assert_eq!(numbers("vm=3&last=3"), (vec![3, 4, 5], 6));
+    assert_eq!(numbers("last=1000&from=4"), (vec![4, 5], 6));
+    assert_eq!(numbers("vm=4&last=3").0, [0; 0]);
+    for wrong in ["last=0", "last=1001", "last=few"] {
+        let error = panel.get(&format!("/api/v1/events?{wrong}")).json(400);
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(
+            message.contains("expected from=NUMBER, vm=NUMBER, last=1 to 1000"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn what_vms_used_is_read_page_by_page_or_all_of_it_as_a_bill() {
+    let panel = Panel::start();
+    let page = |next: &str| {
+        panel
+            .get(&format!(
+                "/api/v1/usage?vms=1-3&from=2023-11-14&to=2023-11-15{next}"
+            ))
+            .json(200)
+    };
+    let first = page("");
+    assert_eq!(
+        first,
+        json!({
+            "schema_version": SCHEMA_VERSION, "by": "hour", "from_s": 1_699_920_000u64, "to_s": 1_700_006_400u64,
+            "usage": [fixture::usage(1)], "next": "2",
+        })
+    );
+    assert_eq!(page("&next=3")["next"], Value::Null);
+    panel.change(|host| {
+        let asked = host.usage_asked.pop().unwrap();
+        assert_eq!(
+            (asked.vms.as_deref(), asked.by, asked.next.as_deref()),
+            (Some("1-3"), Period::Hour, Some("3"))
+        );
+    });
+
+    let accepting = "GET /api/v1/usage?by=day&pool=A HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Accept: text/html, Text/CSV;q=0.9\r\n\r\n";
+    let expected = usage::csv(&[1, 2, 3].map(fixture::usage), true);
+    for response in [
+        panel.send(accepting),
+        panel.get("/api/v1/usage?by=day&pool=A&format=csv"),
+    ] {
+        assert_eq!(response.status, 200);
+        for header in [
+            "content-type: text/csv; charset=utf-8; header=present",
+            "filename=\"vgpu-usage.csv\"",
+        ] {
+            assert!(response.head.contains(header), "{response:?}");
+        }
+        assert_eq!(unchunked(&response.body), expected);
+    }
+    panel.change(|host| {
+        let asked = host.usage_asked.pop().unwrap();
+        assert_eq!((asked.pool.as_deref(), asked.by), (Some("A"), Period::Day));
+    });
+
+    for (query, expected) in [
+        ("from=yesterday", "from: \"yesterday\": expected a day such as"),
+        (
+            "from=2023-11-15&to=2023-11-14",
+            "expected an end behind the beginning",
+        ),
+        ("by=week", "by=hour or day"),
+        ("vm=3", "vms=1-7"),
+        ("format=xml", "format=json or csv"),
+    ] {
+        let error = panel.get(&format!("/api/v1/usage?{query}")).json(400);
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(expected), "{message}");
+    }
+    panel.change(|host| host.down = true);
+    assert_eq!(
+        panel.get("/api/v1/usage?format=csv").json(503)["error"]["kind"],
+        "unreachable"
+    );
+}
+
+/// What was sent in chunks, whose end must be there.
+fn unchunked(mut body: &str) -> String {
+    let mut whole = String::new();
+    loop {
+        let (len, rest) = body.split_once("\r\n").unwrap();
+        let (chunk, rest) = rest.split_at(usize::from_str_radix(len, 16).unwrap());
+        if chunk.is_empty() {
+            return whole;
+        }
+        whole += chunk;
+        body = rest.strip_prefix("\r\n").unwrap();
     }
 }
 

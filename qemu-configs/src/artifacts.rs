@@ -110,6 +110,11 @@ impl Artifacts {
         self.root.join("qemu")
     }
 
+    /// What drives a browser in tests: beside these artifacts, since no service reads it.
+    pub fn playwright_dir(&self) -> PathBuf {
+        self.root.with_file_name("playwright")
+    }
+
     /// `path`, or an error that says how to build it.
     pub fn existing(path: PathBuf) -> Result<PathBuf> {
         if path.exists() {

@@ -5,7 +5,8 @@ use crate::audit::Audit;
 use crate::edit;
 use crate::gpu_errors::GpuErrors;
 use crate::hardstop::{AllHanded, HardStops, Order};
-use crate::history::History;
+use crate::held::Held;
+use crate::history::{History, now_s};
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
 use crate::limits::Ending;
@@ -13,9 +14,9 @@ use crate::page::{Taken, TurnPage};
 use crate::poller::{Poller, Source};
 use crate::quarantine;
 use crate::scan::{Look, ScanOn};
-use crate::sessions::of_vm;
 use crate::stats::{Latencies, Statistics};
-use crate::store::{Changes, Placed, Saved, Store, Usage};
+use crate::store::{Placed, Saved, Store, Usage};
+use crate::usage::{self, Books};
 use crate::vm_gpus::Busy;
 use crate::vm_page::SharedPage;
 use crate::watch::Watcher;
@@ -125,9 +126,17 @@ pub struct Daemon {
     pub(crate) reload: OwnedFd,
     pub(crate) poller: Poller,
     pub(crate) store: Store,
+    /// Answers that wait for it.
+    pub(crate) held: Held,
+    /// What VMs used and is not written.
+    pub(crate) books: Books,
+    /// When what they used was last entered there.
+    pub(crate) settled_us: u64,
     /// VMs whose usage is to be written, and when it was last.
     pub(crate) unwritten: BTreeSet<u32>,
     pub(crate) written_us: u64,
+    /// When what they only held was written last.
+    pub(crate) held_written_us: u64,
     /// Sessions whose page is to be looked at.
     pub(crate) watched: BTreeSet<Session>,
     /// Sessions that have a turn and a limit on what they run and are not watched; and when their progress was last looked at.
@@ -223,11 +232,13 @@ impl Daemon {
         poller.add(&setup.listener, Source::Listener).context("epoll")?;
         poller.add(&setup.terminate, Source::Terminate).context("epoll")?;
         poller.add(&setup.reload, Source::Reload).context("epoll")?;
+        poller.add(setup.store.done(), Source::Store).context("epoll")?;
         let gpu_errors = GpuErrors::new(&setup.kmsg, &setup.saved.events, &mut poller);
         let present = setup.inventory.present().into_iter();
         let told_present = present.map(|gpu| gpu.uuid.clone()).collect();
         let hard = HardStops::new().context("eventfd")?;
         poller.add(hard.done(), Source::HardStops).context("epoll")?;
+        let books = Books::new(now_s() / usage::HOUR_S, usage::entered(&setup.saved));
         let mut daemon = Self {
             core: Core::new(setup.map.scheduler),
             config: setup.config,
@@ -262,6 +273,7 @@ impl Daemon {
             hard,
             endings: BTreeMap::new(),
             limited: BTreeSet::new(),
+            books,
             placed: setup.saved.sessions,
             earlier: setup.saved.usage,
             listener: setup.listener,
@@ -269,8 +281,11 @@ impl Daemon {
             reload: setup.reload,
             poller,
             store: setup.store,
+            held: Held::default(),
+            settled_us: 0,
             unwritten: BTreeSet::new(),
             written_us: 0,
+            held_written_us: 0,
             watched: BTreeSet::new(),
             progress_us: 0,
             events: VecDeque::new(),
@@ -290,7 +305,9 @@ impl Daemon {
         self.beat_us = self.now_us();
         loop {
             let timeout = self.next_time().map(|at| at.saturating_sub(self.now_us()));
-            for source in self.poller.wait(timeout).context("epoll")? {
+            let sources = self.poller.wait(timeout).context("epoll")?;
+            self.begin_hour();
+            for source in sources {
                 match source {
                     Source::Listener => self.accept(),
                     Source::Terminate => {
@@ -306,6 +323,7 @@ impl Daemon {
                     Source::Watcher => self.serve_watcher(),
                     Source::KernelLog => self.serve_kernel_log(),
                     Source::HardStops => self.serve_hard_stops(),
+                    Source::Store => self.serve_store(),
                     Source::Client(id) => self.serve_client(id),
                     Source::Executor(session, attachment) => self.serve_executor(session, attachment),
                     Source::Death(session, attachment) => {
@@ -326,6 +344,7 @@ impl Daemon {
             self.stop_from_here();
             self.end_late();
             self.end_quarantines();
+            self.tell_late(self.now_us());
             let decides = self.core.deadline().is_some_and(|at| at <= self.now_us());
             // What has got on meanwhile is not late.
             if decides || self.next_progress_us().is_some_and(|at| at <= self.now_us()) {
@@ -373,7 +392,9 @@ impl Daemon {
 
     fn next_time(&self) -> Option<u64> {
         let look = (!self.watched.is_empty()).then(|| self.now_us() + self.map.poll_us);
-        let write = (!self.unwritten.is_empty()).then_some(self.written_us + WRITE_US);
+        // Those who have memory use it whatever else they do.
+        let used = !self.unwritten.is_empty() || !self.sessions.is_empty();
+        let write = used.then_some(self.written_us + WRITE_US);
         let give_up = self.look.as_ref().map(|look| look.until_us);
         let watch = Some(self.watcher.next_us());
         let times = [
@@ -388,6 +409,8 @@ impl Daemon {
             self.next_ending_us(),
             self.quarantine_ends_us(),
             self.next_beat_us(),
+            self.next_late_us(),
+            used.then(|| self.hour_ends_us()),
         ];
         times.into_iter().flatten().min()
     }
@@ -504,6 +527,7 @@ impl Daemon {
                     self.statistics.turn(gpu, session);
                 }
                 self.statistics.vm(session.vm).turn_wait.record(waited_us, 1);
+                self.books.waited(session.vm, waited_us);
                 let treated = self.treated(session, gpus);
                 self.arrivals.began(session, now_us, waited_us, treated);
                 self.ledger.begin(TurnRecord {
@@ -881,46 +905,13 @@ impl Daemon {
             .is_some_and(|live| live.attachment == attachment)
     }
 
-    fn write_usage(&mut self) {
-        self.written_us = self.now_us();
-        let vms = std::mem::take(&mut self.unwritten);
-        if vms.is_empty() {
-            return;
-        }
-        let sessions: Vec<_> = vms
-            .iter()
-            .flat_map(|vm| of_vm(&self.sessions, *vm).map(|(id, _)| id))
-            .collect();
-        for session in &sessions {
-            self.count(*session);
-        }
-        let saved = |id: Session| (id, self.placed.get(&id).cloned());
-        let changes = Changes {
-            usage: vms.iter().map(|vm| (*vm, self.usage(*vm))).collect(),
-            sessions: sessions.into_iter().map(saved).collect(),
-            ..Changes::default()
-        };
-        self.store.write(changes);
-        // Turns that are still held go on.
-        self.unwritten = self
-            .sessions
-            .iter()
-            .filter(|(_, live)| live.seated)
-            .map(|(id, _)| id.vm)
-            .collect();
-    }
-
     /// Writes what is not written yet. Sessions keep their turns: they outlive this process.
     fn end(&mut self) {
         drain(&self.terminate);
-        self.feed(Event::Tick);
-        self.unwritten = self
-            .sessions
-            .keys()
-            .map(|id| id.vm)
-            .chain(std::mem::take(&mut self.unwritten))
-            .collect();
+        self.unwritten.extend(self.sessions.keys().map(|id| id.vm));
+        self.settle(true);
         self.write_usage();
+        self.tell_late(u64::MAX);
         self.resume_all();
         log::info!("ended");
     }

@@ -7,6 +7,7 @@ mod daemon;
 mod edit;
 mod gpu_errors;
 mod hardstop;
+mod held;
 mod history;
 mod inventory;
 mod ledger;
@@ -25,6 +26,7 @@ mod sessions;
 mod stats;
 mod status;
 mod store;
+mod usage;
 mod vm_gpus;
 mod vm_page;
 mod watch;
@@ -47,6 +49,10 @@ use vgpu_program::Misconfigured;
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
+/// A century's.
+const USAGE_DAYS_MAX: u64 = 36_525;
+const HOURS_OF_A_DAY: u64 = 24;
+
 /// The host-wide GPU scheduler.
 #[derive(Parser)]
 #[command(version)]
@@ -66,6 +72,9 @@ struct Arguments {
     /// The kernel's log, which tells whose work an error of a GPU was.
     #[arg(long, value_name = "PATH", default_value = "/dev/kmsg")]
     kmsg: PathBuf,
+    /// For so many days it is kept what VMs used in each hour.
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..=USAGE_DAYS_MAX))]
+    usage_days: u64,
     /// When GPUs are looked for.
     #[arg(long, value_enum, value_name = "WHEN", value_delimiter = ',', default_values = ["start", "change", "view"])]
     scan_on: Vec<ScanOn>,
@@ -103,7 +112,7 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
-    let (store, mut saved) = Store::open(&arguments.state_dir)?;
+    let (store, mut saved) = Store::open(&arguments.state_dir, arguments.usage_days * HOURS_OF_A_DAY)?;
     let mut inventory = Inventory::new(std::mem::take(&mut saved.gpus));
     let look = || scan::look(&arguments.libnvidia_ml);
     let listing_failed = match arguments.scan_on.contains(&ScanOn::Start).then(look) {

@@ -25,6 +25,8 @@ pub enum Source {
     KernelLog,
     /// Something was done by [`crate::hardstop`].
     HardStops,
+    /// Something was done by [`crate::store`].
+    Store,
     /// A client of the control socket.
     Client(u64),
     /// A session's executor, with the number of its attachment.

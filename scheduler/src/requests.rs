@@ -2,6 +2,7 @@
 use crate::daemon::Daemon;
 use crate::page::TurnPage;
 use crate::sessions::Attachment;
+use crate::usage;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketType, sockopt};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -57,7 +58,10 @@ impl Daemon {
             } => self.attach_session(client, session, (pid, program), &gpus, fds),
             Request::CloseSession { session } => self.close(client, session),
             Request::VmGpus => self.vm_gpus(client),
-            Request::Status { from_vm } => Ok(self.status(from_vm)),
+            Request::Status { from_vm } => {
+                self.tell_once_stored(client, |daemon| daemon.status(from_vm));
+                return Ok(None);
+            }
             Request::Turns { from } => {
                 let (turns, next) = self.ledger.from(from);
                 Ok(Answer::Turns { turns, next })
@@ -72,7 +76,14 @@ impl Daemon {
                 let (events, next) = self.history.from(from, vm);
                 Ok(Answer::Events { events, next })
             }
-            Request::Stats { from_vm } => Ok(self.stats(from_vm)),
+            Request::Stats { from_vm } => {
+                self.tell_once_stored(client, |daemon| daemon.stats(from_vm));
+                return Ok(None);
+            }
+            Request::Usage(wanted) => {
+                self.tell_stored(client, usage::question(wanted)?);
+                return Ok(None);
+            }
             Request::Probe => Ok(Answer::Probe { gpus: self.probe() }),
             Request::Arrivals { from } => {
                 let (arrivals, next) = self.arrivals_from(from);

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use vgpu_sched_api::messages::{Answer, EventKind, Refusal};
+use vgpu_sched_api::messages::{Answer, EventKind, Refusal, Scanned};
 
 /// This program's first argument when it is to list the GPUs; the second one is NVML's library.
 pub const LIST: &str = "--list-gpus";
@@ -218,11 +218,11 @@ impl Daemon {
                 let present = self.inventory.present();
                 let present: BTreeSet<String> = present.into_iter().map(|gpu| gpu.uuid.clone()).collect();
                 let before = &self.told_present;
-                let answer = Answer::Scanned {
+                let answer = Answer::Scanned(Scanned {
                     gpus: self.gpu_status(),
                     appeared: present.difference(before).cloned().collect(),
                     vanished: before.difference(&present).cloned().collect(),
-                };
+                });
                 // It stays news for administrators until one of them was told.
                 let is_admin =
                     |client: &u64| self.who_asks(*client).is_ok_and(|asker| asker.may_not.is_none());

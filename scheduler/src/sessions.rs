@@ -259,11 +259,7 @@ impl Daemon {
         let usage = self.earlier.entry(session.vm).or_default();
         usage.calls = usage.calls.saturating_add(placed.calls);
         // At once, or after a crash the calls would count twice or not at all.
-        self.store.write(Changes {
-            usage: BTreeMap::from([(session.vm, self.usage(session.vm))]),
-            sessions: BTreeMap::from([(session, None)]),
-            ..Changes::default()
-        });
+        self.write_ended(session);
     }
 
     /// Sessions of a VM that nobody will attach any more.
@@ -291,21 +287,23 @@ impl Daemon {
         });
     }
 
-    /// What a VM has used in all; the calls of its ended sessions alone.
+    /// What a VM has used in all; the calls of its ended sessions alone. None of it is less than it was when it was last entered
+    /// in the books, whatever is charged no longer.
     pub(crate) fn usage(&self, vm: u32) -> Usage {
         let mut usage = self.earlier.get(&vm).copied().unwrap_or_default();
         if let Some((turns, charge)) = self.core.usage(vm) {
             usage.turns += turns;
             usage.ns += charge.ns;
-            usage.estimated |= charge.estimated;
+            usage.estimated_ns += charge.estimated_ns;
         }
+        usage.ns = usage.ns.max(self.books.gpu_ns(vm));
         usage
     }
 
     /// Calls done by all sessions of a VM, as last counted.
     pub(crate) fn calls(&self, vm: u32) -> u64 {
         let ended = self.earlier.get(&vm).map_or(0, |usage| usage.calls);
-        of_vm(&self.placed, vm).fold(ended, |sum, (_, placed)| sum.saturating_add(placed.calls))
+        calls(vm, ended, &self.placed)
     }
 
     pub(crate) fn forget_vm_if_unused(&mut self, vm: u32) {
@@ -317,6 +315,11 @@ impl Daemon {
         self.earlier.insert(vm, usage);
         self.feed(Event::VmRemoved { vm });
     }
+}
+
+/// Calls done by all sessions of a VM: those that ended, and those that are there.
+pub(crate) fn calls(vm: u32, ended: u64, placed: &BTreeMap<Session, Placed>) -> u64 {
+    of_vm(placed, vm).fold(ended, |sum, (_, placed)| sum.saturating_add(placed.calls))
 }
 
 /// The sessions of a VM in a list.

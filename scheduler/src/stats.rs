@@ -115,6 +115,11 @@ impl Statistics {
         of.refused = of.refused.saturating_add(said.refused.min(COUNT_MAX));
     }
 
+    /// Allocations of a VM that were refused.
+    pub fn refused(&self, vm: u32) -> u64 {
+        self.vms.get(&vm).map_or(0, |of| of.refused)
+    }
+
     /// A turn began on a GPU.
     pub fn turn(&mut self, gpu: Gpu, session: Session) {
         let (last, switches) = self.gpus.entry(gpu).or_insert((session, 0));
@@ -127,7 +132,6 @@ impl Statistics {
 impl Daemon {
     /// Everything that is counted, of VMs from that number on as far as an answer holds them.
     pub(crate) fn stats(&mut self, from_vm: u32) -> Answer {
-        self.look_at_all();
         let present: Vec<String> = self
             .inventory
             .present()
@@ -202,7 +206,7 @@ impl Daemon {
             preemptions: of.preemptions,
             stops: of.stops,
             gpu_microseconds: usage.ns / 1000,
-            estimated: usage.estimated,
+            estimated: usage.estimated_ns > 0,
             throttled_us: of.throttled_us,
             violations: usage.violations,
             refused: of.refused,

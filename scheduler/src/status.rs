@@ -13,7 +13,6 @@ use vgpu_sched_core::{Event, Standing};
 impl Daemon {
     /// Everything, of VMs from that number on as far as an answer holds them.
     pub(crate) fn status(&mut self, from_vm: u32) -> Answer {
-        self.look_at_all();
         self.look_on_view();
         let mut status = Status {
             schema_version: SCHEMA_VERSION,
@@ -181,7 +180,7 @@ impl Daemon {
             calls: self.calls(vm),
             turns: usage.turns,
             gpu_microseconds: usage.ns / 1000,
-            estimated: usage.estimated,
+            estimated: usage.estimated_ns > 0,
             limits: settings.limits,
             violations: usage.violations,
             quarantine: self.quarantines.get(&vm).cloned(),

@@ -1,20 +1,28 @@
 //! `vgpu.db`: what happened. Written by a thread of its own, so that giving turns never waits for a disk.
+pub mod hours;
+
+pub use hours::Question;
+
 use crate::audit;
 use crate::history::KEPT;
 use crate::inventory::Gpu;
+use crate::usage::{Entry, Used};
 use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, Transaction, params};
+use rustix::event::EventfdFlags;
 use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use vgpu_sched_api::messages::{ChangeRecord, EventRecord, GpuFacts, GpuRungs, QuarantineStatus};
+use vgpu_sched_api::messages::{Answer, ChangeRecord, EventRecord, GpuFacts, GpuRungs, QuarantineStatus};
 use vgpu_sched_core::Session;
 
 /// How the tables came to be: a version's tables are those of all steps up to it.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "CREATE TABLE gpu (
          uuid TEXT PRIMARY KEY, place INTEGER, model TEXT NOT NULL, pci TEXT NOT NULL, memory INTEGER NOT NULL
      ) STRICT;
@@ -43,6 +51,15 @@ const STEPS: [&str; 5] = [
      ) STRICT;",
     "ALTER TABLE session ADD COLUMN shown TEXT NOT NULL DEFAULT '';
      UPDATE session SET shown = gpus;",
+    // How much was an estimate was not kept: it may be all of it.
+    "ALTER TABLE usage ADD COLUMN estimated_ns INTEGER NOT NULL DEFAULT 0;
+     UPDATE usage SET estimated_ns = gpu_ns WHERE estimated;
+     ALTER TABLE usage DROP COLUMN estimated;
+     CREATE TABLE hour (
+         hour INTEGER, vm INTEGER, pool TEXT, gpu_us INTEGER NOT NULL, estimated_us INTEGER NOT NULL, turns INTEGER NOT NULL,
+         turn_wait_us INTEGER NOT NULL, turn_wait_max_us INTEGER NOT NULL, calls INTEGER NOT NULL, violations INTEGER NOT NULL,
+         refused INTEGER NOT NULL, memory_byte_s INTEGER NOT NULL, PRIMARY KEY (hour, vm, pool)
+     ) STRICT, WITHOUT ROWID;",
 ];
 
 /// What a VM has used since its first turn.
@@ -52,8 +69,8 @@ pub struct Usage {
     pub turns: u64,
     /// GPU time in nanoseconds.
     pub ns: u64,
-    /// Whether part of it is an estimate.
-    pub estimated: bool,
+    /// How much of it is an estimate.
+    pub estimated_ns: u64,
     /// Calls done by sessions that ended.
     pub calls: u64,
     /// Limits broken.
@@ -106,6 +123,8 @@ pub struct Changes {
     pub rungs: BTreeMap<String, GpuRungs>,
     /// New ones; the oldest are dropped for them.
     pub changes: Vec<ChangeRecord>,
+    /// What is to be added by hour; the oldest are dropped for them.
+    pub hours: BTreeMap<Entry, Used>,
 }
 
 impl Changes {
@@ -118,6 +137,7 @@ impl Changes {
             && self.quarantines.is_empty()
             && self.rungs.is_empty()
             && self.changes.is_empty()
+            && self.hours.is_empty()
     }
 
     fn extend(&mut self, later: Self) {
@@ -133,7 +153,26 @@ impl Changes {
         self.changes.extend(later.changes);
         let old = self.changes.len().saturating_sub(audit::KEPT);
         self.changes.drain(..old);
+        for (entry, used) in later.hours {
+            let sum = self.hours.entry(entry).or_default();
+            *sum = sum.plus(used);
+        }
     }
+}
+
+/// What the thread is to do, one after the other.
+#[derive(Debug)]
+enum Job {
+    Write(Box<Changes>),
+    /// Say so once it gets here, with what is asked, if anything is.
+    Done(u64, Option<Question>),
+}
+
+/// What was to be done is, and what was asked.
+#[derive(Debug)]
+pub struct Done {
+    pub ticket: u64,
+    pub answer: Option<Answer>,
 }
 
 /// The open database.
@@ -141,13 +180,17 @@ impl Changes {
 pub struct Store {
     /// The state folder, locked for as long as this lives.
     _folder: File,
-    sender: Option<Sender<Changes>>,
+    sender: Option<Sender<Job>>,
     writer: Option<JoinHandle<()>>,
+    receiver: Receiver<Done>,
+    /// Readable when something is received.
+    done: Arc<OwnedFd>,
+    tickets: u64,
 }
 
 impl Store {
-    /// Opens or creates the database of a state folder and reads it.
-    pub fn open(state_dir: &Path) -> Result<(Self, Saved)> {
+    /// Opens or creates the database of a state folder and reads it. Of what was used by hour so many of the last hours are kept.
+    pub fn open(state_dir: &Path, hours_kept: u64) -> Result<(Self, Saved)> {
         std::fs::create_dir_all(state_dir)
             .with_context(|| format!("cannot create {}", state_dir.display()))?;
         // Two schedulers would give the same GPUs away twice, each by its own book.
@@ -163,15 +206,30 @@ impl Store {
             Ok::<_, anyhow::Error>((connection, saved))
         };
         let (connection, saved) = open().with_context(|| format!("cannot use {}", path.display()))?;
-        let (sender, receiver) = channel();
+        let (sender, jobs) = channel();
+        let (answers, receiver) = channel();
+        let done = Arc::new(rustix::event::eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?);
+        let worker = Worker {
+            connection,
+            hours_kept,
+            jobs,
+            answers,
+            done: done.clone(),
+        };
         let writer = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || write_all(connection, &receiver))?;
+            .spawn(move || worker.work())?;
         Ok((
             Self {
                 _folder: folder,
                 sender: Some(sender),
                 writer: Some(writer),
+                receiver,
+                done,
+                tickets: 0,
             },
             saved,
         ))
@@ -179,14 +237,36 @@ impl Store {
 
     /// Has something written.
     pub fn write(&self, changes: Changes) {
-        if changes.is_empty() {
-            return;
+        if !changes.is_empty() {
+            self.send(Job::Write(Box::new(changes)));
         }
+    }
+
+    /// Has it said when all that was to be written so far is, or cannot be; and what is asked then, if anything is.
+    pub fn tell(&mut self, question: Option<Question>) -> u64 {
+        self.tickets += 1;
+        self.send(Job::Done(self.tickets, question));
+        self.tickets
+    }
+
+    fn send(&self, job: Job) {
         if let Some(sender) = &self.sender
-            && sender.send(changes).is_err()
+            && sender.send(job).is_err()
         {
             log::error!("vgpu.db is not written any longer: its thread has ended");
         }
+    }
+
+    /// Readable when something is done.
+    pub fn done(&self) -> &OwnedFd {
+        &self.done
+    }
+
+    /// What is done since this was asked last.
+    pub fn take_done(&self) -> Vec<Done> {
+        // Before what it stands for is taken, or what comes between would not be told of.
+        let _ = rustix::io::read(&*self.done, &mut [0u8; 8]);
+        self.receiver.try_iter().collect()
     }
 }
 
@@ -228,12 +308,12 @@ fn signed(number: u64) -> i64 {
 fn read(connection: &Connection) -> Result<Saved> {
     let mut saved = Saved::default();
     let mut statement =
-        connection.prepare("SELECT vm, turns, gpu_ns, estimated, calls, violations FROM usage")?;
+        connection.prepare("SELECT vm, turns, gpu_ns, estimated_ns, calls, violations FROM usage")?;
     let rows = statement.query_map([], |row| {
         let usage = Usage {
             turns: row.get::<_, i64>(1)? as u64,
             ns: row.get::<_, i64>(2)? as u64,
-            estimated: row.get(3)?,
+            estimated_ns: row.get::<_, i64>(3)? as u64,
             calls: row.get::<_, i64>(4)? as u64,
             violations: row.get::<_, i64>(5)? as u64,
         };
@@ -351,18 +431,18 @@ fn read_changes(connection: &Connection) -> Result<Vec<ChangeRecord>> {
     Ok(records)
 }
 
-fn write(connection: &mut Connection, changes: &Changes) -> Result<()> {
+fn write(connection: &mut Connection, changes: &Changes, hours_kept: u64) -> Result<()> {
     let transaction = connection.transaction()?;
     for (vm, usage) in &changes.usage {
         transaction.execute(
-            "INSERT INTO usage (vm, turns, gpu_ns, estimated, calls, violations) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO usage (vm, turns, gpu_ns, estimated_ns, calls, violations) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (vm) DO UPDATE
-             SET turns = ?2, gpu_ns = ?3, estimated = ?4, calls = ?5, violations = ?6",
+             SET turns = ?2, gpu_ns = ?3, estimated_ns = ?4, calls = ?5, violations = ?6",
             params![
                 vm,
                 signed(usage.turns),
                 signed(usage.ns),
-                usage.estimated,
+                signed(usage.estimated_ns),
                 signed(usage.calls),
                 signed(usage.violations)
             ],
@@ -416,6 +496,7 @@ fn write(connection: &mut Connection, changes: &Changes) -> Result<()> {
         )?;
     }
     write_changes(&transaction, &changes.changes)?;
+    hours::add(&transaction, &changes.hours, hours_kept)?;
     transaction.commit()?;
     Ok(())
 }
@@ -492,17 +573,39 @@ fn write_session(transaction: &Transaction<'_>, session: Session, placed: Option
     Ok(())
 }
 
-fn write_all(mut connection: Connection, receiver: &Receiver<Changes>) {
-    let mut unwritten = Changes::default();
-    while let Ok(changes) = receiver.recv() {
-        // Later ones replace earlier ones, so nothing is lost by a write that fails and is repeated.
-        unwritten.extend(changes);
-        while let Ok(changes) = receiver.try_recv() {
-            unwritten.extend(changes);
-        }
-        match write(&mut connection, &unwritten) {
-            Ok(()) => unwritten = Changes::default(),
-            Err(error) => log::error!("vgpu.db cannot be written: {error:#}"),
+/// The thread that has the database.
+struct Worker {
+    connection: Connection,
+    hours_kept: u64,
+    jobs: Receiver<Job>,
+    answers: Sender<Done>,
+    done: Arc<OwnedFd>,
+}
+
+impl Worker {
+    /// Does what it is sent, until nobody sends any more.
+    fn work(mut self) {
+        let mut unwritten = Changes::default();
+        while let Ok(job) = self.jobs.recv() {
+            let mut next = Some(job);
+            while let Some(Job::Write(changes)) = next {
+                // What is said of anything later replaces what was said earlier, and hours are added only if all is written, so
+                // nothing is lost or counted twice by a write that fails and is repeated.
+                unwritten.extend(*changes);
+                next = self.jobs.try_recv().ok();
+            }
+            if !unwritten.is_empty() {
+                match write(&mut self.connection, &unwritten, self.hours_kept) {
+                    Ok(()) => unwritten = Changes::default(),
+                    Err(error) => log::error!("vgpu.db cannot be written: {error:#}"),
+                }
+            }
+            if let Some(Job::Done(ticket, question)) = next {
+                let answer = question.map(|question| hours::answer(&self.connection, &question));
+                // The daemon has ended if nobody receives it.
+                let _ = self.answers.send(Done { ticket, answer });
+                let _ = rustix::io::write(&*self.done, &1u64.to_ne_bytes());
+            }
         }
     }
 }
@@ -516,7 +619,7 @@ mod tests {
     const USED: Usage = Usage {
         turns: 3,
         ns: 1 << 40,
-        estimated: true,
+        estimated_ns: 1 << 40,
         calls: 7,
         violations: 2,
     };
@@ -528,9 +631,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again_and_a_newer_schema_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, saved) = Store::open(dir.path()).unwrap();
+        let (store, saved) = Store::open(dir.path(), 24).unwrap();
         assert_eq!(saved, Saved::default());
-        let second = Store::open(dir.path()).unwrap_err();
+        let second = Store::open(dir.path(), 24).unwrap_err();
         assert!(format!("{second:#}").contains("another vgpud"), "{second:#}");
         let gpus = vec![gpu(0, "GPU-a"), gpu(1, "GPU-b")];
         let placed = Placed {
@@ -554,7 +657,7 @@ mod tests {
         });
         drop(store);
 
-        let (store, saved) = Store::open(dir.path()).unwrap();
+        let (store, saved) = Store::open(dir.path(), 24).unwrap();
         let placed = Placed {
             calls: i64::MAX as u64,
             ..placed
@@ -571,7 +674,7 @@ mod tests {
             ..Changes::default()
         });
         drop(store);
-        let (store, saved) = Store::open(dir.path()).unwrap();
+        let (store, saved) = Store::open(dir.path(), 24).unwrap();
         let gone = Gpu {
             index: None,
             ..gpus[0].clone()
@@ -584,7 +687,7 @@ mod tests {
             .pragma_update(None, "user_version", STEPS.len() as u32 + 1)
             .unwrap();
         drop(connection);
-        let error = Store::open(dir.path()).unwrap_err();
+        let error = Store::open(dir.path(), 24).unwrap_err();
         assert!(format!("{error:#}").contains("schema version"), "{error:#}");
     }
 
@@ -601,7 +704,7 @@ mod tests {
             )
             .unwrap();
         drop(connection);
-        let (_store, saved) = Store::open(dir.path()).unwrap();
+        let (_store, saved) = Store::open(dir.path(), 24).unwrap();
         assert_eq!(
             saved.usage,
             BTreeMap::from([(
@@ -627,7 +730,7 @@ mod tests {
         let old = "INSERT INTO session (vm, number, gpus, calls) VALUES (1, 4, 'GPU-a GPU-b', 9)";
         connection.execute(old, []).unwrap();
         drop(connection);
-        let (_store, saved) = Store::open(dir.path()).unwrap();
+        let (_store, saved) = Store::open(dir.path(), 24).unwrap();
         let gpus = vec!["GPU-a".to_owned(), "GPU-b".to_owned()];
         let placed = Placed {
             shown: gpus.clone(),
@@ -672,7 +775,7 @@ mod tests {
     #[test]
     fn changes_are_kept_and_the_oldest_of_them_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(dir.path()).unwrap();
+        let (store, _) = Store::open(dir.path(), 24).unwrap();
         for numbers in [1..=20, 21..=audit::KEPT as u64 + 5] {
             store.write(Changes {
                 changes: numbers.map(change).collect(),
@@ -680,7 +783,7 @@ mod tests {
             });
         }
         drop(store);
-        let (_store, saved) = Store::open(dir.path()).unwrap();
+        let (_store, saved) = Store::open(dir.path(), 24).unwrap();
         let expected: Vec<ChangeRecord> = (6..=audit::KEPT as u64 + 5).map(change).collect();
         assert_eq!(saved.changes, expected);
     }
@@ -688,7 +791,7 @@ mod tests {
     #[test]
     fn what_happened_is_kept_and_the_oldest_of_it_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(dir.path()).unwrap();
+        let (store, _) = Store::open(dir.path(), 24).unwrap();
         let quarantine = QuarantineStatus {
             why: "it floods".to_owned(),
             since_s: 1,
@@ -714,7 +817,7 @@ mod tests {
             ..Changes::default()
         });
         drop(store);
-        let (_store, saved) = Store::open(dir.path()).unwrap();
+        let (_store, saved) = Store::open(dir.path(), 24).unwrap();
         assert_eq!(saved.quarantines, BTreeMap::from([(1, quarantine)]));
         let rungs = GpuRungs {
             stop_us: i64::MAX as u64,

@@ -102,9 +102,7 @@ fn fault(pid: u32, bus: u32) -> String {
 
 fn scan(daemon: &Daemon) -> (Vec<String>, Vec<String>) {
     match daemon.ask(&Request::Scan) {
-        Answer::Scanned {
-            appeared, vanished, ..
-        } => (appeared, vanished),
+        Answer::Scanned(scanned) => (scanned.appeared, scanned.vanished),
         other => panic!("{other:?}"),
     }
 }

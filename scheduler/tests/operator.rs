@@ -46,9 +46,7 @@ fn refused_edit(daemon: &Daemon, one: Edit) -> (Refusal, String) {
 
 fn scan(daemon: &Daemon) -> (Vec<String>, Vec<String>) {
     match daemon.ask(&Request::Scan) {
-        Answer::Scanned {
-            appeared, vanished, ..
-        } => (appeared, vanished),
+        Answer::Scanned(scanned) => (scanned.appeared, scanned.vanished),
         other => panic!("{other:?}"),
     }
 }

@@ -1,5 +1,6 @@
 //! What the whole-system tests, the demo and the GPU tests share: the host's services, started together and
 //! ended together.
+pub mod browser;
 pub mod checks;
 pub mod compat;
 pub mod crowd;

@@ -421,7 +421,8 @@ impl Stack {
         self.dir.path().join("vgpud/vgpud.sock")
     }
 
-    fn connect(&self) -> Result<OwnedFd> {
+    /// A connection to `vgpud`.
+    pub fn connect(&self) -> Result<OwnedFd> {
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,

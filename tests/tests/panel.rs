@@ -106,6 +106,23 @@ fn it_tells_what_the_command_line_tells() {
         but_time(body) == but_time(&admin(&stack, &["stats", "--prometheus"]))
     });
 
+    // What it used by hour adds up to what it used, and the bill is the tool's.
+    let used = json(&get(port, "/api/v1/usage?from=2000-01-01").1);
+    let stats = json(&get(port, "/api/v1/stats").1);
+    for key in ["gpu_microseconds", "turns", "calls"] {
+        let hours = used["usage"].as_array().unwrap().iter();
+        let sum: u64 = hours.map(|hour| hour[key].as_u64().unwrap()).sum();
+        assert!(sum > 0);
+        assert_eq!(sum, stats["vms"][0][key], "{used} {stats}");
+    }
+    let told = json(&admin(&stack, &["usage", "--from", "2000-01-01", "--json"]));
+    assert_eq!(told["usage"], used["usage"]);
+    let bill = admin(&stack, &["usage", "--from", "2000-01-01", "--csv"]);
+    assert!(bill.lines().count() >= 2, "{bill}");
+    // It comes in one chunk.
+    let downloaded = get(port, "/api/v1/usage?from=2000-01-01&format=csv").1;
+    assert!(downloaded.contains(&bill), "{downloaded}");
+
     admin(&stack, &["quarantine", "--vm-id", "1", "--reason", "it ran wild"]);
     let events = json(&get(port, "/api/v1/events?from=0").1);
     assert_eq!(
@@ -210,11 +227,18 @@ fn it_changes_what_the_command_line_changes_and_tells_whose_change_it_was() {
     let release = value!({"change": {"verb": "release", "vms": "1"}});
     assert_eq!(change(port, &bob, &release).0, 403);
     assert_eq!(change(port, "vgpu_0", &release).0, 401);
-    let wrong = edits(value!([{"edit": "set_vms", "vms": "1", "settings": {"weight": 101}}]));
-    let (status, error) = change(port, &anna, &value!({ "change": wrong }));
-    assert_eq!(status, 400);
-    let message = error["error"]["message"].as_str().unwrap();
-    assert!(message.contains("expected a number from 1 to 100"), "{message}");
+    for (wrong, expected) in [
+        (
+            value!([{"edit": "set_vms", "vms": "1", "settings": {"weight": 101}}]),
+            "expected a number from 1 to 100",
+        ),
+        (value!([]), "expected at least one"),
+    ] {
+        let (status, error) = change(port, &anna, &value!({ "change": edits(wrong) }));
+        assert_eq!(status, 400);
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(expected), "{message}");
+    }
 
     // All of it is kept, with who it was: by the panel's word, and by the kernel's.
     let audit = json(&admin(&stack, &["audit", "--json"]))["changes"].clone();
@@ -236,6 +260,7 @@ fn it_changes_what_the_command_line_changes_and_tells_whose_change_it_was() {
             anna_was_refused,
             anna_did,
             anna_did,
+            anna_was_refused,
             anna_was_refused
         ]
     );
@@ -250,7 +275,7 @@ fn it_changes_what_the_command_line_changes_and_tells_whose_change_it_was() {
         // The panel is not root, and cannot say that it is.
         assert_eq!((uids[0].as_u64() == Some(0), uids[1].as_u64()), (false, Some(0)));
     }
-    let shown = admin(&stack, &["audit", "--last", "9", "--diff"]);
+    let shown = admin(&stack, &["audit", "--last", "10", "--diff"]);
     assert!(
         shown.contains("+kernel_ms_max = 500") && shown.contains("anna (uid "),
         "{shown}"

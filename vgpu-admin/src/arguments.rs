@@ -10,13 +10,15 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use limits::LimitOptions;
 use std::path::PathBuf;
+use vgpu_client::usage::{Query, When};
 use vgpu_pool_map::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, SECONDS_MAX, VmRange, WEIGHT_MAX};
 use vgpu_sched_api::messages::{
-    Change as Wanted, Edit, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings,
+    Change as Wanted, Edit, Period, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings,
 };
 
 pub const PRIORITIES: &[Priority] = &[Priority::Low, Priority::Medium, Priority::High];
 pub const POLICIES: &[Policy] = &[Policy::Priority, Policy::Weighted, Policy::Fifo];
+const PERIODS: &[Period] = &[Period::Hour, Period::Day];
 const SHARINGS: &[Sharing] = &[Sharing::Turns, Sharing::Mps];
 
 /// Shows and changes how virtual machines share the GPUs of this host.
@@ -153,6 +155,8 @@ pub enum Command {
         #[arg(long, conflicts_with = "watch")]
         prometheus: bool,
     },
+    /// Show what VMs used by hour or by day, or print a bill of it
+    Usage(Usage),
     /// Show what goes on as it changes, the VMs that use the GPUs most first, until q is pressed
     Top(top::Options),
     /// Show the order in which turns were given
@@ -258,6 +262,42 @@ pub struct Again {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
         value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub watch: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct Usage {
+    /// Of these VMs alone: a number, or a range such as 1-7
+    #[arg(long, value_name = "VM")]
+    vm_id: Option<VmRange>,
+    /// Of VMs that were in this pool then
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// From then on: a day such as 2026-11-30, a moment such as 2026-11-30T14:00Z, or how long ago it was, such as 36h or 7d.
+    /// A day ago unless set, with --by day a month
+    #[arg(long, value_name = "WHEN")]
+    from: Option<When>,
+    /// Up to then; up to now unless set
+    #[arg(long, value_name = "WHEN")]
+    to: Option<When>,
+    /// What is summed up; hours and days are those of UTC
+    #[arg(long, value_name = "PERIOD", value_parser = one_of(PERIODS), default_value = "hour")]
+    by: Period,
+    /// Print comma-separated values, with the units in the header
+    #[arg(long)]
+    pub csv: bool,
+}
+
+impl Usage {
+    /// What is asked.
+    pub fn query(&self) -> Query {
+        Query {
+            vms: self.vm_id.map(|vms| vms.to_string()),
+            pool: self.pool.clone(),
+            from: self.from,
+            to: self.to,
+            by: self.by,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -500,6 +540,7 @@ impl Command {
             | Self::Audit { .. }
             | Self::Status { .. }
             | Self::Stats { .. }
+            | Self::Usage(_)
             | Self::Turns { .. }
             | Self::Events(_)
             | Self::Probe { .. }

@@ -10,7 +10,7 @@ mod show;
 mod told;
 mod top;
 
-use arguments::{Arguments, Change, Cloudstack, Command, Config, Events, Planned};
+use arguments::{Arguments, Change, Cloudstack, Command, Config, Events, Planned, Usage};
 use clap::Parser;
 use launch::Container;
 use record::record;
@@ -23,9 +23,10 @@ use told::{Error, Told};
 use vgpu_client::client::{Client, last, pages, unexpected};
 use vgpu_client::failure::{DEGRADED, Failure, Kind};
 use vgpu_client::statistics;
+use vgpu_client::usage as bill;
 use vgpu_pool_map::{Assignable, PoolMap, VmRange};
 use vgpu_sched_api::messages::{
-    Answer, Change as Verb, ChangeRecord, Changed, EventRecord, GpuState, Request, Wanted,
+    Answer, Change as Verb, ChangeRecord, Changed, EventRecord, GpuState, Request, Wanted, WantedUsage,
 };
 
 /// How often it is looked whether something happened.
@@ -110,22 +111,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     match &arguments.command {
         Command::ScanGpus => {
-            let answer = connect()?.ask(&Request::Scan)?;
-            let Answer::Scanned {
-                gpus,
-                appeared,
-                vanished,
-            } = &answer
-            else {
-                return Err(unexpected(&answer));
-            };
-            let told = Told::Scanned {
-                gpus,
-                appeared,
-                vanished,
-            };
-            say(arguments, &told, || {
-                show::scanned(gpus, appeared, vanished, Screen::now())
+            let scanned = connect()?.scan()?;
+            say(arguments, &Told::Scanned(&scanned), || {
+                show::scanned(&scanned, Screen::now())
             })?;
         }
         Command::Status { gpus, again } => {
@@ -141,12 +129,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
         }
         Command::Stats { prometheus: true, .. } => {
-            if arguments.json {
-                let message = "--json and --prometheus cannot be used together";
-                return Err(
-                    Failure::new(Kind::Usage, message).hint("`vgpu-admin help stats` shows the usage")
-                );
-            }
+            not_json(arguments, "--prometheus", "stats")?;
             let client = connect()?;
             let text = statistics::prometheus(&client.status()?, &client.stats()?)
                 .map_err(|error| Failure::new(Kind::Failed, format!("the statistics: {error}")))?;
@@ -161,6 +144,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 show::stats,
             )?;
         }
+        Command::Usage(wanted) => usage(arguments, wanted)?,
         Command::Turns { last: count, again } => {
             let read = |client: &Client| Ok(last(*count as usize, |from| client.turns(from))?.0);
             show(
@@ -294,6 +278,44 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         _ => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is printed as something else is not printed as JSON.
+fn not_json(arguments: &Arguments, option: &str, command: &str) -> Result<(), Failure> {
+    if !arguments.json {
+        return Ok(());
+    }
+    let message = format!("--json and {option} cannot be used together");
+    let hint = format!("`vgpu-admin help {command}` shows the usage");
+    Err(Failure::new(Kind::Usage, message).hint(hint))
+}
+
+/// Shows what VMs used, or prints a bill of it, part by part.
+fn usage(arguments: &Arguments, wanted: &Usage) -> Result<(), Failure> {
+    let now = jiff::Timestamp::now().as_second();
+    let asked = wanted.query().at(u64::try_from(now).unwrap_or(0))?;
+    if wanted.csv {
+        not_json(arguments, "--csv", "usage")?;
+    }
+    let client = Client::connect(&arguments.socket)?;
+    let read = |wanted: &WantedUsage| client.usage(wanted);
+    if wanted.csv {
+        print(&bill::csv(&[], true))?;
+        return bill::parts(asked, read, |part| print(&bill::csv(&part, false)));
+    }
+    let mut usage = Vec::new();
+    bill::parts(asked.clone(), read, |part| {
+        usage.extend(part);
+        Ok(())
+    })?;
+    let WantedUsage { by, from_s, to_s, .. } = asked;
+    let told = Told::Usage {
+        by,
+        from_s,
+        to_s,
+        usage: &usage,
+    };
+    say(arguments, &told, || show::usage(&usage, by, Screen::now()))
 }
 
 /// Shows what happened, and goes on with it if that is wanted. Once `vgpud` was there, it may go away for a while.

@@ -6,6 +6,7 @@ mod probe;
 mod stats;
 mod status;
 mod top;
+mod usage;
 
 pub use audit::audit;
 pub use doctor::doctor;
@@ -14,6 +15,7 @@ pub use probe::probe;
 pub use stats::stats;
 pub use status::{gpus, scanned, status};
 pub use top::top;
+pub use usage::usage;
 
 use comfy_table::{CellAlignment, ContentArrangement, TableComponent, presets};
 use jiff::Timestamp;

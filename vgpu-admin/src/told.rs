@@ -6,7 +6,8 @@ use crate::replay::Replayed;
 use serde::Serialize;
 use vgpu_client::failure::Failure;
 use vgpu_sched_api::messages::{
-    ChangeRecord, Changed, EventRecord, GpuRungs, GpuStatus, SCHEMA_VERSION, Stats, Status, TurnRecord,
+    ChangeRecord, Changed, EventRecord, GpuRungs, Period, SCHEMA_VERSION, Scanned, Stats, Status, TurnRecord,
+    UsageRecord,
 };
 
 /// An object, `schema_version` in front.
@@ -24,10 +25,12 @@ pub enum Told<'a> {
     Audit {
         changes: &'a [ChangeRecord],
     },
-    Scanned {
-        gpus: &'a [GpuStatus],
-        appeared: &'a [String],
-        vanished: &'a [String],
+    Scanned(&'a Scanned),
+    Usage {
+        by: Period,
+        from_s: u64,
+        to_s: u64,
+        usage: &'a [UsageRecord],
     },
     Turns {
         turns: &'a [TurnRecord],
@@ -168,10 +171,12 @@ mod tests {
             Told::Audit {
                 changes: &[fixture::change(1)],
             },
-            Told::Scanned {
-                gpus: &[],
-                appeared: &[],
-                vanished: &[],
+            Told::Scanned(&Scanned::default()),
+            Told::Usage {
+                by: Period::Day,
+                from_s: 1,
+                to_s: 2,
+                usage: &[fixture::usage(3)],
             },
             Told::Turns { turns: &[turn] },
             Told::Events {

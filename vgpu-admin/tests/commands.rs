@@ -166,6 +166,69 @@ fn the_last_events_are_read_page_by_page() {
     assert_eq!(vgpud.run(&["events", "--last", "0"]), "");
 }
 
+#[test]
+fn a_bill_is_printed_part_by_part() {
+    let part = |request: &Request| match request {
+        Request::Usage(wanted) => {
+            let vm = wanted.next.as_ref().map_or(1, |next| next.parse().unwrap());
+            Answer::Usage {
+                usage: vec![vgpu_client::fixture::usage(vm)],
+                next: (vm < 3).then(|| (vm + 1).to_string()),
+            }
+        }
+        other => panic!("{other:?}"),
+    };
+    let vgpud = Vgpud::start(part);
+    let records = [1, 2, 3].map(vgpu_client::fixture::usage);
+    let words = "usage --from 2023-11-14 --to 2023-11-15 --vm-id 1-3 --pool A --by day";
+    let words: Vec<&str> = words.split(' ').collect();
+    let with = |option: &'static str| words.iter().copied().chain([option]).collect::<Vec<_>>();
+    assert_eq!(vgpud.run(&with("--csv")), vgpu_client::usage::csv(&records, true));
+    let wanted = |next: Option<&str>| WantedUsage {
+        vms: Some("1-3".to_owned()),
+        pool: Some("A".to_owned()),
+        from_s: 1_699_920_000,
+        to_s: 1_700_006_400,
+        by: Period::Day,
+        next: next.map(str::to_owned),
+    };
+    let asked = [None, Some("2"), Some("3")].map(|next| Request::Usage(wanted(next)));
+    assert_eq!(vgpud.all_asked(), asked);
+    let json: Value = serde_json::from_str(&vgpud.run(&with("--json"))).unwrap();
+    assert_eq!(
+        json,
+        json!({
+            "schema_version": SCHEMA_VERSION, "by": "day", "from_s": 1_699_920_000u64, "to_s": 1_700_006_400u64,
+            "usage": records,
+        })
+    );
+    let shown = vgpud.run(&words);
+    assert!(
+        shown.contains("\n2023-11-14") && shown.contains("\nin all"),
+        "{shown}"
+    );
+    // What is wrong is said before anybody is asked.
+    drop(vgpud.all_asked());
+    for (wrong, expected) in [
+        (
+            &["usage", "--from", "yesterday"][..],
+            "expected a day such as 2026-11-30",
+        ),
+        (
+            &["usage", "--from", "1h", "--to", "2h"],
+            "expected an end behind the beginning",
+        ),
+        (&["usage", "--by", "week"], "[possible values: hour, day]"),
+        (&["usage", "--vm-id", "x"], "expected a VM's number"),
+        (&["usage", "--csv", "--json"], "cannot be used together"),
+    ] {
+        let output = vgpud.spawn(wrong).wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(expected), "{output:?}");
+    }
+    assert_eq!(vgpud.all_asked(), []);
+}
+
 /// One event per line, each once, over many connections.
 #[test]
 fn events_are_followed() {

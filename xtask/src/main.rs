@@ -1,7 +1,9 @@
 //! Everything that is done with this repository, as `cargo xtask COMMAND`. Each command does the set-up it
 //! needs by itself.
 
+mod bench;
 mod booted;
+mod browser;
 mod build;
 mod bundle;
 mod deb;
@@ -20,6 +22,7 @@ mod setup;
 mod test;
 mod util;
 mod vm;
+mod wheels;
 
 use std::process::ExitCode;
 
@@ -63,13 +66,15 @@ enum Task {
     Demo(demo::Args),
     /// Run every test
     Test(test::Args),
+    /// Measure how long an operator waits for the command line and the control panel on a large host
+    Bench,
     /// Pack everything that runs into one archive for a host with an NVIDIA GPU
     Bundle,
 }
 
 fn run(task: Task) -> Result<()> {
     let layout = Layout::find()?;
-    setup::install_missing()?;
+    setup::install_missing(&setup::ALWAYS)?;
     match task {
         Task::Setup => Ok(()),
         Task::Build { release } => {
@@ -87,6 +92,7 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(args) => vm::run(&layout, &args),
         Task::Demo(args) => demo::run(&layout, &args),
         Task::Test(args) => test::run(&layout, &args),
+        Task::Bench => bench::run(&layout),
         Task::Bundle => bundle::run(&layout),
     }
 }

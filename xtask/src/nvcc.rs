@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,12 +10,12 @@ use anyhow::{Context, Result};
 
 use crate::glibc::Glibc;
 use crate::util::{Layout, capture, files_below};
+use crate::wheels::{self, Wheel};
 
 /// The compiler's folder in the cache; raise the number when the set of packages changes.
 const NAME: &str = "nvcc-13.0-1";
 
-/// Packages, versions, and the SHA-256 of their x86-64 files.
-const PACKAGES: [(&str, &str, &str); 5] = [
+const PACKAGES: [Wheel; 5] = [
     (
         "nvidia-cuda-nvcc",
         "13.0.88",
@@ -44,9 +43,6 @@ const PACKAGES: [(&str, &str, &str); 5] = [
     ),
 ];
 
-/// The system's Python, for which setup installs pip.
-const PYTHON: &str = "/usr/bin/python3";
-
 /// The compiler and what it compiles against.
 pub struct Nvcc {
     folder: PathBuf,
@@ -55,21 +51,10 @@ pub struct Nvcc {
 impl Nvcc {
     pub fn fetch(layout: &Layout) -> Result<Self> {
         let folder = layout.cached(NAME, "fetching NVIDIA's CUDA compiler (about 105 MB)", |folder| {
-            let scratch = tempfile::tempdir_in(&layout.cache)?;
-            download(scratch.path())?;
-            let is_package = |path: &Path| path.extension().is_some_and(|end| end == "whl");
-            for package in files_below(scratch.path(), &is_package)? {
-                capture(
-                    Command::new(PYTHON)
-                        .args(["-m", "zipfile", "-e"])
-                        .arg(&package)
-                        .arg(folder),
-                )?;
-            }
-            // Archives of Python's do not keep it.
+            wheels::unpack(layout, &PACKAGES, folder)?;
             for programs in ["bin", "nvvm/bin"] {
                 for program in files_below(&folder.join("nvidia/cu13").join(programs), &|_| true)? {
-                    fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
+                    wheels::make_program(&program)?;
                 }
             }
             Ok(())
@@ -108,23 +93,4 @@ impl Nvcc {
             .map(drop)
             .with_context(|| format!("cannot compile {}", source.display()))
     }
-}
-
-/// Downloads the packages, which must be the very ones that are named.
-fn download(folder: &Path) -> Result<()> {
-    let line =
-        |&(name, version, hash): &(&str, &str, &str)| format!("{name}=={version} --hash=sha256:{hash}\n");
-    let wanted = folder.join("packages.txt");
-    fs::write(&wanted, PACKAGES.iter().map(line).collect::<String>())?;
-    let mut pip = Command::new(PYTHON);
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--require-hashes",
-    ]);
-    capture(pip.arg("--dest").arg(folder).arg("--requirement").arg(&wanted)).map(drop)
 }

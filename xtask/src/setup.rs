@@ -7,9 +7,12 @@ use anyhow::{Result, bail};
 
 use crate::util::{capture, progress};
 
-/// A file that a package brings, and the package. What only the kernel's own build needs (bc, flex, …) is
+/// A file that a package brings, and the package.
+type Needed = (&'static str, &'static str);
+
+/// What everything needs. What only the kernel's own build needs (bc, flex, …) is
 /// not among them: the headers come with their tools built.
-const NEEDED: [(&str, &str); 13] = [
+pub const ALWAYS: [Needed; 13] = [
     ("/usr/bin/gcc", "gcc"),
     ("/usr/bin/g++", "g++"),
     ("/usr/include/stdio.h", "libc6-dev"),
@@ -28,6 +31,9 @@ const NEEDED: [(&str, &str); 13] = [
     ),
 ];
 
+/// What tests of the panel's page need besides.
+pub const FOR_BROWSER: [Needed; 1] = [("/usr/bin/chromium-headless-shell", "chromium-headless-shell")];
+
 fn is_missing(file: &str, package: &str) -> bool {
     // The ordinary busybox package has the same file, but needs libraries.
     let wrong_busybox = package == "busybox-static" && !Path::new("/usr/share/doc/busybox-static").exists();
@@ -35,8 +41,8 @@ fn is_missing(file: &str, package: &str) -> bool {
 }
 
 /// Installs what is missing. Costs nothing when nothing is.
-pub fn install_missing() -> Result<()> {
-    let missing: Vec<&str> = NEEDED
+pub fn install_missing(needed: &[Needed]) -> Result<()> {
+    let missing: Vec<&str> = needed
         .iter()
         .filter(|(file, package)| is_missing(file, package))
         .map(|&(_, package)| package)

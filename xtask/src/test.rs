@@ -5,7 +5,7 @@ use vgpu_vm::ARTIFACTS_ENV;
 
 use crate::build::{self, Profile, cargo};
 use crate::util::{Layout, run as run_command};
-use crate::{dist, guest_package, initramfs};
+use crate::{browser, dist, guest_package, initramfs};
 
 /// The package whose tests boot virtual machines.
 const WHOLE_SYSTEM: &str = "vgpu-tests";
@@ -33,6 +33,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     // All of them, so that one failure does not hide the next.
     run_command(test().args(["--workspace", "--exclude", WHOLE_SYSTEM, "--no-fail-fast"]))?;
     if !args.fast {
+        browser::fetch(layout, &artifacts)?;
         run_command(
             test()
                 .args(["--package", WHOLE_SYSTEM, "--no-fail-fast", "--"])

@@ -70,10 +70,15 @@ function newPoolField(known) {
   return made;
 }
 
-/** A key's words: "Queue depth", "GPUs per VM". */
+/** Units, as keys have them. */
+const UNITS = { ms: "ms", s: "s", mib: "MiB" };
+
+/** A key's words: "Queue depth", "GPUs per VM", "Kernel max (ms)". */
 function named(key) {
-  const words = key.split("_").map((word) => word.replace(/^gpu(s?)$/, "GPU$1").replace(/^vm$/, "VM")).join(" ");
-  return `${words[0].toUpperCase()}${words.slice(1)}`;
+  const parts = key.split("_");
+  const words = parts.filter((word) => !UNITS[word]).map((word) => word.replace(/^gpu(s?)$/, "GPU$1").replace(/^vm$/, "VM")).join(" ");
+  const unit = parts.map((word) => UNITS[word]).find(Boolean);
+  return `${words[0].toUpperCase()}${words.slice(1)}${unit ? ` (${unit})` : ""}`;
 }
 
 /** What the panel says of its objects. */
@@ -304,40 +309,36 @@ function notice(kind, title, lines = [], number = null) {
   setClass(node, kind);
   node.replaceChildren(element("p", {}, title));
   if (lines.length) node.append(element("ul", {}, ...lines.map((line) => element("li", {}, line))));
-  const buttons = element("p", { class: "buttons" });
-  if (number !== null) {
-    const undo = element("button", { type: "button" }, "Undo …");
-    undo.addEventListener("click", () => begin(["undo"], { number, try: true }));
-    buttons.append(undo);
-  }
-  const close = element("button", { type: "button" }, "Close");
-  close.addEventListener("click", () => { node.replaceChildren(); setClass(node, ""); });
-  buttons.append(close);
-  node.append(buttons);
+  const close = button("Close", () => { node.replaceChildren(); setClass(node, ""); });
+  node.append(element("p", { class: "buttons" }, ...(number === null ? [] : [undoButton(number)]), close));
 }
+
+/** Shows what taking that change back would change. */
+const undoButton = (number) => button("Undo …", () => begin(["undo"], { number, try: true }));
 
 /** The VMs that are being dragged, and from which pool. */
 let dragged = null;
 
-/** Has a pool's table give VMs, and take those that are dropped on it. */
-function takesVms(table, pool) {
-  // Those in no pool are in a table whose pool has no name: it takes none.
+/** Has a pool's part of the page give VMs, and take those that are dropped on it. */
+function takesVms(part, pool) {
+  // Those in no pool are in a part whose pool has no name: it takes none.
   const fits = () => dragged && pool && dragged.from !== pool;
-  table.addEventListener("dragstart", (event) => {
+  const mark = (on) => part.classList.toggle("target", on);
+  part.addEventListener("dragstart", (event) => {
     dragged = event.target.closest?.("tr")?.drag || null;
     if (dragged) event.dataTransfer.setData("text/plain", dragged.vms);
   });
-  table.addEventListener("dragend", () => { dragged = null; });
-  table.addEventListener("dragover", (event) => {
+  part.addEventListener("dragend", () => { dragged = null; });
+  part.addEventListener("dragover", (event) => {
     if (!fits()) return;
     event.preventDefault();
-    setClass(table, "target");
+    mark(true);
   });
-  table.addEventListener("dragleave", (event) => {
-    if (!table.contains(event.relatedTarget)) setClass(table, "");
+  part.addEventListener("dragleave", (event) => {
+    if (!part.contains(event.relatedTarget)) mark(false);
   });
-  table.addEventListener("drop", (event) => {
-    setClass(table, "");
+  part.addEventListener("drop", (event) => {
+    mark(false);
     if (!fits()) return;
     event.preventDefault();
     begin(["register"], { vms: dragged.vms, pool, move: true, try: true });
@@ -359,11 +360,6 @@ async function scan() {
 /** What those who may change things have on the page. */
 function showTools() {
   const tools = byId("tools");
-  const button = (text, act) => {
-    const made = element("button", { type: "button" }, text);
-    made.addEventListener("click", act);
-    return made;
-  };
   tools.replaceChildren(...TOOLS.map(([text, choices]) => button(text, () => begin(choices))),
     button("Read the file …", () => begin(["reload"], { try: true })), button("Look for GPUs", scan));
   tools.hidden = false;
@@ -399,11 +395,7 @@ function auditItem(record, undo) {
     const text = element("pre", {}, ...diff.map((line) => element("span", { class: line[0] === "+" ? "good" : "bad" }, `${printable(line)}\n`)));
     item.append(element("details", {}, element("summary", {}, "Lines of the pool map"), text));
   }
-  if (undo) {
-    const button = element("button", { type: "button" }, "Undo …");
-    button.addEventListener("click", () => begin(["undo"], { number: record.number, try: true }));
-    item.append(button);
-  }
+  if (undo) item.append(undoButton(record.number));
   return item;
 }
 

@@ -194,6 +194,12 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+function button(text, act) {
+  const made = element("button", { type: "button" }, text);
+  made.addEventListener("click", act);
+  return made;
+}
+
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -202,13 +208,16 @@ function setClass(node, name) {
   if (node.className !== name) node.className = name;
 }
 
-/** A table whose rows stay the same elements as long as what they are of is there. */
+let tablesSoFar = 0;
+
+/** A table and what it is of, whose rows stay the same elements as long as what they are of is there. */
 class Table {
   rows = new Map();
 
   constructor(columns) {
     this.columns = columns;
-    this.title = element("h2");
+    tablesSoFar += 1;
+    this.title = element("h2", { id: `table-${tablesSoFar}` });
     this.about = element("p", { class: "under" });
     const head = element("tr", { role: "row" });
     for (const column of columns) {
@@ -216,8 +225,15 @@ class Table {
     }
     this.body = element("tbody", { role: "rowgroup" });
     // The roles are said since a narrow screen shows rows as cards, which makes browsers forget them.
-    this.node = element("table", { role: "table" },
-      element("caption", {}, this.title, this.about), element("thead", { role: "rowgroup" }, head), this.body);
+    const table = element("table", { role: "table", "aria-labelledby": this.title.id },
+      element("thead", { role: "rowgroup" }, head), this.body);
+    this.node = element("div", { class: "part" }, this.title, this.about, table);
+    // Of a thousand VMs most are out of sight, and the browser lays them out when they come into it.
+    this.outOfSight = false;
+    this.node.addEventListener("contentvisibilityautostatechange", (event) => {
+      this.outOfSight = event.skipped;
+      if (!event.skipped) render();
+    });
   }
 
   /** Rows are `{ key, cells, drag }`, a cell as `fill` takes it; what can be dragged somewhere else is so by its head. */
@@ -258,17 +274,25 @@ class Table {
     return row;
   }
 
-  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }`, or `{ act }` that a button does. */
+  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }` or `{ over }`, or `{ act }` that a button does. */
   fill(node, column, cell) {
     const inside = node.firstChild;
+    if (cell?.over !== undefined) {
+      drawChart(inside, cell.over, cell.label, cell.text);
+      return;
+    }
     if (cell?.history !== undefined) {
-      fillChart(inside, cell);
+      if (!this.outOfSight) fillChart(inside, cell);
       return;
     }
     if (cell?.act !== undefined) {
       fillButton(inside, cell);
       return;
     }
+    // Nothing of the page is looked at for what is as it was.
+    const said = typeof cell === "string" ? cell : JSON.stringify(cell);
+    if (node.said === said) return;
+    node.said = said;
     const lines = (Array.isArray(cell) ? cell : [cell]).map((line) => (typeof line === "string" ? { text: line } : line));
     setClass(node, `${column.kind ?? ""}${lines.length === 0 || lines[0].text === "-" ? " nothing" : ""}`.trim());
     while (inside.children.length > lines.length) inside.lastChild.remove();
@@ -282,14 +306,11 @@ class Table {
 
 /** A button that is the same element as long as its row is there, so that it keeps the focus. */
 function fillButton(inside, { act, name }) {
-  let button = inside.querySelector("button");
-  if (!button) {
-    button = element("button", { type: "button" }, "Change …");
-    button.addEventListener("click", () => button.act());
-    inside.replaceChildren(button);
-  }
-  button.act = act;
-  button.setAttribute("aria-label", `Change ${name} …`);
+  if (!inside.querySelector("button")) inside.replaceChildren(button("Change …", () => inside.act()));
+  inside.act = act;
+  if (inside.named === name) return;
+  inside.named = name;
+  inside.querySelector("button").setAttribute("aria-label", `Change ${name} …`);
 }
 
 function fillChart(inside, { history, what, mark }) {
@@ -298,6 +319,15 @@ function fillChart(inside, { history, what, mark }) {
     setText(inside, "-");
     return;
   }
+  const whole = over.window === DAY ? "the last day" : "the last minute";
+  const seen = over.seen > over.window * 0.98 ? whole : `${duration(over.seen / 1000)} of ${whole}`;
+  drawChart(inside, over,
+    `${what} over ${seen}: now ${percent(over.now)}, on average ${percent(over.average)}, at most ${percent(over.most)}`,
+    `${mark ?? ""}${percent(over.average)}`);
+}
+
+/** The same element as long as its row is there. */
+function drawChart(inside, over, label, text) {
   let svg = inside.querySelector("svg");
   if (!svg) {
     svg = document.createElementNS(SVG, "svg");
@@ -315,11 +345,8 @@ function fillChart(inside, { history, what, mark }) {
     inside.replaceChildren(svg, element("span"));
   }
   drawn(svg, over);
-  const whole = over.window === DAY ? "the last day" : "the last minute";
-  const seen = over.seen > over.window * 0.98 ? whole : `${duration(over.seen / 1000)} of ${whole}`;
-  svg.setAttribute("aria-label",
-    `${what} over ${seen}: now ${percent(over.now)}, on average ${percent(over.average)}, at most ${percent(over.most)}`);
-  setText(inside.querySelector("span"), `${mark ?? ""}${percent(over.average)}`);
+  svg.setAttribute("aria-label", label);
+  setText(inside.querySelector("span"), text);
 }
 
 // ---- What is shown ----
@@ -474,7 +501,19 @@ function poolAbout(pool) {
   return words.join(", ");
 }
 
+let toBeDrawn = false;
+
+/** Has what is shown drawn, once however much is new. */
 function render() {
+  if (toBeDrawn) return;
+  toBeDrawn = true;
+  requestAnimationFrame(() => {
+    toBeDrawn = false;
+    draw();
+  });
+}
+
+function draw() {
   const { status, stats } = shown;
   if (!status || !gpuTable) return;
   const [gpuStats, vmStats] = [
@@ -639,7 +678,7 @@ function follow() {
 // ---- Who looks ----
 
 /** What is only for those who may look. */
-const PARTS = ["main", "footer"];
+const PARTS = ["#seen", "footer"];
 
 /** Asks who looks, and then follows; without a word of who it is, the page asks for one. */
 async function askWho() {

@@ -87,10 +87,61 @@ pub enum Request {
         #[serde(default)]
         from_vm: u32,
     },
+    /// A tool asks what VMs used by hour or by day, the oldest first.
+    Usage(WantedUsage),
     /// A tool asks which means of preemption hold on each GPU.
     Probe,
     /// A tool asks when sessions wanted a turn, and how much GPU time they then needed, from that number on.
     Arrivals { from: u64 },
+}
+
+/// Which part of what VMs used is wanted: that of hours that have a part in `from_s` to `to_s`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WantedUsage {
+    /// Of these VMs alone: a number, or a range such as "1-7".
+    #[serde(default)]
+    pub vms: Option<String>,
+    /// Of VMs that were in this pool then.
+    #[serde(default)]
+    pub pool: Option<String>,
+    /// From this second since 1970 on.
+    pub from_s: u64,
+    /// Up to this second since 1970.
+    pub to_s: u64,
+    pub by: Period,
+    /// What the last answer said is to be asked with for the rest; `None` at first.
+    #[serde(default)]
+    pub next: Option<String>,
+}
+
+/// What is summed up. Hours and days are those of UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Period {
+    #[default]
+    Hour,
+    Day,
+}
+
+impl Period {
+    /// Seconds.
+    pub fn len_s(self) -> u64 {
+        match self {
+            Self::Hour => 3600,
+            Self::Day => 86_400,
+        }
+    }
+}
+
+impl std::fmt::Display for Period {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Hour => "hour",
+            Self::Day => "day",
+        })
+    }
 }
 
 /// A change that somebody wants.
@@ -342,12 +393,8 @@ pub enum Answer {
     },
     /// To [`Request::Turns`].
     Turns { turns: Vec<TurnRecord>, next: u64 },
-    /// To [`Request::Scan`]: the GPUs that are there now, and the UUIDs of those that came and went since the last look.
-    Scanned {
-        gpus: Vec<GpuStatus>,
-        appeared: Vec<String>,
-        vanished: Vec<String>,
-    },
+    /// To [`Request::Scan`].
+    Scanned(Scanned),
     /// To [`Request::Change`].
     Changed(Changed),
     /// To [`Request::Changes`].
@@ -356,6 +403,11 @@ pub enum Answer {
     Events { events: Vec<EventRecord>, next: u64 },
     /// To [`Request::Stats`]. VMs from `next_vm` on did not fit.
     Stats { stats: Box<Stats>, next_vm: Option<u32> },
+    /// To [`Request::Usage`]. The rest, if there is more, is what is asked for with `next`; of a part there may be nothing.
+    Usage {
+        usage: Vec<UsageRecord>,
+        next: Option<String>,
+    },
     /// To [`Request::Probe`].
     Probe { gpus: Vec<GpuRungs> },
     /// To [`Request::Arrivals`].
@@ -857,6 +909,15 @@ pub struct CallRecord {
     pub ring: u32,
 }
 
+/// The GPUs that there are now, and the UUIDs of those that came and went since the last look.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Scanned {
+    pub gpus: Vec<GpuStatus>,
+    pub appeared: Vec<String>,
+    pub vanished: Vec<String>,
+}
+
 /// What was changed, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -976,6 +1037,37 @@ pub struct VmStats {
     pub refused: u64,
     /// Bytes on all its GPUs.
     pub memory: u64,
+}
+
+/// What a VM used in an hour, or a day.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct UsageRecord {
+    /// When it began, in seconds since 1970.
+    pub from_s: u64,
+    /// When the next one began.
+    pub to_s: u64,
+    pub vm: u32,
+    /// The pool that it was in then; empty if it was in none any longer.
+    pub pool: String,
+    /// Turn time less idle time.
+    pub gpu_microseconds: u64,
+    /// How much of that is an estimate: while several sessions work on one GPU at once, its time is split by their slices.
+    pub estimated_microseconds: u64,
+    /// Turns that it got.
+    pub turns: u64,
+    /// What its sessions waited for those, in all.
+    pub turn_wait_us: u64,
+    /// The longest of these waits.
+    pub turn_wait_max_us: u64,
+    /// Calls done.
+    pub calls: u64,
+    /// Limits broken.
+    pub violations: u64,
+    /// Allocations refused by the memory quota.
+    pub refused: u64,
+    /// Bytes on all its GPUs times the seconds for which it had them.
+    pub memory_byte_seconds: u64,
 }
 
 /// A session wanted a turn, and what became of it.

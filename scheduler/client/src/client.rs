@@ -8,7 +8,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vgpu_sched_api::messages::{
-    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Stats, Status, TurnRecord, Wanted,
+    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Scanned, Stats, Status,
+    TurnRecord, UsageRecord, Wanted, WantedUsage,
 };
 use vgpu_sched_api::packet::{self, PacketError};
 
@@ -82,6 +83,14 @@ impl Client {
         Ok(all)
     }
 
+    /// Has it look for GPUs again.
+    pub fn scan(&self) -> Result<Scanned, Failure> {
+        match self.ask(&Request::Scan)? {
+            Answer::Scanned(scanned) => Ok(scanned),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// A page of the turns that were given, from that number on, and where the next one begins.
     pub fn turns(&self, from: u64) -> Result<(Vec<TurnRecord>, u64), Failure> {
         match self.ask(&Request::Turns { from })? {
@@ -118,6 +127,14 @@ impl Client {
     pub fn arrivals(&self, from: u64) -> Result<(Vec<Arrival>, u64), Failure> {
         match self.ask(&Request::Arrivals { from })? {
             Answer::Arrivals { arrivals, next } => Ok((arrivals, next)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A part of what VMs used, and what to ask with for the next one, if there is more.
+    pub fn usage(&self, wanted: &WantedUsage) -> Result<(Vec<UsageRecord>, Option<String>), Failure> {
+        match self.ask(&Request::Usage(wanted.clone()))? {
+            Answer::Usage { usage, next } => Ok((usage, next)),
             other => Err(unexpected(&other)),
         }
     }

@@ -2,7 +2,7 @@
 use vgpu_sched_api::messages::{
     Arrival, CallRecord, Change, ChangeRecord, Edit, EventKind, EventRecord, GpuMeasured, GpuState, GpuStats,
     GpuStatus, Limits, Percentiles, Policy, PoolStatus, Priority, QuarantineStatus, Rung, SCHEMA_VERSION,
-    SessionStatus, Sharing, Stats, Status, VmSettings, VmStats, VmStatus, XidStatus,
+    SessionStatus, Sharing, Stats, Status, UsageRecord, VmSettings, VmStats, VmStatus, XidStatus,
 };
 
 fn session(program: &str, state: &str) -> SessionStatus {
@@ -165,6 +165,25 @@ pub fn change(number: u64) -> ChangeRecord {
             .to_owned(),
         map_version: "0123456789abcdef".to_owned(),
         refused: None,
+    }
+}
+
+/// What a VM used in an hour.
+pub fn usage(vm: u32) -> UsageRecord {
+    UsageRecord {
+        from_s: 1_699_999_200,
+        to_s: 1_700_002_800,
+        vm,
+        pool: "A".to_owned(),
+        gpu_microseconds: 3_599_000_001,
+        estimated_microseconds: 500_000,
+        turns: 12,
+        turn_wait_us: 7_000_000,
+        turn_wait_max_us: 2_500_000,
+        calls: 123_456_789,
+        violations: 1,
+        refused: 2,
+        memory_byte_seconds: (3600 << 30) * 159 / 2,
     }
 }
 

@@ -10,7 +10,7 @@ impl Charge {
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             ns: self.ns + other.ns,
-            estimated: self.estimated || other.estimated,
+            estimated_ns: self.estimated_ns + other.estimated_ns,
         }
     }
 }
@@ -94,7 +94,9 @@ impl Core {
         }
         if let Some(seat) = vm.session_mut(number).and_then(SessionState::seat_mut) {
             seat.charge.ns = seat.charge.ns.saturating_add_signed(ns);
-            seat.charge.estimated |= split;
+            if split {
+                seat.charge.estimated_ns = seat.charge.estimated_ns.saturating_add_signed(ns);
+            }
         }
     }
 
@@ -114,14 +116,14 @@ impl Core {
         for gpu in gpus.iter() {
             self.count_busy(gpu, -(passed_ns as i64));
             // Rounded up, so that no more is charged in the end than there was.
-            for ((slot, number), ns, _) in self.parts(gpu, passed_ns, part_or_more) {
-                self.charge(slot, number, -(ns as i64), false);
+            for ((slot, number), ns, split) in self.parts(gpu, passed_ns, part_or_more) {
+                self.charge(slot, number, -(ns as i64), split);
             }
         }
         change(self);
         for gpu in gpus.iter() {
             for ((slot, number), ns, split) in self.parts(gpu, passed_ns, part) {
-                self.charge(slot, number, ns as i64, split && passed_ns > 0);
+                self.charge(slot, number, ns as i64, split);
             }
             self.count_busy(gpu, passed_ns as i64);
             self.gpus[gpu as usize].split_since = since;
@@ -149,8 +151,11 @@ impl Core {
             let works = state.holders.iter().filter(|holder| self.works(**holder));
             let slices = works.filter_map(|(slot, number)| self.session_at(*slot, *number));
             let all: u64 = slices.map(SessionState::slice_in_force).sum();
-            charge.ns += part(passed_ns, slice, all);
-            charge.estimated |= passed_ns > 0 && all != slice;
+            let ns = part(passed_ns, slice, all);
+            charge.ns += ns;
+            if all != slice {
+                charge.estimated_ns += ns;
+            }
         }
         charge
     }

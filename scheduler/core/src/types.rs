@@ -447,8 +447,8 @@ pub enum Action {
 pub struct Charge {
     /// Nanoseconds.
     pub ns: u64,
-    /// Whether some of it is a share, by time slices, of time in which several were admitted.
-    pub estimated: bool,
+    /// How much of it is a share, by time slices, of time in which several were admitted.
+    pub estimated_ns: u64,
 }
 
 /// How a turn ended.

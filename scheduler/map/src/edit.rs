@@ -57,6 +57,11 @@ pub enum EditError {
 /// a name may mean. What they change is told in the words of [`differences`].
 pub fn apply(text: &str, edits: &[Edit], resolve: Resolve<'_>) -> Result<Edited, EditError> {
     PoolMap::parse(text, None)?;
+    if edits.is_empty() {
+        return Err(EditError::Refused(
+            "no edit is given: expected at least one".to_owned(),
+        ));
+    }
     let mut edited = Edited {
         text: text.to_owned(),
         changes: Vec::new(),

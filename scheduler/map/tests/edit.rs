@@ -504,6 +504,11 @@ fn what_cannot_be_is_refused() {
             "there is no pool C: there is A, B",
         ),
     ];
+    let nothing = apply(all, &[], &resolve).unwrap_err();
+    assert_eq!(
+        nothing,
+        EditError::Refused("no edit is given: expected at least one".to_owned())
+    );
     for (edit, part) in not_found {
         let error = apply(all, std::slice::from_ref(&edit), &resolve).unwrap_err();
         let is_all = matches!(edit, Edit::UnassignGpu { .. });

@@ -626,7 +626,12 @@ impl Exec {
 
     /// Says that it is idle from now on.
     pub fn rest(&self) {
-        self.page.set_idle_since(monotonic_us());
+        self.rest_since(monotonic_us());
+    }
+
+    /// Says that it is idle since then, in microseconds of the monotonic clock.
+    pub fn rest_since(&self, at_us: u64) {
+        self.page.set_idle_since(at_us);
         assert!(self.change(State::Held, State::Idle));
     }
 

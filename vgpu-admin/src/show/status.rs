@@ -2,7 +2,7 @@
 use super::{ESTIMATE, Screen, bytes, count, duration, moment, printable};
 use vgpu_pool_map::VmRange;
 use vgpu_sched_api::messages::{
-    GpuState, GpuStatus, Policy, PoolStatus, Rung, SessionStatus, Sharing, Status, VmStatus,
+    GpuState, GpuStatus, Policy, PoolStatus, Rung, Scanned, SessionStatus, Sharing, Status, VmStatus,
 };
 
 /// Sessions of a VM that are shown at most.
@@ -11,7 +11,12 @@ const SESSIONS_MAX: usize = 3;
 const PROGRAM_MAX: usize = 20;
 
 /// The GPUs after a look for them.
-pub fn scanned(gpus: &[GpuStatus], appeared: &[String], vanished: &[String], screen: Screen) -> String {
+pub fn scanned(scanned: &Scanned, screen: Screen) -> String {
+    let Scanned {
+        gpus,
+        appeared,
+        vanished,
+    } = scanned;
     let mut text = String::new();
     if gpus.is_empty() {
         text += "There is no GPU.\n";

@@ -420,7 +420,7 @@ fn one_that_does_not_give_back_is_stopped_kept_stopped_and_resumed() {
             End::Stopped,
             Charge {
                 ns: 31_000_000,
-                estimated: false
+                estimated_ns: 0
             }
         )
     );
@@ -444,7 +444,7 @@ fn one_that_does_not_give_back_is_stopped_kept_stopped_and_resumed() {
             End::Yielded,
             Charge {
                 ns: 5_000_000,
-                estimated: false
+                estimated_ns: 0
             }
         ),
         "nothing while stopped"
@@ -509,7 +509,7 @@ fn idle_time_is_not_charged_and_shared_time_is_split_by_slices() {
             End::Released,
             Charge {
                 ns: 2_010_000,
-                estimated: true
+                estimated_ns: 10_000
             }
         )
     );
@@ -522,7 +522,7 @@ fn idle_time_is_not_charged_and_shared_time_is_split_by_slices() {
             1,
             Charge {
                 ns: 1_000_000,
-                estimated: true
+                estimated_ns: 1_000_000
             }
         ))
     );
@@ -533,7 +533,7 @@ fn idle_time_is_not_charged_and_shared_time_is_split_by_slices() {
             End::Released,
             Charge {
                 ns: 1_100_000,
-                estimated: true
+                estimated_ns: 1_000_000
             }
         )
     );
@@ -558,7 +558,7 @@ fn ends(story: &mut Story) -> Vec<(Session, End, u64, Charge)> {
 /// Nobody looks at a session that has the GPU for itself. When it ends, or is looked at, it says since when it was idle.
 #[test]
 fn idle_time_that_nobody_saw_is_not_charged_either() {
-    let charge = |ns, estimated| Charge { ns, estimated };
+    let charge = |ns| Charge { ns, estimated_ns: 0 };
     let mut story = Story::new(Config::default(), &[(1, Level::Low)]);
     let second = session(1, 2);
     story.attach(second, &[0]);
@@ -568,14 +568,14 @@ fn idle_time_that_nobody_saw_is_not_charged_either() {
         session: A,
         idle_us: 4_000_000,
     });
-    assert_eq!(story.core.usage(1), Some((1, charge(1_000_000_000, false))));
+    assert_eq!(story.core.usage(1), Some((1, charge(1_000_000_000))));
     assert_eq!(story.core.busy_ns(0), 1_000_000_000);
     // It was a look: it is not watched for longer.
     assert!(story.actions.contains(&Action::TakeIfIdle { session: A }));
     story.event(Event::Gone { session: A });
     assert_eq!(
         ends(&mut story),
-        [(A, End::Gone, 1_000_000, charge(1_000_000_000, false))]
+        [(A, End::Gone, 1_000_000, charge(1_000_000_000))]
     );
 
     // It is no more than it was charged for this turn, whatever the executor says.
@@ -587,8 +587,8 @@ fn idle_time_that_nobody_saw_is_not_charged_either() {
     });
     story.until(6_500_000);
     story.event(Event::Gone { session: second });
-    assert_eq!(ends(&mut story), [(second, End::Gone, 0, charge(0, false))]);
-    assert_eq!(story.core.usage(1), Some((2, charge(1_000_000_000, false))));
+    assert_eq!(ends(&mut story), [(second, End::Gone, 0, charge(0))]);
+    assert_eq!(story.core.usage(1), Some((2, charge(1_000_000_000))));
 }
 
 /// Two sessions of a VM share a GPU, and neither is watched: the time in which one of them was idle is the other's.
@@ -612,12 +612,12 @@ fn idle_time_that_nobody_saw_is_charged_to_who_worked_meanwhile() {
     assert_eq!(story.core.busy_ns(0), 7_000_000_000);
     story.event(Event::Gone { session: A });
     story.event(Event::Gone { session: second });
-    let charge = |ns| Charge { ns, estimated: true };
+    let charge = |ns, estimated_ns| Charge { ns, estimated_ns };
     assert_eq!(
         ends(&mut story),
         [
-            (A, End::Gone, 4_000_000, charge(2_000_000_000)),
-            (second, End::Gone, 7_000_000, charge(5_000_000_000))
+            (A, End::Gone, 4_000_000, charge(2_000_000_000, 2_000_000_000)),
+            (second, End::Gone, 7_000_000, charge(5_000_000_000, 2_000_000_000))
         ]
     );
 }

@@ -1,0 +1,174 @@
+// What is in vgpu.db: what VMs used by hour and by day, and what happened to one of them.
+"use strict";
+
+/** How often each is read anew while it is looked at. */
+const USAGE_AGAIN = 60_000;
+const EVENTS_AGAIN = 5_000;
+const EVENTS_SHOWN = 20;
+
+// ---- What VMs used ----
+
+const SPANS = {
+  hour: { ms: 3_600_000, count: 24, name: "the last 24 hours", unit: "an hour" },
+  day: { ms: 86_400_000, count: 30, name: "the last 30 days", unit: "a day" },
+};
+const USAGE_COLUMNS = [
+  { name: "VM" }, { name: "Pool", kind: "text" }, { name: "GPU time", kind: "chart" }, { name: "Turns", kind: "number" },
+  { name: "Waited for them", kind: "number" }, { name: "Longest wait", kind: "number" }, { name: "Calls", kind: "number" },
+  { name: "Violations", kind: "number" }, { name: "Refused allocations", kind: "number" }, { name: "Memory, GiB h", kind: "number" },
+];
+
+const usage = { table: new Table(USAGE_COLUMNS), asking: false };
+
+/** All pages of it. */
+async function readUsage(by) {
+  const records = [];
+  let next = "";
+  do {
+    const page = await ask(`/api/v1/usage?by=${by}${next}`);
+    records.push(...page.usage);
+    next = page.next === null ? "" : `&next=${encodeURIComponent(page.next)}`;
+  } while (next);
+  return records;
+}
+
+/** What a VM used, as `drawn` takes it: each period's part of one GPU's time. */
+function stepsOf(records, { ms, count }, now) {
+  const used = new Map();
+  for (const { from_s: from, gpu_microseconds: us } of records) used.set(from * 1000, (used.get(from * 1000) ?? 0) + us);
+  const last = Math.floor(now / ms) * ms;
+  const steps = [];
+  for (let from = last - (count - 1) * ms; from <= last; from += ms) {
+    steps.push({ from, to: from + ms, share: (used.get(from) ?? 0) / 1000 / ms });
+  }
+  return { window: ms * count, end: last + ms, steps, most: Math.max(...steps.map((step) => step.share)) };
+}
+
+function usageRow(vm, records, span, now) {
+  const sum = (key) => records.reduce((all, record) => all + record[key], 0);
+  const over = stepsOf(records, span, now);
+  const busiest = over.steps.find((step) => step.share === over.most);
+  const all = `${sum("estimated_microseconds") ? "~" : ""}${time(sum("gpu_microseconds"))}`;
+  const pools = [...new Set(records.map((record) => record.pool))].map((pool) => printable(pool) || "none any longer");
+  return {
+    key: `vm ${vm}`,
+    cells: [
+      String(vm),
+      pools.join(", "),
+      {
+        over,
+        label: `GPU time of VM ${vm} over ${span.name}: ${all}; most, ${percent(over.most)} of ${span.unit}, from ${moment(busiest.from / 1000)} on`,
+        text: all,
+      },
+      String(sum("turns")),
+      time(sum("turn_wait_us")),
+      latency(Math.max(...records.map((record) => record.turn_wait_max_us))),
+      String(sum("calls")),
+      String(sum("violations")),
+      String(sum("refused")),
+      (sum("memory_byte_seconds") / 2 ** 30 / 3600).toFixed(1),
+    ],
+  };
+}
+
+const time = (us) => (us < 60e6 ? latency(us) : duration(us / 1e6));
+
+async function refreshUsage() {
+  const by = byId("usage-span").value;
+  byId("usage-csv").setAttribute("href", `/api/v1/usage?by=${by}&format=csv`);
+  if (!byId("usage").open || usage.asking) return;
+  usage.asking = true;
+  try {
+    const records = await readUsage(by);
+    const vms = new Map();
+    for (const record of records) vms.set(record.vm, [...(vms.get(record.vm) ?? []), record]);
+    const rows = [...vms].sort(([one], [other]) => one - other);
+    const { name } = SPANS[by];
+    usage.table.update(`GPU time of VMs, ${name}`, "", rows.map(([vm, all]) => usageRow(vm, all, SPANS[by], Date.now())));
+    usage.table.node.hidden = rows.length === 0;
+    setText(byId("usage-said"), rows.length ? "" : `Nothing was used in ${name}.`);
+  } catch (failure) {
+    setText(byId("usage-said"), reason(failure));
+  } finally {
+    usage.asking = false;
+  }
+  // It was changed meanwhile.
+  if (byId("usage-span").value !== by) refreshUsage();
+}
+
+// ---- What happened to a VM ----
+
+const CALL_COLUMNS = [
+  { name: "Call" }, { name: "Before", kind: "number" }, { name: "Took", kind: "number" }, { name: "Thread", kind: "number" },
+];
+
+const happened = { asking: false };
+
+function offerVms() {
+  const select = byId("events-vm");
+  const vms = shown.status ? [...shown.status.pools.flatMap((pool) => pool.vms), ...shown.status.in_no_pool] : [];
+  const numbers = vms.map(({ vm }) => String(vm)).sort((one, other) => one - other);
+  // What is chosen stays so, whatever becomes of it.
+  if (select.value && !numbers.includes(select.value)) numbers.push(select.value);
+  if ([...select.options].map((option) => option.value).join() === numbers.join()) return;
+  const chosen = select.value;
+  select.replaceChildren(...numbers.map((vm) => element("option", { value: vm }, vm)));
+  if (chosen) select.value = chosen;
+}
+
+/** The flight recorder's. */
+function callTable(calls) {
+  const table = new Table(CALL_COLUMNS);
+  table.update("The session's last calls", "how long before it each came, and which thread's it was", calls.map((call, at) => ({
+    key: at,
+    cells: [printable(call.name), latency(call.before_us), call.took_us === null ? "had not returned" : latency(call.took_us), String(call.ring)],
+  })));
+  return table.node;
+}
+
+function eventItem(event) {
+  const place = [event.session === null ? "" : `session ${event.session}`, event.gpu === null ? "" : printable(event.gpu).replaceAll(",", ", ")];
+  const item = element("li", { id: `event-${event.number}` },
+    element("p", {}, element("b", {}, printable(event.kind).replaceAll("_", " ")), ` ${moment(event.at_s)} `,
+      element("span", { class: "under" }, place.filter(Boolean).join(", "))),
+    element("p", {}, printable(event.message)));
+  if (event.calls.length) {
+    item.append(element("details", {}, element("summary", {}, `The last ${event.calls.length} calls`), callTable(event.calls)));
+  }
+  return item;
+}
+
+async function refreshEvents() {
+  if (!byId("events").open || happened.asking || !shown.status) return;
+  offerVms();
+  const vm = byId("events-vm").value;
+  if (!vm) {
+    setText(byId("events-said"), "No VM was started yet.");
+    return;
+  }
+  happened.asking = true;
+  try {
+    const { events } = await ask(`/api/v1/events?vm=${vm}&last=${EVENTS_SHOWN}`);
+    setText(byId("events-said"), events.length ? "" : `Nothing happened to VM ${vm}.`);
+    const list = byId("events-list");
+    // Those that are shown already stay the same elements, so that what is open in them is.
+    const items = events.toReversed().map((event) => document.getElementById(`event-${event.number}`) ?? eventItem(event));
+    if (list.children.length !== items.length || items.some((item, at) => list.children[at] !== item)) list.replaceChildren(...items);
+  } catch (failure) {
+    setText(byId("events-said"), reason(failure));
+  } finally {
+    happened.asking = false;
+  }
+  // It was changed meanwhile.
+  if (byId("events-vm").value !== vm) refreshEvents();
+}
+
+usage.table.node.hidden = true;
+byId("usage-table").append(usage.table.node);
+byId("usage").addEventListener("toggle", refreshUsage);
+byId("usage-span").addEventListener("change", refreshUsage);
+byId("events").addEventListener("toggle", refreshEvents);
+byId("events-vm").addEventListener("change", refreshEvents);
+refreshUsage();
+setInterval(() => { if (!document.hidden && shown.state === "up") refreshUsage(); }, USAGE_AGAIN);
+setInterval(() => { if (!document.hidden && shown.state === "up") refreshEvents(); }, EVENTS_AGAIN);

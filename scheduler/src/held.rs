@@ -1,0 +1,80 @@
+//! Answers that tell counters wait until these are in `vgpu.db`: what somebody was told is never less later, however this
+//! program ends. Nobody else waits for the disk.
+use crate::daemon::Daemon;
+use crate::store::Question;
+use std::collections::BTreeMap;
+use vgpu_sched_api::messages::{Answer, Refusal};
+
+/// Later than this an answer is told all the same, in microseconds: it must not hang on a disk that does.
+const STORED_LATE_US: u64 = 1_000_000;
+/// So long the database may take to answer itself: less than a tool waits.
+const READ_LATE_US: u64 = 4_000_000;
+
+/// Answers that are told when `vgpu.db` has come so far, by the tickets it gave for that.
+#[derive(Debug, Default)]
+pub struct Held(BTreeMap<u64, Late>);
+
+#[derive(Debug)]
+struct Late {
+    client: u64,
+    /// What it is told if nothing else is known by then.
+    answer: Answer,
+    until_us: u64,
+}
+
+impl Daemon {
+    /// Tells a client something once what VMs used up to now is stored.
+    pub(crate) fn tell_once_stored(&mut self, client: u64, answer: impl FnOnce(&mut Self) -> Answer) {
+        self.write_usage();
+        let answer = answer(self);
+        self.hold(client, answer, None, STORED_LATE_US);
+    }
+
+    /// Tells a client what is in the database, with what VMs used up to now.
+    pub(crate) fn tell_stored(&mut self, client: u64, question: Question) {
+        self.write_usage();
+        let message = format!(
+            "vgpu.db does not answer within {} s: what it lies on is slow, or full of work",
+            READ_LATE_US / 1_000_000
+        );
+        let late = Answer::Refused {
+            why: Refusal::Failed,
+            message,
+        };
+        self.hold(client, late, Some(question), READ_LATE_US);
+    }
+
+    fn hold(&mut self, client: u64, answer: Answer, question: Option<Question>, late_us: u64) {
+        let ticket = self.store.tell(question);
+        let until_us = self.now_us() + late_us;
+        let late = Late {
+            client,
+            answer,
+            until_us,
+        };
+        self.held.0.insert(ticket, late);
+    }
+
+    pub(crate) fn serve_store(&mut self) {
+        for done in self.store.take_done() {
+            // It may have been told already, late.
+            if let Some(late) = self.held.0.remove(&done.ticket) {
+                self.send_answer(late.client, &done.answer.unwrap_or(late.answer));
+            }
+        }
+    }
+
+    /// When the next answer is late.
+    pub(crate) fn next_late_us(&self) -> Option<u64> {
+        self.held.0.values().map(|late| late.until_us).min()
+    }
+
+    /// Tells what is late by that time.
+    pub(crate) fn tell_late(&mut self, now_us: u64) {
+        let late = self.held.0.extract_if(.., |_, late| late.until_us <= now_us);
+        for late in late.map(|(_, late)| late).collect::<Vec<_>>() {
+            log::warn!("vgpu.db is slow: what it was to have first is told without");
+            self.send_answer(late.client, &late.answer);
+        }
+    }
+}
