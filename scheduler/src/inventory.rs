@@ -68,6 +68,14 @@ impl Inventory {
         }
     }
 
+    /// Nobody looks for now: those that were there once are the host's, and missing.
+    pub fn expect_known(&mut self) {
+        for uuid in self.known.keys().cloned().collect::<Vec<_>>() {
+            // Where there are more than can be told apart, the rest is unknown until it is there.
+            self.number(&uuid);
+        }
+    }
+
     /// These are there now.
     pub fn update(&mut self, found: Vec<Gpu>) -> News {
         let mut present = BTreeMap::new();

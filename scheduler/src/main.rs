@@ -116,7 +116,10 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
     let mut inventory = Inventory::new(std::mem::take(&mut saved.gpus));
     let look = || scan::look(&arguments.libnvidia_ml);
     let listing_failed = match arguments.scan_on.contains(&ScanOn::Start).then(look) {
-        None => None,
+        None => {
+            inventory.expect_known();
+            None
+        }
         Some(Ok(gpus)) => {
             inventory.update(gpus.clone());
             store.write(Changes {

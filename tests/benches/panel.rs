@@ -81,8 +81,13 @@ fn main() -> Result<()> {
     for _ in 0..RUNS {
         page.reload();
         let painted = page.evaluate(
-            "new Promise((done) => { const look = () => (window.whole ? done([
-               performance.getEntriesByName('first-contentful-paint')[0].startTime, window.whole]) : setTimeout(look, 5)); look(); })",
+            "new Promise((done) => {
+               const look = () => {
+                 const [first] = performance.getEntriesByName('first-contentful-paint');
+                 if (first && window.whole) done([first.startTime, window.whole]); else setTimeout(look, 5);
+               };
+               look();
+             })",
         );
         first.push(number(&painted[0])?);
         whole.push(number(&painted[1])?);

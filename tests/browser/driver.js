@@ -11,6 +11,7 @@ const { chromium } = require(playwright);
 /** What is wrong with the page, whatever is done with it: errors of its script, and requests to elsewhere. */
 const complaints = [];
 let page;
+let counting = null;
 
 /** A place is found by what a person or a screen reader calls it, within the one before. */
 function find(path) {
@@ -61,12 +62,12 @@ const ON_THE_PAGE = {
   /** Has a script run before the page's own when it is loaded again. */
   at_start: (content) => page.addInitScript({ content }).then(() => null),
   reload: () => page.reload().then(() => null),
-  /** What the browser has done for the page so far, in seconds. */
+  /** What the browser has done for the page since that was first asked for, in seconds. */
   costs: async () => {
-    const session = await page.context().newCDPSession(page);
-    await session.send("Performance.enable");
-    const { metrics } = await session.send("Performance.getMetrics");
-    await session.detach();
+    // It counts from when that was first asked for.
+    counting ??= await page.context().newCDPSession(page);
+    await counting.send("Performance.enable");
+    const { metrics } = await counting.send("Performance.getMetrics");
     return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
   },
   /** What keeps people from using the page as it is now. */

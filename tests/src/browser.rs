@@ -154,7 +154,7 @@ impl Page {
         self.on_the_page("reload", json!([]));
     }
 
-    /// What the browser has done for the page so far, by the names that DevTools has for it, in seconds.
+    /// What the browser has done for the page since that was first asked for, by the names that DevTools has for it, in seconds.
     #[track_caller]
     pub fn costs(&self) -> Value {
         self.on_the_page("costs", json!([]))

@@ -337,8 +337,7 @@ fn nothing_is_changed_unseen() {
 
     page.button("Undo …").click();
     let undo = page.at("dialog", "Take the last change back");
-    undo.at("status", "")
-        .until_has("taken back: VMs 1-3: weight 5, was 1");
+    undo.at("status", "").until_has("VMs 1-3: weight 1, was 5");
     undo.button("Apply").click();
     page.table("Pool A:").row("1-7").until_shown();
     assert_eq!(office.map(), before);
@@ -346,9 +345,7 @@ fn nothing_is_changed_unseen() {
     page.text("Who changed what").click();
     let audit = page.at("list", "");
     audit.at("text", "anna (uid ").until_shown();
-    audit
-        .at("text", "taken back: VMs 1-3: weight 5, was 1")
-        .until_shown();
+    audit.at("text", "VMs 1-3: weight 1, was 5").until_shown();
 
     // The browser knows what a number is, vgpud what a range is and what there is.
     let form = self::form(&page, "Register VMs …", "Put VMs into a pool");
