@@ -1,5 +1,5 @@
-//! Answers that tell counters wait until these are in `vgpu.db`: what somebody was told is never less later, however this
-//! program ends. Nobody else waits for the disk.
+//! Answers that tell counters, or a session's GPUs, wait until these are in `vgpu.db`: what somebody was told is never less, or
+//! another one, later, however this program ends. Nobody else waits for the disk.
 use crate::daemon::Daemon;
 use crate::store::Question;
 use std::collections::BTreeMap;
@@ -27,6 +27,11 @@ impl Daemon {
     pub(crate) fn tell_once_stored(&mut self, client: u64, answer: impl FnOnce(&mut Self) -> Answer) {
         self.write_usage();
         let answer = answer(self);
+        self.tell_once_kept(client, answer);
+    }
+
+    /// Tells a client something once all that was to be written by now is stored.
+    pub(crate) fn tell_once_kept(&mut self, client: u64, answer: Answer) {
         self.hold(client, answer, None, STORED_LATE_US);
     }
 

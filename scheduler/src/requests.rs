@@ -48,7 +48,11 @@ impl Daemon {
                 pid,
                 program,
                 gpus,
-            } => self.open(client, session, (pid, &program), &gpus),
+            } => {
+                let answer = self.open(client, session, (pid, &program), &gpus)?;
+                self.tell_once_kept(client, answer);
+                return Ok(None);
+            }
             Request::AttachSession {
                 session,
                 pid,
