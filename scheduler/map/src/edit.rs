@@ -208,7 +208,10 @@ impl<'a> Step<'a> {
             }
             self.document.remove_vms(index, vms);
         }
-        self.document.add_vms(to, vms);
+        // A list that has them all stays as it was written.
+        if !VmRange::in_first_alone(&[vms], &self.map.pools[to].ranges).is_empty() {
+            self.document.add_vms(to, vms);
+        }
         Ok(())
     }
 

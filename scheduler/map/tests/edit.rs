@@ -353,6 +353,24 @@ gpu_memory_mib = 2048 # a big one
     );
 }
 
+/// A pool's list is not written anew for VMs that it has, though something else is set for them.
+#[test]
+fn a_list_that_has_the_vms_stays_as_it_was_written() {
+    let text = "[[pool]]\nname = \"A\"\ngpus = [\"all\"]\nvms = [1, 2, \"3\", \"4-6\"]\n";
+    let again = Edit::RegisterVms {
+        vms: "2-5".to_owned(),
+        pool: "A".to_owned(),
+        settings: VmSettings {
+            weight: Some(3),
+            ..VmSettings::default()
+        },
+        move_from_other: false,
+    };
+    let edited = apply(text, &[again], &resolve).unwrap();
+    assert_eq!(edited.changes, ["VMs 2-5: weight 3, was 1"]);
+    assert!(edited.text.starts_with(text), "{}", edited.text);
+}
+
 /// What is said to be a VM's, or a pool's, stays so when a wider table comes to say something else.
 #[test]
 fn a_limit_that_is_what_counts_already_is_written() {
