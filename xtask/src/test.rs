@@ -31,14 +31,15 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
         command
     };
     // All of them, so that one failure does not hide the next.
-    run_command(test().args(["--workspace", "--exclude", WHOLE_SYSTEM, "--no-fail-fast"]))?;
-    if !args.fast {
-        browser::fetch(layout, &artifacts)?;
-        run_command(
-            test()
-                .args(["--package", WHOLE_SYSTEM, "--no-fail-fast", "--"])
-                .args(&args.arguments),
-        )?;
+    let fast = run_command(test().args(["--workspace", "--exclude", WHOLE_SYSTEM, "--no-fail-fast"]));
+    if args.fast {
+        return fast;
     }
-    Ok(())
+    browser::fetch(layout, &artifacts)?;
+    let whole = run_command(
+        test()
+            .args(["--package", WHOLE_SYSTEM, "--no-fail-fast", "--"])
+            .args(&args.arguments),
+    );
+    fast.and(whole)
 }
