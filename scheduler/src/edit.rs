@@ -2,7 +2,7 @@
 use crate::daemon::Daemon;
 use crate::requests::Refused;
 use anyhow::{Context, Result, bail};
-use diffy::{DiffOptions, Patch};
+use diffy::{DiffOptions, Line, Patch};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, Permissions};
@@ -138,9 +138,7 @@ impl Daemon {
             );
             return Err((Refusal::Conflict, message));
         }
-        let undone = Patch::from_str(&record.diff)
-            .map_err(anyhow::Error::new)
-            .and_then(|patch| Ok(diffy::apply(text, &patch.reverse())?))
+        let undone = before(text, &record.diff)
             .with_context(|| format!("change {number} cannot be taken back"))
             .map_err(|error| self.failed(&error))?;
         self.put(text, undone, dry_run)
@@ -255,6 +253,48 @@ fn diff(old: &str, new: &str) -> String {
         .to_string()
 }
 
+/// The text before what [`diff`] tells of it. Its lines are where they are said to be: to search for them, as tools do that apply
+/// patches, could take others that are alike.
+fn before(text: &str, diff: &str) -> Result<String> {
+    let patch = Patch::from_str(diff)?;
+    let mut lines = text.split_inclusive('\n');
+    let (mut old, mut at) = (String::new(), 0);
+    let mut next = |expected: Option<&str>| -> Result<&str> {
+        let line = lines
+            .next()
+            .filter(|line| expected.is_none_or(|expected| expected == *line));
+        line.context("what is kept of it does not fit the text")
+    };
+    for hunk in patch.hunks() {
+        let range = hunk.new_range();
+        // A place between lines is named by the line before it, from 1.
+        let begin = if range.is_empty() {
+            range.start()
+        } else {
+            range.start().saturating_sub(1)
+        };
+        while at < begin {
+            old.push_str(next(None)?);
+            at += 1;
+        }
+        for line in hunk.lines() {
+            match line {
+                Line::Delete(line) => old.push_str(line),
+                Line::Insert(line) => {
+                    next(Some(line))?;
+                    at += 1;
+                }
+                Line::Context(line) => {
+                    old.push_str(next(Some(line))?);
+                    at += 1;
+                }
+            }
+        }
+    }
+    old.extend(lines);
+    Ok(old)
+}
+
 /// Replaces a file's text at once, keeping its owner and mode: whoever reads it finds the old text or the new one. Says
 /// whether it still had the old one; if not, it stays.
 fn replace(path: &Path, old: &str, new: &str) -> Result<bool> {
@@ -337,9 +377,17 @@ mod tests {
         fn from_what_is_different_the_old_text_is_made_again(
             old in "([ab\\[\\]#-]{0,2}\r?\n){0,6}[ab]{0,2}", new in "([ab\\[\\]#+]{0,2}\r?\n){0,6}[ab]{0,2}",
         ) {
-            let diff = diff(&old, &new);
-            let patch = Patch::from_str(&diff).unwrap();
-            prop_assert_eq!(diffy::apply(&new, &patch.reverse()).unwrap(), old);
+            prop_assert_eq!(before(&new, &diff(&old, &new)).unwrap(), old);
         }
+    }
+
+    /// The line that came is alike one of the VM before.
+    #[test]
+    fn a_line_that_came_goes_from_where_it_came() {
+        let old = "[vm.1]\nweight = 2\n[vm.2]\n";
+        let new = "[vm.1]\nweight = 2\n[vm.2]\nweight = 2\n";
+        let diff = diff(old, new);
+        assert_eq!(before(new, &diff).unwrap(), old);
+        assert!(before(old, &diff).is_err());
     }
 }

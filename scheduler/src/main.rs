@@ -75,7 +75,7 @@ struct Arguments {
     /// For so many days it is kept what VMs used in each hour.
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..=USAGE_DAYS_MAX))]
     usage_days: u64,
-    /// When GPUs are looked for.
+    /// When GPUs are looked for: words with commas between them.
     #[arg(long, value_enum, value_name = "WHEN", value_delimiter = ',', default_values = ["start", "change", "view"])]
     scan_on: Vec<ScanOn>,
     /// Members of this group may change things, as root and this program's own user may.

@@ -5,7 +5,7 @@ use crate::requests::Refused;
 use crate::sessions::of_vm;
 use crate::store::Changes;
 use std::collections::{BTreeMap, VecDeque};
-use vgpu_pool_map::VmRange;
+use vgpu_pool_map::{SECONDS_MAX, VmRange};
 use vgpu_protocol::result;
 use vgpu_sched_api::messages::{EventKind, EventRecord, QuarantineStatus, Refusal, Rung};
 use vgpu_sched_core::Session;
@@ -134,7 +134,12 @@ impl Daemon {
             let message = format!("expected a reason of 1 to {WHY_LEN_MAX} bytes without control characters");
             return Err((Refusal::Invalid, message));
         }
-        let seconds = seconds.filter(|seconds| *seconds > 0);
+        if seconds.is_some_and(|seconds| !(1..=SECONDS_MAX).contains(&seconds)) {
+            let message = format!(
+                "expected 1 to {SECONDS_MAX} seconds; none are said for a quarantine until they are released"
+            );
+            return Err((Refusal::Invalid, message));
+        }
         let until = match seconds {
             Some(1) => "for 1 second".to_owned(),
             Some(seconds) => format!("for {seconds} seconds"),

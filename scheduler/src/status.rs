@@ -57,9 +57,10 @@ impl Daemon {
         }
     }
 
-    /// What is not as the pool map wants it.
+    /// What is not as the pool map wants it, or keeps this program from its work.
     pub(crate) fn degraded(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.listing_failed.iter().cloned().collect();
+        lines.extend(self.store.failing());
         for pool in &self.map.pools {
             let gpus = self.inventory.of_pool(&pool.gpus);
             if gpus.is_empty() {

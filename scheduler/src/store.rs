@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use vgpu_sched_api::messages::{Answer, ChangeRecord, EventRecord, GpuFacts, GpuRungs, QuarantineStatus};
 use vgpu_sched_core::Session;
@@ -186,7 +186,11 @@ pub struct Store {
     /// Readable when something is received.
     done: Arc<OwnedFd>,
     tickets: u64,
+    failing: Failing,
 }
+
+/// Why the last write failed, if it did.
+type Failing = Arc<Mutex<Option<String>>>;
 
 impl Store {
     /// Opens or creates the database of a state folder and reads it. Of what was used by hour so many of the last hours are kept.
@@ -212,12 +216,14 @@ impl Store {
             0,
             EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
         )?);
+        let failing = Failing::default();
         let worker = Worker {
             connection,
             hours_kept,
             jobs,
             answers,
             done: done.clone(),
+            failing: failing.clone(),
         };
         let writer = std::thread::Builder::new()
             .name("store".to_owned())
@@ -230,9 +236,18 @@ impl Store {
                 receiver,
                 done,
                 tickets: 0,
+                failing,
             },
             saved,
         ))
+    }
+
+    /// Why nothing can be written, if that is so. It is tried again with all that comes.
+    pub fn failing(&self) -> Option<String> {
+        self.failing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Has something written.
@@ -580,6 +595,7 @@ struct Worker {
     jobs: Receiver<Job>,
     answers: Sender<Done>,
     done: Arc<OwnedFd>,
+    failing: Failing,
 }
 
 impl Worker {
@@ -595,10 +611,18 @@ impl Worker {
                 next = self.jobs.try_recv().ok();
             }
             if !unwritten.is_empty() {
-                match write(&mut self.connection, &unwritten, self.hours_kept) {
-                    Ok(()) => unwritten = Changes::default(),
-                    Err(error) => log::error!("vgpu.db cannot be written: {error:#}"),
-                }
+                let failed = match write(&mut self.connection, &unwritten, self.hours_kept) {
+                    Ok(()) => {
+                        unwritten = Changes::default();
+                        None
+                    }
+                    Err(error) => {
+                        let message = format!("vgpu.db cannot be written: {error:#}");
+                        log::error!("{message}");
+                        Some(message)
+                    }
+                };
+                *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failed;
             }
             if let Some(Job::Done(ticket, question)) = next {
                 let answer = question.map(|question| hours::answer(&self.connection, &question));
@@ -626,6 +650,31 @@ mod tests {
 
     fn session(number: u32) -> Session {
         Session { vm: 1, number }
+    }
+
+    #[test]
+    fn that_nothing_can_be_written_is_known_until_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(dir.path(), 24).unwrap();
+        let other = Connection::open(dir.path().join("vgpu.db")).unwrap();
+        let mut written = |gpus: Vec<Gpu>| {
+            store.write(Changes {
+                gpus: Some(gpus),
+                ..Changes::default()
+            });
+            let ticket = store.tell(None);
+            while store.take_done().iter().all(|done| done.ticket != ticket) {
+                std::thread::yield_now();
+            }
+            store.failing()
+        };
+        assert_eq!(written(vec![gpu(0, "GPU-a")]), None);
+        other.execute_batch("ALTER TABLE gpu RENAME TO away").unwrap();
+        let failing = written(vec![gpu(0, "GPU-b")]).unwrap();
+        assert!(failing.starts_with("vgpu.db cannot be written: "), "{failing}");
+        other.execute_batch("ALTER TABLE away RENAME TO gpu").unwrap();
+        // What could not be written is not lost.
+        assert_eq!(written(vec![gpu(0, "GPU-c")]), None);
     }
 
     #[test]

@@ -235,24 +235,29 @@ fn a_quarantine_ends_by_itself() {
 #[test]
 fn a_quarantine_that_makes_no_sense_is_refused() {
     let daemon = Daemon::start(&map(&[(1, "low")], ""));
-    for (vms, why) in [
-        ("", "a"),
-        ("7-1", "a"),
-        ("0-4294967295", "a"),
-        ("1", ""),
-        ("1", "\n"),
-        ("1", &"a".repeat(501)),
+    let long = "a".repeat(501);
+    for (vms, why, seconds) in [
+        ("", "a", 60),
+        ("7-1", "a", 60),
+        ("0-4294967295", "a", 60),
+        ("1", "", 60),
+        ("1", "\n", 60),
+        ("1", &long, 60),
+        ("1", "a", 0),
+        ("1", "a", 31_536_001),
+        ("1", "a", u64::MAX),
     ] {
         let request = wanted(Change::Quarantine {
             vms: vms.to_owned(),
             why: why.to_owned(),
-            seconds: Some(u64::MAX),
+            seconds: Some(seconds),
         });
         let (refused, message) = refusal(daemon.ask(&request));
         assert_eq!(refused, Refusal::Invalid, "{vms}: {message}");
         assert!(message.contains("expected"), "{message}");
     }
-    lines(daemon.ask(&quarantine("1", Some(u64::MAX))));
+    assert!(daemon.vm(1).quarantine.is_none());
+    lines(daemon.ask(&quarantine("1", Some(31_536_000))));
     assert!(daemon.vm(1).quarantine.is_some());
 }
 

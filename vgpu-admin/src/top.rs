@@ -4,6 +4,7 @@ use clap::Args;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IsTerminal, stdin, stdout};
@@ -22,6 +23,8 @@ const WINDOW: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long a key may wait.
 const TICK: Duration = Duration::from_millis(100);
+/// How long it may take to see that a signal came.
+const END_LIMIT: Duration = Duration::from_secs(1);
 /// VMs that a page moves over.
 const PAGE: usize = 10;
 
@@ -247,9 +250,7 @@ pub fn run(options: Options, json: bool, socket: &Path) -> Result<(), Failure> {
     let began = Instant::now();
     let mut top = Top::new(sample(socket, began)?);
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, ended.clone()).map_err(|error| broken("signals", &error))?;
-    }
+    end_on_signals(ended.clone()).map_err(|error| broken("signals", &error))?;
     let told = samples(
         socket.to_owned(),
         began,
@@ -259,6 +260,20 @@ pub fn run(options: Options, json: bool, socket: &Path) -> Result<(), Failure> {
     let shown = follow(&mut terminal, &mut top, &told, &ended);
     ratatui::restore();
     shown.map_err(|error| broken("the terminal", &error))
+}
+
+/// Has a signal end it, also where the terminal is gone: waiting for a key then never returns, and takes all of a processor.
+fn end_on_signals(ended: Arc<AtomicBool>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            ended.store(true, Ordering::SeqCst);
+            std::thread::sleep(END_LIMIT);
+            ratatui::restore();
+            std::process::exit(0);
+        }
+    });
+    Ok(())
 }
 
 fn broken(what: &str, error: &std::io::Error) -> Failure {
