@@ -617,6 +617,19 @@ mod tests {
             let ask = || asked.set(asked.get() + 1);
             limits.make(1, || None, ask, make, |()| undone.set(undone.get() + 1))
         };
+        // Its account is told once it is made.
+        let attempt_told = |account: &[u64], answered| {
+            let made = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !made.load(SeqCst) {
+                        std::thread::yield_now();
+                    }
+                    limits.told(account, answered);
+                });
+                attempt(&made)
+            })
+        };
         // Nobody asks and waits where there is no quota, nor where the driver does not say.
         page.set_quota(None);
         let ((), charge) = attempt(&AtomicBool::new(false)).unwrap();
@@ -627,36 +640,18 @@ mod tests {
         assert_eq!((page.used(1), undone.get(), asked.get()), (0, 0, 0));
         for (takes, fits) in [(1000, true), (1001, false)] {
             limits.told(&[0, 0], false);
-            let made = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    while !made.load(SeqCst) {
-                        std::thread::yield_now();
-                    }
-                    limits.told(&[0, takes], false);
-                });
-                let outcome = attempt(&made);
-                assert_eq!(outcome.is_ok(), fits, "{takes}");
-                if let Ok(((), charge)) = outcome {
-                    assert_eq!(page.used(1), takes);
-                    limits.give(charge);
-                }
-            });
+            let outcome = attempt_told(&[0, takes], false);
+            assert_eq!(outcome.is_ok(), fits, "{takes}");
+            if let Ok(((), charge)) = outcome {
+                assert_eq!(page.used(1), takes);
+                limits.give(charge);
+            }
             assert_eq!(page.used(1), 0);
         }
         assert_eq!((undone.get(), asked.get()), (1, 2));
         // One that takes nothing is not waited for any longer than until that is told.
         limits.told(&[0, 0], false);
-        let made = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !made.load(SeqCst) {
-                    std::thread::yield_now();
-                }
-                limits.told(&[0, 0], true);
-            });
-            attempt(&made).unwrap();
-        });
+        attempt_told(&[0, 0], true).unwrap();
         assert_eq!(page.used(1), 0);
     }
 

@@ -90,7 +90,8 @@ pub fn in_a_vm(stack: &Stack, how: &InVm, arguments: &[String]) -> Result<(Strin
     let mut vm = booting.file("/usr/libexec/run-compat", &script).boot()?;
     let job = vm.start_as("root", "/usr/libexec/run-compat")?;
     let output = vm.wait_for(job, how.within + REST)?;
-    Ok((output.text.clone(), output.success()))
+    let right = output.success();
+    Ok((output.text, right))
 }
 
 /// The Python that is called so here. What a shell finds may be a script that looks for it.
