@@ -167,6 +167,35 @@ static void captures_into_graphs(void) {
     TELL(cuGraphDestroy(graph));
 }
 
+// Who captures into a graph has it, and need not ask for it.
+static void captures_not_asked_for(void) {
+    with_memory();
+    CUgraph graph;
+    int status = -1;
+    NEED(cuGraphCreate(&graph, 0));
+    for (int fails = 0; fails < 2; fails++) {
+        NEED(cuStreamBeginCaptureToGraph(stream, graph, NULL, NULL, 0, CU_STREAM_CAPTURE_GLOBAL));
+        NEED(cuMemsetD32Async(numbers, 7, N, stream));
+        if (fails)
+            TELL(cuStreamSynchronize(stream));
+        TELL(cuStreamEndCapture(stream, NULL));
+        TELL_VALUE(cuStreamIsCapturing(stream, &status), status);
+        describe("captured into", graph);
+    }
+}
+// And who has none must: whether the capture goes on then.
+static void a_capture_nobody_wants(void) {
+    with_memory();
+    CUgraph graph = NULL;
+    int status = -1;
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+    NEED(cuMemsetD32Async(numbers, 7, N, stream));
+    TELL(cuStreamEndCapture(stream, NULL));
+    TELL_VALUE(cuStreamIsCapturing(stream, &status), status);
+    TELL(cuStreamEndCapture(stream, &graph));
+    say("a graph: %d", graph != NULL);
+}
+
 static void instantiating(void) {
     with_memory();
     CUgraph graph;
@@ -799,6 +828,7 @@ static void kernels_of_libraries(void) {
 int main(int argc, char **argv) {
     static const struct section sections[] = {
         SECTION(captures_told), SECTION(dependencies_updated), SECTION(captures_into_graphs), SECTION(instantiating),
+        SECTION(captures_not_asked_for), SECTION(a_capture_nobody_wants),
         SECTION(building), SECTION(moving), SECTION(ordinary_memory), SECTION(looking),
         SECTION(captured_nodes), SECTION(edges), SECTION(copies), SECTION(changing_executables),
         SECTION(memory_in_graphs), SECTION(many_nodes), SECTION(words_in_graphs),

@@ -49,13 +49,14 @@ pub fn a_program_sees_the_gpus_that_it_asks_for<M: Machine>(stack: &Stack, machi
         ("CUDA_VISIBLE_DEVICES=0,7,1".into(), &[0]),
         ("CUDA_VISIBLE_DEVICES=0,-1,1".into(), &[0]),
         (format!("CUDA_VISIBLE_DEVICES={whole}"), &[1]),
-        (format!("CUDA_VISIBLE_DEVICES={prefix},0"), &[1, 0]),
+        (format!("CUDA_VISIBLE_DEVICES={prefix},{}", gpus[0]), &[1, 0]),
+        // Ordinals and UUIDs are not mixed.
+        (format!("CUDA_VISIBLE_DEVICES={prefix},0"), &[1]),
         // Both begin so.
-        ("CUDA_VISIBLE_DEVICES=0,GPU-".into(), &[0]),
+        (format!("CUDA_VISIBLE_DEVICES={whole},GPU-76"), &[1]),
         ("CUDA_VISIBLE_DEVICES=".into(), &[]),
         ("CUDA_VISIBLE_DEVICES=-1".into(), &[]),
         ("CUDA_VISIBLE_DEVICES=7,0".into(), &[]),
-        ("CUDA_VISIBLE_DEVICES=1,1".into(), &[]),
         ("CUDA_VISIBLE_DEVICES=none".into(), &[]),
     ];
     for (setting, expected) in cases {
@@ -70,6 +71,8 @@ pub fn a_program_sees_the_gpus_that_it_asks_for<M: Machine>(stack: &Stack, machi
         };
         ensure!(said == wanted, "{setting}: {said:?}, not {wanted:?}");
     }
+    let said = seen(machine, "CUDA_VISIBLE_DEVICES=1,1")?;
+    ensure!(said == ["CUDA_ERROR_INVALID_DEVICE"], "named twice: {said:?}");
     // Nothing is said, however often it is asked, and the tools' library is another matter.
     let text = machine.run("CUDA_VISIBLE_DEVICES= starts 3 2>&1")?.text;
     ensure!(text == "starts: CUDA_ERROR_NO_DEVICE\n".repeat(3), "{text}");

@@ -141,7 +141,7 @@ pub struct Session {
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
-enum OpenError {
+pub enum OpenError {
     #[error("{0}")]
     Transport(#[from] TransportError),
     #[error("no address range of 4 TiB is free in this process{0}")]
@@ -154,6 +154,8 @@ enum OpenError {
     Malformed,
     #[error("CUDA_VISIBLE_DEVICES hides all GPUs")]
     Hidden,
+    #[error("CUDA_VISIBLE_DEVICES names a GPU twice")]
+    NamedTwice,
 }
 
 /// The process of which a session is there, or is being opened; 0 if there is none.
@@ -191,7 +193,7 @@ pub fn open() -> Result<&'static Session, Code> {
     *SESSION.get_or_init(|| {
         Session::open().map_err(|error| {
             // Who hides the GPUs knows why there is none, and NVIDIA's library says nothing.
-            if !matches!(error, OpenError::Hidden) {
+            if !matches!(error, OpenError::Hidden | OpenError::NamedTwice) {
                 let line = format!("vgpu: no CUDA device: {error}\n");
                 // At once, so that it stays one line; a program without a standard error goes without it.
                 let _ = std::io::stderr().write_all(line.as_bytes());
@@ -210,6 +212,7 @@ impl OpenError {
             Self::NoWindow(_) | Self::Transport(TransportError::NoMemory) => result::OUT_OF_MEMORY,
             Self::Host(result::OUT_OF_MEMORY) => result::OUT_OF_MEMORY,
             Self::Transport(TransportError::Os(_)) => result::OPERATING_SYSTEM,
+            Self::NamedTwice => result::INVALID_DEVICE,
             _ => result::NO_DEVICE,
         }
     }
@@ -245,7 +248,7 @@ impl Session {
         let bases: Vec<u64> = candidates.iter().map(window::Reservation::base).collect();
         let window = match visible {
             None => transport.open(&bases, &[])?,
-            Some(visible) => visible.open(&*transport, &bases)?.ok_or(OpenError::Hidden)?,
+            Some(visible) => visible.open(&*transport, &bases)?,
         };
         let chosen = candidates
             .into_iter()

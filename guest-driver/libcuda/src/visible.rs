@@ -1,10 +1,11 @@
 //! `CUDA_VISIBLE_DEVICES`: which GPUs a program wants to see, and in which order. It is looked at once, when the process
 //! initialises CUDA, and becomes the list of GPUs that its session is opened with: nothing above the session knows of it.
 //!
-//! What it means is NVIDIA's: a list of ordinals (as there are without the variable) and of UUIDs or their beginnings, parted by
-//! commas. The list ends at the first entry that names no GPU. A number is read as `strtol` does: after blanks, with a sign, and
-//! whatever follows it is ignored. A GPU that is named twice makes all of them invisible: NVIDIA's manual does not say so, but
-//! PyTorch, which reads the variable itself to count GPUs as NVIDIA's library would, has found it to be so.
+//! What it means is what NVIDIA's library makes of it: a list, parted by commas, of ordinals (as there are without the variable), or
+//! of UUIDs or their beginnings: which of both, the first entry says. The list ends at the first entry that names no GPU, or is of
+//! the other kind. A number is read as `strtol` does, after blanks, with a sign, and cut to 32 bits; whatever follows a number or a
+//! UUID is ignored. A GPU must not be named twice.
+use crate::session::OpenError;
 use std::time::Duration;
 use vgpu_protocol::gpus::{GpuName, text};
 use vgpu_protocol::limits::GPUS_AGE_MS;
@@ -17,39 +18,45 @@ const ATTEMPTS: u32 = 3;
 
 /// What the variable says, as far as it makes sense whatever GPUs there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Visible(Vec<Entry>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Entry {
-    Ordinal(usize),
-    /// A UUID, or how one begins.
-    Uuid(String),
+pub enum Visible {
+    Ordinals(Vec<usize>),
+    /// UUIDs, or how they begin.
+    Uuids(Vec<String>),
 }
 
-impl Entry {
-    fn parse(entry: &str) -> Option<Self> {
-        let entry = entry.trim_matches(|c: char| c.is_ascii_whitespace());
-        if entry.starts_with("GPU-") || entry.starts_with("MIG-") {
-            return Some(Self::Uuid(entry.to_owned()));
-        }
-        let negative = entry.starts_with('-');
-        let digits = entry.strip_prefix(['-', '+']).unwrap_or(entry);
-        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-        // One that is too large is nobody's ordinal either.
-        let number = digits[..end].parse().ok()?;
-        (!negative || number == 0).then_some(Self::Ordinal(number))
+/// A number as `strtol` reads it and an `int` keeps it; `None` for one below 0, or none at all.
+fn ordinal(entry: &str) -> Option<usize> {
+    // Those of `isspace`.
+    let number = entry.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    let digits = number.strip_prefix(['-', '+']).unwrap_or(number);
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let (digits, negative) = (&digits[..end], number.starts_with('-'));
+    if digits.is_empty() {
+        return None;
     }
+    let most = if negative { i64::MIN } else { i64::MAX };
+    let number = digits
+        .parse()
+        .map_or(most, |number: i64| if negative { -number } else { number });
+    usize::try_from(number as i32).ok()
+}
 
-    /// The one GPU that is meant.
-    fn among(&self, gpus: &[GpuName]) -> Option<GpuName> {
-        match self {
-            Self::Ordinal(ordinal) => gpus.get(*ordinal).copied(),
-            Self::Uuid(uuid) => {
-                let mut meant = gpus.iter().filter(|gpu| text(*gpu).starts_with(uuid));
-                meant.next().filter(|_| meant.next().is_none()).copied()
-            }
-        }
-    }
+/// A UUID as far as it is one, in small letters.
+fn uuid(entry: &str) -> Option<String> {
+    let digits = entry
+        .strip_prefix("GPU-")
+        .or_else(|| entry.strip_prefix("MIG-"))?;
+    let end = digits
+        .find(|c: char| !c.is_ascii_hexdigit() && c != '-')
+        .unwrap_or(digits.len());
+    (end > 0).then(|| entry[..end + 4].to_ascii_lowercase())
+}
+
+/// The one GPU whose UUID begins so.
+fn with_uuid(uuid: &str, gpus: &[GpuName]) -> Option<GpuName> {
+    let fits = |gpu: &&GpuName| text(*gpu).to_ascii_lowercase().starts_with(uuid);
+    let mut meant = gpus.iter().filter(fits);
+    meant.next().filter(|_| meant.next().is_none()).copied()
 }
 
 impl Visible {
@@ -60,28 +67,39 @@ impl Visible {
     }
 
     fn parse(value: &str) -> Self {
-        Self(value.split(',').map_while(Entry::parse).collect())
+        let entries = value.split(',');
+        if value.starts_with("GPU-") || value.starts_with("MIG-") {
+            Self::Uuids(entries.map_while(uuid).collect())
+        } else {
+            Self::Ordinals(entries.map_while(ordinal).collect())
+        }
     }
 
     /// Whether no GPU is to be seen, whichever there are.
     pub fn is_nothing(&self) -> bool {
-        self.0.is_empty()
+        match self {
+            Self::Ordinals(ordinals) => ordinals.is_empty(),
+            Self::Uuids(uuids) => uuids.is_empty(),
+        }
     }
 
     /// Those of the VM's GPUs that are to be seen.
-    fn among(&self, gpus: &[GpuName]) -> Vec<GpuName> {
-        let mut visible = Vec::new();
-        for gpu in self.0.iter().map_while(|entry| entry.among(gpus)) {
-            if visible.contains(&gpu) {
-                return Vec::new();
-            }
-            visible.push(gpu);
+    fn among(&self, gpus: &[GpuName]) -> Result<Vec<GpuName>, OpenError> {
+        let named: Vec<GpuName> = match self {
+            Self::Ordinals(ordinals) => ordinals.iter().map_while(|at| gpus.get(*at).copied()).collect(),
+            Self::Uuids(uuids) => uuids.iter().map_while(|uuid| with_uuid(uuid, gpus)).collect(),
+        };
+        if named.is_empty() {
+            return Err(OpenError::Hidden);
         }
-        visible
+        if (1..named.len()).any(|at| named[..at].contains(&named[at])) {
+            return Err(OpenError::NamedTwice);
+        }
+        Ok(named)
     }
 
-    /// Opens a session with the GPUs that are to be seen: its window, or `None` if they are none.
-    pub fn open(&self, transport: &dyn Transport, windows: &[u64]) -> Result<Option<u64>, TransportError> {
+    /// Opens a session with the GPUs that are to be seen: its window.
+    pub fn open(&self, transport: &dyn Transport, windows: &[u64]) -> Result<u64, OpenError> {
         let changed = TransportError::Refused(Status::NotFound);
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -97,18 +115,14 @@ impl Visible {
                 // Why there are none is told to who opens a session. If one is opened all the same it is not the one that was
                 // wished for, and ends with the transport.
                 transport.open(windows, &[])?;
-                return Err(told.err().unwrap_or(changed));
+                return Err(told.err().unwrap_or(changed).into());
             }
-            let visible = self.among(&gpus);
-            if visible.is_empty() {
-                return Ok(None);
-            }
-            match transport.open(windows, &visible) {
+            match transport.open(windows, &self.among(&gpus)?) {
                 Err(TransportError::Refused(Status::NotFound)) => {}
-                opened => return opened.map(Some),
+                opened => return Ok(opened?),
             }
         }
-        Err(changed)
+        Err(changed.into())
     }
 }
 
@@ -120,16 +134,16 @@ mod tests {
     use vgpu_protocol::gpus::{Gpu, Gpus, Reply, padded};
     use zerocopy::FromZeros;
 
-    const GPUS: [&str; 4] = ["GPU-aa11", "GPU-ab22", "GPU-cc33", "MIG-aa11"];
+    const GPUS: [&str; 4] = ["GPU-aa-11", "GPU-ab-22", "GPU-cc-33", "MIG-aa-11"];
 
     fn names(gpus: &[&str]) -> Vec<GpuName> {
         gpus.iter().map(|gpu| padded(gpu)).collect()
     }
 
-    /// The places of those that are seen.
+    /// The places of those that are seen; none where one is named twice.
     fn seen(value: &str) -> Vec<usize> {
         let gpus = names(&GPUS);
-        let visible = Visible::parse(value).among(&gpus);
+        let visible = Visible::parse(value).among(&gpus).unwrap_or_default();
         let place = |gpu| gpus.iter().position(|other| other == gpu).unwrap();
         visible.iter().map(place).collect()
     }
@@ -139,9 +153,12 @@ mod tests {
         assert_eq!(seen("0"), [0]);
         assert_eq!(seen("2,0"), [2, 0]);
         assert_eq!(seen("3,2,1,0"), [3, 2, 1, 0]);
-        assert_eq!(seen("GPU-aa11"), [0]);
+        assert_eq!(seen("GPU-aa-11"), [0]);
         assert_eq!(seen("GPU-c,GPU-ab"), [2, 1]);
-        assert_eq!(seen("1, GPU-aa ,MIG-"), [1, 0, 3]);
+        assert_eq!(seen("MIG-,GPU-aa"), [0; 0]);
+        assert_eq!(seen("MIG-a,GPU-aa"), [3, 0]);
+        assert_eq!(seen("GPU-AA-11,GPU-Ab"), [0, 1], "in any letters");
+        assert_eq!(seen("GPU-aa-11x,GPU-ab "), [0, 1], "what follows is ignored");
     }
 
     #[test]
@@ -150,11 +167,14 @@ mod tests {
         assert_eq!(seen("0,2,-1,1"), [0, 2]);
         assert_eq!(seen("1,,0"), [1]);
         assert_eq!(seen("1,one,0"), [1]);
-        assert_eq!(seen("1,GPU-d,0"), [1]);
-        assert_eq!(seen("2,GPU-a,0"), [2], "two GPUs begin so");
-        assert_eq!(seen("2,GPU-aa112,0"), [2], "longer than a UUID");
+        assert_eq!(seen("GPU-ab,GPU-d,GPU-aa"), [1]);
+        assert_eq!(seen("GPU-cc,GPU-a,GPU-ab"), [2], "two GPUs begin so");
+        assert_eq!(seen("GPU-cc,GPU-aa-112,GPU-ab"), [2], "longer than a UUID");
         assert_eq!(seen("0,99999999999999999999,1"), [0]);
         assert_eq!(seen("0,4,0"), [0], "what comes behind is not looked at");
+        assert_eq!(seen("0,GPU-ab"), [0], "the first is an ordinal");
+        assert_eq!(seen("GPU-ab,0"), [1], "the first is a UUID");
+        assert_eq!(seen("GPU-ab, GPU-aa"), [1], "no UUID follows a blank");
     }
 
     #[test]
@@ -170,12 +190,16 @@ mod tests {
             "- 1",
             "+",
             "GP",
-            "gpu-aa11",
+            "gpu-aa-11",
+            " GPU-aa-11",
+            "GPU-",
+            "GPU-x",
+            "MIG-GPU-aa-11/1/0",
         ] {
             assert!(Visible::parse(value).is_nothing(), "{value:?}");
             assert_eq!(seen(value), [0; 0], "{value:?}");
         }
-        for value in ["4", "GPU-", "GPU-x", "MIG-b", "MIG-GPU-aa11/1/0"] {
+        for value in ["4", "GPU-d", "MIG-b"] {
             assert!(!Visible::parse(value).is_nothing(), "{value:?}");
             assert_eq!(seen(value), [0; 0], "{value:?}");
         }
@@ -188,19 +212,16 @@ mod tests {
         assert_eq!(seen("01, 0x3"), [1, 0]);
         assert_eq!(seen("1;2"), [1]);
         assert_eq!(seen("1-2"), [1]);
+        assert_eq!(seen("4294967298,1"), [2, 1], "cut to 32 bits");
+        assert_eq!(seen("1,2147483648"), [1]);
     }
 
     #[test]
-    fn one_that_is_named_twice_hides_all() {
-        for value in [
-            "0,0",
-            "0,1,0",
-            "1,GPU-ab22",
-            "GPU-aa11,0",
-            "GPU-aa,GPU-aa1",
-            "2,0,2,-1",
-        ] {
-            assert_eq!(seen(value), [0; 0], "{value:?}");
+    fn one_that_is_named_twice_is_an_error() {
+        let gpus = names(&GPUS);
+        for value in ["0,0", "0,1,0", "2,0,2,-1", "0,00", "GPU-aa,GPU-aa-1"] {
+            let visible = Visible::parse(value).among(&gpus);
+            assert!(matches!(visible, Err(OpenError::NamedTwice)), "{value:?}");
         }
     }
 
@@ -222,7 +243,7 @@ mod tests {
             }
         }
 
-        fn open_with(&self, value: &str) -> Result<Option<u64>, TransportError> {
+        fn open_with(&self, value: &str) -> Result<u64, OpenError> {
             Visible::parse(value).open(self, &[7])
         }
     }
@@ -289,24 +310,24 @@ mod tests {
     #[test]
     fn a_session_is_opened_with_what_is_seen_alone() {
         let host = Scripted::new(&[Ok(&GPUS)], Err(Status::HostError));
-        assert_eq!(host.open_with("2,1").unwrap(), Some(7));
-        assert_eq!(*host.opened.lock().unwrap(), [names(&["GPU-cc33", "GPU-ab22"])]);
+        assert_eq!(host.open_with("2,1").unwrap(), 7);
+        assert_eq!(*host.opened.lock().unwrap(), [names(&["GPU-cc-33", "GPU-ab-22"])]);
         let host = Scripted::new(&[Ok(&GPUS)], Ok(7));
-        assert_eq!(host.open_with("9").unwrap(), None);
+        assert!(matches!(host.open_with("9"), Err(OpenError::Hidden)));
         assert!(host.opened.lock().unwrap().is_empty());
     }
 
     #[test]
     fn a_list_that_changes_meanwhile_is_asked_for_again() {
         let host = Scripted::new(&[Ok(&["GPU-1", "GPU-2"]), Ok(&["GPU-2", "GPU-3"])], Ok(7));
-        assert_eq!(host.open_with("0").unwrap(), Some(7));
+        assert_eq!(host.open_with("0").unwrap(), 7);
         assert_eq!(
             *host.opened.lock().unwrap(),
             [names(&["GPU-1"]), names(&["GPU-2"])]
         );
         // One that is gone is none.
         let host = Scripted::new(&[Ok(&["GPU-1"]), Ok(&["GPU-2"])], Ok(7));
-        assert_eq!(host.open_with("GPU-1").unwrap(), None);
+        assert!(matches!(host.open_with("GPU-1"), Err(OpenError::Hidden)));
         // Not for ever.
         let lists: [Result<&[&str], Status>; 4] = [Ok(&["a"]), Ok(&["b"]), Ok(&["c"]), Ok(&["d"])];
         let host = Scripted::new(&lists, Ok(7));
@@ -330,7 +351,7 @@ mod tests {
         ] {
             let error = Scripted::new(&[told], whole).open_with("0").unwrap_err();
             assert!(
-                matches!(error, TransportError::Refused(status) if status == expected),
+                matches!(error, OpenError::Transport(TransportError::Refused(status)) if status == expected),
                 "{error:?}"
             );
         }
@@ -338,7 +359,10 @@ mod tests {
         let host = Scripted::new(&[Ok(&["a"]), Err(Status::Limit)], Ok(7));
         let error = host.open_with("0").unwrap_err();
         assert!(
-            matches!(error, TransportError::Refused(Status::Limit)),
+            matches!(
+                error,
+                OpenError::Transport(TransportError::Refused(Status::Limit))
+            ),
             "{error:?}"
         );
     }
@@ -347,7 +371,7 @@ mod tests {
         #[test]
         fn any_value_shows_some_of_the_gpus_each_once(value: String, count in 0usize..5) {
             let gpus = names(&GPUS[..count.min(GPUS.len())]);
-            let visible = Visible::parse(&value).among(&gpus);
+            let visible = Visible::parse(&value).among(&gpus).unwrap_or_default();
             prop_assert!(visible.iter().all(|gpu| gpus.contains(gpu)));
             prop_assert!((1..visible.len()).all(|n| !visible[..n].contains(&visible[n])));
         }

@@ -118,9 +118,6 @@ def case_dlpack():
     save("back", torch.from_dlpack(y + 1))
 
 
-if __name__ == "__main__":
-    main(globals())
-
 
 def case_profiler():
     """A profiler that may find nothing of the GPU's, and marks for one: what runs under them is the same."""
@@ -136,3 +133,7 @@ def case_profiler():
     torch.cuda.nvtx.range_pop()
     expect(any(event.key == "work" for event in profiler.key_averages()), "the profiler saw nothing")
     save("after", torch.relu(x @ x).sum(0))
+
+
+if __name__ == "__main__":
+    main(globals())

@@ -361,6 +361,10 @@ fn end(stream: &Arc<Stream>, out: Out<CUgraph>) -> Result {
     if session.mode != Mode::Relaxed && session.thread != std::thread::current().id() {
         return Err(error::STREAM_CAPTURE_WRONG_THREAD);
     }
+    // Who gave the graph has it.
+    if out.0.is_null() && !session.given {
+        return Err(error::INVALID_VALUE);
+    }
     // What forked off must have come back: nothing ends elsewhere than here.
     let joined = session
         .open()
@@ -372,8 +376,7 @@ fn end(stream: &Arc<Stream>, out: Out<CUgraph>) -> Result {
         (true, true) => Ok(session.graph.handle),
     };
     finish(runtime, &session, ended.is_ok());
-    // Who gave the graph has it.
-    if !session.given || !out.0.is_null() {
+    if !out.0.is_null() {
         out.set(ended.unwrap_or(0))?;
     }
     ended.map(|_| ())

@@ -37,59 +37,68 @@ pub struct Primary {
 }
 
 /// The devices which this process may see.
-pub(crate) fn discover() -> Vec<Device> {
+pub(crate) fn discover() -> Result<Vec<Device>> {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    visible_parts(&Part::all(), visible.as_deref())
-        .into_iter()
-        .map(|part| Device {
-            part,
-            share: DeviceShare::open(part),
-            primary: Mutex::default(),
-        })
-        .collect()
+    let device = |part| Device {
+        part,
+        share: DeviceShare::open(part),
+        primary: Mutex::default(),
+    };
+    let parts = visible_parts(&Part::all(), visible.as_deref())?;
+    Ok(parts.into_iter().map(device).collect())
 }
 
-/// Applies `CUDA_VISIBLE_DEVICES`: a list of numbers or UUIDs (or their beginnings), which ends at the first entry that
-/// names no device, and shows none if one is named twice. Of a device that is divided only one instance can be seen, the first unless
-/// another is named; one that is named stands alone.
-fn visible_parts(all: &[Part], visible: Option<&str>) -> Vec<Part> {
+/// Applies `CUDA_VISIBLE_DEVICES`: a list of numbers, or of UUIDs (or their beginnings) if the first entry is one, which ends at the
+/// first entry that names no device; none may be named twice. Of a device that is divided only one instance can be seen, the first
+/// unless another is named; one that is named stands alone.
+fn visible_parts(all: &[Part], visible: Option<&str>) -> Result<Vec<Part>> {
     let mut devices = all.to_vec();
     devices.dedup_by_key(|part| part.device);
     let Some(visible) = visible else {
-        return devices;
+        return Ok(devices);
     };
+    let by_uuid = visible.starts_with("GPU-") || visible.starts_with("MIG-");
     let mut parts: Vec<Part> = Vec::new();
-    for entry in visible.split(',').map(str::trim) {
-        let only = |mut matching: Vec<Part>| matching.pop().filter(|_| matching.is_empty());
-        let fits = |part: &Part| part.uuid_text().starts_with(entry);
-        if entry.starts_with("MIG-") {
-            let named = only(all.iter().copied().filter(fits).collect());
-            parts.extend(named.filter(|_| parts.is_empty()));
-            break;
-        }
-        let named = if let Some(number) = ordinal(entry) {
-            devices.get(number).copied()
-        } else if entry.starts_with("GPU-") {
-            let fits = |part: &Part| fits(&Part::whole(part.device));
-            only(devices.iter().copied().filter(fits).collect())
-        } else {
+    for entry in visible.split(',') {
+        let named = if !by_uuid {
+            ordinal(entry).and_then(|number| devices.get(number).copied())
+        } else if entry.starts_with("MIG-") {
+            parts.extend(named_by_uuid(entry, all, |part| part).filter(|_| parts.is_empty()));
             None
+        } else {
+            named_by_uuid(entry, &devices, |part| Part::whole(part.device))
         };
-        match named {
-            Some(part) if parts.contains(&part) => return Vec::new(),
-            Some(part) => parts.push(part),
-            None => break,
+        let Some(part) = named else { break };
+        if parts.contains(&part) {
+            return Err(error::INVALID_DEVICE);
         }
+        parts.push(part);
     }
-    parts
+    Ok(parts)
 }
 
-/// A number as `strtol` reads it; `None` for one below 0, or none at all.
+/// The one whose UUID begins as an entry does, whatever comes behind.
+fn named_by_uuid(entry: &str, parts: &[Part], of: impl Fn(Part) -> Part) -> Option<Part> {
+    let (kind, digits) = entry.split_at_checked(4)?;
+    let end = digits
+        .find(|c: char| !c.is_ascii_hexdigit() && c != '-')
+        .unwrap_or(digits.len());
+    let start = format!("{kind}{}", digits[..end].to_ascii_lowercase());
+    let mut fitting = parts
+        .iter()
+        .filter(|part| end > 0 && of(**part).uuid_text().starts_with(&start));
+    fitting.next().filter(|_| fitting.next().is_none()).copied()
+}
+
+/// A number as `strtol` reads it and an `int` keeps it; `None` for one below 0, or none at all.
 fn ordinal(entry: &str) -> Option<usize> {
+    let entry = entry.trim_ascii_start();
     let digits = entry.strip_prefix(['+', '-']).unwrap_or(entry);
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    let number = digits[..end].parse().ok()?;
-    (number == 0 || !entry.starts_with('-')).then_some(number)
+    let number = i128::from_str_radix(&digits[..end], 10).ok()?;
+    let number = if entry.starts_with('-') { -number } else { number };
+    let number = number.clamp(i64::MIN.into(), i64::MAX.into()) as i32;
+    usize::try_from(number).ok()
 }
 
 /// The device of an ordinal.
@@ -257,17 +266,23 @@ mod tests {
     #[test]
     fn visible_devices_follow_the_environment() {
         let all: Vec<Part> = (0..3).map(Part::whole).collect();
-        let visible = |text: Option<&str>| visible_parts(&all, text);
+        let visible = |text: Option<&str>| visible_parts(&all, text).unwrap();
         let numbers =
             |text: Option<&str>| -> Vec<u32> { visible(text).iter().map(|part| part.device).collect() };
         assert_eq!(visible(None), all);
         assert_eq!(numbers(Some("2,0")), [2, 0]);
         assert_eq!(numbers(Some("1,7,0")), [1]);
-        assert_eq!(numbers(Some("1,1")), [0; 0]);
+        assert!(visible_parts(&all, Some("1,1")).is_err());
         assert_eq!(numbers(Some(" 1, +2x,-0")), [1, 2, 0]);
         assert_eq!(numbers(Some("1,-2,0")), [1]);
         assert_eq!(numbers(Some("")), [0; 0]);
-        assert_eq!(numbers(Some(&all[1].uuid_text())), [1]);
+        assert_eq!(numbers(Some("4294967297,99999999999999999999,0")), [1]);
+        let (first, second) = (all[0].uuid_text(), all[1].uuid_text());
+        assert_eq!(numbers(Some(&second)), [1]);
+        assert_eq!(numbers(Some(&format!("{second}x,{first} ,2"))), [1, 0]);
+        assert_eq!(numbers(Some(&format!("1,{first}"))), [1]);
+        assert_eq!(numbers(Some(&format!(" {second}"))), [0; 0]);
+        assert_eq!(numbers(Some(&second.replace("ba", "BA"))), [1]);
         // A beginning that fits several devices names none.
         assert_eq!(numbers(Some("GPU-76")), [0; 0]);
     }
@@ -276,9 +291,9 @@ mod tests {
     fn one_instance_is_visible_of_a_divided_device() {
         let (whole, first, second) = (Part::whole(0), Part::instance(1, 0), Part::instance(1, 1));
         let all = [whole, first, second];
-        let visible = |text: &str| visible_parts(&all, Some(text));
+        let visible = |text: &str| visible_parts(&all, Some(text)).unwrap();
         assert_eq!(
-            visible_parts(&all, None),
+            visible_parts(&all, None).unwrap(),
             [whole, first],
             "the first, where none is named"
         );
@@ -287,7 +302,10 @@ mod tests {
         // It stands alone.
         let two = format!("{},{}", second.uuid_text(), first.uuid_text());
         assert_eq!(visible(&two), [second]);
-        assert_eq!(visible(&format!("0,{}", second.uuid_text())), [whole]);
+        assert_eq!(
+            visible(&format!("{},{}", whole.uuid_text(), second.uuid_text())),
+            [whole]
+        );
         assert_eq!(visible("MIG-76"), []);
         assert_eq!(visible("MIG-0"), []);
     }

@@ -90,7 +90,7 @@ api! { SYMBOLS;
             return Err(error::INVALID_VALUE);
         }
         if RUNTIME.get().is_none() {
-            let devices = super::device::discover();
+            let devices = super::device::discover()?;
             let runtime = Runtime {
                 devices,
                 memory: Memory::default(),

@@ -250,7 +250,7 @@ cuda_pairs! {
         match (asked, known) {
             (Ok(_), known) => {
                 let kept = end_capture(&call, &context, capture).map_or_else(Vec::new, |capture| capture.kept);
-                graph.set(match known {
+                graph.set_if_wanted(match known {
                     Some(known) => {
                         known.keep(kept);
                         known.give();
@@ -261,7 +261,8 @@ cuda_pairs! {
                         graph.keep(kept);
                         graph.handle()
                     }
-                })
+                });
+                Ok(())
             }
             (Err(code), known) => {
                 if known.is_none() {
@@ -269,7 +270,7 @@ cuda_pairs! {
                 }
                 if !goes_on(code) {
                     abandon(&call, end_capture(&call, &context, capture));
-                    graph.set(0)?;
+                    graph.set_if_wanted(0);
                 }
                 Err(code)
             }
