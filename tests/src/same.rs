@@ -15,7 +15,6 @@ const PROGRAMS: &[&str] = &[
     "t0_visible",
     "t0_context",
     "t0_memory",
-    "t0_module",
     "t0_stream",
     "t0_words",
     "t0_tensor",
@@ -30,6 +29,8 @@ const PROGRAMS: &[&str] = &[
     "t1_rows",
     "t1_peer",
     "t1_registered",
+    // Some of what it loads NVIDIA's library never ends to load.
+    "t0_module",
 ];
 const SYMBOLS: &str = include_str!("../tests/abi-580.159.txt");
 
@@ -123,6 +124,8 @@ const NVIDIA_OTHERWISE: &[&str] = &[
     // It refuses what compilers wrap, and is asked about nodes that went with their graph.
     "wrapped_images: ",
     "moving: cuGraphNodeGetType(add, &(unsigned){0})",
+    // Sometimes success, sometimes the fault.
+    "a_fault: cuCtxDestroy_v2(context)",
     // It does not look at these.
     "granularity: cuMemGetAllocationGranularity(&bytes, &props, 0)",
     "wrong_2d: copy.srcY = SIZE_MAX / 512",
@@ -204,16 +207,18 @@ fn section(line: &str) -> &str {
     line.split(": ").next().unwrap_or_default()
 }
 
-/// Whether the native library did not survive a section, or lacks a function that it calls.
+/// Whether the native library did not survive a section, lacks a function that it calls, or refused what the rest needs.
 fn is_cut(line: &str) -> bool {
-    [
-        ": killed by a signal",
-        ": killed by the alarm",
-        ": exit status 127",
-        ": exit status 1",
-    ]
-    .iter()
-    .any(|end| line.ends_with(end))
+    let refused = line.contains(": needed, but ");
+    refused
+        || [
+            ": killed by a signal",
+            ": killed by the alarm",
+            ": exit status 127",
+            ": exit status 1",
+        ]
+        .iter()
+        .any(|end| line.ends_with(end))
 }
 
 /// What is compared: everything but the end of a section that the native library did not come to, and lines that are left out.
@@ -224,7 +229,7 @@ fn compared<'a>(text: &'a str, theirs: &str, left_out: &[&str]) -> Vec<&'a str> 
         if is_cut(line) {
             let before = theirs
                 .lines()
-                .filter(|l| section(l) == name && *l != line)
+                .filter(|l| section(l) == name && !is_cut(l))
                 .count();
             left.push((name, before));
         }
@@ -288,6 +293,11 @@ mod tests {
         assert!(compare(theirs, &other).contains("- a: g() = INVALID_VALUE\n+ a: g() = SUCCESS\n"));
         let early = "a: f() = SUCCESS\na: g() = INVALID_VALUE\nb: h() = NOT_READY\nb: killed by a signal\n";
         assert!(compare(theirs, early).contains("+ b: h() = NOT_READY"));
+        let refused = "a: f() = SUCCESS\na: needed, but g() = INVALID_VALUE\na: exit status 1\n";
+        assert_eq!(
+            compare(refused, "a: f() = SUCCESS\na: h() = SUCCESS\na: end\n"),
+            ""
+        );
         assert_eq!(compare("c: f() = SUCCESS\n", "c: f() = INVALID_VALUE\n"), "");
         let meant = "attributes: attribute 83: 1\n";
         assert_eq!(compare(meant, "attributes: attribute 83: 0\n"), "");

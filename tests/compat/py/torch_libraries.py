@@ -118,7 +118,6 @@ def case_dlpack():
     save("back", torch.from_dlpack(y + 1))
 
 
-
 def case_profiler():
     """A profiler that may find nothing of the GPU's, and marks for one: what runs under them is the same."""
     from torch.profiler import ProfilerActivity, profile, record_function
