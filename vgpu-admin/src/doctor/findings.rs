@@ -263,8 +263,9 @@ fn uvm(driver: bool, uvm: Uvm) -> Finding {
             hmm_disabled: Some(false),
         } => finding(
             CHECK,
-            Level::Wrong,
-            "loaded with HMM: a guest's kernel could reach all memory of its vgpu-exec, which refuses such a GPU",
+            Level::Warning,
+            "loaded with HMM allowed: where this machine's kernel has it, a guest's GPU kernels could reach all memory of their vgpu-exec, \
+             which refuses such a GPU",
             OPTION,
         ),
         Uvm::Loaded { hmm_disabled: None } => finding(

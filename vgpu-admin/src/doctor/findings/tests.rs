@@ -313,7 +313,7 @@ fn uvm_is_to_be_without_hmm() {
             part,
         );
     };
-    with(Some(false), Wrong, "with HMM");
+    with(Some(false), Warning, "HMM allowed");
     with(None, Unseen, "does not say");
     said(
         |facts| facts.uvm = Uvm::Missing,
