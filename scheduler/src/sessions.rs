@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use vgpu_sched_api::messages::{Refusal, ToExec};
 use vgpu_sched_api::packet;
 use vgpu_sched_api::vm_page::SLOTS;
-use vgpu_sched_core::{Event, GpuSet, Session};
+use vgpu_sched_core::{Event, Found, GpuSet, Session};
 
 /// Sessions of a VM at most that are opened and not attached.
 const OPENED_MAX: usize = 1024;
@@ -114,13 +114,19 @@ impl Daemon {
         new.page.set_contended(false);
         let found = new.page.found();
         log::info!(
-            "{}: attached: {} (pid {} in the VM), {}, {found:?}",
+            "{}: attached: {} (pid {} in the VM), {}{}",
             name(session),
             new.program.escape_debug(),
             new.pid,
             match new.exec_pid {
                 0 => "whose executor has ended or cannot be seen from here".to_owned(),
                 pid => format!("executor {pid}"),
+            },
+            match found {
+                Found::Nothing => "",
+                Found::Held => ", in a turn that goes on",
+                Found::Idle => ", in a turn that goes on, and idle",
+                Found::Asked => ", in a turn that it was asked to end",
             }
         );
         let gpus = new.gpus;
