@@ -191,6 +191,22 @@ impl MemcpySide {
     /// CU_MEMORYTYPE_UNIFIED.
     pub const UNIFIED: u64 = 4;
 
+    /// Memory of that kind, which is no array, at an address.
+    pub fn at(memory: u64, address: u64, pitch: u64, rows: u64) -> Self {
+        let (host, device) = match memory {
+            Self::HOST => (address, 0),
+            _ => (0, address),
+        };
+        Self {
+            memory,
+            host,
+            device,
+            pitch,
+            rows,
+            ..Self::default()
+        }
+    }
+
     /// The range that a copy of this extent touches: its address and its bytes, if that can be told.
     pub fn range(&self, width: u64, height: u64, depth: u64) -> Option<(u64, u64)> {
         if width == 0 || height == 0 || depth == 0 {

@@ -1,9 +1,10 @@
 //! What streams capture.
 use super::cuda_pairs;
-use super::graph::{after, all, edges_wanted};
+use super::graph::{after, all, edges_wanted, find_graph};
 use super::stream::context_of;
 use crate::abi::{CUgraph, CUgraphNode, CUstream, In, Out};
 use crate::graphs::{Graph, Needs, node_handle};
+use crate::handles::Entry;
 use crate::lock;
 use crate::objects::{Capture, Context, Stream, StreamKind};
 use crate::session::{Call, NullStream};
@@ -12,12 +13,15 @@ use std::sync::Arc;
 use vgpu_protocol::calls;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::graph::{Dependency, EdgeData, GRAPH_NONE};
+use zerocopy::IntoBytes;
 
 /// CUstreamCaptureMode: the highest, relaxed.
 pub const CAPTURE_MODE_MAX: c_uint = 2;
 /// The CUstreamCaptureStatus of a stream that does not capture, and of one that does.
 const CAPTURE_NONE: c_int = 0;
 const CAPTURE_ACTIVE: c_int = 1;
+/// CU_STREAM_SET_CAPTURE_DEPENDENCIES: what the stream had captured so far is no longer what comes before.
+const SET_CAPTURE_DEPENDENCIES: c_uint = 1;
 
 /// Ends a capture for all streams that take part in it: what was known of it.
 pub fn end_capture(call: &Call, context: &Context, capture: u64) -> Option<Capture> {
@@ -104,7 +108,11 @@ impl Info {
         }
         let wanted = !(self.graph.is_null() && self.nodes.is_null() && self.count.is_null());
         let told = if wanted && number != 0 {
-            self.named(&call, &stream, number)?
+            let (graph, told) = named(&call, &stream)?;
+            if let Some(graph) = graph {
+                self.graph.set_if_wanted(graph.handle());
+            }
+            told
         } else {
             ask(&call, &stream, GRAPH_NONE)?
         };
@@ -130,34 +138,6 @@ impl Info {
             .set_if_wanted(if plain { 0 } else { place.1.as_ptr() as usize });
         Ok(())
     }
-
-    /// The same with the graph, which the program has a handle of from then on.
-    fn named(&self, call: &Call, stream: &Stream, number: u64) -> Result<Told, Code> {
-        let session = call.session;
-        let _naming = lock(&session.captures.naming);
-        if let Some(handle) = session.captures.graph(number) {
-            let graph = session.graphs.get(handle).ok_or(result::INVALID_VALUE)?;
-            let told = ask(call, stream, graph.id)?;
-            self.graph.set_if_wanted(handle);
-            return Ok(told);
-        }
-        let id = session.graphs.reserve().ok_or(result::OUT_OF_MEMORY)?;
-        match ask(call, stream, id) {
-            Ok(told) if told.status == CAPTURE_ACTIVE => {
-                let handle = session
-                    .graphs
-                    .insert(id, Graph::captured(id, stream.context))
-                    .handle();
-                session.captures.set_graph(number, handle);
-                self.graph.set_if_wanted(handle);
-                Ok(told)
-            }
-            other => {
-                session.graphs.release(id);
-                other
-            }
-        }
-    }
 }
 
 /// What the host says of a stream's capture.
@@ -181,6 +161,55 @@ fn ask(call: &Call, stream: &Stream, named: u32) -> Result<Told, Code> {
         Ok((out.total, blob))
     })?;
     Ok(Told { status, id, after })
+}
+
+/// The same of a stream that captures, with the graph, unless the capture is invalidated: it has a handle from then on.
+fn named(call: &Call, stream: &Stream) -> Result<(Option<Arc<Entry<Graph>>>, Told), Code> {
+    let (session, number) = (call.session, stream.capture());
+    let _naming = lock(&session.captures.naming);
+    if let Some(handle) = session.captures.graph(number) {
+        let graph = find_graph(call, handle)?;
+        let told = ask(call, stream, graph.id)?;
+        return Ok((Some(graph), told));
+    }
+    let id = session.graphs.reserve().ok_or(result::OUT_OF_MEMORY)?;
+    match ask(call, stream, id) {
+        Ok(told) if told.status == CAPTURE_ACTIVE => {
+            let graph = session.graphs.insert(id, Graph::captured(id, stream.context));
+            session.captures.set_graph(number, graph.handle());
+            Ok((Some(graph), told))
+        }
+        other => {
+            session.graphs.release(id);
+            Ok((None, other?))
+        }
+    }
+}
+
+/// Has a capture take a node that `add` adds behind what the stream has captured so far.
+pub(super) fn take(
+    call: &Call,
+    stream: &Stream,
+    add: impl FnOnce(&Graph, &[u8]) -> Result<u32, Code>,
+) -> Result<(), Code> {
+    let (graph, told) = named(call, stream)?;
+    let graph = graph.ok_or(result::STREAM_CAPTURE_INVALIDATED)?;
+    let after = Dependency {
+        node: add(&graph, told.after.as_bytes())?,
+        reserved: 0,
+        data: EdgeData::default(),
+    };
+    let arguments = calls::cuStreamUpdateCaptureDependencies::In {
+        stream: stream.word,
+        flags: SET_CAPTURE_DEPENDENCIES,
+    };
+    call.ask_with::<calls::cuStreamUpdateCaptureDependencies::Call>(
+        stream.context,
+        arguments,
+        after.as_bytes(),
+    )?;
+    stream.did_submit();
+    Ok(())
 }
 
 fn update(

@@ -1,7 +1,6 @@
 //! Copies between host and device. Pinned memory is copied by address; pageable memory goes through staging.
 use super::cuda_pairs;
-use super::graph_copy::{self, Staging};
-use super::rows::Rows;
+use super::graph_copy::{self, Described};
 use crate::abi::{CUdeviceptr, CUstream, Host};
 use crate::fence::refuse_capture;
 use crate::objects::{Point, Stream};
@@ -12,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use vgpu_protocol::calls::{Wire, cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync};
 use vgpu_protocol::result::{self, Code};
+use vgpu_protocol::structs::graph::{MemcpyNode, MemcpySide};
 
 /// One side of a copy between unlike memories: what kind of host memory it is.
 pub(super) enum HostKind {
@@ -100,13 +100,23 @@ impl Job {
         })
     }
 
-    fn captured(&self, host: Host, len: usize, to_host: bool) -> Result<Arc<Staging>, Code> {
-        let rows = Rows {
-            first: host.addr(),
-            pitch: 0,
-            rows: 0,
+    /// Has a capture take a copy from or to pageable memory.
+    fn capture(&self, [from, to]: [u64; 2], len: usize, to_host: bool) -> Result<(), Code> {
+        let linear = |memory, address| MemcpySide::at(memory, address, len as u64, 1);
+        let (from, to) = match to_host {
+            false => (linear(MemcpySide::HOST, from), linear(MemcpySide::DEVICE, to)),
+            true => (linear(MemcpySide::DEVICE, from), linear(MemcpySide::HOST, to)),
         };
-        Staging::new(self.call.session, rows, [len as u64, 1, 1], to_host)
+        let node = MemcpyNode {
+            from,
+            to,
+            width: len as u64,
+            height: 1,
+            depth: 1,
+            context: self.stream.context.into(),
+        };
+        let pageable = [!to_host, to_host];
+        graph_copy::capture(&self.call, &self.stream, &Described { node, pageable })
     }
 
     fn to_device(&self, to: CUdeviceptr, from: Host, len: usize) -> Result<(), Code> {
@@ -119,11 +129,7 @@ impl Job {
                 self.submit_to_device(to, from.addr(), len as u64)?;
                 self.finish()
             }
-            HostKind::Captured => {
-                let staging = self.captured(from, len, false)?;
-                graph_copy::capture(&self.call, &self.stream, &staging)?;
-                self.submit_to_device(to, staging.addr(), len as u64)
-            }
+            HostKind::Captured => self.capture([from.addr(), to], len, false),
             HostKind::Pageable => {
                 // The source may be reused as soon as it is staged, so neither kind of call waits for the device.
                 for offset in (0..len).step_by(CHUNK_LEN) {
@@ -150,11 +156,7 @@ impl Job {
                 self.submit_to_host(to.addr(), from, len as u64)?;
                 self.finish()
             }
-            HostKind::Captured => {
-                let staging = self.captured(to, len, true)?;
-                self.submit_to_host(staging.addr(), from, len as u64)?;
-                graph_copy::capture(&self.call, &self.stream, &staging)
-            }
+            HostKind::Captured => self.capture([from, to.addr()], len, true),
             // The call cannot return before the data is there, asynchronous or not: nothing else would unstage it.
             HostKind::Pageable => {
                 let mut under_way = VecDeque::with_capacity(DEPTH);

@@ -1,8 +1,9 @@
 //! Copies of graphs from and to pageable memory. A graph touches such memory when it runs, where the host does not reach it: so
 //! its rows pass through pinned memory of the graph's own, which a host function fills before the copy, or empties behind it.
 //!
-//! Where a capture takes a copy, these are nodes of the captured graph. A node that the program adds is one node, so it is a graph
-//! of three here: a host function, the copy, a host function. It is told to be the copy that the program asked for.
+//! Such a copy is one node, so it is a graph of three here: a host function, the copy, a host function. It is told to be the copy that
+//! the program asked for. Of arrays, which such a node cannot name, a capture takes a copy and a function, each a node.
+use super::capture::take;
 use super::graph::nodes_of;
 use super::graph_edit::add_made;
 use super::graph_node::Made;
@@ -87,8 +88,21 @@ unsafe extern "C" fn run(staging: *mut c_void) {
 unsafe extern "C" fn nothing(_: *mut c_void) {}
 
 /// Has a capture take a function that fills a staging, or empties it.
-pub(super) fn capture(call: &Call, stream: &Stream, staging: &Arc<Staging>) -> Result<(), Code> {
+pub(super) fn capture_function(call: &Call, stream: &Stream, staging: &Arc<Staging>) -> Result<(), Code> {
     super::host_fn::launch(call, stream, staging.function(), Some(staging.clone()))
+}
+
+/// Has a capture take a copy.
+pub(super) fn capture(call: &Call, stream: &Stream, copy: &Described) -> Result<(), Code> {
+    let number = stream.capture();
+    take(call, stream, |graph, before| {
+        let mut three = copy.graph(call, graph.context)?;
+        let made = three.as_node();
+        let (node, _) = add_made(call, graph, before, &made)?;
+        remember(call, graph, node, copy.node);
+        call.session.captures.keep(number, made.kept);
+        Ok(node)
+    })
 }
 
 /// A copy as a program describes it.
@@ -121,13 +135,7 @@ impl Described {
                 rows: or(side.rows, size[1]),
             };
             let staging = Staging::new(call.session, rows, size, to_host)?;
-            *side = MemcpySide {
-                memory: MemcpySide::HOST,
-                host: staging.addr(),
-                pitch: size[0],
-                rows: size[1],
-                ..MemcpySide::default()
-            };
+            *side = MemcpySide::at(MemcpySide::HOST, staging.addr(), size[0], size[1]);
             Made::function(call, staging.function(), Some(staging))
         };
         let before = function(&mut node.from, self.pageable[0], false)?;

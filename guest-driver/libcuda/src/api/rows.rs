@@ -4,14 +4,14 @@
 //! goes through staging in blocks of rows.
 use super::copy::{HostKind, Job, copy};
 use super::cuda_pairs;
-use super::graph_copy::{self, Staging};
+use super::graph_copy::{self, Described, Staging};
 use crate::abi::{CUcontext, CUdeviceptr, CUstream, Host, In, Memcpy2D, Memcpy2DSide};
 use crate::fence::refuse_capture;
 use crate::session::{Call, NullStream};
 use crate::staging::CHUNK_LEN;
 use vgpu_protocol::calls::cuMemcpy3DAsync;
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::{Copy3D, CopySide, Memcpy3D, MemcpySide, extent};
+use vgpu_protocol::structs::{Copy3D, CopySide, Memcpy3D, MemcpySide, extent, graph};
 use zerocopy::IntoBytes;
 
 /// CU_MEMORYTYPE_HOST, _DEVICE, _ARRAY and _UNIFIED.
@@ -50,6 +50,10 @@ impl Rows {
     pub(super) fn at(&self, [x, y, z]: [u64; 3]) -> Host {
         // SAFETY: inside the memory that the caller promised.
         unsafe { Host::new((self.first + (z * self.rows + y) * self.pitch + x) as usize) }
+    }
+
+    fn as_node(&self) -> graph::MemcpySide {
+        graph::MemcpySide::at(graph::MemcpySide::HOST, self.first, self.pitch, self.rows)
     }
 }
 
@@ -195,6 +199,29 @@ fn staged(address: u64, [width, height, _]: [u64; 3]) -> CopySide {
     }
 }
 
+/// Memory that the device reaches, as a graph's node has it.
+fn as_node(side: &CopySide) -> graph::MemcpySide {
+    graph::MemcpySide::at(side.memory.into(), side.address, side.pitch, side.rows)
+}
+
+/// Has a capture take a copy of which some sides are pageable.
+fn capture(
+    job: &Job,
+    [from, to]: [graph::MemcpySide; 2],
+    pageable: [bool; 2],
+    [width, height, depth]: [u64; 3],
+) -> Result<(), Code> {
+    let node = graph::MemcpyNode {
+        from,
+        to,
+        width,
+        height,
+        depth,
+        context: job.stream.context.into(),
+    };
+    graph_copy::capture(&job.call, &job.stream, &Described { node, pageable })
+}
+
 pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
     let size = [raw.width as u64, raw.height as u64, raw.depth as u64];
     if size.contains(&0) {
@@ -213,15 +240,23 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
             }
             Ok(())
         }
-        (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST && captured => {
+        (Side::Pageable(rows), Side::Reached(to)) if to.memory == ARRAY && captured => {
             let staging = Staging::new(session, rows, size, false)?;
-            graph_copy::capture(&job.call, &job.stream, &staging)?;
+            graph_copy::capture_function(&job.call, &job.stream, &staging)?;
             submit(job, staged(staging.addr(), size), to, size)
         }
-        (Side::Reached(from), Side::Pageable(rows)) if from.memory != HOST && captured => {
+        (Side::Reached(from), Side::Pageable(rows)) if from.memory == ARRAY && captured => {
             let staging = Staging::new(session, rows, size, true)?;
             submit(job, from, staged(staging.addr(), size), size)?;
-            graph_copy::capture(&job.call, &job.stream, &staging)
+            graph_copy::capture_function(&job.call, &job.stream, &staging)
+        }
+        (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST && captured => {
+            let (from, to) = (rows.as_node(), as_node(&to));
+            capture(job, [from, to], [true, false], size)
+        }
+        (Side::Reached(from), Side::Pageable(rows)) if from.memory != HOST && captured => {
+            let (from, to) = (as_node(&from), rows.as_node());
+            capture(job, [from, to], [false, true], size)
         }
         (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST => {
             for ([x, y, z], block) in blocks(size) {
