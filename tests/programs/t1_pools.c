@@ -48,6 +48,8 @@ static void default_pool(void) {
     TELL(cuMemFreeAsync(a, stream));
     TELL(cuMemFreeAsync(b, NULL));
     TELL(cuMemFreeAsync(b + 64, stream));
+    TELL(cuMemFreeAsync(0, stream));
+    TELL(cuMemFreeAsync(0, NULL));
     TELL(cuStreamSynchronize(stream));
     TELL(cuCtxSynchronize());
     // What is freed in order may be used by what was submitted before.

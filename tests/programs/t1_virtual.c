@@ -17,6 +17,12 @@ static void granularity(void) {
     props.location.id = 0;
     props.type = 0;
     TELL(cuMemGetAllocationGranularity(&bytes, &props, 0));
+    // Asked before it is tried whether there is memory of the host's.
+    props.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    props.location = (CUmemLocation){CU_MEM_LOCATION_TYPE_HOST_NUMA, 0};
+    bytes = 0;
+    TELL(cuMemGetAllocationGranularity(&bytes, &props, 0));
+    say("of the host: %d", bytes > 0 && bytes % 4096 == 0);
 }
 
 static void reserving(void) {

@@ -39,7 +39,9 @@ const TEXTS_ENV: &str = "VGPU_TEXTS";
 
 /// Device attributes that are 0 for a guest because the calls that they tell of are not offered (or never will be); 119 tells of
 /// several kinds of handles, of which one is offered.
-const NOT_OFFERED: &[u32] = &[83, 88, 89, 96, 98, 112, 114, 116, 119, 121, 132];
+const NOT_OFFERED: &[u32] = &[
+    83, 88, 89, 96, 98, 112, 114, 116, 119, 121, 124, 128, 129, 132, 136, 137, 141, 142, 143, 144, 145, 146,
+];
 
 /// Lines of which the software GPU is known to make what NVIDIA's library would not, or what nobody knows of it: they begin so.
 const SOFTWARE_OTHERWISE: &[&str] = &[

@@ -6,6 +6,7 @@ use crate::api::{self, guard};
 use crate::integrity::{self, Claim, Device};
 use crate::session::{Call, NullStream};
 use crate::storage::Destructor;
+use crate::trace::said;
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 use vgpu_protocol::result::{self, Code};
@@ -99,7 +100,9 @@ pub fn find(id: CUuuid) -> Option<usize> {
 }
 
 extern "C" fn load_wrapped(module: Out<CUmodule>, image: Host) -> CUresult {
-    guard("private load_wrapped", || api::load_image(module, image))
+    guard("private load_wrapped", said!(module, image), || {
+        api::load_image(module, image)
+    })
 }
 
 extern "C" fn load_extended(
@@ -109,14 +112,20 @@ extern "C" fn load_extended(
     second: usize,
     third: c_uint,
 ) -> CUresult {
-    guard("private load_extended", || match (first, second, third) {
-        (0, 0, 0) => api::load_image(module, image),
-        _ => Err(result::NOT_SUPPORTED),
-    })
+    guard(
+        "private load_extended",
+        said!(module, image, first, second, third),
+        || match (first, second, third) {
+            (0, 0, 0) => api::load_image(module, image),
+            _ => Err(result::NOT_SUPPORTED),
+        },
+    )
 }
 
 extern "C" fn load_fatbin(image: Host, module: Out<CUmodule>, _: usize, _: usize, _: c_uint) -> CUresult {
-    guard("private load_fatbin", || api::load_image(module, image))
+    guard("private load_fatbin", said!(image, module), || {
+        api::load_image(module, image)
+    })
 }
 
 extern "C" fn unregistered(_: usize) {}
@@ -127,7 +136,7 @@ extern "C" fn nothing() -> CUresult {
 
 /// The handle of a device's primary context, whether it exists or not.
 extern "C" fn primary_context(context: Out<CUcontext>, device: CUdevice) -> CUresult {
-    guard("private primary_context", || {
+    guard("private primary_context", said!(context, device), || {
         context.set(api::primary_handle(&Call::enter()?, device)?)
     })
 }
@@ -162,7 +171,7 @@ extern "C" fn check() -> c_uint {
 }
 
 extern "C" fn check_integrity(version: c_uint, seconds: u64, place: Out<[u64; 2]>) -> CUresult {
-    guard("private check_integrity", || {
+    guard("private check_integrity", said!(version, seconds, place), || {
         let call = Call::local()?;
         let devices = call.session.gpus.iter().map(|info| {
             let pci = api::pci(info)?;
@@ -198,7 +207,7 @@ extern "C" fn stream_object(
     object: Out<usize>,
     per_thread: c_int,
 ) -> CUresult {
-    guard("private stream_object", || {
+    guard("private stream_object", said!(stream, object, per_thread), || {
         let call = Call::enter()?;
         let null = match per_thread {
             0 => NullStream::Legacy,
@@ -209,7 +218,7 @@ extern "C" fn stream_object(
 }
 
 extern "C" fn stream_id(_: CUcontext, object: usize, id: Out<u64>) -> CUresult {
-    guard("private stream_id", || id.set(object as u64))
+    guard("private stream_id", said!(object, id), || id.set(object as u64))
 }
 
 /// Calls a function with each kernel of a module; how many there are.
@@ -220,7 +229,7 @@ extern "C" fn each_function(
     opaque: *mut c_void,
 ) -> u64 {
     let mut count = 0;
-    let _ = guard("private each_function", || {
+    let _ = guard("private each_function", said!(module, each, opaque), || {
         let call = Call::enter()?;
         let found = call.session.modules.get(module).ok_or(result::INVALID_HANDLE)?;
         for name in api::module_function_names(&call, &found)? {
@@ -253,16 +262,20 @@ extern "C" fn storage_put(
     value: usize,
     destructor: Option<Destructor>,
 ) -> CUresult {
-    guard("private storage_put", || {
-        let call = Call::local()?;
-        let context = own_or_current(&call, context)?;
-        call.session.storage.put(context, key, value, destructor);
-        Ok(())
-    })
+    guard(
+        "private storage_put",
+        said!(context, key, value, destructor),
+        || {
+            let call = Call::local()?;
+            let context = own_or_current(&call, context)?;
+            call.session.storage.put(context, key, value, destructor);
+            Ok(())
+        },
+    )
 }
 
 extern "C" fn storage_delete(context: CUcontext, key: usize) -> CUresult {
-    guard("private storage_delete", || {
+    guard("private storage_delete", said!(context, key), || {
         let call = Call::local()?;
         let context = own_or_current(&call, context)?;
         match call.session.storage.delete(context, key) {
@@ -273,7 +286,7 @@ extern "C" fn storage_delete(context: CUcontext, key: usize) -> CUresult {
 }
 
 extern "C" fn storage_get(value: Out<usize>, context: CUcontext, key: usize) -> CUresult {
-    guard("private storage_get", || {
+    guard("private storage_get", said!(value, context, key), || {
         let call = Call::local()?;
         let context = own_or_current(&call, context)?;
         let found = call.session.storage.get(context, key);

@@ -17,6 +17,8 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Bytes of device memory.
 const DEVICE_LEN: u64 = 256 << 20;
+/// Its attribute HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED is 1.
+pub const HOST_MEMORY: usize = 145;
 /// Its attribute 1, MAX_THREADS_PER_BLOCK.
 pub const THREADS_MAX: i32 = 1024;
 
@@ -225,6 +227,7 @@ impl Host {
         info.attributes[75] = 9;
         info.attributes[76] = 0;
         info.attributes[115] = 1;
+        info.attributes[HOST_MEMORY] = 1;
         info
     }
 }

@@ -1,5 +1,5 @@
-//! `VGPU_TRACE` has every call of the program told with its result: what a program asks for, and where it first fails. With
-//! 1 it is told on standard error, with a path in the file of that name with the process' number behind it.
+//! `VGPU_TRACE` has every call of the program told with its arguments and its result: what a program asks for, and where it
+//! first fails. With 1 it is told on standard error, with a path in the file of that name with the process' number behind it.
 use crate::abi::CUresult;
 use crate::lock;
 use std::ffi::CStr;
@@ -34,7 +34,7 @@ fn look() -> u8 {
     state
 }
 
-fn is_on() -> bool {
+pub fn is_on() -> bool {
     let state = match STATE.load(Ordering::Relaxed) {
         UNKNOWN => look(),
         state => state,
@@ -51,12 +51,38 @@ fn tell(line: &str) {
     };
 }
 
+/// A call's arguments as they are told, if they are.
+pub type Said = Option<String>;
+
+/// An argument: a number, a handle or a pointer. What is larger is not told.
+pub fn argument<T: 'static>(argument: &T) -> String {
+    let len = size_of::<T>();
+    let mut word = [0; size_of::<u64>()];
+    if len > word.len() {
+        return "...".into();
+    }
+    // SAFETY: arguments have no padding, and this one fits.
+    unsafe { std::ptr::copy_nonoverlapping(std::ptr::from_ref(argument).cast(), word.as_mut_ptr(), len) };
+    format!("{:#x}", u64::from_le_bytes(word))
+}
+
+/// The arguments of a call.
+macro_rules! said {
+    ($($arg:ident),*) => {
+        $crate::trace::is_on().then(|| {
+            let arguments: &[String] = &[$($crate::trace::argument(&$arg)),*];
+            arguments.join(", ")
+        })
+    };
+}
+pub(crate) use said;
+
 /// A call ended.
-pub fn ended(name: &str, result: CUresult) {
-    if is_on() {
+pub fn ended(name: &str, said: Said, result: CUresult) {
+    if let Some(said) = said {
         // SAFETY: takes nothing and always succeeds.
         let thread = unsafe { libc::gettid() };
-        tell(&format!("{thread} {name} -> {result}"));
+        tell(&format!("{thread} {name}({said}) -> {result}"));
     }
 }
 
@@ -67,5 +93,19 @@ pub fn not_found(name: &CStr, version: u32) {
             "no function {} of version {version}",
             name.to_string_lossy()
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_told_as_numbers() {
+        let place = 0u64;
+        assert_eq!(argument(&-1i32), "0xffffffff");
+        assert_eq!(argument(&7usize), "0x7");
+        assert_eq!(argument(&std::ptr::from_ref(&place)), format!("{:p}", &place));
+        assert_eq!(argument(&[0u8; 64]), "...");
     }
 }

@@ -90,7 +90,8 @@ def case_two_models():
 
 def collectives(rank, world, results):
     distributed = torch.distributed
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(29530 + world))
+    # A guest is not told of NVLink, and without a VM a file's memory, NCCL's other way, cannot be registered.
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(29530 + world), NCCL_P2P_LEVEL="SYS")
     torch.cuda.set_device(rank)
     distributed.init_process_group("nccl", rank=rank, world_size=world, device_id=torch.device("cuda", rank))
     x = torch.arange(1000, device="cuda", dtype=torch.float32) * (rank + 1)

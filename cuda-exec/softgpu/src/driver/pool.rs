@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// `CU_MEM_ALLOCATION_TYPE_PINNED`, `CU_MEM_LOCATION_TYPE_DEVICE`
 pub const PINNED: u32 = 1;
 pub const ON_DEVICE: u32 = 1;
+/// `CU_MEM_LOCATION_TYPE_HOST`, `_HOST_NUMA` and `_HOST_NUMA_CURRENT`
+const ON_HOST: std::ops::RangeInclusive<u32> = 2..=4;
 
 /// A CUmemLocation.
 #[derive(Clone, Copy)]
@@ -39,6 +41,10 @@ impl Location {
         }
         device(self.id)?;
         Ok(self.id)
+    }
+
+    pub fn is_host(self) -> bool {
+        ON_HOST.contains(&self.kind)
     }
 }
 
@@ -251,6 +257,9 @@ fn allocate(stream: &Arc<Stream>, out: Out<CUdeviceptr>, bytes: usize, handle: u
 }
 
 fn free(stream: &Arc<Stream>, address: u64) -> Result {
+    if address == 0 {
+        return Ok(());
+    }
     let runtime = runtime()?;
     let range = runtime.memory.find(address);
     let range = range.filter(|r| r.start == address && r.kind == Kind::Device);

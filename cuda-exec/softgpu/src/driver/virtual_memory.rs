@@ -48,13 +48,18 @@ impl Props {
         }
     }
 
-    fn device(&self) -> Result<CUdevice> {
+    fn check(&self) -> Result {
         if self.kind != PINNED {
             return Err(error::INVALID_VALUE);
         }
         if self.handle_types & !shared::FILE != 0 {
             return Err(error::NOT_SUPPORTED);
         }
+        Ok(())
+    }
+
+    fn device(&self) -> Result<CUdevice> {
+        self.check()?;
         self.location.device()
     }
 }
@@ -213,7 +218,9 @@ fn create(bytes: usize, props: Props) -> Result<Physical> {
 api! { SYMBOLS;
     fn cuMemGetAllocationGranularity(out: Out<usize>, props: In<Props>, option: u32) {
         runtime()?;
-        props.get()?.device()?;
+        let props = props.get()?;
+        // The host's memory has one too, though there is none to be had here.
+        if props.location.is_host() { props.check()? } else { props.device().map(drop)? }
         if option > 1 {
             return Err(error::INVALID_VALUE);
         }

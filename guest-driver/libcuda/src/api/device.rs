@@ -28,15 +28,21 @@ const NEEDS: &[(usize, &str)] = &[
     (114, "cuImportExternalSemaphore"),           // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
     (115, "cuMemAllocAsync"),                     // MEMORY_POOLS_SUPPORTED
     (116, "cuFlushGPUDirectRDMAWrites"),          // GPU_DIRECT_RDMA_SUPPORTED
+    (124, "cuMemGetHandleForAddressRange"),       // DMA_BUF_SUPPORTED
     (125, "cuIpcGetEventHandle"),                 // IPC_EVENT_SUPPORTED
     (127, "cuTensorMapEncodeTiled"),              // TENSOR_MAP_ACCESS_SUPPORTED
+    (129, "cuLibraryGetUnifiedFunction"),         // UNIFIED_FUNCTION_POINTERS
     (132, "cuMulticastCreate"),                   // MULTICAST_SUPPORTED
+    (136, "cuMemBatchDecompressAsync"),           // MEM_DECOMPRESS_ALGORITHM_MASK
+    (137, "cuMemBatchDecompressAsync"),           // MEM_DECOMPRESS_MAXIMUM_LENGTH
 ];
 
 /// MANAGED_MEMORY: it is the guest's memory, whatever the device can do.
 const MANAGED: usize = 83;
-/// PAGEABLE_MEMORY_ACCESS and CONCURRENT_MANAGED_ACCESS: no memory moves when it is accessed.
-const NEVER: [usize; 2] = [88, 89];
+/// PAGEABLE_MEMORY_ACCESS and CONCURRENT_MANAGED_ACCESS: no memory moves when it is accessed. HANDLE_TYPE_FABRIC_SUPPORTED:
+/// memory is exported as files alone. HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED to HOST_ALLOC_DMA_BUF_SUPPORTED: neither
+/// handles nor pools are of the host's memory.
+const NEVER: [usize; 9] = [88, 89, 128, 141, 142, 143, 144, 145, 146];
 
 /// MEMPOOL_SUPPORTED_HANDLE_TYPES: of a pool's, files alone.
 const POOLS_HANDLE_TYPES: usize = 119;

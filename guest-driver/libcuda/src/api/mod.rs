@@ -86,6 +86,7 @@ pub use virtual_memory::*;
 use crate::abi::{CUresult, CUstream};
 use crate::objects::{Context, Stream, StreamKind};
 use crate::session::{Call, NullStream};
+use crate::trace::Said;
 use crate::{abi, lock, trace};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -93,13 +94,13 @@ use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::words::handle;
 
 /// Runs a call's body. No panic leaves the library.
-pub(crate) fn guard(name: &str, body: impl FnOnce() -> Result<(), Code>) -> CUresult {
+pub(crate) fn guard(name: &str, said: Said, body: impl FnOnce() -> Result<(), Code>) -> CUresult {
     let result = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => result::SUCCESS,
         Ok(Err(code)) => code,
         Err(_) => result::UNKNOWN,
     };
-    trace::ended(name, result);
+    trace::ended(name, said, result);
     result
 }
 
@@ -109,7 +110,7 @@ macro_rules! cuda {
         #[unsafe(no_mangle)]
         #[allow(non_snake_case)]
         pub extern "C" fn $name($($arg: $type),*) -> $crate::abi::CUresult {
-            $crate::api::guard(stringify!($name), || $body)
+            $crate::api::guard(stringify!($name), $crate::trace::said!($($arg),*), || $body)
         }
     )*};
 }
@@ -121,13 +122,13 @@ macro_rules! cuda_pairs {
         #[allow(non_snake_case)]
         pub extern "C" fn $name($($arg: $type),*) -> $crate::abi::CUresult {
             let $null = $crate::session::NullStream::Legacy;
-            $crate::api::guard(stringify!($name), || $body)
+            $crate::api::guard(stringify!($name), $crate::trace::said!($($arg),*), || $body)
         }
         #[unsafe(no_mangle)]
         #[allow(non_snake_case)]
         pub extern "C" fn $per_thread($($arg: $type),*) -> $crate::abi::CUresult {
             let $null = $crate::session::NullStream::PerThread;
-            $crate::api::guard(stringify!($per_thread), || $body)
+            $crate::api::guard(stringify!($per_thread), $crate::trace::said!($($arg),*), || $body)
         }
     )*};
 }

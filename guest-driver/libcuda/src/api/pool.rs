@@ -240,6 +240,10 @@ fn free(pointer: CUdeviceptr, stream: CUstream, null: NullStream) -> Result<(), 
     let call = Call::enter()?;
     let context = call.context()?;
     let stream = call.stream(stream, null)?;
+    // As NVIDIA's library has it, and libraries of theirs free what they never allocated.
+    if pointer == 0 {
+        return Ok(());
+    }
     let session = call.session;
     let known = session.device_memory().get(&pointer).copied();
     let memory = known

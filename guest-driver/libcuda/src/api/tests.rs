@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use vgpu_protocol::calls;
 use vgpu_protocol::ring::op;
+use vgpu_protocol::structs::{AllocationProps, HANDLE_TYPE_FILE, Location};
 
 fn text(text: &'static std::ffi::CStr) -> Text {
     // SAFETY: a C string of the whole program's.
@@ -751,4 +752,24 @@ fn a_forked_child_has_no_session() {
     unsafe { libc::waitpid(child, &mut status, 0) };
     assert_eq!(status, 0);
     ok(cuCtxSynchronize());
+}
+
+/// Whoever looks or tries finds that there is no memory of the host's by handle, whatever the host's driver has.
+#[test]
+fn memory_of_the_host_is_not_offered_by_handle() {
+    let _test = Test::start();
+    let mut offered = -1;
+    ok(cuDeviceGetAttribute(
+        Out::to(&mut offered),
+        fake::HOST_MEMORY as c_int,
+        0,
+    ));
+    assert_eq!(offered, 0);
+    for kind in [Location::HOST, *Location::HOST_NUMA.start()] {
+        let props = AllocationProps::new(Location { kind, id: 0 }, 0, 0, 0, HANDLE_TYPE_FILE);
+        // SAFETY: what it points to lives longer.
+        let props = unsafe { In::new(&raw const props as usize) };
+        let created = cuMemCreate(Out::to(&mut 0), 2 << 20, props, 0);
+        assert_eq!(created, result::NOT_SUPPORTED);
+    }
 }

@@ -95,12 +95,16 @@ fn in_range(mappings: &BTreeMap<u64, Mapping>, addr: u64, len: u64) -> Vec<u64> 
     inside.map(|(&start, _)| start).collect()
 }
 
-fn checked(call: &Call, props: In<AllocationProps>) -> Result<(AllocationProps, u32), Code> {
+/// What memory is to be, and the device that it is to be on; none if it is to be the host's, of which none is offered.
+fn checked(call: &Call, props: In<AllocationProps>) -> Result<(AllocationProps, Option<u32>), Code> {
     let props = props.get()?;
     if !props.is_pinned() {
         return Err(result::INVALID_VALUE);
     }
-    let device = device_of(call, props.location)?;
+    let device = match device_of(call, props.location) {
+        Err(result::NOT_SUPPORTED) => None,
+        found => Some(found?),
+    };
     check_handle_types(props.handle_types)?;
     Ok((props, device))
 }
@@ -111,7 +115,8 @@ cuda! {
         bytes.check()?;
         let (props, device) = checked(&call, props)?;
         let arguments = calls::cuMemGetAllocationGranularity::In {
-            device,
+            // The host's memory has one too, also where none can be had: NCCL takes its other way only if creating it fails.
+            device: device.unwrap_or(0),
             compression: props.compression.into(),
             rdma: props.rdma.into(),
             usage: props.usage.into(),
@@ -150,6 +155,7 @@ cuda! {
         if flags != 0 {
             return Err(result::INVALID_VALUE);
         }
+        let device = device.ok_or(result::NOT_SUPPORTED)?;
         let table = &call.session.virtual_memory.allocations;
         let id = table.reserve().ok_or(result::OUT_OF_MEMORY)?;
         let arguments = calls::cuMemCreate::In {

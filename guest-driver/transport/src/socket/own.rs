@@ -2,7 +2,8 @@
 //!
 //! What a process has allocated for itself is in no file, so no other process can map it. Its content is copied into pages of
 //! the shared memory, which then take its place; and back in the end. Another thread that writes there meanwhile may lose what
-//! it writes, so threads' stacks must not be among it, and the calling thread's is refused.
+//! it writes, so other threads' stacks must not be among it. Of the calling thread's there may be variables, as NPP registers
+//! some: pages are replaced from deeper on that stack.
 use super::memory::{Extent, Memory, NAME};
 use crate::TransportError;
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
@@ -44,9 +45,13 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Memory that the process has allocated: private, in no file, and not the main thread's stack.
-    fn is_allocated(&self) -> bool {
-        let named = self.name.is_empty() || self.name == "[heap]" || self.name.starts_with("[anon:");
+    /// Memory that the process has allocated: private and in no file. The main thread's stack only of the main thread.
+    fn is_allocated(&self, by_main: bool) -> bool {
+        let named = match self.name {
+            "" | "[heap]" => true,
+            "[stack]" => by_main,
+            name => name.starts_with("[anon:"),
+        };
         self.permissions == "rw-p" && self.inode == "0" && named
     }
 
@@ -57,11 +62,43 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Whether the range is memory that the process has allocated.
-fn check(maps: &str, range: Range<u64>, stack: u64) -> Result<(), TransportError> {
-    if range.contains(&stack) {
+/// Bytes of stack between the callers of [`deeper`] and what it runs: some pages.
+const BETWEEN: usize = 16 << 10;
+
+/// Runs what replaces pages so deep on the stack that nothing it writes lies on pages that callers' variables are on.
+#[inline(never)]
+fn deeper(replace: &mut dyn FnMut()) {
+    let between = std::hint::black_box([0u8; BETWEEN]);
+    // Not a part of this function, whose variables lie on either side.
+    std::hint::black_box(replace)();
+    std::hint::black_box(&between);
+}
+
+/// Where a thread is.
+struct Caller {
+    /// The deepest place of its stack.
+    stack: u64,
+    is_main: bool,
+}
+
+impl Caller {
+    fn here() -> Self {
+        let mut stack = 0;
+        deeper(&mut || {
+            let deepest = 0u8;
+            stack = std::ptr::from_ref(&deepest) as u64;
+        });
+        let is_main = rustix::thread::gettid() == rustix::process::getpid();
+        Self { stack, is_main }
+    }
+}
+
+/// Whether the range is memory that the process has allocated. Of the caller's stack only what is in use: below that it grows.
+fn check(maps: &str, range: Range<u64>, caller: &Caller) -> Result<(), TransportError> {
+    if range.contains(&caller.stack) {
         return Err(TransportError::Unsupported);
     }
+    let by_main = caller.is_main && caller.stack < range.start;
     let mut at = range.start;
     for entry in maps.lines().filter_map(Entry::read) {
         if at >= range.end || entry.range.start > at {
@@ -73,7 +110,7 @@ fn check(maps: &str, range: Range<u64>, stack: u64) -> Result<(), TransportError
         if !entry.permissions.starts_with("rw") {
             return Err(TransportError::NotItsOwn);
         }
-        if !entry.is_allocated() {
+        if !entry.is_allocated(by_main) {
             return Err(TransportError::Unsupported);
         }
         at = entry.range.end;
@@ -86,9 +123,11 @@ fn check(maps: &str, range: Range<u64>, stack: u64) -> Result<(), TransportError
 
 /// Refuses what is no memory that the process has allocated.
 pub fn check_allocated(addr: u64, len: u64) -> Result<(), TransportError> {
-    let here = 0u8;
-    let stack = std::ptr::from_ref(&here) as u64;
-    check(&fs::read_to_string("/proc/self/maps")?, addr..addr + len, stack)
+    check(
+        &fs::read_to_string("/proc/self/maps")?,
+        addr..addr + len,
+        &Caller::here(),
+    )
 }
 
 fn anonymous(len: u64) -> io::Result<u64> {
@@ -110,12 +149,14 @@ pub fn replace(memory: &Memory, extents: &[Extent], addr: u64, len: u64) -> io::
     // Held while pages are replaced: a child that is forked meanwhile is left with what there is (see `forked`).
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let copy = anonymous(len)?;
-    let mapped = memory.map(copy, extents);
-    if mapped.is_ok() {
-        // SAFETY: the program's own memory of this length, which was looked up; the copy was just mapped.
-        unsafe { std::ptr::copy_nonoverlapping(addr as *const u8, copy as *mut u8, len as usize) };
+    let mut replaced = memory.map(copy, extents);
+    if replaced.is_ok() {
+        deeper(&mut || {
+            // SAFETY: the program's own memory of this length, which was looked up; the copy was just mapped.
+            unsafe { std::ptr::copy_nonoverlapping(addr as *const u8, copy as *mut u8, len as usize) };
+            replaced = memory.map(addr, extents);
+        });
     }
-    let replaced = mapped.and_then(|()| memory.map(addr, extents));
     // SAFETY: mapped above, and nobody else's.
     unsafe { rustix::mm::munmap(copy as *mut _, len as usize) }?;
     replaced?;
@@ -145,17 +186,16 @@ pub fn restore(addr: u64, len: u64) -> io::Result<()> {
 /// Puts memory of the process' own, with the same content, in the place of other memory.
 fn make_own(addr: u64, len: u64) -> io::Result<()> {
     let copy = anonymous(len)?;
-    // SAFETY: both are memory of this length, and the copy takes the place of what it is a copy of.
-    unsafe {
-        std::ptr::copy_nonoverlapping(addr as *const u8, copy as *mut u8, len as usize);
-        rustix::mm::mremap_fixed(
-            copy as *mut _,
-            len as usize,
-            len as usize,
-            MremapFlags::MAYMOVE,
-            addr as *mut _,
-        )
-    }?;
+    let (from, to, len) = (copy as *mut _, addr as *mut _, len as usize);
+    let mut moved = Ok(to);
+    deeper(&mut || {
+        // SAFETY: both are memory of this length, and the copy takes the place of what it is a copy of.
+        moved = unsafe {
+            std::ptr::copy_nonoverlapping(addr as *const u8, copy as *mut u8, len);
+            rustix::mm::mremap_fixed(from, len, len, MremapFlags::MAYMOVE, to)
+        };
+    });
+    moved?;
     Ok(())
 }
 
@@ -202,7 +242,8 @@ mod tests {
         assert_eq!(entries.len(), MAPS.lines().count());
         assert_eq!(entries[6].name, "/usr/lib/a file");
         assert!(entries[5].is_shared_memory() && !entries[6].is_shared_memory());
-        let is = |start, end| check(MAPS, start..end, 0x7_1000);
+        let main = |stack| Caller { stack, is_main: true };
+        let is = |start, end| check(MAPS, start..end, &main(0x7_1000));
         for (start, end) in [(0x1_0000, 0x1_1000), (0x1_f000, 0x2_1000), (0x3_1000, 0x4_0000)] {
             assert!(is(start, end).is_ok(), "{start:#x}");
         }
@@ -223,11 +264,40 @@ mod tests {
                 "{start:#x}"
             );
         }
-        // Where the caller's own stack is.
-        assert!(matches!(
-            check(MAPS, 0x2_0000..0x2_1000, 0x2_0080),
-            Err(TransportError::Unsupported)
-        ));
+        // Of the caller's own stack what is in use, of which the deepest is not.
+        assert!(is(0x7_2000, 0x7_3000).is_ok());
+        let of_another = Caller {
+            is_main: false,
+            ..main(0x2_0080)
+        };
+        for (start, caller) in [(0x2_0000, main(0x2_0080)), (0x7_2000, of_another)] {
+            assert!(matches!(
+                check(MAPS, start..start + 0x1000, &caller),
+                Err(TransportError::Unsupported)
+            ));
+        }
+    }
+
+    #[test]
+    fn variables_of_the_caller_are_replaced_under_it() {
+        let memory = Memory::new(super::super::memory::LEN_MIN, 0).unwrap();
+        let extents = memory.allocate(PAGE_LEN).unwrap();
+        let mut word = std::hint::black_box(5u32);
+        let place = &raw mut word;
+        let page = place as u64 / PAGE_LEN * PAGE_LEN;
+        check_allocated(page, PAGE_LEN).unwrap();
+        replace(&memory, &extents, page, PAGE_LEN).unwrap();
+        // SAFETY: the variable above.
+        unsafe { place.write_volatile(place.read_volatile() + 1) };
+        let mut there = [0; 4];
+        let offset = extents[0].offset + (place as u64 - page);
+        rustix::io::pread(memory.file(), &mut there, offset).unwrap();
+        assert_eq!(u32::from_ne_bytes(there), 6);
+        restore(page, PAGE_LEN).unwrap();
+        // SAFETY: as before.
+        unsafe { place.write_volatile(place.read_volatile() + 1) };
+        rustix::io::pread(memory.file(), &mut there, offset).unwrap();
+        assert_eq!((word, u32::from_ne_bytes(there)), (7, 6));
     }
 
     #[test]
