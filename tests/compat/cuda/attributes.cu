@@ -23,7 +23,7 @@ int main() {
                               p.maxThreadsPerMultiProcessor, p.maxBlocksPerMultiProcessor, p.l2CacheSize, p.memoryBusWidth, p.ECCEnabled,
                               p.asyncEngineCount, p.unifiedAddressing, p.canMapHostMemory, p.integrated, p.cooperativeLaunch,
                               p.streamPrioritiesSupported, p.globalL1CacheSupported, p.localL1CacheSupported, p.memoryPoolsSupported, p.concurrentKernels,
-                              p.persistingL2CacheMaxSize, p.accessPolicyMaxWindowSize, p.clusterLaunch, p.unifiedFunctionPointers};
+                              p.persistingL2CacheMaxSize, p.accessPolicyMaxWindowSize, p.clusterLaunch};
     save("properties", shape);
     save("sizes", std::vector<uint64_t>{p.sharedMemPerBlock, p.sharedMemPerBlockOptin, p.sharedMemPerMultiprocessor, p.totalConstMem, p.memPitch,
                                         p.textureAlignment, p.texturePitchAlignment, p.surfaceAlignment, p.reservedSharedMemPerBlock});
