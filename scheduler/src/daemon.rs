@@ -100,6 +100,8 @@ pub struct Daemon {
     pub(crate) sessions: BTreeMap<Session, Live>,
     /// The core's numbers of pools, by name; they stay for as long as this program runs.
     pub(crate) pools: BTreeMap<String, Pool>,
+    /// The names of pools that are in `vgpu.db`, or were in the map since this program started.
+    pub(crate) earlier_pools: BTreeSet<String>,
     pub(crate) ledger: Ledger,
     pub(crate) arrivals: Arrivals,
     pub(crate) statistics: Statistics,
@@ -260,6 +262,7 @@ impl Daemon {
             clients: BTreeMap::new(),
             sessions: BTreeMap::new(),
             pools: BTreeMap::new(),
+            earlier_pools: setup.saved.pools,
             ledger: Ledger::default(),
             arrivals: Arrivals::default(),
             statistics: Statistics::default(),
@@ -877,6 +880,7 @@ impl Daemon {
                     refused,
                 };
                 self.statistics.take(session.vm, &said);
+                self.books.called(session.vm, &said.wait);
             }
             FromExec::Leaving => {
                 if let Some(live) = self.sessions.get_mut(&session) {

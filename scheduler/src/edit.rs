@@ -213,6 +213,8 @@ impl Daemon {
     fn use_map(&mut self, map: PoolMap, text: String) {
         // What was used up to now is that of the pools that VMs were in.
         self.settle(true);
+        let pools = self.map.pools.iter().map(|pool| pool.name.clone());
+        self.earlier_pools.extend(pools);
         self.map = map;
         self.map_version = version(&text);
         self.map_text = text;

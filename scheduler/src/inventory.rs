@@ -113,6 +113,11 @@ impl Inventory {
         Some(number)
     }
 
+    /// The UUIDs of all that matter, each with its number.
+    pub fn numbered(&self) -> impl Iterator<Item = (u32, &str)> {
+        (0..).zip(self.uuids.iter().map(String::as_str))
+    }
+
     /// What is there, in NVML's order.
     pub fn present(&self) -> Vec<&Gpu> {
         let mut gpus: Vec<_> = self.present.values().collect();

@@ -48,11 +48,11 @@ fn sums(daemon: &Daemon, vm: u32) -> BTreeMap<String, Sum> {
     let records = usage(daemon, wanted(Period::Hour));
     for record in records.into_iter().filter(|record| record.vm == vm) {
         let sum = sums.entry(record.pool).or_default();
-        sum.0 += record.gpu_microseconds;
-        sum.1 += record.turns;
-        sum.2 += record.calls;
-        sum.3 += record.violations;
-        sum.4 += record.refused;
+        sum.0 += record.used.gpu_microseconds;
+        sum.1 += record.used.turns;
+        sum.2 += record.used.calls;
+        sum.3 += record.used.violations;
+        sum.4 += record.used.refused;
     }
     sums
 }
@@ -213,7 +213,10 @@ fn hours_are_what_the_counters_have_grown_by() {
         daemon.restart();
         assert_eq!(sums(&daemon, 1), by_pool);
         let days = usage(&daemon, wanted(Period::Day));
-        assert_eq!(days.iter().map(|day| day.gpu_microseconds).sum::<u64>(), all.0);
+        assert_eq!(
+            days.iter().map(|day| day.used.gpu_microseconds).sum::<u64>(),
+            all.0
+        );
     }
     daemon.next_backend(1).attach(1, &mut exec);
     exec.take_turn();
@@ -294,7 +297,7 @@ fn memory_is_counted_while_it_is_held() {
     let limit = Instant::now() + Duration::from_secs(20);
     let held = |daemon: &Daemon| -> u64 {
         let records = usage(daemon, wanted(Period::Hour));
-        records.iter().map(|record| record.memory_byte_seconds).sum()
+        records.iter().map(|record| record.used.memory_byte_seconds).sum()
     };
     // It is entered with what else is.
     exec.show(1, 0);

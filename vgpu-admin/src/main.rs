@@ -99,7 +99,9 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let connect = || Client::connect(&arguments.socket);
+    let connect = || {
+        Ok::<_, Failure>(Client::connect(&arguments.socket)?.saying(|line| note(&format!("note: {line}"))))
+    };
     if let Some(planned) = arguments.command.change() {
         let (dry_run, changed) = (planned.dry_run, change(&connect()?, planned)?);
         let told = Told::Changed {

@@ -19,8 +19,6 @@ use vgpu_sched_api::messages::{Stats, Status, VmStats, VmStatus};
 
 /// Shares are of so much time, or of what there is between two samples if that is more.
 const WINDOW: Duration = Duration::from_secs(5);
-/// How long vgpud may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long a key may wait.
 const TICK: Duration = Duration::from_millis(100);
 /// How long it may take to see that a signal came.
@@ -322,7 +320,7 @@ fn samples(socket: PathBuf, began: Instant, interval: Duration) -> Receiver<Resu
 }
 
 fn sample(socket: &Path, began: Instant) -> Result<Sample, Failure> {
-    let client = Client::connect_for(socket, ANSWER_LIMIT)?;
+    let client = Client::connect(socket)?;
     let status = client.status()?;
     // Right before the counters are read.
     let at = began.elapsed();
