@@ -33,6 +33,16 @@ pub enum ScanOn {
     Asked,
 }
 
+/// Whether they can be meant together.
+pub fn can_be(scan_on: &[ScanOn]) -> Result<(), &'static str> {
+    match scan_on.contains(&ScanOn::Asked) && scan_on.iter().any(|when| *when != ScanOn::Asked) {
+        true => Err(
+            "--scan-on: \"asked\" means that GPUs are looked for at no other time: expected it alone, or some of start, change and view",
+        ),
+        false => Ok(()),
+    }
+}
+
 /// A look that is under way.
 pub(crate) struct Look {
     child: Child,
@@ -270,4 +280,23 @@ impl Daemon {
 
 fn unlisted(error: &anyhow::Error) -> String {
     format!("the GPUs cannot be listed: {error:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ScanOn::{Asked, Change, Start, View};
+    use super::can_be;
+
+    #[test]
+    fn only_when_somebody_asks_is_at_no_other_time() {
+        for can in [&[][..], &[Asked], &[Asked, Asked], &[Start, Change, View]] {
+            assert_eq!(can_be(can), Ok(()), "{can:?}");
+        }
+        for cannot in [&[Asked, Start], &[View, Asked]] {
+            assert!(
+                can_be(cannot).unwrap_err().contains("expected it alone"),
+                "{cannot:?}"
+            );
+        }
+    }
 }

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vgpu_sched_api::messages::{
-    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Scanned, Stats, Status,
-    TurnRecord, UsageRecord, Wanted, WantedUsage,
+    Answer, Arrival, ChangeRecord, Changed, EventRecord, GpuUsageRecord, Refusal, Request, Scanned, Stats,
+    Status, TurnRecord, UsageRecord, Wanted, WantedUsage,
 };
 use vgpu_sched_api::packet::{self, PacketError};
 
@@ -158,6 +158,14 @@ impl Client {
     pub fn usage(&self, wanted: &WantedUsage) -> Result<(Vec<UsageRecord>, Option<String>), Failure> {
         match self.ask(&Request::Usage(wanted.clone()))? {
             Answer::Usage { usage, next } => Ok((usage, next)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The same of GPUs.
+    pub fn gpu_usage(&self, wanted: &WantedUsage) -> Result<(Vec<GpuUsageRecord>, Option<String>), Failure> {
+        match self.ask(&Request::GpuUsage(wanted.clone()))? {
+            Answer::GpuUsage { gpus, next } => Ok((gpus, next)),
             other => Err(unexpected(&other)),
         }
     }
