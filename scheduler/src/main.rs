@@ -35,7 +35,7 @@ mod xid;
 use anyhow::{Context, Result, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use inventory::Inventory;
+use inventory::{Inventory, News};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use scan::ScanOn;
@@ -123,13 +123,19 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
     let (store, mut saved) = Store::open(&arguments.state_dir, arguments.usage_days * HOURS_OF_A_DAY)?;
     let mut inventory = Inventory::new(std::mem::take(&mut saved.gpus));
     let look = || scan::look(&arguments.libnvidia_ml);
+    let mut news = News::default();
     let listing_failed = match arguments.scan_on.contains(&ScanOn::Start).then(look) {
         None => {
             inventory.expect_known();
             None
         }
         Some(Ok(gpus)) => {
-            inventory.update(gpus.clone());
+            // To a host that is new all of them are.
+            let is_new = inventory.is_empty();
+            let found = inventory.update(gpus.clone());
+            if !is_new {
+                news = found;
+            }
             store.write(Changes {
                 gpus: Some(gpus),
                 ..Changes::default()
@@ -154,6 +160,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         map,
         map_text,
         inventory,
+        news,
         listing_failed,
         scan_on: arguments.scan_on,
         library: arguments.libnvidia_ml,

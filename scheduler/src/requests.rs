@@ -76,7 +76,7 @@ impl Daemon {
                 Ok(Answer::Turns { turns, next })
             }
             Request::Scan => return self.scan(client),
-            Request::Change(wanted) => self.change(client, wanted),
+            Request::Change(wanted) => return self.change(client, wanted),
             Request::Changes { from } => {
                 let (changes, next) = self.audit.from(from);
                 Ok(Answer::Changes { changes, next })

@@ -2,7 +2,7 @@
 //! the bus, and turns are given meanwhile.
 use crate::daemon::Daemon;
 use crate::history::Happened;
-use crate::inventory::{self, Gpu};
+use crate::inventory::{self, Gpu, News};
 use crate::poller::Source;
 use crate::store::Changes;
 use anyhow::{Context, Result, bail};
@@ -264,17 +264,22 @@ impl Daemon {
         };
         self.listing_failed = None;
         let news = self.inventory.update(gpus.clone());
-        for (uuids, what) in [(news.appeared, "here"), (news.vanished, "gone")] {
-            for uuid in uuids {
-                let message = format!("GPU {uuid} is {what}");
-                self.note_event(Happened::new(EventKind::GpuChanged, message).on(&[uuid]));
-            }
-        }
+        self.note_news(news, "");
         self.store.write(Changes {
             gpus: Some(gpus),
             ..Changes::default()
         });
         Ok(())
+    }
+
+    /// Notes which GPUs came and went, and how that is known.
+    pub(crate) fn note_news(&mut self, news: News, how: &str) {
+        for (uuids, what) in [(news.appeared, "here"), (news.vanished, "gone")] {
+            for uuid in uuids {
+                let message = format!("GPU {uuid} is {what}{how}");
+                self.note_event(Happened::new(EventKind::GpuChanged, message).on(&[uuid]));
+            }
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use crate::audit;
 use crate::history::KEPT;
 use crate::inventory::Gpu;
 use crate::usage::{Entry, Spent};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use hours::Running;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, ErrorCode, Transaction, params};
 use rustix::event::EventfdFlags;
 use rustix::fs::{FlockOperation, flock};
 use std::collections::{BTreeMap, BTreeSet};
@@ -228,7 +228,13 @@ impl Store {
             let saved = read(&connection)?;
             Ok::<_, anyhow::Error>((connection, saved))
         };
-        let (connection, saved) = open().with_context(|| format!("cannot use {}", path.display()))?;
+        let (connection, saved) = open().map_err(|error| {
+            let path = path.display();
+            match advice(&error) {
+                Some(advice) => anyhow!("cannot use {path}: {error}: {advice}"),
+                None => anyhow!("cannot use {path}: {error:#}"),
+            }
+        })?;
         let (sender, jobs) = channel();
         let (answers, receiver) = channel();
         let done = Arc::new(rustix::event::eventfd(
@@ -315,6 +321,31 @@ impl Drop for Store {
     }
 }
 
+/// Said of a database that cannot be used at all.
+const MOVE_AWAY: &str = "move it away, with the files -wal and -shm beside it, and vgpud begins a new one. That knows nothing of what \
+    VMs used, of events, changes and quarantines so far; the pool map is not in it";
+
+/// What to do about an error in opening the database.
+fn advice(error: &anyhow::Error) -> Option<String> {
+    let error = error.downcast_ref::<rusqlite::Error>()?;
+    Some(match error.sqlite_error_code()? {
+        ErrorCode::DiskFull => {
+            "there is no room left where it lies: make some, a few MiB, and start vgpud again".to_owned()
+        }
+        ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
+            format!("it is damaged, or none of vgpud's: put a copy of it back that is whole, or {MOVE_AWAY}")
+        }
+        ErrorCode::SystemIoFailure => {
+            "where it lies cannot be read or written, or is full: look at the kernel's log and at how much room there is".to_owned()
+        }
+        ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
+            "vgpud's user must be able to read and write it and its folder".to_owned()
+        }
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => "another program has it open: end that first".to_owned(),
+        _ => return None,
+    })
+}
+
 /// Brings the tables to this program's version.
 fn prepare(connection: &mut Connection) -> Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -322,10 +353,14 @@ fn prepare(connection: &mut Connection) -> Result<()> {
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let Some(steps) = STEPS.get(found as usize..) else {
         bail!(
-            "it has schema version {found}, and this program knows {}",
+            "it has schema version {found}, and this program knows {}: a newer vgpud made it. Start that one again; or {MOVE_AWAY}",
             STEPS.len()
         );
     };
+    // What is up to date needs no room.
+    if steps.is_empty() {
+        return Ok(());
+    }
     let transaction = connection.transaction()?;
     for step in steps {
         transaction.execute_batch(step)?;
@@ -776,6 +811,39 @@ mod tests {
         drop(connection);
         let error = Store::open(dir.path(), 24).unwrap_err();
         assert!(format!("{error:#}").contains("schema version"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("a newer vgpud made it"),
+            "{error:#}"
+        );
+    }
+
+    /// What an operator finds who has to do something about it.
+    #[test]
+    fn what_to_do_about_a_broken_database_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vgpu.db");
+        let refused = || format!("{:#}", Store::open(dir.path(), 24).unwrap_err());
+        std::fs::write(
+            &path,
+            "no database at all, and longer than its header".repeat(100),
+        )
+        .unwrap();
+        let said = refused();
+        assert!(
+            said.contains("vgpu.db: file is not a database: it is damaged"),
+            "{said}"
+        );
+        assert!(
+            said.contains("move it away") && said.contains("the pool map is not in it"),
+            "{said}"
+        );
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let said = refused();
+        assert!(said.contains("must be able to read and write it"), "{said}");
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let full = rusqlite::Error::SqliteFailure(full, None).into();
+        assert!(advice(&full).unwrap().starts_with("there is no room left"));
     }
 
     #[test]

@@ -534,6 +534,7 @@ fn status() -> Status {
         config: "/etc/vgpu/pools.toml".to_owned(),
         map_version: "0123456789abcdef".to_owned(),
         degraded: Vec::new(),
+        map_differs: None,
         gpus: Vec::new(),
         pools: vec![PoolStatus {
             name: "A".to_owned(),

@@ -14,6 +14,8 @@ pub const VERSION: u32 = 5;
 pub const SCHEMA_VERSION: u32 = 3;
 /// Bytes of one packet at most.
 pub const PACKET_LEN_MAX: usize = 256 * 1024;
+/// Edits that somebody may try at once who may not make them: each takes its time, in which no turn is given.
+pub const EDITS_TRIED_MAX: usize = 16;
 
 /// How urgent a VM's work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -75,7 +77,7 @@ pub enum Request {
     /// look than for a [`Request::Status`].
     Scan,
     /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators, but what all may try
-    /// ([`Wanted::dry_run`]): all but [`Change::Reload`], and up to 16 edits. What was done, and what was
+    /// ([`Wanted::dry_run`]): all but [`Change::Reload`], and up to [`EDITS_TRIED_MAX`] edits. What was done, and what was
     /// refused, is kept for [`Request::Changes`].
     Change(Wanted),
     /// A tool asks who changed what, the oldest first, from that number on.
@@ -669,8 +671,12 @@ pub struct Status {
     pub config: String,
     /// The version of the pool map in use: another one for every other text of its file.
     pub map_version: String,
-    /// What is not as the pool map wants it, a line each; empty when all is well.
+    /// What is not as the pool map wants it, or keeps `vgpud` from its work, a line each; empty when all is well.
     pub degraded: Vec<String>,
+    /// What there is to know of the pool map's file if it is not what is in use: changed by hand and not read again, or not to
+    /// be read.
+    #[serde(default)]
+    pub map_differs: Option<String>,
     pub gpus: Vec<GpuStatus>,
     pub pools: Vec<PoolStatus>,
     /// VMs that belong to no pool any longer, and that are quarantined or still have sessions.

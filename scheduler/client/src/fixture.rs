@@ -104,6 +104,7 @@ pub fn host() -> Status {
         config: "/etc/vgpu/pools.toml".to_owned(),
         map_version: "0123456789abcdef".to_owned(),
         degraded: vec!["pool A: its GPU GPU-None is missing".to_owned()],
+        map_differs: Some("the pool map in /etc/vgpu/pools.toml differs from the one in use".to_owned()),
         gpus: vec![gpu(Some(0), GpuState::Ready), gpu(None, GpuState::Missing)],
         pools: vec![PoolStatus {
             name: "A".to_owned(),
