@@ -120,7 +120,10 @@ impl Daemon {
             |name: &str| pools.iter().any(|pool| pool.name == name) || self.earlier_pools.contains(name);
         if let Some(name) = pool.filter(|name| !is_known(name)) {
             let there = some(pools.iter().map(|pool| pool.name.clone()));
-            return Err((Refusal::NotFound, format!("there is no pool {name}: {there}")));
+            return Err((
+                Refusal::NotFound,
+                format!("there is no pool {name}: there is {there}"),
+            ));
         }
         let is_known = |vms: VmRange| {
             let mut ranges = pools.iter().flat_map(|pool| &pool.ranges);
@@ -131,7 +134,10 @@ impl Daemon {
         if let Some(vms) = vms.filter(|vms| !is_known(*vms)) {
             let ranges = pools.iter().flat_map(|pool| &pool.ranges);
             let there = some(ranges.map(ToString::to_string));
-            let message = format!("{}: in no pool, and never was started: {there}", vms.name());
+            let message = format!(
+                "{}: in no pool, and never was started: in pools is {there}",
+                vms.name()
+            );
             return Err((Refusal::NotFound, message));
         }
         Ok(())
@@ -298,14 +304,14 @@ impl Daemon {
     }
 }
 
-/// The first ones of some that there are, as a message has them.
+/// The first ones of some, as a message has them.
 fn some(all: impl Iterator<Item = String>) -> String {
     let all: Vec<String> = all.collect();
     let named = all.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
     match all.len() {
-        0 => "there is none".to_owned(),
-        len if len > NAMED_MAX => format!("there is {named} and {} more", len - NAMED_MAX),
-        _ => format!("there is {named}"),
+        0 => "none".to_owned(),
+        len if len > NAMED_MAX => format!("{named} and {} more", len - NAMED_MAX),
+        _ => named,
     }
 }
 

@@ -690,7 +690,7 @@ impl Worker {
                         None
                     }
                     Err(error) => {
-                        let message = format!("vgpu.db cannot be written: {error:#}");
+                        let message = format!("vgpu.db cannot be written: {error}");
                         log::error!("{message}");
                         Some(message)
                     }

@@ -243,7 +243,10 @@ fn events_of_a_vm_that_there_is_not_are_refused() {
     let asked = Request::Events { from: 0, vm: Some(2) };
     let (why, message) = refusal(daemon.ask(&asked));
     assert_eq!(why, Refusal::NotFound);
-    assert_eq!(message, "VM 2: in no pool, and never was started: there is 1, 3");
+    assert_eq!(
+        message,
+        "VM 2: in no pool, and never was started: in pools is 1, 3"
+    );
     // One that was is known.
     daemon.change(Change::Quarantine {
         vms: "3".to_owned(),

@@ -251,7 +251,7 @@ fn hours_are_what_the_counters_have_grown_by() {
     };
     assert_eq!(
         unknown(Some("2-7"), None),
-        "VMs 2-7: in no pool, and never was started: there is 1"
+        "VMs 2-7: in no pool, and never was started: in pools is 1"
     );
     assert!(unknown(Some("0"), None).starts_with("VM 0: in no pool"));
     assert_eq!(
