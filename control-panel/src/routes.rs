@@ -492,10 +492,10 @@ async fn all_usage<R: Billed + Send>(vgpud: Arc<Vgpud>, wanted: WantedUsage, rea
     let first = bill::csv(&first, true);
     let all = once(std::future::ready(Ok(first))).chain(rest);
     let headers = [
-        (header::CONTENT_TYPE, CSV),
+        (header::CONTENT_TYPE, CSV.to_owned()),
         (
             header::CONTENT_DISPOSITION,
-            "attachment; filename=\"vgpu-usage.csv\"",
+            format!("attachment; filename=\"{}\"", R::FILE),
         ),
     ];
     (headers, Body::from_stream(all)).into_response()
