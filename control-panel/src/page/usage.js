@@ -15,7 +15,7 @@ const SPANS = {
 const USAGE_COLUMNS = [
   { name: "VM" }, { name: "Pool", kind: "text" }, { name: "GPU time", kind: "chart" }, { name: "Turns", kind: "number" },
   { name: "Waited for them", kind: "number" }, { name: "Longest wait", kind: "number" }, { name: "Calls", kind: "number" },
-  { name: "Their wait p50", kind: "number" }, { name: "p99", kind: "number" }, { name: "Longest", kind: "number" },
+  { name: "Call wait p50", kind: "number" }, { name: "Call wait p99", kind: "number" }, { name: "Longest call wait", kind: "number" },
   { name: "Violations", kind: "number" }, { name: "Refused allocations", kind: "number" }, { name: "Memory, GiB h", kind: "number" },
 ];
 
@@ -104,7 +104,7 @@ async function refreshUsage() {
     const { name } = SPANS[by];
     usage.table.update(`GPU time of VMs, ${name}`, "", rows.map(([vm, all]) => usageRow(vm, all, SPANS[by], Date.now())));
     usage.table.node.hidden = rows.length === 0;
-    usage.gpus.update(`GPUs in use, ${name}`, "", gpus.map(([uuid, all]) => gpuUsageRow(uuid, all, SPANS[by], Date.now())));
+    usage.gpus.update(`In use by GPU, ${name}`, "", gpus.map(([uuid, all]) => gpuUsageRow(uuid, all, SPANS[by], Date.now())));
     usage.gpus.node.hidden = gpus.length === 0;
     setText(byId("usage-said"), rows.length ? "" : `Nothing was used in ${name}.`);
   } catch (failure) {
