@@ -1,7 +1,7 @@
 //! What programs are told of what they may ask: the paths as `page/openapi.json` has them, and every object as its type
 //! has it.
 use crate::history::Shares;
-use crate::routes::{Changes, Error, Events, LogIn, Me, Nothing, Order, Outcome, Usage, Versioned};
+use crate::routes::{Changes, Error, Events, GpuUsage, LogIn, Me, Nothing, Order, Outcome, Usage, Versioned};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
@@ -39,6 +39,7 @@ fn schemas() -> Value {
     add::<Error<'_>>(&mut generator, &mut named, "Error");
     add::<Versioned<Events>>(&mut generator, &mut named, "Events");
     add::<Versioned<Usage>>(&mut generator, &mut named, "Usage");
+    add::<Versioned<GpuUsage>>(&mut generator, &mut named, "GpuUsage");
     add::<Versioned<Shares>>(&mut generator, &mut named, "History");
     add::<Versioned<Changes>>(&mut generator, &mut named, "Changes");
     add::<Versioned<Outcome>>(&mut generator, &mut named, "Outcome");

@@ -27,9 +27,10 @@ use tokio::sync::Semaphore;
 use vgpu_client::client::{Client, last};
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_client::statistics::prometheus;
-use vgpu_client::usage::{self as bill, When};
+use vgpu_client::usage::{self as bill, Billed, When};
 use vgpu_sched_api::messages::{
-    Change, ChangeRecord, Changed, EventRecord, Period, SCHEMA_VERSION, UsageRecord, Wanted, WantedUsage,
+    Change, ChangeRecord, Changed, EventRecord, GpuUsageRecord, Period, SCHEMA_VERSION, UsageRecord, Wanted,
+    WantedUsage,
 };
 
 /// Clients that follow what happens, at once.
@@ -89,7 +90,7 @@ struct Route {
 }
 
 /// All of it.
-fn api() -> [Route; 15] {
+fn api() -> [Route; 16] {
     let route = |access| {
         move |path, handler| Route {
             path,
@@ -105,6 +106,7 @@ fn api() -> [Route; 15] {
         read("/api/v1/stats", get(stats)),
         read("/api/v1/events", get(events)),
         read("/api/v1/usage", get(usage)),
+        read("/api/v1/usage/gpus", get(gpu_usage)),
         read("/api/v1/live", get(live)),
         read("/api/v1/history", get(history)),
         read("/api/v1/changes", get(changes)),
@@ -371,32 +373,75 @@ pub struct Usage {
     next: Option<String>,
 }
 
+/// A page of how long GPUs were in use.
+#[derive(Serialize, JsonSchema)]
+pub struct GpuUsage {
+    by: Period,
+    /// Of which time, in seconds since 1970.
+    from_s: u64,
+    to_s: u64,
+    gpus: Vec<GpuUsageRecord>,
+    /// What the next page is asked for with, beside what this one was; null if this is the last one. A page may be empty.
+    next: Option<String>,
+}
+
 async fn usage(
     State(panel): State<Panel>,
     headers: HeaderMap,
     asked: Result<Query<UsageQuery>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let tell = |wanted: WantedUsage, usage, next| Usage {
+        by: wanted.by,
+        from_s: wanted.from_s,
+        to_s: wanted.to_s,
+        usage,
+        next,
+    };
+    used(&panel, &headers, asked, Client::usage, tell).await
+}
+
+async fn gpu_usage(
+    State(panel): State<Panel>,
+    headers: HeaderMap,
+    asked: Result<Query<UsageQuery>, QueryRejection>,
+) -> Result<Response, Denied> {
+    let tell = |wanted: WantedUsage, gpus, next| GpuUsage {
+        by: wanted.by,
+        from_s: wanted.from_s,
+        to_s: wanted.to_s,
+        gpus,
+        next,
+    };
+    used(&panel, &headers, asked, Client::gpu_usage, tell).await
+}
+
+/// A part of what was used, and what the next one is asked for with.
+type UsagePart<R> = Result<(Vec<R>, Option<String>), Failure>;
+/// How `vgpud` is asked for it.
+type ReadUsage<R> = fn(&Client, &WantedUsage) -> UsagePart<R>;
+
+async fn used<R: Billed + Send, T: Serialize>(
+    panel: &Panel,
+    headers: &HeaderMap,
+    asked: Result<Query<UsageQuery>, QueryRejection>,
+    read: ReadUsage<R>,
+    tell: impl FnOnce(WantedUsage, Vec<R>, Option<String>) -> T,
 ) -> Result<Response, Denied> {
     let expected =
         "some of vms=1-7, pool=NAME, from=WHEN, to=WHEN, by=hour or day, next=TEXT, format=json or csv";
     let asked = query(asked, expected)?;
     let is_csv = asked
         .format
-        .map_or_else(|| accepts_csv(&headers), |format| format == Format::Csv);
+        .map_or_else(|| accepts_csv(headers), |format| format == Format::Csv);
     let wanted = match asked.wanted() {
         Ok(wanted) => wanted,
         Err(failure) => return Ok(failed(&failure)),
     };
     if is_csv {
-        return Ok(all_usage(panel.vgpud, wanted).await);
+        return Ok(all_usage(panel.vgpud.clone(), wanted, read).await);
     }
-    let part = part_of_usage(&panel.vgpud, &wanted).await;
-    Ok(told_or_failed(part.map(|(usage, next)| Usage {
-        by: wanted.by,
-        from_s: wanted.from_s,
-        to_s: wanted.to_s,
-        usage,
-        next,
-    })))
+    let part = part_of_usage(&panel.vgpud, &wanted, read).await;
+    Ok(told_or_failed(part.map(|(part, next)| tell(wanted, part, next))))
 }
 
 /// Whether a client asks for comma-separated values.
@@ -413,17 +458,19 @@ fn accepts_csv(headers: &HeaderMap) -> bool {
     })
 }
 
-type UsagePart = (Vec<UsageRecord>, Option<String>);
-
-async fn part_of_usage(vgpud: &Vgpud, wanted: &WantedUsage) -> Result<UsagePart, Failure> {
+async fn part_of_usage<R: Send + 'static>(
+    vgpud: &Vgpud,
+    wanted: &WantedUsage,
+    read: ReadUsage<R>,
+) -> UsagePart<R> {
     let wanted = wanted.clone();
-    vgpud.ask(move |vgpud| vgpud.usage(&wanted)).await
+    vgpud.ask(move |vgpud| read(vgpud, &wanted)).await
 }
 
 /// All parts, one after the other as they are read. If one cannot be read the answer breaks off, which clients see.
-async fn all_usage(vgpud: Arc<Vgpud>, wanted: WantedUsage) -> Response {
+async fn all_usage<R: Billed + Send>(vgpud: Arc<Vgpud>, wanted: WantedUsage, read: ReadUsage<R>) -> Response {
     // What can be told as a failure is: that of the first part.
-    let (first, next) = match part_of_usage(&vgpud, &wanted).await {
+    let (first, next) = match part_of_usage(&vgpud, &wanted, read).await {
         Ok(part) => part,
         Err(failure) => return failed(&failure),
     };
@@ -436,19 +483,19 @@ async fn all_usage(vgpud: Arc<Vgpud>, wanted: WantedUsage) -> Response {
                 next: Some(next),
                 ..wanted
             };
-            Some(match part_of_usage(&vgpud, &wanted).await {
+            Some(match part_of_usage(&vgpud, &wanted, read).await {
                 Ok((part, next)) => (Ok(bill::csv(&part, false)), (wanted, next)),
                 Err(failure) => (Err(std::io::Error::other(failure.message)), (wanted, None)),
             })
         }
     });
-    let first = bill::csv(&[], true) + &bill::csv(&first, false);
+    let first = bill::csv(&first, true);
     let all = once(std::future::ready(Ok(first))).chain(rest);
     let headers = [
-        (header::CONTENT_TYPE, CSV),
+        (header::CONTENT_TYPE, CSV.to_owned()),
         (
             header::CONTENT_DISPOSITION,
-            "attachment; filename=\"vgpu-usage.csv\"",
+            format!("attachment; filename=\"{}\"", R::FILE),
         ),
     ];
     (headers, Body::from_stream(all)).into_response()
@@ -735,6 +782,7 @@ mod tests {
         is_a("Status", &serde_json::to_value(fixture::host()).unwrap());
         let mut free = fixture::host();
         free.pools[0].vms[0].quarantine = None;
+        free.map_differs = None;
         is_a("Status", &serde_json::to_value(free).unwrap());
         is_a("Stats", &serde_json::to_value(fixture::stats()).unwrap());
         let events = json!({"schema_version": 3, "events": [fixture::event(1)], "next": 2});
@@ -753,6 +801,18 @@ mod tests {
             told: usage,
         };
         is_a("Usage", &serde_json::to_value(usage).unwrap());
+        let usage = GpuUsage {
+            by: Period::Day,
+            from_s: 1,
+            to_s: 2,
+            gpus: vec![fixture::gpu_usage("GPU-0")],
+            next: None,
+        };
+        let usage = Versioned {
+            schema_version: 3,
+            told: usage,
+        };
+        is_a("GpuUsage", &serde_json::to_value(usage).unwrap());
         let changed = Outcome {
             dry_run: true,
             changed: Changed::default(),

@@ -11,10 +11,6 @@ use vgpu_sched_api::messages::{Stats, Status};
 
 /// For so long an answer is good. A bit less than the second after which a page asks again.
 const FRESH: Duration = Duration::from_millis(900);
-/// How long each answer may take.
-const LIMIT: Duration = Duration::from_secs(5);
-/// The same of an order: looking for GPUs is given up by `vgpud` after a minute.
-const ORDER_LIMIT: Duration = Duration::from_secs(75);
 /// Questions about what happened that are asked at once.
 const QUESTIONS_MAX: usize = 4;
 /// Orders that are given at once.
@@ -127,7 +123,7 @@ impl Vgpud {
     }
 
     fn read(&self, last: Option<&Known>) -> Result<Known, Failure> {
-        let client = Client::connect_for(&self.socket, LIMIT)?;
+        let client = Client::connect(&self.socket)?;
         let (status, status_ms) = (client.status()?, now_ms());
         let (stats, stats_ms) = (client.stats()?, now_ms());
         Ok(Known {
@@ -142,7 +138,7 @@ impl Vgpud {
         &self,
         ask: impl FnOnce(&Client) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.with(&self.questions, LIMIT, ask).await
+        self.with(&self.questions, ask).await
     }
 
     /// Has something done. What is known after it is new.
@@ -150,7 +146,7 @@ impl Vgpud {
         &self,
         order: impl FnOnce(&Client) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let done = self.with(&self.orders, ORDER_LIMIT, order).await;
+        let done = self.with(&self.orders, order).await;
         if let Some((at, _)) = &mut *self.last.lock().await {
             *at = at.checked_sub(FRESH).unwrap_or(*at);
         }
@@ -166,7 +162,6 @@ impl Vgpud {
     async fn with<T: Send + 'static>(
         &self,
         places: &Arc<Semaphore>,
-        limit: Duration,
         ask: impl FnOnce(&Client) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let place = places.clone().acquire_owned().await;
@@ -174,7 +169,7 @@ impl Vgpud {
         let asked = tokio::task::spawn_blocking(move || {
             // Until it is answered, even if nobody waits for that any longer.
             let _place = place;
-            ask(&Client::connect_for(&socket, limit)?)
+            ask(&Client::connect(&socket)?)
         });
         flat(asked.await)
     }

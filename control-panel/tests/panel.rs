@@ -220,6 +220,13 @@ fn serve(client: &OwnedFd, host: &Mutex<Host>) {
                 vanished: Vec::new(),
             }),
             Request::Usage(wanted) => host.usage(&wanted),
+            Request::GpuUsage(wanted) => {
+                host.usage_asked.push(wanted);
+                Answer::GpuUsage {
+                    gpus: vec![fixture::gpu_usage("GPU-0")],
+                    next: None,
+                }
+            }
             // It asks for nothing else.
             other => Answer::Refused {
                 why: Refusal::Invalid,
@@ -450,6 +457,18 @@ fn what_vms_used_is_read_page_by_page_or_all_of_it_as_a_bill() {
         let asked = host.usage_asked.pop().unwrap();
         assert_eq!((asked.pool.as_deref(), asked.by), (Some("A"), Period::Day));
     });
+
+    let gpus = panel.get("/api/v1/usage/gpus?by=day&from=2023-11-14").json(200);
+    assert_eq!(
+        (&gpus["gpus"], &gpus["next"]),
+        (&json!([fixture::gpu_usage("GPU-0")]), &Value::Null)
+    );
+    let bill = panel.get("/api/v1/usage/gpus?format=csv");
+    assert!(bill.head.contains("filename=\"vgpu-gpu-usage.csv\""), "{bill:?}");
+    assert_eq!(
+        unchunked(&bill.body),
+        usage::csv(&[fixture::gpu_usage("GPU-0")], true)
+    );
 
     for (query, expected) in [
         ("from=yesterday", "from: \"yesterday\": expected a day such as"),

@@ -1,4 +1,5 @@
 //! What the programs of a host have in common.
+pub mod arguments;
 pub mod log;
 pub mod manual;
 pub mod service;

@@ -6,7 +6,8 @@ use crate::history::now_s;
 use crate::requests::Refused;
 use crate::ring::Ring;
 use crate::store::Changes;
-use vgpu_sched_api::messages::{Answer, Change, ChangeRecord, Changed, Refusal, Wanted};
+use jiff::Timestamp;
+use vgpu_sched_api::messages::{Answer, Change, ChangeRecord, Changed, EDITS_TRIED_MAX, Refusal, Wanted};
 
 /// Changes kept.
 pub const KEPT: usize = 2_000;
@@ -21,8 +22,6 @@ const REFUSAL_LEN_MAX: usize = 2_000;
 const USER_LEN_MAX: usize = 64;
 /// Bytes of a version at most.
 const SEEN_LEN_MAX: usize = 64;
-/// Edits that somebody may try at once who may not make them: each takes its time, in which no turn is given.
-const TRIED_MAX: usize = 16;
 /// What a user may not do is kept so often at once, and then once in this many microseconds: who asks all the time must not
 /// drive out what others did.
 const BURST: u64 = 20;
@@ -93,23 +92,73 @@ fn bound(record: &mut ChangeRecord) {
 
 /// Why somebody who may change nothing may not even try it. What most changes would do tells no more than a status and the audit
 /// do.
-fn may_not_try(change: &Change) -> Option<&'static str> {
+fn may_not_try(change: &Change) -> Option<String> {
     match change {
-        Change::Edit { edits } if edits.len() > TRIED_MAX => {
-            Some("only administrators try so many edits at once: expected 16 at most")
-        }
-        Change::Reload {} => {
-            Some("only administrators are told what the pool map's file says that is not in use yet")
-        }
+        Change::Edit { edits } if edits.len() > EDITS_TRIED_MAX => Some(format!(
+            "only administrators try so many edits at once: expected {EDITS_TRIED_MAX} at most"
+        )),
+        Change::Reload {} => Some(
+            "only administrators are told what the pool map's file says that is not in use yet".to_owned(),
+        ),
         Change::Edit { .. } | Change::Undo { .. } | Change::Quarantine { .. } | Change::Release { .. } => {
             None
         }
     }
 }
 
+/// What is to be known of a change that was made and could not be stored.
+fn unstored(change: &Change) -> &'static str {
+    match change {
+        Change::Quarantine { .. } | Change::Release { .. } => {
+            "this is in force, but not stored: it is lost if vgpud ends before vgpu.db can be written"
+        }
+        Change::Edit { .. } | Change::Undo { .. } | Change::Reload {} => {
+            "this is done, but who did it is not stored: the audit forgets it if vgpud ends before vgpu.db can be written"
+        }
+    }
+}
+
+/// A change in a line: what, who and when.
+fn line(record: &ChangeRecord) -> String {
+    let what = match record.changes.as_slice() {
+        [] => "nothing".to_owned(),
+        [one] => one.clone(),
+        [first, others @ ..] => format!("{first}, and {} more", others.len()),
+    };
+    let uid = match record.uid {
+        Some(uid) => format!("uid {uid}"),
+        None => "a signal".to_owned(),
+    };
+    let who = match &record.user {
+        Some(user) => format!("{user} ({uid})"),
+        None => uid,
+    };
+    let at = i64::try_from(record.at_s)
+        .ok()
+        .and_then(|at_s| Timestamp::from_second(at_s).ok());
+    let when = at.map_or_else(String::new, |at| format!(", {at}"));
+    format!("{} ({what}; by {who}{when})", record.number)
+}
+
 impl Daemon {
-    /// Does what an administrator asks for, and keeps that, and how it went; or says what it would do.
-    pub(crate) fn change(&mut self, client: u64, wanted: Wanted) -> Result<Answer, Refused> {
+    /// Which change of the pool map is the last one, as a refusal tells it.
+    pub(crate) fn last_of_map(&self) -> String {
+        let last = self.audit.records.all().rev().find(|record| {
+            let of_map = matches!(
+                record.change,
+                Change::Edit { .. } | Change::Undo { .. } | Change::Reload {}
+            );
+            of_map && record.refused.is_none()
+        });
+        match last {
+            Some(last) => format!("the last change of the pool map is {}", line(last)),
+            None => "no change of the pool map is kept".to_owned(),
+        }
+    }
+
+    /// Does what an administrator asks for, and keeps that, and how it went; or says what it would do. The answer comes later if
+    /// there is something to be stored first.
+    pub(crate) fn change(&mut self, client: u64, wanted: Wanted) -> Result<Option<Answer>, Refused> {
         let user = wanted.user.as_deref();
         if let Some(user) = user
             && (user.is_empty() || user.len() > USER_LEN_MAX || user.chars().any(char::is_control))
@@ -132,15 +181,15 @@ impl Daemon {
         let uid = asker.uid;
         let may_not = match asker.may_not {
             Some(_) if wanted.dry_run && !asker.is_backend => may_not_try(&wanted.change),
-            may_not => may_not,
+            may_not => may_not.map(str::to_owned),
         };
         if let Some(why) = may_not {
             if !wanted.dry_run
-                && let Some(kept) = self.audit.not_allowed(uid, why, self.now_us())
+                && let Some(kept) = self.audit.not_allowed(uid, &why, self.now_us())
             {
                 self.keep(Some(uid), &wanted, &Err((Refusal::NotAllowed, kept)));
             }
-            return Err((Refusal::NotAllowed, why.to_owned()));
+            return Err((Refusal::NotAllowed, why));
         }
         let outcome = self.carry_out(&wanted);
         let number = match wanted.dry_run {
@@ -148,11 +197,16 @@ impl Daemon {
             false => self.keep(Some(uid), &wanted, &outcome),
         };
         let done = outcome?;
-        Ok(Answer::Changed(Changed {
+        let changed = Changed {
             changes: [done.changes, done.notes].concat(),
             number,
             map_version: done.tried.unwrap_or_else(|| self.map_version.clone()),
-        }))
+        };
+        if number.is_none() {
+            return Ok(Some(Answer::Changed(changed)));
+        }
+        self.tell_once_kept_or_not(client, changed, unstored(&wanted.change));
+        Ok(None)
     }
 
     fn carry_out(&mut self, wanted: &Wanted) -> Result<Done, Refused> {

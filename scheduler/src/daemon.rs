@@ -7,7 +7,7 @@ use crate::gpu_errors::GpuErrors;
 use crate::hardstop::{AllHanded, HardStops, Order};
 use crate::held::Held;
 use crate::history::{History, now_s};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, News};
 use crate::ledger::Ledger;
 use crate::limits::Ending;
 use crate::page::{Taken, TurnPage};
@@ -54,6 +54,8 @@ pub struct Setup {
     /// What the map was read from.
     pub map_text: String,
     pub inventory: Inventory,
+    /// The GPUs that came and went since an earlier run.
+    pub news: News,
     /// Why the GPUs could not be listed.
     pub listing_failed: Option<String>,
     /// When they are looked for.
@@ -80,6 +82,8 @@ pub struct Daemon {
     /// What it was read from, and the version of that.
     pub(crate) map_text: String,
     pub(crate) map_version: String,
+    /// The file, if it was compared with that.
+    pub(crate) compared: Option<edit::Compared>,
     pub(crate) inventory: Inventory,
     pub(crate) listing_failed: Option<String>,
     pub(crate) library: PathBuf,
@@ -100,6 +104,8 @@ pub struct Daemon {
     pub(crate) sessions: BTreeMap<Session, Live>,
     /// The core's numbers of pools, by name; they stay for as long as this program runs.
     pub(crate) pools: BTreeMap<String, Pool>,
+    /// The names of pools that are in `vgpu.db`, or were in the map since this program started.
+    pub(crate) earlier_pools: BTreeSet<String>,
     pub(crate) ledger: Ledger,
     pub(crate) arrivals: Arrivals,
     pub(crate) statistics: Statistics,
@@ -245,6 +251,7 @@ impl Daemon {
             map: setup.map,
             map_version: edit::version(&setup.map_text),
             map_text: setup.map_text,
+            compared: None,
             inventory: setup.inventory,
             listing_failed: setup.listing_failed,
             library: setup.library,
@@ -260,6 +267,7 @@ impl Daemon {
             clients: BTreeMap::new(),
             sessions: BTreeMap::new(),
             pools: BTreeMap::new(),
+            earlier_pools: setup.saved.pools,
             ledger: Ledger::default(),
             arrivals: Arrivals::default(),
             statistics: Statistics::default(),
@@ -296,6 +304,7 @@ impl Daemon {
             attachments: 0,
         };
         daemon.set_pools();
+        daemon.note_news(setup.news, ", which happened while vgpud did not run");
         Ok(daemon)
     }
 
@@ -877,6 +886,7 @@ impl Daemon {
                     refused,
                 };
                 self.statistics.take(session.vm, &said);
+                self.books.called(session.vm, &said.wait);
             }
             FromExec::Leaving => {
                 if let Some(live) = self.sessions.get_mut(&session) {

@@ -5,10 +5,11 @@ use anyhow::{Context, Result, bail};
 use diffy::{DiffOptions, Line, Patch};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use vgpu_pool_map::{EditError, PoolMap};
 use vgpu_sched_api::messages::{Edit, Refusal};
 use vgpu_sched_core::Event;
@@ -22,6 +23,43 @@ const MEANS_THE_SAME: &str = "the pool map's file: comments, order or layout, an
 /// Said of a pool map's file that another than this program has changed.
 const BY_HAND: &str = "was changed by hand and is not in use yet: `vgpu-admin reload --dry-run` says what it changes, and \
     `vgpu-admin reload` has it used";
+
+/// How old a change of a file is before another one is sure to be told by its times, which are no finer than the kernel's clock.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// The pool map's file as it was when it was last compared with what is in use.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    stamp: Stamp,
+    differs: bool,
+}
+
+/// What is another one after every change of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    place: [u64; 2],
+    len: u64,
+    modified: [i64; 2],
+    changed: [i64; 2],
+}
+
+impl Stamp {
+    fn of(file: &Metadata) -> Self {
+        Self {
+            place: [file.dev(), file.ino()],
+            len: file.len(),
+            modified: [file.mtime(), file.mtime_nsec()],
+            changed: [file.ctime(), file.ctime_nsec()],
+        }
+    }
+
+    /// Whether the file cannot change again without this being another one.
+    fn is_settled(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let [seconds, nanoseconds] = self.changed.map(|part| u64::try_from(part).unwrap_or(0));
+        now.saturating_sub(Duration::new(seconds, 0) + Duration::from_nanos(nanoseconds)) > SETTLED
+    }
+}
 
 /// What a change did, or would do.
 #[derive(Debug, Default)]
@@ -77,6 +115,36 @@ impl Daemon {
         Err((Refusal::Conflict, format!("{} {BY_HAND}", self.config.display())))
     }
 
+    /// What is to be known of the pool map's file if it is not what is in use. It is read only if it may be another one than when
+    /// it was last read.
+    pub(crate) fn map_differs(&mut self) -> Option<String> {
+        let file = self.config.display();
+        let read = || {
+            let stamp = Stamp::of(&std::fs::metadata(&self.config)?);
+            match &self.compared {
+                Some(compared) if compared.stamp == stamp => Ok((stamp, compared.differs)),
+                _ => {
+                    Ok::<_, std::io::Error>((stamp, std::fs::read_to_string(&self.config)? != self.map_text))
+                }
+            }
+        };
+        match read() {
+            Ok((stamp, differs)) => {
+                let said = format!(
+                    "the pool map in {file} differs from the one in use: vgpu-admin reload (or reload --dry-run to see)"
+                );
+                self.compared = stamp.is_settled().then_some(Compared { stamp, differs });
+                differs.then_some(said)
+            }
+            Err(error) => {
+                let said =
+                    format!("the pool map in {file} cannot be read, and the one in use stays: {error}");
+                self.compared = None;
+                Some(said)
+            }
+        }
+    }
+
     /// Uses what the pool map's file says now; the old map stays if that is wrong.
     pub(crate) fn reload(&mut self, text: String, dry_run: bool) -> Result<Done, Refused> {
         let map = self.parse(&text)?;
@@ -122,19 +190,22 @@ impl Daemon {
     /// Takes a change of the pool map's file back, if it was the last one.
     pub(crate) fn undo(&mut self, text: &str, number: u64, dry_run: bool) -> Result<Done, Refused> {
         let Some(record) = self.audit.get(number) else {
-            let message = format!("there is no change {number}");
+            let message = format!("there is no change {number}: {}", self.last_of_map());
             return Err((Refusal::NotFound, message));
         };
         if record.diff.is_empty() {
             let message = format!(
-                "change {number} cannot be taken back: expected one of the pool map that was done, and was not too large to be kept"
+                "change {number} cannot be taken back: expected one of the pool map that was done, and was not too large to be \
+                 kept; {}",
+                self.last_of_map()
             );
             return Err((Refusal::Invalid, message));
         }
         if record.map_version != version(text) {
             let message = format!(
-                "change {number} cannot be taken back: {} was changed since; expected the last change",
-                self.config.display()
+                "change {number} cannot be taken back: {} was changed since; {}",
+                self.config.display(),
+                self.last_of_map()
             );
             return Err((Refusal::Conflict, message));
         }
@@ -213,9 +284,12 @@ impl Daemon {
     fn use_map(&mut self, map: PoolMap, text: String) {
         // What was used up to now is that of the pools that VMs were in.
         self.settle(true);
+        let pools = self.map.pools.iter().map(|pool| pool.name.clone());
+        self.earlier_pools.extend(pools);
         self.map = map;
         self.map_version = version(&text);
         self.map_text = text;
+        self.compared = None;
         log::info!("pool map loaded; pools: {}", self.map.pools.len());
         for line in self.degraded() {
             log::warn!("{line}");

@@ -3,7 +3,7 @@
 use crate::daemon::Daemon;
 use crate::store::Question;
 use std::collections::BTreeMap;
-use vgpu_sched_api::messages::{Answer, Refusal};
+use vgpu_sched_api::messages::{Answer, Changed, Refusal};
 
 /// Later than this an answer is told all the same, in microseconds: it must not hang on a disk that does.
 const STORED_LATE_US: u64 = 1_000_000;
@@ -19,7 +19,20 @@ struct Late {
     client: u64,
     /// What it is told if nothing else is known by then.
     answer: Answer,
+    /// What it is told as well if that could not be stored.
+    unstored: &'static str,
     until_us: u64,
+}
+
+impl Late {
+    /// The answer, where what it tells of could not be stored.
+    fn without(self, why: &str) -> Answer {
+        let mut answer = self.answer;
+        if let Answer::Changed(changed) = &mut answer {
+            changed.changes.push(format!("WARNING: {}: {why}", self.unstored));
+        }
+        answer
+    }
 }
 
 impl Daemon {
@@ -32,7 +45,12 @@ impl Daemon {
 
     /// Tells a client something once all that was to be written by now is stored.
     pub(crate) fn tell_once_kept(&mut self, client: u64, answer: Answer) {
-        self.hold(client, answer, None, STORED_LATE_US);
+        self.hold(client, answer, "", None, STORED_LATE_US);
+    }
+
+    /// Tells a client what has changed once that is stored, or cannot be.
+    pub(crate) fn tell_once_kept_or_not(&mut self, client: u64, changed: Changed, unstored: &'static str) {
+        self.hold(client, Answer::Changed(changed), unstored, None, STORED_LATE_US);
     }
 
     /// Tells a client what is in the database, with what VMs used up to now.
@@ -46,15 +64,23 @@ impl Daemon {
             why: Refusal::Failed,
             message,
         };
-        self.hold(client, late, Some(question), READ_LATE_US);
+        self.hold(client, late, "", Some(question), READ_LATE_US);
     }
 
-    fn hold(&mut self, client: u64, answer: Answer, question: Option<Question>, late_us: u64) {
+    fn hold(
+        &mut self,
+        client: u64,
+        answer: Answer,
+        unstored: &'static str,
+        question: Option<Question>,
+        late_us: u64,
+    ) {
         let ticket = self.store.tell(question);
         let until_us = self.now_us() + late_us;
         let late = Late {
             client,
             answer,
+            unstored,
             until_us,
         };
         self.held.0.insert(ticket, late);
@@ -64,7 +90,12 @@ impl Daemon {
         for done in self.store.take_done() {
             // It may have been told already, late.
             if let Some(late) = self.held.0.remove(&done.ticket) {
-                self.send_answer(late.client, &done.answer.unwrap_or(late.answer));
+                let client = late.client;
+                let answer = done.answer.unwrap_or_else(|| match self.store.failing() {
+                    Some(why) => late.without(&why),
+                    None => late.answer,
+                });
+                self.send_answer(client, &answer);
             }
         }
     }
@@ -78,8 +109,10 @@ impl Daemon {
     pub(crate) fn tell_late(&mut self, now_us: u64) {
         let late = self.held.0.extract_if(.., |_, late| late.until_us <= now_us);
         for late in late.map(|(_, late)| late).collect::<Vec<_>>() {
-            log::warn!("vgpu.db is slow: what it was to have first is told without");
-            self.send_answer(late.client, &late.answer);
+            let why = "vgpu.db is slow";
+            log::warn!("{why}: what it was to have first is told without");
+            let client = late.client;
+            self.send_answer(client, &late.without(why));
         }
     }
 }

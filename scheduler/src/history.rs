@@ -114,6 +114,11 @@ impl History {
         })
     }
 
+    /// Whether anything of a VM is kept.
+    pub fn has_of(&self, vm: u32) -> bool {
+        self.events.all().any(|event| event.vm == Some(vm))
+    }
+
     /// The events from a number on, of one VM or of all: as many as one answer holds, and the number to go on with.
     pub fn from(&self, number: u64, vm: Option<u32>) -> (Vec<EventRecord>, u64) {
         self.events.from(number, |event| vm.is_none() || event.vm == vm)

@@ -18,8 +18,7 @@ const INSTANCE: &str = "MIG-";
 /// A GPU, or a MIG instance of one, as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// Its place in NVML's list, and an instance's behind all GPUs; `None` for one that was there in an earlier run of
-    /// this program.
+    /// Its place in NVML's list, and an instance's behind all GPUs; `None` for one that was gone when it was last looked at.
     pub index: Option<u32>,
     /// "GPU-" or "MIG-" and a UUID, as `CUDA_VISIBLE_DEVICES` takes it.
     pub uuid: String,
@@ -48,6 +47,8 @@ pub struct Inventory {
     uuids: Vec<String>,
     /// By UUID: what is there.
     present: BTreeMap<String, Gpu>,
+    /// The UUIDs of what was there at the last look, which an earlier run of this program may have made.
+    seen: BTreeSet<String>,
     /// By UUID: whatever was ever there.
     known: BTreeMap<String, Gpu>,
 }
@@ -60,10 +61,13 @@ pub struct News {
 }
 
 impl Inventory {
-    /// None is there; those were once.
+    /// None is there; those were once, and at the last look those of them that have an index.
     pub fn new(known: impl IntoIterator<Item = Gpu>) -> Self {
+        let known: BTreeMap<_, _> = known.into_iter().map(|gpu| (gpu.uuid.clone(), gpu)).collect();
+        let seen = known.values().filter(|gpu| gpu.index.is_some());
         Self {
-            known: known.into_iter().map(|gpu| (gpu.uuid.clone(), gpu)).collect(),
+            seen: seen.map(|gpu| gpu.uuid.clone()).collect(),
+            known,
             ..Self::default()
         }
     }
@@ -87,16 +91,12 @@ impl Inventory {
             self.known.insert(gpu.uuid.clone(), gpu.clone());
             present.insert(gpu.uuid.clone(), gpu);
         }
-        let before = std::mem::replace(&mut self.present, present);
-        let missing_from = |from: &BTreeMap<String, Gpu>, of: &BTreeMap<String, Gpu>| {
-            of.keys()
-                .filter(|uuid| !from.contains_key(*uuid))
-                .cloned()
-                .collect()
-        };
+        self.present = present;
+        let now = self.present.keys().cloned().collect();
+        let before = std::mem::replace(&mut self.seen, now);
         News {
-            appeared: missing_from(&before, &self.present),
-            vanished: missing_from(&self.present, &before),
+            appeared: self.seen.difference(&before).cloned().collect(),
+            vanished: before.difference(&self.seen).cloned().collect(),
         }
     }
 
@@ -111,6 +111,11 @@ impl Inventory {
             }
         };
         Some(number)
+    }
+
+    /// The UUIDs of all that matter, each with its number.
+    pub fn numbered(&self) -> impl Iterator<Item = (u32, &str)> {
+        (0..).zip(self.uuids.iter().map(String::as_str))
     }
 
     /// What is there, in NVML's order.

@@ -33,8 +33,9 @@ mod watch;
 mod xid;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
-use inventory::Inventory;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use inventory::{Inventory, News};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use scan::ScanOn;
@@ -45,6 +46,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use store::{Changes, Store};
 use vgpu_program::Misconfigured;
+use vgpu_program::arguments::number;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -73,7 +75,7 @@ struct Arguments {
     #[arg(long, value_name = "PATH", default_value = "/dev/kmsg")]
     kmsg: PathBuf,
     /// For so many days it is kept what VMs used in each hour.
-    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..=USAGE_DAYS_MAX))]
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = number("a number of days, such as 400", 1..=USAGE_DAYS_MAX))]
     usage_days: u64,
     /// When GPUs are looked for: words with commas between them.
     #[arg(long, value_enum, value_name = "WHEN", value_delimiter = ',', default_values = ["start", "change", "view"])]
@@ -95,7 +97,13 @@ fn main() -> ExitCode {
     if let Some(code) = vgpu_program::manual::if_asked::<Arguments>() {
         return code;
     }
-    vgpu_program::ended(run(Arguments::parse()))
+    let arguments = Arguments::parse();
+    if let Err(why) = scan::can_be(&arguments.scan_on) {
+        Arguments::command()
+            .error(ErrorKind::ArgumentConflict, why)
+            .exit();
+    }
+    vgpu_program::ended(run(arguments))
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -115,13 +123,19 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
     let (store, mut saved) = Store::open(&arguments.state_dir, arguments.usage_days * HOURS_OF_A_DAY)?;
     let mut inventory = Inventory::new(std::mem::take(&mut saved.gpus));
     let look = || scan::look(&arguments.libnvidia_ml);
+    let mut news = News::default();
     let listing_failed = match arguments.scan_on.contains(&ScanOn::Start).then(look) {
         None => {
             inventory.expect_known();
             None
         }
         Some(Ok(gpus)) => {
-            inventory.update(gpus.clone());
+            // To a host that is new all of them are.
+            let is_new = inventory.is_empty();
+            let found = inventory.update(gpus.clone());
+            if !is_new {
+                news = found;
+            }
             store.write(Changes {
                 gpus: Some(gpus),
                 ..Changes::default()
@@ -146,6 +160,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         map,
         map_text,
         inventory,
+        news,
         listing_failed,
         scan_on: arguments.scan_on,
         library: arguments.libnvidia_ml,

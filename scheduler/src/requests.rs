@@ -2,15 +2,20 @@
 use crate::daemon::Daemon;
 use crate::page::TurnPage;
 use crate::sessions::Attachment;
+use crate::store::Of;
 use crate::usage;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketType, sockopt};
 use std::os::fd::{AsRawFd, OwnedFd};
+use vgpu_pool_map::VmRange;
 use vgpu_sched_api::messages::{Answer, Refusal, Request, Sharing, VERSION};
 use vgpu_sched_core::Session;
 
 /// Bytes of a program's name that are kept.
 const PROGRAM_LEN_MAX: usize = 256;
+
+/// Pools, or ranges of VMs, that a message names at most.
+const NAMED_MAX: usize = 12;
 
 /// Why a request is refused, and the details.
 pub(crate) type Refused = (Refusal, String);
@@ -71,12 +76,17 @@ impl Daemon {
                 Ok(Answer::Turns { turns, next })
             }
             Request::Scan => return self.scan(client),
-            Request::Change(wanted) => self.change(client, wanted),
+            Request::Change(wanted) => return self.change(client, wanted),
             Request::Changes { from } => {
                 let (changes, next) = self.audit.from(from);
                 Ok(Answer::Changes { changes, next })
             }
             Request::Events { from, vm } => {
+                if let Some(vm) = vm
+                    && !self.history.has_of(vm)
+                {
+                    self.must_be_known(Some(vm.into()), None)?;
+                }
                 let (events, next) = self.history.from(from, vm);
                 Ok(Answer::Events { events, next })
             }
@@ -85,7 +95,13 @@ impl Daemon {
                 return Ok(None);
             }
             Request::Usage(wanted) => {
-                self.tell_stored(client, usage::question(wanted)?);
+                let question = usage::question(Of::Vms, wanted)?;
+                self.must_be_known(question.vms, question.pool.as_deref())?;
+                self.tell_stored(client, question);
+                return Ok(None);
+            }
+            Request::GpuUsage(wanted) => {
+                self.tell_stored(client, usage::question(Of::Gpus, wanted)?);
                 return Ok(None);
             }
             Request::Probe => Ok(Answer::Probe { gpus: self.probe() }),
@@ -95,6 +111,36 @@ impl Daemon {
             }
         };
         answer.map(Some)
+    }
+
+    /// Who asks about what neither the pool map nor `vgpu.db` knows has mistaken a name, and is not told that nothing was used.
+    fn must_be_known(&self, vms: Option<VmRange>, pool: Option<&str>) -> Result<(), Refused> {
+        let pools = &self.map.pools;
+        let is_known =
+            |name: &str| pools.iter().any(|pool| pool.name == name) || self.earlier_pools.contains(name);
+        if let Some(name) = pool.filter(|name| !is_known(name)) {
+            let there = some(pools.iter().map(|pool| pool.name.clone()));
+            return Err((
+                Refusal::NotFound,
+                format!("there is no pool {name}: there is {there}"),
+            ));
+        }
+        let is_known = |vms: VmRange| {
+            let mut ranges = pools.iter().flat_map(|pool| &pool.ranges);
+            ranges.any(|range| range.and(vms).is_some())
+                || self.known_vms().any(|vm| vms.contains(vm))
+                || self.quarantines.range(vms.iter()).next().is_some()
+        };
+        if let Some(vms) = vms.filter(|vms| !is_known(*vms)) {
+            let ranges = pools.iter().flat_map(|pool| &pool.ranges);
+            let there = some(ranges.map(ToString::to_string));
+            let message = format!(
+                "{}: in no pool, and never was started: in pools is {there}",
+                vms.name()
+            );
+            return Err((Refusal::NotFound, message));
+        }
+        Ok(())
     }
 
     fn hello(&mut self, client: u64, version: u32, vm: u32) -> Result<Answer, Refused> {
@@ -255,6 +301,17 @@ impl Daemon {
             tv_nsec: 0,
         };
         poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().intersects(PollFlags::HUP))
+    }
+}
+
+/// The first ones of some, as a message has them.
+fn some(all: impl Iterator<Item = String>) -> String {
+    let all: Vec<String> = all.collect();
+    let named = all.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match all.len() {
+        0 => "none".to_owned(),
+        len if len > NAMED_MAX => format!("{named} and {} more", len - NAMED_MAX),
+        _ => named,
     }
 }
 

@@ -69,6 +69,11 @@ impl<T: Numbered> Ring<T> {
         found.filter(|record| record.number() == number)
     }
 
+    /// All of them, the oldest first.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = &T> {
+        self.records.iter()
+    }
+
     /// Those from a number on that are wanted: as many as one answer holds, and the number to go on with.
     pub fn from(&self, number: u64, wanted: impl Fn(&T) -> bool) -> (Vec<T>, u64) {
         let later = self.records.range(self.place_of(number)..);

@@ -2,7 +2,7 @@
 //! the bus, and turns are given meanwhile.
 use crate::daemon::Daemon;
 use crate::history::Happened;
-use crate::inventory::{self, Gpu};
+use crate::inventory::{self, Gpu, News};
 use crate::poller::Source;
 use crate::store::Changes;
 use anyhow::{Context, Result, bail};
@@ -31,6 +31,16 @@ pub enum ScanOn {
     View,
     /// Only when an administrator asks, which is always possible.
     Asked,
+}
+
+/// Whether they can be meant together.
+pub fn can_be(scan_on: &[ScanOn]) -> Result<(), &'static str> {
+    match scan_on.contains(&ScanOn::Asked) && scan_on.iter().any(|when| *when != ScanOn::Asked) {
+        true => Err(
+            "--scan-on: \"asked\" means that GPUs are looked for at no other time: expected it alone, or some of start, change and view",
+        ),
+        false => Ok(()),
+    }
 }
 
 /// A look that is under way.
@@ -254,20 +264,44 @@ impl Daemon {
         };
         self.listing_failed = None;
         let news = self.inventory.update(gpus.clone());
-        for (uuids, what) in [(news.appeared, "here"), (news.vanished, "gone")] {
-            for uuid in uuids {
-                let message = format!("GPU {uuid} is {what}");
-                self.note_event(Happened::new(EventKind::GpuChanged, message).on(&[uuid]));
-            }
-        }
+        self.note_news(news, "");
         self.store.write(Changes {
             gpus: Some(gpus),
             ..Changes::default()
         });
         Ok(())
     }
+
+    /// Notes which GPUs came and went, and how that is known.
+    pub(crate) fn note_news(&mut self, news: News, how: &str) {
+        for (uuids, what) in [(news.appeared, "here"), (news.vanished, "gone")] {
+            for uuid in uuids {
+                let message = format!("GPU {uuid} is {what}{how}");
+                self.note_event(Happened::new(EventKind::GpuChanged, message).on(&[uuid]));
+            }
+        }
+    }
 }
 
 fn unlisted(error: &anyhow::Error) -> String {
     format!("the GPUs cannot be listed: {error:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ScanOn::{Asked, Change, Start, View};
+    use super::can_be;
+
+    #[test]
+    fn only_when_somebody_asks_is_at_no_other_time() {
+        for can in [&[][..], &[Asked], &[Asked, Asked], &[Start, Change, View]] {
+            assert_eq!(can_be(can), Ok(()), "{can:?}");
+        }
+        for cannot in [&[Asked, Start], &[View, Asked]] {
+            assert!(
+                can_be(cannot).unwrap_err().contains("expected it alone"),
+                "{cannot:?}"
+            );
+        }
+    }
 }

@@ -16,20 +16,21 @@ const SAMPLES_MAX: usize = 4096;
 /// Of calls that took equally long, as many count in one message.
 const COUNT_MAX: u64 = 100_000_000;
 
-/// How long something took, over and over again.
+/// How long something took, over and over again; percentiles have so many significant digits.
 #[derive(Debug, Default)]
-pub struct Times {
+pub struct Times<const D: u8 = DIGITS> {
     /// Made with the first time: many VMs never have one.
     histogram: Option<Histogram<u64>>,
     sum: u64,
+    most: u64,
 }
 
-impl Times {
+impl<const D: u8> Times<D> {
     /// So many times that long, in microseconds.
     pub fn record(&mut self, us: u64, count: u64) {
         let us = us.min(TIME_MAX_US);
         if self.histogram.is_none() {
-            self.histogram = Histogram::new(DIGITS)
+            self.histogram = Histogram::new(D)
                 .inspect_err(|error| log::error!("no histogram: {error}"))
                 .ok();
         }
@@ -40,10 +41,42 @@ impl Times {
             return;
         }
         self.sum = self.sum.saturating_add(us.saturating_mul(count));
+        self.most = self.most.max(us);
+    }
+
+    /// All that others took.
+    pub fn add(&mut self, others: Self) {
+        match (&mut self.histogram, others.histogram) {
+            (Some(histogram), Some(others)) => {
+                if let Err(error) = histogram.add(&others) {
+                    log::error!("times are not counted: {error}");
+                    return;
+                }
+            }
+            (histogram @ None, others) => *histogram = others,
+            (Some(_), None) => {}
+        }
+        self.sum = self.sum.saturating_add(others.sum);
+        self.most = self.most.max(others.most);
+    }
+
+    /// How many times there were.
+    pub fn count(&self) -> u64 {
+        self.histogram.as_ref().map_or(0, Histogram::len)
+    }
+
+    /// The longest.
+    pub fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// Whether there was none.
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
     }
 
     /// What an executor says, of which each number may be anything.
-    fn take(&mut self, samples: &[Sample]) {
+    pub fn take(&mut self, samples: &[Sample]) {
         for (us, count) in samples.iter().take(SAMPLES_MAX).filter(|(_, count)| *count > 0) {
             self.record(*us, (*count).min(COUNT_MAX));
         }
@@ -54,12 +87,14 @@ impl Times {
         let Some(histogram) = &self.histogram else {
             return Percentiles::default();
         };
+        // A histogram's value is that or a bit more, but none was longer than the longest.
+        let at = |quantile| histogram.value_at_quantile(quantile).min(self.most);
         Percentiles {
             count: histogram.len(),
-            p50: histogram.value_at_quantile(0.5),
-            p95: histogram.value_at_quantile(0.95),
-            p99: histogram.value_at_quantile(0.99),
-            max: histogram.max(),
+            p50: at(0.5),
+            p95: at(0.95),
+            p99: at(0.99),
+            max: self.most,
             sum: self.sum,
         }
     }
@@ -232,7 +267,7 @@ mod tests {
     /// Against a sorted list: a histogram's value is off by less than a thousandth.
     #[test]
     fn percentiles_are_those_of_all_times() {
-        let mut times = Times::default();
+        let mut times = <Times>::default();
         assert_eq!(times.percentiles(), Percentiles::default());
         let mut all: Vec<u64> = (0..10_000u64).map(|n| n * n % 1_000_003).collect();
         for us in &all {

@@ -22,6 +22,7 @@ impl Daemon {
             config: self.config.display().to_string(),
             map_version: self.map_version.clone(),
             degraded: self.degraded(),
+            map_differs: self.map_differs(),
             gpus: self.gpu_status(),
             pools: self.map.pools.iter().map(|pool| self.pool_status(pool)).collect(),
             in_no_pool: Vec::new(),

@@ -1,17 +1,18 @@
 //! `vgpu.db`: what happened. Written by a thread of its own, so that giving turns never waits for a disk.
 pub mod hours;
 
-pub use hours::Question;
+pub use hours::{Of, Question};
 
 use crate::audit;
 use crate::history::KEPT;
 use crate::inventory::Gpu;
-use crate::usage::{Entry, Used};
-use anyhow::{Context, Result, bail};
-use rusqlite::{Connection, Transaction, params};
+use crate::usage::{Entry, Spent};
+use anyhow::{Context, Result, anyhow, bail};
+use hours::Running;
+use rusqlite::{Connection, ErrorCode, Transaction, params};
 use rustix::event::EventfdFlags;
 use rustix::fs::{FlockOperation, flock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -22,7 +23,7 @@ use vgpu_sched_api::messages::{Answer, ChangeRecord, EventRecord, GpuFacts, GpuR
 use vgpu_sched_core::Session;
 
 /// How the tables came to be: a version's tables are those of all steps up to it.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     "CREATE TABLE gpu (
          uuid TEXT PRIMARY KEY, place INTEGER, model TEXT NOT NULL, pci TEXT NOT NULL, memory INTEGER NOT NULL
      ) STRICT;
@@ -60,6 +61,17 @@ const STEPS: [&str; 6] = [
          turn_wait_us INTEGER NOT NULL, turn_wait_max_us INTEGER NOT NULL, calls INTEGER NOT NULL, violations INTEGER NOT NULL,
          refused INTEGER NOT NULL, memory_byte_s INTEGER NOT NULL, PRIMARY KEY (hour, vm, pool)
      ) STRICT, WITHOUT ROWID;",
+    "ALTER TABLE hour ADD COLUMN turn_wait_p50_us INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE hour ADD COLUMN turn_wait_p99_us INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE hour ADD COLUMN call_waits INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE hour ADD COLUMN call_wait_p50_us INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE hour ADD COLUMN call_wait_p99_us INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE hour ADD COLUMN call_wait_max_us INTEGER NOT NULL DEFAULT 0;
+     CREATE TABLE gpu_hour (
+         hour INTEGER, uuid TEXT, busy_us INTEGER NOT NULL, PRIMARY KEY (hour, uuid)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE pool (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+     INSERT INTO pool SELECT DISTINCT pool FROM hour;",
 ];
 
 /// What a VM has used since its first turn.
@@ -105,6 +117,8 @@ pub struct Saved {
     pub rungs: BTreeMap<String, GpuRungs>,
     /// The last changes that were made by hand, the oldest first.
     pub changes: Vec<ChangeRecord>,
+    /// The names of pools for whose VMs anything was ever entered.
+    pub pools: BTreeSet<String>,
 }
 
 /// What is to be written. What is not named stays.
@@ -124,7 +138,9 @@ pub struct Changes {
     /// New ones; the oldest are dropped for them.
     pub changes: Vec<ChangeRecord>,
     /// What is to be added by hour; the oldest are dropped for them.
-    pub hours: BTreeMap<Entry, Used>,
+    pub hours: BTreeMap<Entry, Spent>,
+    /// For how long GPUs were in use, by hour and UUID, in microseconds: to be added as well.
+    pub gpu_hours: BTreeMap<(u64, String), u64>,
 }
 
 impl Changes {
@@ -138,6 +154,7 @@ impl Changes {
             && self.rungs.is_empty()
             && self.changes.is_empty()
             && self.hours.is_empty()
+            && self.gpu_hours.is_empty()
     }
 
     fn extend(&mut self, later: Self) {
@@ -153,9 +170,11 @@ impl Changes {
         self.changes.extend(later.changes);
         let old = self.changes.len().saturating_sub(audit::KEPT);
         self.changes.drain(..old);
-        for (entry, used) in later.hours {
-            let sum = self.hours.entry(entry).or_default();
-            *sum = sum.plus(used);
+        for (entry, spent) in later.hours {
+            self.hours.entry(entry).or_default().add(spent);
+        }
+        for (hour, busy_us) in later.gpu_hours {
+            *self.gpu_hours.entry(hour).or_default() += busy_us;
         }
     }
 }
@@ -209,7 +228,13 @@ impl Store {
             let saved = read(&connection)?;
             Ok::<_, anyhow::Error>((connection, saved))
         };
-        let (connection, saved) = open().with_context(|| format!("cannot use {}", path.display()))?;
+        let (connection, saved) = open().map_err(|error| {
+            let path = path.display();
+            match advice(&error) {
+                Some(advice) => anyhow!("cannot use {path}: {error}: {advice}"),
+                None => anyhow!("cannot use {path}: {error:#}"),
+            }
+        })?;
         let (sender, jobs) = channel();
         let (answers, receiver) = channel();
         let done = Arc::new(rustix::event::eventfd(
@@ -220,6 +245,7 @@ impl Store {
         let worker = Worker {
             connection,
             hours_kept,
+            running: Running::default(),
             jobs,
             answers,
             done: done.clone(),
@@ -295,6 +321,31 @@ impl Drop for Store {
     }
 }
 
+/// Said of a database that cannot be used at all.
+const MOVE_AWAY: &str = "move it away, with the files -wal and -shm beside it, and vgpud begins a new one. That knows nothing of what \
+    VMs used, of events, changes and quarantines so far; the pool map is not in it";
+
+/// What to do about an error in opening the database.
+fn advice(error: &anyhow::Error) -> Option<String> {
+    let error = error.downcast_ref::<rusqlite::Error>()?;
+    Some(match error.sqlite_error_code()? {
+        ErrorCode::DiskFull => {
+            "there is no room left where it lies: make some, a few MiB, and start vgpud again".to_owned()
+        }
+        ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
+            format!("it is damaged, or none of vgpud's: put a copy of it back that is whole, or {MOVE_AWAY}")
+        }
+        ErrorCode::SystemIoFailure => {
+            "where it lies cannot be read or written, or is full: look at the kernel's log and at how much room there is".to_owned()
+        }
+        ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
+            "vgpud's user must be able to read and write it and its folder".to_owned()
+        }
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => "another program has it open: end that first".to_owned(),
+        _ => return None,
+    })
+}
+
 /// Brings the tables to this program's version.
 fn prepare(connection: &mut Connection) -> Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -302,10 +353,14 @@ fn prepare(connection: &mut Connection) -> Result<()> {
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let Some(steps) = STEPS.get(found as usize..) else {
         bail!(
-            "it has schema version {found}, and this program knows {}",
+            "it has schema version {found}, and this program knows {}: a newer vgpud made it. Start that one again; or {MOVE_AWAY}",
             STEPS.len()
         );
     };
+    // What is up to date needs no room.
+    if steps.is_empty() {
+        return Ok(());
+    }
     let transaction = connection.transaction()?;
     for step in steps {
         transaction.execute_batch(step)?;
@@ -399,6 +454,10 @@ fn read(connection: &Connection) -> Result<Saved> {
     })?;
     saved.rungs = rows.collect::<Result<_, _>>()?;
     saved.changes = read_changes(connection)?;
+    let mut statement = connection.prepare("SELECT name FROM pool")?;
+    saved.pools = statement
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     Ok(saved)
 }
 
@@ -446,7 +505,12 @@ fn read_changes(connection: &Connection) -> Result<Vec<ChangeRecord>> {
     Ok(records)
 }
 
-fn write(connection: &mut Connection, changes: &Changes, hours_kept: u64) -> Result<()> {
+fn write(
+    connection: &mut Connection,
+    changes: &Changes,
+    running: &mut Running,
+    hours_kept: u64,
+) -> Result<()> {
     let transaction = connection.transaction()?;
     for (vm, usage) in &changes.usage {
         transaction.execute(
@@ -511,7 +575,8 @@ fn write(connection: &mut Connection, changes: &Changes, hours_kept: u64) -> Res
         )?;
     }
     write_changes(&transaction, &changes.changes)?;
-    hours::add(&transaction, &changes.hours, hours_kept)?;
+    hours::add(&transaction, &changes.hours, running, hours_kept)?;
+    hours::add_gpus(&transaction, &changes.gpu_hours, hours_kept)?;
     transaction.commit()?;
     Ok(())
 }
@@ -592,6 +657,7 @@ fn write_session(transaction: &Transaction<'_>, session: Session, placed: Option
 struct Worker {
     connection: Connection,
     hours_kept: u64,
+    running: Running,
     jobs: Receiver<Job>,
     answers: Sender<Done>,
     done: Arc<OwnedFd>,
@@ -604,20 +670,27 @@ impl Worker {
         let mut unwritten = Changes::default();
         while let Ok(job) = self.jobs.recv() {
             let mut next = Some(job);
-            while let Some(Job::Write(changes)) = next {
+            while let Some(Job::Write(mut changes)) = next {
+                self.running.take(&mut changes.hours);
                 // What is said of anything later replaces what was said earlier, and hours are added only if all is written, so
                 // nothing is lost or counted twice by a write that fails and is repeated.
                 unwritten.extend(*changes);
                 next = self.jobs.try_recv().ok();
             }
             if !unwritten.is_empty() {
-                let failed = match write(&mut self.connection, &unwritten, self.hours_kept) {
+                let failed = match write(
+                    &mut self.connection,
+                    &unwritten,
+                    &mut self.running,
+                    self.hours_kept,
+                ) {
                     Ok(()) => {
+                        self.running.forget(&unwritten.hours);
                         unwritten = Changes::default();
                         None
                     }
                     Err(error) => {
-                        let message = format!("vgpu.db cannot be written: {error:#}");
+                        let message = format!("vgpu.db cannot be written: {error}");
                         log::error!("{message}");
                         Some(message)
                     }
@@ -638,7 +711,7 @@ impl Worker {
 mod tests {
     use super::*;
     use crate::inventory::tests::gpu;
-    use vgpu_sched_api::messages::{CallRecord, Change, EventKind};
+    use vgpu_sched_api::messages::{CallRecord, Change, EventKind, Period, Used};
 
     const USED: Usage = Usage {
         turns: 3,
@@ -738,6 +811,39 @@ mod tests {
         drop(connection);
         let error = Store::open(dir.path(), 24).unwrap_err();
         assert!(format!("{error:#}").contains("schema version"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("a newer vgpud made it"),
+            "{error:#}"
+        );
+    }
+
+    /// What an operator finds who has to do something about it.
+    #[test]
+    fn what_to_do_about_a_broken_database_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vgpu.db");
+        let refused = || format!("{:#}", Store::open(dir.path(), 24).unwrap_err());
+        std::fs::write(
+            &path,
+            "no database at all, and longer than its header".repeat(100),
+        )
+        .unwrap();
+        let said = refused();
+        assert!(
+            said.contains("vgpu.db: file is not a database: it is damaged"),
+            "{said}"
+        );
+        assert!(
+            said.contains("move it away") && said.contains("the pool map is not in it"),
+            "{said}"
+        );
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let said = refused();
+        assert!(said.contains("must be able to read and write it"), "{said}");
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let full = rusqlite::Error::SqliteFailure(full, None).into();
+        assert!(advice(&full).unwrap().starts_with("there is no room left"));
     }
 
     #[test]
@@ -766,6 +872,51 @@ mod tests {
             )])
         );
         assert_eq!(saved.sessions, BTreeMap::new());
+    }
+
+    /// What was used before there were waits and GPUs stays, and is added to.
+    #[test]
+    fn hours_of_the_sixth_version_are_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = Connection::open(dir.path().join("vgpu.db")).unwrap();
+        for step in &STEPS[..6] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 6).unwrap();
+        let old = "INSERT INTO hour VALUES (7, 1, 'A', 10, 2, 3, 40, 30, 5, 6, 8, 9), (8, 1, '', 1, 0, 0, 0, 0, 0, 0, 0, 0)";
+        connection.execute(old, []).unwrap();
+        drop(connection);
+        let (mut store, saved) = Store::open(dir.path(), 24).unwrap();
+        assert_eq!(saved.pools, BTreeSet::from([String::new(), "A".to_owned()]));
+        let used = Used {
+            gpu_microseconds: 10,
+            estimated_microseconds: 2,
+            turns: 3,
+            turn_wait_us: 40,
+            turn_wait_max_us: 30,
+            calls: 5,
+            violations: 6,
+            refused: 8,
+            memory_byte_seconds: 9,
+            ..Used::default()
+        };
+        let records = hours::tests::read_all(&mut store, Period::Hour);
+        assert_eq!((records.len(), records[0].used), (2, used));
+        let entry = Entry {
+            hour: 7,
+            vm: 1,
+            pool: "A".to_owned(),
+        };
+        let spent = Spent {
+            used,
+            ..Spent::default()
+        };
+        store.write(Changes {
+            hours: BTreeMap::from([(entry, spent)]),
+            ..Changes::default()
+        });
+        let records = hours::tests::read_all(&mut store, Period::Hour);
+        assert_eq!(records[0].used, used.plus(used));
     }
 
     #[test]

@@ -7,10 +7,11 @@ use crate::daemon::Daemon;
 use crate::history::now_s;
 use crate::requests::Refused;
 use crate::sessions::{calls, of_vm};
-use crate::store::{Changes, Question, Saved};
+use crate::stats::Times;
+use crate::store::{Changes, Of, Question, Saved};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use vgpu_sched_api::messages::{Refusal, WantedUsage};
+use vgpu_sched_api::messages::{Refusal, Sample, Used, WantedUsage};
 use vgpu_sched_core::Session;
 
 /// Seconds of an hour.
@@ -20,35 +21,54 @@ const WRITE_HELD_US: u64 = 60_000_000;
 /// Bytes of a part's name at most: two numbers and a pool's name.
 const NEXT_LEN_MAX: usize = 128;
 
-/// What a VM used in some time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Used {
-    pub gpu_us: u64,
-    /// How much of that is an estimate.
-    pub estimated_us: u64,
-    pub turns: u64,
-    /// What was waited for turns, in all and at most.
-    pub turn_wait_us: u64,
-    pub turn_wait_max_us: u64,
-    pub calls: u64,
-    pub violations: u64,
-    pub refused: u64,
-    pub memory_byte_s: u64,
+/// Significant digits of an hour's waits: their percentiles are exact to a hundredth.
+const WAIT_DIGITS: u8 = 2;
+
+/// What a VM used in some time. Percentiles of its waits are known once all of an hour's are together.
+#[derive(Debug, Default)]
+pub struct Spent {
+    pub used: Used,
+    pub waits: Waits,
 }
 
-impl Used {
-    /// Both. An executor may have counted anything, so no sum goes beyond what there are numbers for.
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            gpu_us: self.gpu_us.saturating_add(other.gpu_us),
-            estimated_us: self.estimated_us.saturating_add(other.estimated_us),
-            turns: self.turns.saturating_add(other.turns),
-            turn_wait_us: self.turn_wait_us.saturating_add(other.turn_wait_us),
-            turn_wait_max_us: self.turn_wait_max_us.max(other.turn_wait_max_us),
-            calls: self.calls.saturating_add(other.calls),
-            violations: self.violations.saturating_add(other.violations),
-            refused: self.refused.saturating_add(other.refused),
-            memory_byte_s: self.memory_byte_s.saturating_add(other.memory_byte_s),
+impl Spent {
+    /// What comes to it in the same hour.
+    pub fn add(&mut self, more: Self) {
+        self.used = self.used.plus(more.used);
+        self.waits.add(more.waits);
+    }
+}
+
+/// How long was waited.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// For turns.
+    turns: Times<WAIT_DIGITS>,
+    /// By calls that need the GPU.
+    calls: Times<WAIT_DIGITS>,
+}
+
+impl Waits {
+    /// As many times as both together.
+    pub fn add(&mut self, more: Self) {
+        self.turns.add(more.turns);
+        self.calls.add(more.calls);
+    }
+
+    /// Whether nobody waited.
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty() && self.calls.is_empty()
+    }
+
+    /// What was used, with the percentiles of these.
+    pub fn told(&self, used: Used) -> Used {
+        let (turns, calls) = (self.turns.percentiles(), self.calls.percentiles());
+        Used {
+            turn_wait_p50_us: turns.p50,
+            turn_wait_p99_us: turns.p99,
+            call_wait_p50_us: calls.p50,
+            call_wait_p99_us: calls.p99,
+            ..used
         }
     }
 }
@@ -80,16 +100,18 @@ struct Account {
     /// Its counters, as far as they are entered. None falls: GPU time that turns out to have been idle is no longer charged
     /// once it is entered, and what comes is entered when it is more than that again.
     entered: Counters,
-    /// What it waited for turns that are not entered.
+    /// What it waited for turns that are not entered, in all and at most.
     waited_us: u64,
     waited_max_us: u64,
+    /// Those waits and those of calls.
+    waits: Waits,
     /// Memory times microseconds that are not entered.
     held: u128,
 }
 
 impl Account {
     /// What is to be entered.
-    fn take(&mut self, now: Counters) -> Used {
+    fn take(&mut self, now: Counters) -> Spent {
         let was = self.entered;
         let gpu_ns = was.gpu_ns.max(now.gpu_ns);
         let gpu_us = gpu_ns / 1000 - was.gpu_ns / 1000;
@@ -106,17 +128,22 @@ impl Account {
         };
         let memory = self.held / 1_000_000;
         self.held %= 1_000_000;
-        Used {
-            gpu_us,
-            estimated_us,
+        let waits = std::mem::take(&mut self.waits);
+        let used = Used {
+            gpu_microseconds: gpu_us,
+            estimated_microseconds: estimated_us,
             turns: self.entered.turns - was.turns,
             turn_wait_us: std::mem::take(&mut self.waited_us),
             turn_wait_max_us: std::mem::take(&mut self.waited_max_us),
+            call_waits: waits.calls.count(),
+            call_wait_max_us: waits.calls.most(),
             calls: self.entered.calls - was.calls,
             violations: self.entered.violations - was.violations,
             refused: self.entered.refused - was.refused,
-            memory_byte_s: u64::try_from(memory).unwrap_or(u64::MAX),
-        }
+            memory_byte_seconds: u64::try_from(memory).unwrap_or(u64::MAX),
+            ..Used::default()
+        };
+        Spent { used, waits }
     }
 }
 
@@ -125,7 +152,11 @@ impl Account {
 pub struct Books {
     hour: u64,
     accounts: BTreeMap<u32, Account>,
-    entries: BTreeMap<Entry, Used>,
+    entries: BTreeMap<Entry, Spent>,
+    /// For how long each GPU was in use, by UUID, in nanoseconds: as far as it is entered.
+    gpus: BTreeMap<String, u64>,
+    /// The same of each hour, in microseconds.
+    gpu_entries: BTreeMap<(u64, String), u64>,
 }
 
 impl Books {
@@ -141,7 +172,7 @@ impl Books {
         Self {
             hour,
             accounts: entered.into_iter().map(account).collect(),
-            entries: BTreeMap::new(),
+            ..Self::default()
         }
     }
 
@@ -165,6 +196,12 @@ impl Books {
         let account = self.accounts.entry(vm).or_default();
         account.waited_us = account.waited_us.saturating_add(us);
         account.waited_max_us = account.waited_max_us.max(us);
+        account.waits.turns.record(us, 1);
+    }
+
+    /// Calls of a VM waited so long, as an executor says.
+    pub fn called(&mut self, vm: u32, waits: &[Sample]) {
+        self.accounts.entry(vm).or_default().waits.calls.take(waits);
     }
 
     /// A VM had so much memory for so long.
@@ -176,8 +213,8 @@ impl Books {
 
     /// Enters what a VM used up to now, for the pool in which it is.
     pub fn enter(&mut self, vm: u32, pool: &str, now: Counters) {
-        let used = self.accounts.entry(vm).or_default().take(now);
-        if used == Used::default() {
+        let spent = self.accounts.entry(vm).or_default().take(now);
+        if spent.used == Used::default() && spent.waits.is_empty() {
             return;
         }
         let entry = Entry {
@@ -185,8 +222,18 @@ impl Books {
             vm,
             pool: pool.to_owned(),
         };
-        let entered = self.entries.entry(entry).or_default();
-        *entered = entered.plus(used);
+        self.entries.entry(entry).or_default().add(spent);
+    }
+
+    /// Enters for how long a GPU was in use up to now, since this program started. It may fall, as what VMs used may.
+    pub fn enter_gpu(&mut self, uuid: &str, busy_ns: u64) {
+        let was = self.gpus.get(uuid).copied().unwrap_or_default();
+        let busy_us = (busy_ns / 1000).saturating_sub(was / 1000);
+        if busy_us > 0 {
+            self.gpus.insert(uuid.to_owned(), busy_ns);
+            let entered = self.gpu_entries.entry((self.hour, uuid.to_owned())).or_default();
+            *entered += busy_us;
+        }
     }
 
     /// The VMs of which something is not written.
@@ -205,7 +252,7 @@ impl Books {
             || now.calls > was.calls
             || now.violations > was.violations
             || now.refused > was.refused
-            || account.waited_us > 0
+            || !account.waits.is_empty()
     }
 
     /// The VMs that held memory which is not entered.
@@ -214,13 +261,17 @@ impl Books {
         self.accounts.iter().filter_map(holds).collect()
     }
 
-    /// What is to be written of these VMs, which it then is.
-    pub fn take(&mut self, vms: &BTreeSet<u32>) -> BTreeMap<Entry, Used> {
-        let (taken, left) = std::mem::take(&mut self.entries)
+    /// What is to be written of these VMs, and of GPUs, which it then is.
+    pub fn take(&mut self, vms: &BTreeSet<u32>) -> Changes {
+        let (hours, left) = std::mem::take(&mut self.entries)
             .into_iter()
             .partition(|(entry, _)| vms.contains(&entry.vm));
         self.entries = left;
-        taken
+        Changes {
+            hours,
+            gpu_hours: std::mem::take(&mut self.gpu_entries),
+            ..Changes::default()
+        }
     }
 }
 
@@ -260,6 +311,9 @@ impl Daemon {
             for vm in self.books.holders() {
                 self.enter(vm);
             }
+        }
+        for (gpu, uuid) in self.inventory.numbered() {
+            self.books.enter_gpu(uuid, self.core.busy_ns(gpu));
         }
     }
 
@@ -312,8 +366,7 @@ impl Daemon {
         self.store.write(Changes {
             usage: vms.iter().map(|vm| (*vm, self.usage(*vm))).collect(),
             sessions: sessions.chain(ended.map(|id| (id, None))).collect(),
-            hours: self.books.take(vms),
-            ..Changes::default()
+            ..self.books.take(vms)
         });
     }
 }
@@ -337,9 +390,13 @@ pub fn entered(saved: &Saved) -> impl Iterator<Item = (u32, Counters)> {
     })
 }
 
-/// What is asked of the hours, if it makes sense.
-pub fn question(wanted: WantedUsage) -> Result<Question, Refused> {
+/// What is asked of the hours of these, if it makes sense.
+pub fn question(of: Of, wanted: WantedUsage) -> Result<Question, Refused> {
     let invalid = |message: String| (Refusal::Invalid, message);
+    if of == Of::Gpus && (wanted.vms.is_some() || wanted.pool.is_some()) {
+        let message = "what GPUs were used is told of all VMs together: expected neither VMs nor a pool";
+        return Err(invalid(message.to_owned()));
+    }
     let vms = match wanted.vms {
         Some(vms) => Some(vms.parse().map_err(|error| invalid(format!("vms: {error}")))?),
         None => None,
@@ -353,6 +410,7 @@ pub fn question(wanted: WantedUsage) -> Result<Question, Refused> {
         place(&text).ok_or_else(|| invalid("next: expected what the answer before this one has".to_owned()))
     });
     Ok(Question {
+        of,
         vms,
         pool: wanted.pool,
         hours: from_s / HOUR_S..to_s.div_ceil(HOUR_S),
@@ -382,7 +440,7 @@ mod tests {
     use crate::store::hours::tests::read_all;
     use crate::store::{Store, Usage};
     use proptest::prelude::*;
-    use vgpu_sched_api::messages::{Period, UsageRecord};
+    use vgpu_sched_api::messages::Period;
 
     const VMS: u32 = 3;
     const POOLS: [&str; 3] = ["", "A", "B"];
@@ -475,8 +533,7 @@ mod tests {
             self.told_waits = self.waited.clone();
             self.store.write(Changes {
                 usage: self.told.clone(),
-                hours: self.books.take(&vms),
-                ..Changes::default()
+                ..self.books.take(&vms)
             });
         }
 
@@ -521,23 +578,9 @@ mod tests {
             let mut sums: BTreeMap<u32, Used> = BTreeMap::new();
             for record in read_all(&mut self.store, by) {
                 let sum = sums.entry(record.vm).or_default();
-                *sum = sum.plus(used(&record));
+                *sum = sum.plus(record.used);
             }
             sums
-        }
-    }
-
-    fn used(record: &UsageRecord) -> Used {
-        Used {
-            gpu_us: record.gpu_microseconds,
-            estimated_us: record.estimated_microseconds,
-            turns: record.turns,
-            turn_wait_us: record.turn_wait_us,
-            turn_wait_max_us: record.turn_wait_max_us,
-            calls: record.calls,
-            violations: record.violations,
-            refused: record.refused,
-            memory_byte_s: record.memory_byte_seconds,
         }
     }
 
@@ -569,8 +612,8 @@ mod tests {
                 for vm in 0..VMS {
                     let (sum, total) = (sums.get(&vm).copied().unwrap_or_default(), told.get(&vm).copied());
                     let total = total.unwrap_or_default();
-                    prop_assert_eq!(sum.gpu_us, total.ns / 1000);
-                    prop_assert!(sum.estimated_us <= sum.gpu_us);
+                    prop_assert_eq!(sum.gpu_microseconds, total.ns / 1000);
+                    prop_assert!(sum.estimated_microseconds <= sum.gpu_microseconds);
                     prop_assert_eq!(
                         (sum.turns, sum.calls, sum.violations),
                         (total.turns, total.calls, total.violations)
@@ -617,12 +660,19 @@ mod tests {
             vm,
             pool: pool.to_owned(),
         };
+        let taken = |books: &mut Books| -> BTreeMap<Entry, Used> {
+            let hours = books.take(&BTreeSet::from([1])).hours;
+            hours
+                .into_iter()
+                .map(|(entry, spent)| (entry, spent.used))
+                .collect()
+        };
         let expected = [
             (
                 entry(7, 1, "A"),
                 Used {
-                    gpu_us: 1_000,
-                    estimated_us: 1_000,
+                    gpu_microseconds: 1_000,
+                    estimated_microseconds: 1_000,
                     turns: 1,
                     turn_wait_us: 13,
                     turn_wait_max_us: 9,
@@ -632,25 +682,22 @@ mod tests {
             (
                 entry(8, 1, "B"),
                 Used {
-                    gpu_us: 1_000,
-                    estimated_us: 1_000,
-                    memory_byte_s: 1_500_000,
+                    gpu_microseconds: 1_000,
+                    estimated_microseconds: 1_000,
+                    memory_byte_seconds: 1_500_000,
                     ..Used::default()
                 },
             ),
         ];
         assert_eq!(books.vms(), BTreeSet::from([1, 2]));
-        assert_eq!(books.take(&BTreeSet::from([1])), BTreeMap::from(expected));
+        assert_eq!(taken(&mut books), BTreeMap::from(expected));
         assert_eq!(books.vms(), BTreeSet::from([2]));
         assert_eq!(books.gpu_ns(1), 7_000_000);
         // What an executor says may be anything.
         books.held(1, u64::MAX, u64::MAX);
         books.held(1, u64::MAX, u64::MAX);
         books.enter(1, "B", at(7_000_000));
-        assert_eq!(
-            books.take(&BTreeSet::from([1]))[&entry(8, 1, "B")].memory_byte_s,
-            u64::MAX
-        );
+        assert_eq!(taken(&mut books)[&entry(8, 1, "B")].memory_byte_seconds, u64::MAX);
     }
 
     #[test]
@@ -667,10 +714,10 @@ mod tests {
                 pool: "a b".to_owned(),
             })),
         };
-        let asked = question(wanted.clone()).unwrap();
+        let asked = question(Of::Vms, wanted.clone()).unwrap();
         assert_eq!(asked.hours, 1..3);
         assert_eq!(asked.next.unwrap().pool, "a b");
-        let refused = |wanted| question(wanted).unwrap_err().1;
+        let refused = |wanted| question(Of::Vms, wanted).unwrap_err().1;
         let vms = WantedUsage {
             vms: Some("7-1".to_owned()),
             ..wanted.clone()

@@ -401,6 +401,41 @@ fn a_gpu_that_falls_off_is_missing_until_it_is_back() {
     assert_eq!(one.open(2), gpus[..1]);
 }
 
+/// What happened while nobody looked is told by who looks next; to a new host all its GPUs are no news.
+#[test]
+fn a_gpu_that_went_while_vgpud_did_not_run_is_told_of() {
+    let mut daemon = Daemon::with_gpus(2, &map(&[], ""));
+    let gpus = daemon.gpus();
+    let told = |daemon: &Daemon| -> Vec<String> {
+        daemon
+            .events(None)
+            .into_iter()
+            .map(|event| event.message)
+            .collect()
+    };
+    assert_eq!(told(&daemon), [""; 0]);
+    let restart = |daemon: &mut Daemon, lost: bool| {
+        assert_eq!(daemon.end(Signal::TERM), Some(0));
+        daemon.lose_gpu(1, lost);
+        daemon.restart();
+    };
+    let news = ["gone", "here"].map(|what| {
+        format!(
+            "GPU {} is {what}, which happened while vgpud did not run",
+            gpus[1]
+        )
+    });
+    restart(&mut daemon, true);
+    assert_eq!(told(&daemon), news[..1]);
+    // Once.
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    daemon.restart();
+    assert_eq!(told(&daemon), news[..1]);
+    restart(&mut daemon, false);
+    assert_eq!(told(&daemon), news);
+    assert_eq!(daemon.events(None)[0].gpu.as_ref(), Some(&gpus[1]));
+}
+
 /// Also after a restart, when it is known from before alone.
 #[test]
 fn a_gpu_that_is_missing_is_named_by_its_address() {
@@ -651,8 +686,24 @@ fn a_change_of_what_has_changed_since_is_refused() {
 fn what_was_changed_by_hand_is_told_and_used_by_a_reload_alone() {
     let daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], ""));
     let in_use = daemon.status().map_version;
+    assert_eq!(daemon.status().map_differs, None);
     let by_hand = daemon.read_map().replacen("\"low\"", "\"high\"", 1) + "weight = 3\n";
     daemon.write_map(&by_hand);
+    let differs = || daemon.status().map_differs.unwrap_or_default();
+    let path = daemon.map_path();
+    let told = format!(
+        "the pool map in {} differs from the one in use: vgpu-admin reload (or reload --dry-run to see)",
+        path.display()
+    );
+    // However often it is asked, and however soon after it has changed.
+    assert_eq!([differs(), differs()], [told.clone(), told]);
+    std::fs::rename(&path, path.with_extension("away")).unwrap();
+    assert!(
+        differs().contains("cannot be read, and the one in use stays: "),
+        "{}",
+        differs()
+    );
+    std::fs::rename(path.with_extension("away"), &path).unwrap();
     let undo = wanted(Change::Undo { number: 1 });
     let tried = Request::Change(Wanted {
         dry_run: true,
@@ -707,6 +758,7 @@ fn what_was_changed_by_hand_is_told_and_used_by_a_reload_alone() {
         (tried.changes, &tried.map_version)
     );
     assert_eq!((daemon.vm(1).priority, daemon.vm(2).weight), (Priority::High, 3));
+    assert_eq!(daemon.status().map_differs, None);
     let record = daemon.changes().pop().unwrap();
     assert_eq!(
         (Some(record.number), record.user.as_deref()),
@@ -744,10 +796,18 @@ fn the_last_change_of_the_map_is_taken_back_and_no_other() {
     });
     let undo = |daemon: &Daemon, number| daemon.ask(&wanted(Change::Undo { number }));
     // Not one that others came after, nor one that was none of the map, nor one that there was not.
-    let (why, message) = refusal(undo(&daemon, 1));
-    assert_eq!(why, Refusal::Conflict, "{message}");
-    assert_eq!(refusal(undo(&daemon, 3)).0, Refusal::Invalid);
-    assert_eq!(refusal(undo(&daemon, 99)).0, Refusal::NotFound);
+    let uid = rustix::process::geteuid().as_raw();
+    let last =
+        format!("the last change of the pool map is 2 (VM 1: weight 4, was 3, and 1 more; by uid {uid}, 2");
+    for (number, expected) in [
+        (1, Refusal::Conflict),
+        (3, Refusal::Invalid),
+        (99, Refusal::NotFound),
+    ] {
+        let (why, message) = refusal(undo(&daemon, number));
+        assert_eq!(why, expected, "{message}");
+        assert!(message.contains(&last) && message.ends_with("Z)"), "{message}");
+    }
     // Over a restart as well.
     assert_eq!(daemon.end(Signal::TERM), Some(0));
     daemon.restart();

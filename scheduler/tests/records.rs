@@ -205,6 +205,65 @@ fn a_vm_stays_quarantined_when_it_is_unregistered_and_is_shown() {
     assert_eq!(shown(), []);
 }
 
+/// As where the disk is full. Whoever wants a VM stopped wants that all the same, and is to know what may become of it.
+#[test]
+fn a_quarantine_that_cannot_be_stored_is_in_force_and_that_is_said() {
+    let daemon = Daemon::start(&map(&[(1, "low")], ""));
+    let database = rusqlite::Connection::open(daemon.state_dir().join("vgpu.db")).unwrap();
+    database
+        .execute_batch("ALTER TABLE quarantine RENAME TO away")
+        .unwrap();
+    let told = lines(daemon.ask(&quarantine("1", None)));
+    assert_eq!(told[0], "VM 1: quarantined until it is released");
+    assert!(
+        told[1].starts_with("WARNING: this is in force, but not stored: ")
+            && told[1].contains("vgpu.db cannot be written: "),
+        "{told:?}"
+    );
+    assert!(daemon.vm(1).quarantine.is_some());
+    let told = lines(daemon.ask(&wanted(Change::Edit {
+        edits: vec![Edit::UnregisterVms { vms: "1".to_owned() }],
+    })));
+    assert!(
+        told.last().unwrap().contains("who did it is not stored"),
+        "{told:?}"
+    );
+    database
+        .execute_batch("ALTER TABLE away RENAME TO quarantine")
+        .unwrap();
+    let told = lines(daemon.ask(&wanted(Change::Release { vms: "1".to_owned() })));
+    assert_eq!(told, ["VM 1: released"]);
+}
+
+/// Of one that nobody knows it is not said that nothing happened.
+#[test]
+fn events_of_a_vm_that_there_is_not_are_refused() {
+    let daemon = Daemon::start(&map(&[(1, "low"), (3, "low")], ""));
+    assert_eq!(daemon.events(Some(3)), []);
+    let asked = Request::Events { from: 0, vm: Some(2) };
+    let (why, message) = refusal(daemon.ask(&asked));
+    assert_eq!(why, Refusal::NotFound);
+    assert_eq!(
+        message,
+        "VM 2: in no pool, and never was started: in pools is 1, 3"
+    );
+    // One that was is known.
+    daemon.change(Change::Quarantine {
+        vms: "3".to_owned(),
+        why: "a test".to_owned(),
+        seconds: None,
+    });
+    for change in [
+        Change::Edit {
+            edits: vec![Edit::UnregisterVms { vms: "3".to_owned() }],
+        },
+        Change::Release { vms: "3".to_owned() },
+    ] {
+        daemon.change(change);
+    }
+    assert_eq!(daemon.events(Some(3)).len(), 2);
+}
+
 #[test]
 fn a_quarantine_ends_by_itself() {
     let mut daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], ""));
@@ -287,7 +346,7 @@ fn one_that_does_not_end_is_killed() {
 
 #[test]
 fn a_session_that_is_lost_with_work_is_told_with_its_last_calls() {
-    let mut daemon = Daemon::start(&map(&[(1, "low")], ""));
+    let mut daemon = Daemon::start(&map(&[(1, "low"), (2, "low")], ""));
     let backend = daemon.backend(1);
     let (mut quiet, mut lost) = (backend.session(1), backend.session(2));
     let mut leaving = backend.session(3);

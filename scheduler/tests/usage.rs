@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use vgpu_sched_api::messages::{
-    Answer, Change, Edit, FromExec, Period, Refusal, Request, UsageRecord, VmSettings, WantedUsage,
+    Answer, Change, Edit, FromExec, Period, Refusal, Request, UsageRecord, Used, VmSettings, WantedUsage,
 };
 use vgpu_sched_api::turn::State;
 
@@ -48,11 +48,11 @@ fn sums(daemon: &Daemon, vm: u32) -> BTreeMap<String, Sum> {
     let records = usage(daemon, wanted(Period::Hour));
     for record in records.into_iter().filter(|record| record.vm == vm) {
         let sum = sums.entry(record.pool).or_default();
-        sum.0 += record.gpu_microseconds;
-        sum.1 += record.turns;
-        sum.2 += record.calls;
-        sum.3 += record.violations;
-        sum.4 += record.refused;
+        sum.0 += record.used.gpu_microseconds;
+        sum.1 += record.used.turns;
+        sum.2 += record.used.calls;
+        sum.3 += record.used.violations;
+        sum.4 += record.used.refused;
     }
     sums
 }
@@ -213,7 +213,10 @@ fn hours_are_what_the_counters_have_grown_by() {
         daemon.restart();
         assert_eq!(sums(&daemon, 1), by_pool);
         let days = usage(&daemon, wanted(Period::Day));
-        assert_eq!(days.iter().map(|day| day.gpu_microseconds).sum::<u64>(), all.0);
+        assert_eq!(
+            days.iter().map(|day| day.used.gpu_microseconds).sum::<u64>(),
+            all.0
+        );
     }
     daemon.next_backend(1).attach(1, &mut exec);
     exec.take_turn();
@@ -231,12 +234,37 @@ fn hours_are_what_the_counters_have_grown_by() {
         ..wanted(Period::Hour)
     };
     assert!(all >= 3 && of(in_b) < all);
-    for vms in ["2-7", "0"] {
-        let others = WantedUsage {
-            vms: Some(vms.to_owned()),
+    // What nobody knows of has not used nothing: whoever asks has mistaken a name.
+    let unknown = |vms: Option<&str>, pool: Option<&str>| {
+        let asked = WantedUsage {
+            vms: vms.map(str::to_owned),
+            pool: pool.map(str::to_owned),
             ..wanted(Period::Hour)
         };
-        assert_eq!(of(others), 0);
+        match daemon.ask(&Request::Usage(asked)) {
+            Answer::Refused { why, message } => {
+                assert_eq!(why, Refusal::NotFound);
+                message
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        unknown(Some("2-7"), None),
+        "VMs 2-7: in no pool, and never was started: in pools is 1"
+    );
+    assert!(unknown(Some("0"), None).starts_with("VM 0: in no pool"));
+    assert_eq!(
+        unknown(None, Some("nine")),
+        "there is no pool nine: there is A, B"
+    );
+    let gpus = WantedUsage {
+        pool: Some("A".to_owned()),
+        ..wanted(Period::Hour)
+    };
+    match daemon.ask(&Request::GpuUsage(gpus)) {
+        Answer::Refused { why, .. } => assert_eq!(why, Refusal::Invalid),
+        other => panic!("{other:?}"),
     }
     let backwards = WantedUsage {
         to_s: 0,
@@ -294,7 +322,7 @@ fn memory_is_counted_while_it_is_held() {
     let limit = Instant::now() + Duration::from_secs(20);
     let held = |daemon: &Daemon| -> u64 {
         let records = usage(daemon, wanted(Period::Hour));
-        records.iter().map(|record| record.memory_byte_seconds).sum()
+        records.iter().map(|record| record.used.memory_byte_seconds).sum()
     };
     // It is entered with what else is.
     exec.show(1, 0);
@@ -304,4 +332,55 @@ fn memory_is_counted_while_it_is_held() {
     }
     let seconds = held(&daemon) as f64 / f64::from(1 << 30);
     assert!(seconds <= daemon.stats().uptime_s as f64 + 1.0, "{seconds}");
+}
+
+/// What is told of waits and of GPUs is there when it is told, and stays when vgpud is killed.
+#[test]
+fn waits_and_gpus_are_told_by_hour() {
+    let mut daemon = Daemon::with_gpus(2, &map(&[(1, "low"), (2, "low")], ""));
+    let exec = daemon.backend(1).session(1);
+    exec.take_turn();
+    until_more(&daemon, 1, 2_000);
+    let before = daemon.stats().gpus;
+    exec.say(&FromExec::Latencies {
+        wait: vec![(10, 980), (5_000, 20), (7_003, 1)],
+        service: vec![],
+        total: vec![],
+        throttled_us: 0,
+        refused: 0,
+    });
+    leave(&exec);
+    let limit = Instant::now() + Duration::from_secs(20);
+    while daemon.vm_stats(1).wait.count == 0 || daemon.vm(1).sessions[0].state != "out" {
+        assert!(Instant::now() < limit);
+    }
+    // Of all hours there were meanwhile.
+    let told = |daemon: &Daemon| {
+        let records = usage(daemon, wanted(Period::Day)).into_iter();
+        records.map(|record| record.used).reduce(Used::plus).unwrap()
+    };
+    let busy = |daemon: &Daemon| match daemon.ask(&Request::GpuUsage(wanted(Period::Hour))) {
+        Answer::GpuUsage { gpus, next: None } => {
+            let mut busy: BTreeMap<String, u64> = BTreeMap::new();
+            for gpu in gpus {
+                *busy.entry(gpu.uuid).or_default() += gpu.busy_us;
+            }
+            busy
+        }
+        other => panic!("{other:?}"),
+    };
+    let used = told(&daemon);
+    assert_eq!(
+        (used.call_waits, used.call_wait_p50_us, used.call_wait_max_us),
+        (1_001, 10, 7_003)
+    );
+    assert!(used.call_wait_p99_us.abs_diff(5_000) <= 50, "{used:?}");
+    assert_eq!((used.turns, used.turn_wait_p99_us), (1, used.turn_wait_max_us));
+    let stats = daemon.stats().gpus;
+    let expected: BTreeMap<String, u64> = stats.into_iter().map(|gpu| (gpu.uuid, gpu.busy_us)).collect();
+    assert!(before.iter().all(|gpu| gpu.busy_us > 0), "{before:?}");
+    assert_eq!(busy(&daemon), expected);
+    daemon.end(Signal::KILL);
+    daemon.restart();
+    assert_eq!((told(&daemon), busy(&daemon)), (used, expected));
 }

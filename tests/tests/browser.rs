@@ -397,8 +397,12 @@ fn what_was_changed_meanwhile_is_a_conflict() {
         form.button("Cancel").click();
         form.until_gone();
     }
+    // Everybody sees that the file says something else, until it does not.
+    let differs = page.text("NOTE: the pool map in ");
+    differs.until_has("differs from the one in use: vgpu-admin reload");
     // Once what was written by hand is in use, it is changed like anything else.
     office.admin("reload");
+    differs.until_gone();
     page.table("Pool A:")
         .row("3")
         .cell("Priority")
@@ -531,6 +535,16 @@ fn what_programs_do_is_seen_as_it_happens() {
     vm.cell("Doing").until_is("nothing");
     vm.cell("Queue").until_is("0");
     gpu.cell("Sessions").until_is("0");
+    // And what it has come to.
+    page.evaluate("document.getElementById('usage').open = true");
+    let used = page.table("GPU time of VMs").row("1");
+    for column in ["GPU time", "Call wait p50", "Call wait p99", "Longest call wait"] {
+        used.cell(column).until("a time", |text| text.ends_with('s'));
+    }
+    let uuid = office.stack.status().unwrap().gpus[0].uuid.clone();
+    let in_use = page.table("In use by GPU").row(&uuid);
+    in_use.cell("In use").until("a time", |text| text.ends_with('s'));
+    page.must_be_sound();
     assert_eq!(
         page.evaluate("performance.getEntriesByType('navigation').length"),
         1

@@ -122,6 +122,33 @@ fn it_tells_what_the_command_line_tells() {
     // It comes in one chunk.
     let downloaded = get(port, "/api/v1/usage?from=2000-01-01&format=csv").1;
     assert!(downloaded.contains(&bill), "{downloaded}");
+    // So are GPUs, of which there is one.
+    let gpus = json(&get(port, "/api/v1/usage/gpus?from=2000-01-01").1);
+    let told = json(&admin(
+        &stack,
+        &["usage", "--gpus", "--from", "2000-01-01", "--json"],
+    ));
+    assert_eq!(told["gpus"], gpus["gpus"]);
+    let hours = gpus["gpus"].as_array().unwrap().iter();
+    let busy: u64 = hours.map(|hour| hour["busy_us"].as_u64().unwrap()).sum();
+    assert_eq!(busy, stats["gpus"][0]["busy_us"], "{gpus} {stats}");
+    let downloaded = get(port, "/api/v1/usage/gpus?from=2000-01-01&format=csv").1;
+    assert!(
+        downloaded.contains("begin,end,gpu,busy_seconds\r\n"),
+        "{downloaded}"
+    );
+
+    // What nobody knows is not said to have used nothing.
+    for (path, told) in [
+        ("/api/v1/usage?pool=nine", "there is no pool nine: there is "),
+        ("/api/v1/usage?vms=900-999", "VMs 900-999: in no pool"),
+        ("/api/v1/events?vm=999", "VM 999: in no pool"),
+    ] {
+        let (status, body) = get(port, path);
+        assert_eq!(status, 404, "{body}");
+        let error = &json(&body)["error"];
+        assert!(error["message"].as_str().unwrap().starts_with(told), "{error}");
+    }
 
     admin(&stack, &["quarantine", "--vm-id", "1", "--reason", "it ran wild"]);
     let events = json(&get(port, "/api/v1/events?from=0").1);

@@ -12,6 +12,7 @@ use limits::LimitOptions;
 use std::path::PathBuf;
 use vgpu_client::usage::{Query, When};
 use vgpu_pool_map::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, SECONDS_MAX, VmRange, WEIGHT_MAX};
+use vgpu_program::arguments::number;
 use vgpu_sched_api::messages::{
     Change as Wanted, Edit, Period, Policy, PoolSettings, Priority, Rung, Sharing, VmSettings,
 };
@@ -19,6 +20,8 @@ use vgpu_sched_api::messages::{
 pub const PRIORITIES: &[Priority] = &[Priority::Low, Priority::Medium, Priority::High];
 pub const POLICIES: &[Policy] = &[Policy::Priority, Policy::Weighted, Policy::Fifo];
 const PERIODS: &[Period] = &[Period::Hour, Period::Day];
+/// Seconds between two looks at most.
+pub const WATCH_S_MAX: u32 = 3600;
 const SHARINGS: &[Sharing] = &[Sharing::Turns, Sharing::Mps];
 
 /// Shows and changes how virtual machines share the GPUs of this host.
@@ -38,20 +41,21 @@ Exit codes: 0 done, 1 vgpud could not or would not, 2 wrong usage or pool map, 3
 4 vgpud cannot be reached, 5 `status` found something degraded or `doctor` something wrong."
 )]
 pub struct Arguments {
-    /// vgpud's socket
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "VGPU_ADMIN_SOCKET",
-        default_value = "/run/vgpu/vgpud.sock"
-    )]
+    /// vgpud's socket; the environment's VGPU_ADMIN_SOCKET, if that is set
+    #[arg(long, global = true, value_name = "PATH", default_value_os_t = usual_socket(), display_order = 900)]
     pub socket: PathBuf,
     /// Print JSON, errors included: one object on the standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     pub json: bool,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Where vgpud listens unless an argument says otherwise. The arguments' reader, which could look into the environment itself,
+/// would take the option for one that was given, and show it in every usage line.
+fn usual_socket() -> PathBuf {
+    let named = std::env::var_os("VGPU_ADMIN_SOCKET").filter(|named| !named.is_empty());
+    named.map_or_else(|| "/run/vgpu/vgpud.sock".into(), PathBuf::from)
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,7 +100,7 @@ pub enum Command {
         #[command(flatten)]
         vms: Vms,
         /// How many quanta a turn lasts while others of the level wait, 1 to 100
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(WEIGHT_MAX)))]
+        #[arg(long, value_parser = number("a weight", 1..=WEIGHT_MAX))]
         weight: u32,
         #[command(flatten)]
         change: Change,
@@ -120,7 +124,7 @@ pub enum Command {
         #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
         /// For so many seconds; until they are released unless set
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
+        #[arg(long, value_name = "N", value_parser = number("a number of seconds, such as 300", 1..=SECONDS_MAX))]
         seconds: Option<u64>,
         #[command(flatten)]
         change: Change,
@@ -135,6 +139,7 @@ pub enum Command {
     /// Take the last change of the pool map back
     Undo {
         /// Its number, as `audit` has it
+        #[arg(value_parser = number::<u64>("a change's number, such as 20, which `vgpu-admin audit` has", ..))]
         number: u64,
         #[command(flatten)]
         change: Change,
@@ -155,14 +160,14 @@ pub enum Command {
         #[arg(long, conflicts_with = "watch")]
         prometheus: bool,
     },
-    /// Show what VMs used by hour or by day, or print a bill of it
+    /// Show what VMs used by hour or by day, what they waited, or for how long GPUs were in use; or print a bill of it
     Usage(Usage),
     /// Show what goes on as it changes, the VMs that use the GPUs most first, until q is pressed
     Top(top::Options),
     /// Show the order in which turns were given
     Turns {
         /// How many of the last ones
-        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = number::<u32>("a number of turns, such as 20", 1..))]
         last: u32,
         #[command(flatten)]
         again: Again,
@@ -172,7 +177,7 @@ pub enum Command {
     /// Show who changed what, or was refused
     Audit {
         /// How many of the last ones
-        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = number::<u32>("a number of changes, such as 20", 1..))]
         last: u32,
         /// Show the lines of the pool map that went and came under each
         #[arg(long)]
@@ -190,7 +195,7 @@ pub enum Command {
         /// A new file for it
         file: PathBuf,
         /// For so many seconds only
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
+        #[arg(long, value_name = "N", value_parser = number("a number of seconds, such as 300", 1..=SECONDS_MAX))]
         seconds: Option<u64>,
     },
     /// Run what was recorded under another policy, and show what changes
@@ -260,7 +265,7 @@ pub struct Vms {
 pub struct Again {
     /// Show it again and again, every so many seconds, until interrupted
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
-        value_parser = clap::value_parser!(u32).range(1..=3600))]
+        value_parser = number("a number of seconds, such as 5", 1..=WATCH_S_MAX))]
     pub watch: Option<u32>,
 }
 
@@ -285,6 +290,12 @@ pub struct Usage {
     /// Print comma-separated values, with the units in the header
     #[arg(long)]
     pub csv: bool,
+    /// Show what was waited for turns and by calls
+    #[arg(long, conflicts_with = "csv")]
+    pub waits: bool,
+    /// Show for how long each GPU was in use, by all VMs
+    #[arg(long, conflicts_with_all = ["vm_id", "pool", "waits"])]
+    pub gpus: bool,
 }
 
 impl Usage {
@@ -303,10 +314,10 @@ impl Usage {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Events {
     /// Those of this VM alone
-    #[arg(long, value_name = "VM")]
+    #[arg(long, value_name = "VM", value_parser = vm_number())]
     pub vm_id: Option<u32>,
     /// How many of the last ones; with --follow none, too
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = number::<usize>("a number of events, such as 20", ..))]
     pub last: usize,
     /// Show the session's last calls under each, where they were recorded
     #[arg(long)]
@@ -327,13 +338,13 @@ pub struct Register {
     #[arg(long, value_name = "LEVEL", value_parser = one_of(PRIORITIES))]
     priority: Option<Priority>,
     /// How many quanta a turn lasts while others of the level wait, 1 to 100; 1 unless set
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(WEIGHT_MAX)))]
+    #[arg(long, value_parser = number("a weight", 1..=WEIGHT_MAX))]
     weight: Option<u32>,
     /// Operations in flight on its GPUs at most; the pool's limit unless set
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(QUEUE_DEPTH_MAX)))]
+    #[arg(long, value_name = "N", value_parser = number("a number of operations, such as 64", 1..=QUEUE_DEPTH_MAX))]
     queue_depth: Option<u32>,
     /// Milliseconds of waiting after which it counts as one level higher; the pool's unless set
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=MS_MAX))]
+    #[arg(long, value_name = "MS", value_parser = number("a number of milliseconds, such as 1000", 1..=MS_MAX))]
     aging_ms: Option<u64>,
     #[command(flatten)]
     limits: LimitOptions,
@@ -359,10 +370,10 @@ pub struct SetPool {
     #[arg(long, value_parser = one_of(SHARINGS))]
     sharing: Option<Sharing>,
     /// Its part of the GPUs that it shares with other pools, 1 to 100
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(WEIGHT_MAX)))]
+    #[arg(long, value_parser = number("a weight", 1..=WEIGHT_MAX))]
     weight: Option<u32>,
     /// How many of its GPUs a VM gets; 0: all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(GPUS_PER_VM_MAX)))]
+    #[arg(long, value_name = "N", value_parser = number("a number of GPUs", 0..=GPUS_PER_VM_MAX))]
     gpus_per_vm: Option<u32>,
     /// What is done about VMs that break a limit; the rest is only logged. Some of warn,deprioritise,stop,end,quarantine,
     /// or none
@@ -401,6 +412,11 @@ fn reason(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// A VM's number.
+pub fn vm_number() -> impl TypedValueParser<Value = u32> {
+    number::<u32>("a VM's number, such as 3", ..)
 }
 
 /// One of these, by its name.
@@ -681,6 +697,57 @@ mod tests {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert!(reason("a\nb").is_err() && reason(" ").is_err() && reason("ran wild").is_ok());
+        let expected = |line: &str| {
+            let said = parse(line).unwrap_err().to_string();
+            let first = said.lines().next().unwrap_or_default();
+            first.split(": expected ").nth(1).unwrap_or(first).to_owned()
+        };
+        for (line, said) in [
+            ("audit --last x", "a number of changes, such as 20, from 1 on"),
+            ("turns --last 1.5", "a number of turns, such as 20, from 1 on"),
+            ("events --last x", "a number of events, such as 20"),
+            ("events --vm-id 1-3", "a VM's number, such as 3"),
+            ("domain-xml --vm-id 1-3", "a VM's number, such as 3"),
+            ("cdi --vm-id x", "a VM's number, such as 3"),
+            (
+                "undo x",
+                "a change's number, such as 20, which `vgpu-admin audit` has",
+            ),
+            (
+                "status --watch=x",
+                "a number of seconds, such as 5, from 1 to 3600",
+            ),
+            (
+                "top --interval 0",
+                "a number of seconds, such as 5, from 1 to 3600",
+            ),
+            (
+                "record f --seconds x",
+                "a number of seconds, such as 300, from 1 to 31536000",
+            ),
+            ("set-weight --vm-id 1 --weight x", "a weight, from 1 to 100"),
+            (
+                "set-limits --vm-id 1 --call-rate x",
+                "a number, from 0 to 10000000",
+            ),
+        ] {
+            assert_eq!(expected(line), said, "{line}");
+        }
+        for line in [
+            "audit --last 7",
+            "turns --last 7",
+            "events --last 7 --vm-id 3",
+            "undo 7",
+            "status --watch=7",
+            "top --interval 7",
+            "record f --seconds 7",
+            "quarantine --vm-id 1 --reason x --seconds 7",
+            "register-vm --vm-id 1 --pool A --weight 7 --queue-depth 7 --aging-ms 7",
+            "replay f --policy fifo --quantum-ms 7",
+            "cdi --vm-id 7",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
         let said = parse("turns --last 0").unwrap_err().to_string();
         assert!(said.contains("--last <N>"), "{said}");
         assert!(parse("audit --last 0").is_err() && parse("events --last 0 --follow").is_ok());

@@ -243,9 +243,7 @@ impl Backend<'_> {
         let socket = launch::socket_in(self.run_dir, self.vm);
         let begin = Instant::now();
         loop {
-            let sockets = std::fs::read_to_string("/proc/net/unix")
-                .map_err(|error| format!("/proc/net/unix: {error}"))?;
-            if is_listening(&sockets, &socket) {
+            if self.is_served()? {
                 return Ok(());
             }
             if begin.elapsed() > LISTEN_LIMIT {
@@ -259,14 +257,25 @@ impl Backend<'_> {
         }
     }
 
+    /// Whether somebody listens at its socket.
+    fn is_served(&self) -> Result<bool, String> {
+        let sockets =
+            std::fs::read_to_string("/proc/net/unix").map_err(|error| format!("/proc/net/unix: {error}"))?;
+        Ok(is_listening(&sockets, &launch::socket_in(self.run_dir, self.vm)))
+    }
+
     /// Ends it if it runs for this domain.
     fn stop(&self) -> Result<(), String> {
         if !self.claimed_by()?.is_some_and(|holder| self.is_own(&holder)) {
             return Ok(());
         }
-        systemctl("stop", &self.unit()).map_err(|why| format!("{} does not end: {why}", self.unit()))?;
-        let claim = self.claim();
-        std::fs::remove_file(&claim).map_err(|error| format!("{}: {error}", claim.display()))
+        let stopped = systemctl("stop", &self.unit());
+        // Where nobody listens there is no backend to be kept from others, whatever the service manager says, or if there is none.
+        if stopped.is_ok() || !self.is_served()? {
+            let claim = self.claim();
+            std::fs::remove_file(&claim).map_err(|error| format!("{}: {error}", claim.display()))?;
+        }
+        stopped.map_err(|why| format!("{} does not end: {why}", self.unit()))
     }
 }
 

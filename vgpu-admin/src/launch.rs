@@ -3,10 +3,11 @@ mod cdi;
 mod cloudstack;
 mod domain;
 
-pub use cdi::{Cdi, VERSIONS, cdi};
+pub use cdi::{Cdi, VERSIONS, cdi, missing};
 pub use cloudstack::{Discovery, discovery, encoded, extra_config};
 pub use domain::{QEMU, domain};
 
+use crate::arguments::vm_number;
 use crate::services::{self, Service};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -19,7 +20,7 @@ const SOCKET_LEN_MAX: usize = 107;
 #[derive(Debug, Args)]
 pub struct Backend {
     /// The VM's number
-    #[arg(long, value_name = "VM")]
+    #[arg(long, value_name = "VM", value_parser = vm_number())]
     pub vm_id: u32,
     /// The socket of its vgpu-backend; unless given, that of the backend that is seen to run for it, or /run/vgpu/vmN/vgpu.sock
     #[arg(long, value_name = "PATH", value_parser = socket)]

@@ -23,7 +23,7 @@ use told::{Error, Told};
 use vgpu_client::client::{Client, last, pages, unexpected};
 use vgpu_client::failure::{DEGRADED, Failure, Kind};
 use vgpu_client::statistics;
-use vgpu_client::usage as bill;
+use vgpu_client::usage::{self as bill, Billed};
 use vgpu_pool_map::{Assignable, PoolMap, VmRange};
 use vgpu_sched_api::messages::{
     Answer, Change as Verb, ChangeRecord, Changed, EventRecord, GpuState, Request, Wanted, WantedUsage,
@@ -99,7 +99,9 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let connect = || Client::connect(&arguments.socket);
+    let connect = || {
+        Ok::<_, Failure>(Client::connect(&arguments.socket)?.saying(|line| note(&format!("note: {line}"))))
+    };
     if let Some(planned) = arguments.command.change() {
         let (dry_run, changed) = (planned.dry_run, change(&connect()?, planned)?);
         let told = Told::Changed {
@@ -217,9 +219,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             libraries,
             cdi_version,
         }) => {
-            let vm = backend.vm_id;
+            let (vm, socket) = (backend.vm_id, backend.socket(&arguments.socket));
             warn_of_no_pool(arguments, vm);
-            let cdi = &launch::cdi(cdi_version, vm, &backend.socket(&arguments.socket), libraries);
+            for warning in launch::missing(Path::new(&socket), Path::new(libraries)) {
+                note(&warning);
+            }
+            let cdi = &launch::cdi(cdi_version, vm, &socket, libraries);
             say(arguments, &Told::Container { vm, cdi }, || cdi.file())?;
         }
         Command::DomainXml(backend) => {
@@ -290,7 +295,7 @@ fn not_json(arguments: &Arguments, option: &str, command: &str) -> Result<(), Fa
     Err(Failure::new(Kind::Usage, message).hint(hint))
 }
 
-/// Shows what VMs used, or prints a bill of it, part by part.
+/// Shows what was used, or prints a bill, part by part.
 fn usage(arguments: &Arguments, wanted: &Usage) -> Result<(), Failure> {
     let now = jiff::Timestamp::now().as_second();
     let asked = wanted.query().at(u64::try_from(now).unwrap_or(0))?;
@@ -298,24 +303,55 @@ fn usage(arguments: &Arguments, wanted: &Usage) -> Result<(), Failure> {
         not_json(arguments, "--csv", "usage")?;
     }
     let client = Client::connect(&arguments.socket)?;
-    let read = |wanted: &WantedUsage| client.usage(wanted);
-    if wanted.csv {
-        print(&bill::csv(&[], true))?;
-        return bill::parts(asked, read, |part| print(&bill::csv(&part, false)));
-    }
-    let mut usage = Vec::new();
-    bill::parts(asked.clone(), read, |part| {
-        usage.extend(part);
-        Ok(())
-    })?;
     let WantedUsage { by, from_s, to_s, .. } = asked;
+    if wanted.gpus {
+        let read = |wanted: &WantedUsage| client.gpu_usage(wanted);
+        let Some(gpus) = &told_part_by_part(asked, wanted.csv, read)? else {
+            return Ok(());
+        };
+        let told = Told::GpuUsage {
+            by,
+            from_s,
+            to_s,
+            gpus,
+        };
+        return say(arguments, &told, || show::gpu_usage(gpus, by, Screen::now()));
+    }
+    let read = |wanted: &WantedUsage| client.usage(wanted);
+    let Some(usage) = &told_part_by_part(asked, wanted.csv, read)? else {
+        return Ok(());
+    };
     let told = Told::Usage {
         by,
         from_s,
         to_s,
-        usage: &usage,
+        usage,
     };
-    say(arguments, &told, || show::usage(&usage, by, Screen::now()))
+    say(arguments, &told, || match wanted.waits {
+        true => show::waits(usage, by, Screen::now()),
+        false => show::usage(usage, by, Screen::now()),
+    })
+}
+
+/// All that was asked for; nothing if that was printed as a bill.
+fn told_part_by_part<R: Billed>(
+    asked: WantedUsage,
+    csv: bool,
+    read: impl Fn(&WantedUsage) -> Result<(Vec<R>, Option<String>), Failure>,
+) -> Result<Option<Vec<R>>, Failure> {
+    if csv {
+        let mut is_first = true;
+        bill::parts(asked, read, |part| {
+            print(&bill::csv(&part, std::mem::take(&mut is_first)))
+        })?;
+        return Ok(None);
+    }
+    let mut all = Vec::new();
+    bill::parts(asked, read, |part| {
+        all.extend(part);
+        Ok(())
+    })?;
+    Ok(Some(all))
 }
 
 /// Shows what happened, and goes on with it if that is wanted. Once `vgpud` was there, it may go away for a while.
@@ -477,7 +513,7 @@ mod tests {
         };
         assert_eq!(
             wrong("set-weight --vm-id 1 --weight 0"),
-            "invalid value '0' for '--weight <WEIGHT>': 0 is not in 1..=100"
+            "invalid value '0' for '--weight <WEIGHT>': expected a weight, from 1 to 100"
         );
         assert_eq!(
             wrong("assign-gpu --gpu-id 0"),

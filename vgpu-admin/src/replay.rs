@@ -4,9 +4,11 @@ use crate::show::{Screen, latency};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use vgpu_client::failure::{Failure, Kind};
 use vgpu_pool_map::{MS_MAX, VmRange, WEIGHT_MAX};
+use vgpu_program::arguments::number;
 use vgpu_sched_api::messages::{Arrival, Policy, Priority};
 use vgpu_sched_sim::{GpuSet, Level, Outcome, PerLevel, Percentiles, Setup, Times, replay};
 
@@ -27,7 +29,7 @@ pub struct Replay {
     #[arg(long)]
     exclusive: bool,
     /// How long a turn lasts while others wait, in milliseconds
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=MS_MAX))]
+    #[arg(long, value_name = "MS", value_parser = number("a number of milliseconds, such as 20", 1..=MS_MAX))]
     quantum_ms: Option<u64>,
     /// Another weight of VMs, such as 1-7=4; for each of several, again
     #[arg(long, value_name = "VMS=WEIGHT", value_parser = weight_of)]
@@ -83,11 +85,15 @@ struct Header {
 /// Reads the record and runs it twice.
 pub fn run(arguments: &Replay) -> Result<Replayed, Failure> {
     let path = arguments.file.display();
-    let text = std::fs::read_to_string(&arguments.file)
-        .map_err(|error| Failure::new(Kind::Usage, format!("{path}: {error}")))?;
-    let record = read(&text, arguments.recorded_policy).map_err(|error| {
-        Failure::new(Kind::Usage, format!("{path}: {error}")).hint("`vgpu-admin record` writes such files")
+    let wrong = |why: String| {
+        Failure::new(Kind::Usage, format!("{path}: {why}")).hint("`vgpu-admin record` writes such files")
+    };
+    let text = std::fs::read_to_string(&arguments.file).map_err(|error| match error.kind() {
+        ErrorKind::IsADirectory => wrong("it is a folder, expected a record's file".to_owned()),
+        ErrorKind::InvalidData => wrong("it is no text, expected a record".to_owned()),
+        _ => Failure::new(Kind::Usage, format!("{path}: {error}")),
     })?;
+    let record = read(&text, arguments.recorded_policy).map_err(wrong)?;
     let before = replay(&record.arrivals, &Setup::default());
     let after = replay(&record.arrivals, &arguments.setup(&record.arrivals));
     Ok(compare(arguments, &record, &before, &after))
@@ -174,6 +180,11 @@ struct Record {
 
 /// What a record says, under another policy if one is given. The error says where it is wrong, and what was expected there.
 fn read(text: &str, recorded_policy: Option<Policy>) -> Result<Record, String> {
+    if text.is_empty() {
+        return Err("it is empty, expected a record".to_owned());
+    }
+    // A line is written as a whole, unless its disk had no room for that.
+    let cut = (!text.ends_with('\n')).then(|| text.lines().count());
     let mut lines = (1..).zip(text.lines());
     let header = lines.next().and_then(|(_, line)| serde_json::from_str(line).ok());
     match header {
@@ -189,8 +200,15 @@ fn read(text: &str, recorded_policy: Option<Policy>) -> Result<Record, String> {
     let mut pools = BTreeMap::new();
     let (mut arrivals, mut policies) = (Vec::new(), Vec::new());
     for (number, line) in lines {
-        let arrival: Arrival = serde_json::from_str(line)
-            .map_err(|error| format!("line {number}: expected an arrival: {error}"))?;
+        let arrival: Arrival =
+            serde_json::from_str(line).map_err(|error| match error.is_eof() && cut == Some(number) {
+                true => {
+                    format!("line {number}, the last one, is cut off: without it the rest can be replayed")
+                }
+                false => {
+                    format!("line {number}: expected an arrival, as {{\"number\":1,\"vm\":3,...}}: {error}")
+                }
+            })?;
         let mut on = Vec::new();
         for uuid in arrival.gpus {
             let next = gpus.len() as u32;
@@ -225,6 +243,9 @@ fn read(text: &str, recorded_policy: Option<Policy>) -> Result<Record, String> {
             at_us: arrival.at_us,
             used_us: arrival.used_us,
         });
+    }
+    if arrivals.is_empty() {
+        return Err("it has no arrivals: nothing wanted a GPU while it was recorded".to_owned());
     }
     Ok(Record { arrivals, policies })
 }
@@ -449,7 +470,13 @@ pub mod tests {
             let error = read(text, None).unwrap_err();
             assert!(error.contains(part), "{error}");
         };
-        refused("", "line 1: expected {\"vgpu_record\":1}");
+        refused("", "it is empty, expected a record");
+        refused("x\n", "line 1: expected {\"vgpu_record\":1}");
+        refused("{\"vgpu_record\":1}\n", "it has no arrivals");
+        let cut = good.trim_end().rsplit_once(',').unwrap().0;
+        refused(cut, "line 20, the last one, is cut off: without it");
+        // Cut off in a place that is not the last one it is not.
+        refused(&format!("{cut}\n{{}}\n"), "line 20: expected an arrival, as {");
         refused("{\"vgpu_record\":2}\n", "version 2, expected 1");
         refused(&(good.clone() + "{}\n"), "line 21: expected an arrival");
         refused(&good.replace("[\"GPU-0\"]", "[]"), "line 2: expected a GPU");
@@ -458,5 +485,32 @@ pub mod tests {
             &good.replace("\"GPU-0\"", &many.join(",")),
             "line 2: expected at most 64 GPUs",
         );
+    }
+
+    /// What is no record at all is told as what it is.
+    #[test]
+    fn what_is_no_records_file_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = |path: PathBuf| {
+            let arguments = Replay {
+                file: path,
+                policy: Policy::Fifo,
+                recorded_policy: None,
+                exclusive: false,
+                quantum_ms: None,
+                weight: Vec::new(),
+                priority: Vec::new(),
+            };
+            run(&arguments).unwrap_err().message
+        };
+        let told = refused(dir.path().to_owned());
+        assert!(
+            told.ends_with(": it is a folder, expected a record's file"),
+            "{told}"
+        );
+        let file = dir.path().join("file");
+        std::fs::write(&file, [0xff; 9]).unwrap();
+        let told = refused(file);
+        assert!(told.ends_with("file: it is no text, expected a record"), "{told}");
     }
 }

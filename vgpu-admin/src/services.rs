@@ -74,8 +74,14 @@ pub fn backends(socket: &Path) -> Vec<Service> {
 /// The processes of a program that were given that socket. There may be others, for a test say.
 fn of(socket: &Path, program: &str, option: &str) -> Vec<Service> {
     let mut all = running(program);
-    all.retain(|service| service.path(option).is_some_and(|path| path == socket));
+    all.retain(|service| service.path(option).is_some_and(|path| is_same(&path, socket)));
     all
+}
+
+/// Whether two paths lead to the same place: they may be relative to this program's folder, or through links.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    place(one).is_some_and(|place_of_one| place(other) == Some(place_of_one))
 }
 
 /// The processes of a program.
@@ -163,6 +169,20 @@ mod tests {
             (service.option("--socket"), service.option("--state")),
             (None, None)
         );
+    }
+
+    #[test]
+    fn a_place_is_the_same_however_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, link) = (dir.path().join("socket"), dir.path().join("link"));
+        fs::write(&socket, "").unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        assert!(is_same(&socket, &socket) && is_same(&link, &socket));
+        assert!(!is_same(&socket, &dir.path().join("other")));
+        // Tests run in their crate's folder. What is not there has a place all the same.
+        let folder = std::env::current_dir().unwrap();
+        assert!(is_same(&folder.join("Cargo.toml"), Path::new("./Cargo.toml")));
+        assert!(is_same(&folder.join("none"), Path::new("none")) && !is_same(Path::new("none"), &socket));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use probe::probe;
 pub use stats::stats;
 pub use status::{gpus, scanned, status};
 pub use top::top;
-pub use usage::usage;
+pub use usage::{gpu_usage, usage, waits};
 
 use comfy_table::{CellAlignment, ContentArrangement, TableComponent, presets};
 use jiff::Timestamp;

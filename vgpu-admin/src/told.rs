@@ -6,8 +6,8 @@ use crate::replay::Replayed;
 use serde::Serialize;
 use vgpu_client::failure::Failure;
 use vgpu_sched_api::messages::{
-    ChangeRecord, Changed, EventRecord, GpuRungs, Period, SCHEMA_VERSION, Scanned, Stats, Status, TurnRecord,
-    UsageRecord,
+    ChangeRecord, Changed, EventRecord, GpuRungs, GpuUsageRecord, Period, SCHEMA_VERSION, Scanned, Stats,
+    Status, TurnRecord, UsageRecord,
 };
 
 /// An object, `schema_version` in front.
@@ -31,6 +31,12 @@ pub enum Told<'a> {
         from_s: u64,
         to_s: u64,
         usage: &'a [UsageRecord],
+    },
+    GpuUsage {
+        by: Period,
+        from_s: u64,
+        to_s: u64,
+        gpus: &'a [GpuUsageRecord],
     },
     Turns {
         turns: &'a [TurnRecord],
@@ -177,6 +183,12 @@ mod tests {
                 from_s: 1,
                 to_s: 2,
                 usage: &[fixture::usage(3)],
+            },
+            Told::GpuUsage {
+                by: Period::Day,
+                from_s: 1,
+                to_s: 2,
+                gpus: &[fixture::gpu_usage("GPU-0")],
             },
             Told::Turns { turns: &[turn] },
             Told::Events {

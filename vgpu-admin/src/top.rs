@@ -1,4 +1,5 @@
 //! A live screen. What is known and what keys do is here, how it looks in [`crate::show`]; only [`run`] has to do with a terminal.
+use crate::arguments::WATCH_S_MAX;
 use crate::show;
 use clap::Args;
 use ratatui::DefaultTerminal;
@@ -15,12 +16,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use vgpu_client::client::Client;
 use vgpu_client::failure::{Failure, Kind};
+use vgpu_program::arguments::number;
 use vgpu_sched_api::messages::{Stats, Status, VmStats, VmStatus};
 
 /// Shares are of so much time, or of what there is between two samples if that is more.
 const WINDOW: Duration = Duration::from_secs(5);
-/// How long vgpud may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long a key may wait.
 const TICK: Duration = Duration::from_millis(100);
 /// How long it may take to see that a signal came.
@@ -31,7 +31,7 @@ const PAGE: usize = 10;
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Options {
     /// Seconds from one look to the next
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = number("a number of seconds, such as 5", 1..=WATCH_S_MAX))]
     interval: u32,
 }
 
@@ -322,7 +322,7 @@ fn samples(socket: PathBuf, began: Instant, interval: Duration) -> Receiver<Resu
 }
 
 fn sample(socket: &Path, began: Instant) -> Result<Sample, Failure> {
-    let client = Client::connect_for(socket, ANSWER_LIMIT)?;
+    let client = Client::connect(socket)?;
     let status = client.status()?;
     // Right before the counters are read.
     let at = began.elapsed();

@@ -166,6 +166,30 @@ fn the_last_events_are_read_page_by_page() {
     assert_eq!(vgpud.run(&["events", "--last", "0"]), "");
 }
 
+/// One that is stopped, say: who only asks is not kept waiting.
+#[test]
+fn a_vgpud_that_hangs_is_given_up_on() {
+    let (hangs, until) = channel::<()>();
+    let until = Mutex::new(until);
+    let vgpud = Vgpud::start(move |request| {
+        // Until the test is over.
+        let _ = until.lock().unwrap().recv();
+        fixture(request)
+    });
+    let commands = [&["status"][..], &["usage", "--by", "day"], &["audit"]];
+    let children = commands.map(|command| vgpud.spawn(command));
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{err}");
+        assert!(
+            err.contains("did not answer within 5 s\nhint: it is busy or hangs"),
+            "{err}"
+        );
+    }
+    drop(hangs);
+}
+
 #[test]
 fn a_bill_is_printed_part_by_part() {
     let part = |request: &Request| match request {
@@ -362,10 +386,16 @@ fn a_record_ends_whole_when_vgpud_does() {
 #[test]
 fn a_vm_in_no_pool_is_warned_of() {
     let vgpud = Vgpud::start(fixture);
-    for command in ["cdi", "domain-xml"] {
+    let folder = vgpud.path("");
+    fs::write(vgpud.path("libcuda.so.1"), "").unwrap();
+    for command in [
+        &["cdi", "--libraries", folder.to_str().unwrap()][..],
+        &["domain-xml"],
+    ] {
         let said = |vm: &str| {
-            let socket = ["--vm-socket", "/run/a"];
-            let child = vgpud.spawn(&[&[command, "--vm-id", vm], &socket[..]].concat());
+            let socket = vgpud.path("socket");
+            let own = ["--vm-id", vm, "--vm-socket", socket.to_str().unwrap()];
+            let child = vgpud.spawn(&[command, &own].concat());
             let output = child.wait_with_output().unwrap();
             assert_eq!(output.status.code(), Some(0), "{output:?}");
             assert!(!output.stdout.is_empty());
@@ -504,6 +534,7 @@ fn status() -> Status {
         config: "/etc/vgpu/pools.toml".to_owned(),
         map_version: "0123456789abcdef".to_owned(),
         degraded: Vec::new(),
+        map_differs: None,
         gpus: Vec::new(),
         pools: vec![PoolStatus {
             name: "A".to_owned(),
@@ -820,6 +851,24 @@ fn alone(arguments: &[&str], code: i32) -> (String, String) {
     (out, err)
 }
 
+/// What the environment says is no option that was given.
+#[test]
+fn usage_is_told_as_it_is_whatever_the_environment_says() {
+    let run = |socket: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vgpu-admin"));
+        let output = command.env("VGPU_ADMIN_SOCKET", socket).args(arguments).output();
+        let output = output.unwrap();
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    let usage = run("/s", &["set-weight"]);
+    assert!(
+        usage.contains("Usage: vgpu-admin set-weight --vm-id <VM> --weight <WEIGHT>\n"),
+        "{usage}"
+    );
+    assert!(run("/s", &["status"]).contains("vgpud cannot be reached at /s: "));
+    assert!(run("", &["help", "status"]).contains("[default: /run/vgpu/vgpud.sock]"));
+}
+
 #[test]
 fn a_domain_is_told_of_without_vgpud() {
     let (xml, _) = alone(&["domain-xml", "--vm-id", "9"], 0);
@@ -840,7 +889,12 @@ fn a_domain_is_told_of_without_vgpud() {
 
 #[test]
 fn a_containers_file_is_told_of_without_vgpud() {
-    let (file, _) = alone(&["cdi", "--vm-id", "9", "--libraries", "/l"], 0);
+    let (file, err) = alone(&["cdi", "--vm-id", "9", "--libraries", "/l"], 0);
+    assert!(
+        err.contains("warning: there is no socket /run/vgpu/vm9/vgpu.sock"),
+        "{err}"
+    );
+    assert!(err.contains("warning: /l has no libcuda.so.1"), "{err}");
     let file: Value = serde_json::from_str(&file).unwrap();
     assert_eq!(file["devices"][0]["name"], "vm9");
     let mounts = &file["devices"][0]["containerEdits"]["mounts"];
@@ -991,6 +1045,36 @@ fn a_backend_comes_and_goes_with_its_domain() {
     assert_eq!(host.asked(), [""; 0]);
     assert_eq!(host.hook(&copy, "copy prepare begin -"), Ok(()));
     assert_eq!(host.asked(), [START]);
+}
+
+/// Where the service manager does nothing, or is not there, a VM's number is free again once nobody serves it.
+#[test]
+fn a_claim_does_not_outlive_the_service_manager() {
+    let host = Hooked::new();
+    let (xml, copy) = (host.domain("one"), host.domain("two"));
+    let script = "#!/bin/sh\necho System has not been booted with systemd >&2\nexit 1\n";
+    fs::write(host.path("systemctl"), script).unwrap();
+    for xml in [&xml, &copy] {
+        let why = host.hook(xml, "a prepare begin -").unwrap_err();
+        assert!(
+            why.contains("does not start: System has not been booted"),
+            "{why}"
+        );
+    }
+    assert_eq!(fs::read_dir(host.path("vgpu-libvirt")).unwrap().count(), 0);
+
+    // One that does not end is kept from others as long as it listens.
+    fs::write(host.path("systemctl"), "#!/bin/sh\n[ \"$1\" = start ]\n").unwrap();
+    let listener = UnixListener::bind(host.path("vgpu/vm3/vgpu.sock")).unwrap();
+    assert_eq!(host.hook(&xml, "a prepare begin -"), Ok(()));
+    for _ in 0..2 {
+        let why = host.hook(&xml, "a release end -").unwrap_err();
+        assert!(why.contains("does not end: "), "{why}");
+        assert!(host.hook(&copy, "b prepare begin -").is_err());
+    }
+    drop(listener);
+    assert!(host.hook(&xml, "a release end -").is_err());
+    assert_eq!(fs::read_dir(host.path("vgpu-libvirt")).unwrap().count(), 0);
 }
 
 #[test]

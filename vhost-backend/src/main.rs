@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
+use vgpu_program::arguments::number;
 use vgpu_program::service;
 use vhost::vhost_user::{Error as VhostError, Listener};
 use vhost_user_backend::Error::HandleRequest;
@@ -46,7 +47,12 @@ struct Arguments {
     #[arg(long, value_name = "NUMBER")]
     fd: Option<RawFd>,
     /// The VM's number, as the pool map names it.
-    #[arg(long, value_name = "NUMBER", required_unless_present = "print_capabilities")]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        required_unless_present = "print_capabilities",
+        value_parser = number::<u32>("a VM's number, such as 3", ..)
+    )]
     vm_id: Option<u32>,
     /// The control socket of vgpud.
     #[arg(long, value_name = "PATH", required_unless_present = "print_capabilities")]

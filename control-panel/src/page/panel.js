@@ -523,6 +523,7 @@ function draw() {
   const uptime = status.uptime_s + (shown.state === "up" ? (performance.now() - shown.statusAt) / 1000 : 0);
   setText(byId("host"), `vgpud ${status.version}, up ${duration(uptime)}, pool map ${printable(status.config)}`);
   const degraded = status.degraded.map((line) => `DEGRADED: ${printable(line)}`);
+  if (status.map_differs !== null) degraded.push(`NOTE: ${printable(status.map_differs)}`);
   const list = byId("degraded");
   if ([...list.children].map((item) => item.textContent).join("\n") !== degraded.join("\n")) {
     list.replaceChildren(...degraded.map((line) => element("li", {}, line)));

@@ -15,27 +15,37 @@ const SPANS = {
 const USAGE_COLUMNS = [
   { name: "VM" }, { name: "Pool", kind: "text" }, { name: "GPU time", kind: "chart" }, { name: "Turns", kind: "number" },
   { name: "Waited for them", kind: "number" }, { name: "Longest wait", kind: "number" }, { name: "Calls", kind: "number" },
+  { name: "Call wait p50", kind: "number" }, { name: "Call wait p99", kind: "number" }, { name: "Longest call wait", kind: "number" },
   { name: "Violations", kind: "number" }, { name: "Refused allocations", kind: "number" }, { name: "Memory, GiB h", kind: "number" },
 ];
 
-const usage = { table: new Table(USAGE_COLUMNS), asking: false };
+const GPU_USAGE_COLUMNS = [{ name: "GPU" }, { name: "In use", kind: "chart" }];
 
-/** All pages of it. */
-async function readUsage(by) {
+const usage = { table: new Table(USAGE_COLUMNS), gpus: new Table(GPU_USAGE_COLUMNS), asking: false };
+
+/** All pages of it: of VMs, or of GPUs. */
+async function readUsage(path, key, by) {
   const records = [];
   let next = "";
   do {
-    const page = await ask(`/api/v1/usage?by=${by}${next}`);
-    records.push(...page.usage);
+    const page = await ask(`/api/v1/${path}?by=${by}${next}`);
+    records.push(...page[key]);
     next = page.next === null ? "" : `&next=${encodeURIComponent(page.next)}`;
   } while (next);
   return records;
 }
 
-/** What a VM used, as `drawn` takes it: each period's part of one GPU's time. */
-function stepsOf(records, { ms, count }, now) {
+/** Records by what they are of. */
+function grouped(records, key) {
+  const groups = new Map();
+  for (const record of records) groups.set(record[key], [...(groups.get(record[key]) ?? []), record]);
+  return [...groups];
+}
+
+/** Microseconds that were used, as `drawn` takes them: each period's part of one GPU's time. */
+function stepsOf(records, key, { ms, count }, now) {
   const used = new Map();
-  for (const { from_s: from, gpu_microseconds: us } of records) used.set(from * 1000, (used.get(from * 1000) ?? 0) + us);
+  for (const { from_s: from, [key]: us } of records) used.set(from * 1000, (used.get(from * 1000) ?? 0) + us);
   const last = Math.floor(now / ms) * ms;
   const steps = [];
   for (let from = last - (count - 1) * ms; from <= last; from += ms) {
@@ -46,7 +56,8 @@ function stepsOf(records, { ms, count }, now) {
 
 function usageRow(vm, records, span, now) {
   const sum = (key) => records.reduce((all, record) => all + record[key], 0);
-  const over = stepsOf(records, span, now);
+  const most = (key) => Math.max(...records.map((record) => record[key]));
+  const over = stepsOf(records, "gpu_microseconds", span, now);
   const busiest = over.steps.find((step) => step.share === over.most);
   const all = `${sum("estimated_microseconds") ? "~" : ""}${time(sum("gpu_microseconds"))}`;
   const pools = [...new Set(records.map((record) => record.pool))].map((pool) => printable(pool) || "none any longer");
@@ -62,8 +73,9 @@ function usageRow(vm, records, span, now) {
       },
       String(sum("turns")),
       time(sum("turn_wait_us")),
-      latency(Math.max(...records.map((record) => record.turn_wait_max_us))),
+      latency(most("turn_wait_max_us")),
       String(sum("calls")),
+      ...["call_wait_p50_us", "call_wait_p99_us", "call_wait_max_us"].map((key) => latency(most(key))),
       String(sum("violations")),
       String(sum("refused")),
       (sum("memory_byte_seconds") / 2 ** 30 / 3600).toFixed(1),
@@ -71,21 +83,29 @@ function usageRow(vm, records, span, now) {
   };
 }
 
+function gpuUsageRow(uuid, records, span, now) {
+  const over = stepsOf(records, "busy_us", span, now);
+  const all = time(records.reduce((all, record) => all + record.busy_us, 0));
+  const label = `How long GPU ${uuid} was in use over ${span.name}: ${all}`;
+  return { key: uuid, cells: [printable(uuid), { over, label, text: all }] };
+}
+
 const time = (us) => (us < 60e6 ? latency(us) : duration(us / 1e6));
 
 async function refreshUsage() {
   const by = byId("usage-span").value;
   byId("usage-csv").setAttribute("href", `/api/v1/usage?by=${by}&format=csv`);
+  byId("usage-gpus-csv").setAttribute("href", `/api/v1/usage/gpus?by=${by}&format=csv`);
   if (!byId("usage").open || usage.asking) return;
   usage.asking = true;
   try {
-    const records = await readUsage(by);
-    const vms = new Map();
-    for (const record of records) vms.set(record.vm, [...(vms.get(record.vm) ?? []), record]);
-    const rows = [...vms].sort(([one], [other]) => one - other);
+    const rows = grouped(await readUsage("usage", "usage", by), "vm").sort(([one], [other]) => one - other);
+    const gpus = grouped(await readUsage("usage/gpus", "gpus", by), "uuid");
     const { name } = SPANS[by];
     usage.table.update(`GPU time of VMs, ${name}`, "", rows.map(([vm, all]) => usageRow(vm, all, SPANS[by], Date.now())));
     usage.table.node.hidden = rows.length === 0;
+    usage.gpus.update(`In use by GPU, ${name}`, "", gpus.map(([uuid, all]) => gpuUsageRow(uuid, all, SPANS[by], Date.now())));
+    usage.gpus.node.hidden = gpus.length === 0;
     setText(byId("usage-said"), rows.length ? "" : `Nothing was used in ${name}.`);
   } catch (failure) {
     setText(byId("usage-said"), reason(failure));
@@ -165,6 +185,8 @@ async function refreshEvents() {
 
 usage.table.node.hidden = true;
 byId("usage-table").append(usage.table.node);
+usage.gpus.node.hidden = true;
+byId("usage-gpus").append(usage.gpus.node);
 byId("usage").addEventListener("toggle", refreshUsage);
 byId("usage-span").addEventListener("change", refreshUsage);
 byId("events").addEventListener("toggle", refreshEvents);

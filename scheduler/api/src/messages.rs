@@ -14,6 +14,8 @@ pub const VERSION: u32 = 5;
 pub const SCHEMA_VERSION: u32 = 3;
 /// Bytes of one packet at most.
 pub const PACKET_LEN_MAX: usize = 256 * 1024;
+/// Edits that somebody may try at once who may not make them: each takes its time, in which no turn is given.
+pub const EDITS_TRIED_MAX: usize = 16;
 
 /// How urgent a VM's work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -75,7 +77,7 @@ pub enum Request {
     /// look than for a [`Request::Status`].
     Scan,
     /// A tool asks to change something; answered with [`Answer::Changed`]. For administrators, but what all may try
-    /// ([`Wanted::dry_run`]): all but [`Change::Reload`], and up to 16 edits. What was done, and what was
+    /// ([`Wanted::dry_run`]): all but [`Change::Reload`], and up to [`EDITS_TRIED_MAX`] edits. What was done, and what was
     /// refused, is kept for [`Request::Changes`].
     Change(Wanted),
     /// A tool asks who changed what, the oldest first, from that number on.
@@ -89,6 +91,8 @@ pub enum Request {
     },
     /// A tool asks what VMs used by hour or by day, the oldest first.
     Usage(WantedUsage),
+    /// The same of GPUs: neither VMs nor a pool are named.
+    GpuUsage(WantedUsage),
     /// A tool asks which means of preemption hold on each GPU.
     Probe,
     /// A tool asks when sessions wanted a turn, and how much GPU time they then needed, from that number on.
@@ -408,6 +412,11 @@ pub enum Answer {
         usage: Vec<UsageRecord>,
         next: Option<String>,
     },
+    /// The same to [`Request::GpuUsage`].
+    GpuUsage {
+        gpus: Vec<GpuUsageRecord>,
+        next: Option<String>,
+    },
     /// To [`Request::Probe`].
     Probe { gpus: Vec<GpuRungs> },
     /// To [`Request::Arrivals`].
@@ -662,8 +671,12 @@ pub struct Status {
     pub config: String,
     /// The version of the pool map in use: another one for every other text of its file.
     pub map_version: String,
-    /// What is not as the pool map wants it, a line each; empty when all is well.
+    /// What is not as the pool map wants it, or keeps `vgpud` from its work, a line each; empty when all is well.
     pub degraded: Vec<String>,
+    /// What there is to know of the pool map's file if it is not what is in use: changed by hand and not read again, or not to
+    /// be read.
+    #[serde(default)]
+    pub map_differs: Option<String>,
     pub gpus: Vec<GpuStatus>,
     pub pools: Vec<PoolStatus>,
     /// VMs that belong to no pool any longer, and that are quarantined or still have sessions.
@@ -1050,6 +1063,14 @@ pub struct UsageRecord {
     pub vm: u32,
     /// The pool that it was in then; empty if it was in none any longer.
     pub pool: String,
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// What a VM used in some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Used {
     /// Turn time less idle time.
     pub gpu_microseconds: u64,
     /// How much of that is an estimate: while several sessions work on one GPU at once, its time is split by their slices.
@@ -1058,8 +1079,20 @@ pub struct UsageRecord {
     pub turns: u64,
     /// What its sessions waited for those, in all.
     pub turn_wait_us: u64,
-    /// The longest of these waits.
+    /// The median of these waits; of a day the highest of its hours'.
+    pub turn_wait_p50_us: u64,
+    /// Their 99th percentile; of a day the highest of its hours'.
+    pub turn_wait_p99_us: u64,
+    /// The longest of them.
     pub turn_wait_max_us: u64,
+    /// Calls that needed the GPU and waited until NVIDIA's library had them.
+    pub call_waits: u64,
+    /// The median of these waits; of a day the highest of its hours'.
+    pub call_wait_p50_us: u64,
+    /// Their 99th percentile; of a day the highest of its hours'.
+    pub call_wait_p99_us: u64,
+    /// The longest of them.
+    pub call_wait_max_us: u64,
     /// Calls done.
     pub calls: u64,
     /// Limits broken.
@@ -1068,6 +1101,46 @@ pub struct UsageRecord {
     pub refused: u64,
     /// Bytes on all its GPUs times the seconds for which it had them.
     pub memory_byte_seconds: u64,
+}
+
+impl Used {
+    /// Both. An executor may have counted anything, so no sum goes beyond what there are numbers for. The percentiles of both
+    /// together are not known, but are no higher than the higher ones.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            gpu_microseconds: self.gpu_microseconds.saturating_add(other.gpu_microseconds),
+            estimated_microseconds: self
+                .estimated_microseconds
+                .saturating_add(other.estimated_microseconds),
+            turns: self.turns.saturating_add(other.turns),
+            turn_wait_us: self.turn_wait_us.saturating_add(other.turn_wait_us),
+            turn_wait_p50_us: self.turn_wait_p50_us.max(other.turn_wait_p50_us),
+            turn_wait_p99_us: self.turn_wait_p99_us.max(other.turn_wait_p99_us),
+            turn_wait_max_us: self.turn_wait_max_us.max(other.turn_wait_max_us),
+            call_waits: self.call_waits.saturating_add(other.call_waits),
+            call_wait_p50_us: self.call_wait_p50_us.max(other.call_wait_p50_us),
+            call_wait_p99_us: self.call_wait_p99_us.max(other.call_wait_p99_us),
+            call_wait_max_us: self.call_wait_max_us.max(other.call_wait_max_us),
+            calls: self.calls.saturating_add(other.calls),
+            violations: self.violations.saturating_add(other.violations),
+            refused: self.refused.saturating_add(other.refused),
+            memory_byte_seconds: self.memory_byte_seconds.saturating_add(other.memory_byte_seconds),
+        }
+    }
+}
+
+/// How long a GPU was in use in an hour, or a day.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct GpuUsageRecord {
+    /// When it began, in seconds since 1970.
+    pub from_s: u64,
+    /// When the next one began.
+    pub to_s: u64,
+    pub uuid: String,
+    /// For which somebody had a turn on it and was not idle.
+    pub busy_us: u64,
 }
 
 /// A session wanted a turn, and what became of it.

@@ -8,45 +8,68 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vgpu_sched_api::messages::{
-    Answer, Arrival, ChangeRecord, Changed, EventRecord, Refusal, Request, Scanned, Stats, Status,
-    TurnRecord, UsageRecord, Wanted, WantedUsage,
+    Answer, Arrival, ChangeRecord, Changed, EventRecord, GpuUsageRecord, Refusal, Request, Scanned, Stats,
+    Status, TurnRecord, UsageRecord, Wanted, WantedUsage,
 };
 use vgpu_sched_api::packet::{self, PacketError};
 
-/// How long an answer may take, unless less is said. Looking for GPUs is given up by `vgpud` after a minute.
-const LIMIT: Duration = Duration::from_secs(75);
+/// How long an answer may take. `vgpud` gives up on its database sooner.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The same of what is to be done: looking for GPUs is given up by `vgpud` after a minute.
+const ORDER_LIMIT: Duration = Duration::from_secs(75);
 
 /// A connection to `vgpud`.
 pub struct Client {
     socket: OwnedFd,
     path: PathBuf,
     limit: Duration,
+    order_limit: Duration,
+    /// Who is told that what is to be done takes its time.
+    waiting: fn(&str),
 }
 
 impl Client {
     pub fn connect(path: &Path) -> Result<Self, Failure> {
-        Self::connect_for(path, LIMIT)
-    }
-
-    /// With another limit on how long an answer may take.
-    pub fn connect_for(path: &Path, limit: Duration) -> Result<Self, Failure> {
-        let socket = connect(path, limit).map_err(|error| unreachable(path, error))?;
+        let socket = connect(path, LIMIT).map_err(|error| unreachable(path, error))?;
         Ok(Self {
             socket,
             path: path.to_owned(),
-            limit,
+            limit: LIMIT,
+            order_limit: ORDER_LIMIT,
+            waiting: |_| {},
         })
+    }
+
+    /// Has it said if what is to be done is waited for longer than any answer.
+    pub fn saying(self, waiting: fn(&str)) -> Self {
+        Self { waiting, ..self }
     }
 
     /// Asks one thing. What `vgpud` refuses is a failure.
     pub fn ask(&self, request: &Request) -> Result<Answer, Failure> {
-        let answer = packet::send(&self.socket, request, &[])
-            .and_then(|()| Ok(packet::receive::<Answer>(&self.socket)?.0))
-            .map_err(|error| self.broken(error))?;
-        match answer {
+        let is_order = matches!(request, Request::Scan | Request::Change(_));
+        packet::send(&self.socket, request, &[]).map_err(|error| self.broken(error, is_order))?;
+        let answer = match self.receive(self.limit) {
+            Err(PacketError::Io(Errno::AGAIN)) if is_order => {
+                (self.waiting)(&format!(
+                    "vgpud at {} has not answered for {} s; it is waited for up to {} s",
+                    self.path.display(),
+                    self.limit.as_secs(),
+                    self.order_limit.as_secs()
+                ));
+                self.receive(self.order_limit.saturating_sub(self.limit))
+            }
+            answer => answer,
+        };
+        match answer.map_err(|error| self.broken(error, is_order))? {
             Answer::Refused { why, message } => Err(refused(why, message)),
             answer => Ok(answer),
         }
+    }
+
+    fn receive(&self, limit: Duration) -> Result<Answer, PacketError> {
+        sockopt::set_socket_timeout(&self.socket, Timeout::Recv, Some(limit)).map_err(PacketError::Io)?;
+        Ok(packet::receive(&self.socket)?.0)
     }
 
     pub fn status(&self) -> Result<Status, Failure> {
@@ -139,7 +162,15 @@ impl Client {
         }
     }
 
-    fn broken(&self, error: PacketError) -> Failure {
+    /// The same of GPUs.
+    pub fn gpu_usage(&self, wanted: &WantedUsage) -> Result<(Vec<GpuUsageRecord>, Option<String>), Failure> {
+        match self.ask(&Request::GpuUsage(wanted.clone()))? {
+            Answer::GpuUsage { gpus, next } => Ok((gpus, next)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn broken(&self, error: PacketError, is_order: bool) -> Failure {
         let path = self.path.display();
         match error {
             PacketError::Closed | PacketError::Io(Errno::PIPE | Errno::CONNRESET) => Failure::new(
@@ -147,11 +178,10 @@ impl Client {
                 format!("vgpud at {path} hung up without an answer"),
             )
             .hint("it may have been stopped, or is of another version than this program: `vgpud --version`"),
-            PacketError::Io(Errno::AGAIN) => Failure::new(
-                Kind::Unreachable,
-                format!("vgpud at {path} did not answer within {} s", self.limit.as_secs()),
-            )
-            .hint("it may be busy or stuck: look at what it logs, on its standard error"),
+            PacketError::Io(Errno::AGAIN) if is_order => silent(&self.path, self.order_limit).hint(
+                "it may do it all the same once it goes on: `vgpu-admin audit` and `vgpu-admin status` tell",
+            ),
+            PacketError::Io(Errno::AGAIN) => silent(&self.path, self.limit),
             PacketError::Io(error) => Failure::new(Kind::Unreachable, format!("vgpud at {path}: {error}")),
             error @ (PacketError::Json(_) | PacketError::TooLong) => {
                 Failure::new(Kind::Failed, format!("the answer of vgpud at {path}: {error}"))
@@ -198,6 +228,18 @@ pub fn unexpected(answer: &Answer) -> Failure {
     Failure::new(Kind::Failed, format!("vgpud answered something else: {answer:?}"))
 }
 
+/// It is there, and does not answer.
+fn silent(path: &Path, limit: Duration) -> Failure {
+    let message = format!(
+        "vgpud at {} did not answer within {} s",
+        path.display(),
+        limit.as_secs()
+    );
+    Failure::new(Kind::Unreachable, message).hint(
+        "it is busy or hangs: `systemctl status vgpud` and `journalctl -u vgpud` tell more; systemd ends and restarts one that hangs",
+    )
+}
+
 fn connect(path: &Path, limit: Duration) -> rustix::io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -213,6 +255,10 @@ fn connect(path: &Path, limit: Duration) -> rustix::io::Result<OwnedFd> {
 }
 
 fn unreachable(path: &Path, error: Errno) -> Failure {
+    // So many wait for it already that there is no place for one more.
+    if error == Errno::AGAIN {
+        return silent(path, LIMIT);
+    }
     // The kernel says the same of a socket at which nobody listens and of what is no socket.
     let is_other = |found: std::fs::Metadata| !found.file_type().is_socket();
     let no_socket = error == Errno::CONNREFUSED && std::fs::metadata(path).is_ok_and(is_other);
@@ -293,6 +339,54 @@ mod tests {
         for (_, hint) in [stream, told()] {
             assert!(hint.contains("left over"), "{hint}");
         }
+    }
+
+    /// One that hangs is given up on; what is to be done may take longer, which is said.
+    #[test]
+    fn one_that_does_not_answer_is_given_up_on() {
+        static SAID: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+        let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (socket, other) = rustix::net::socketpair(kind.0, kind.1, kind.2, None).unwrap();
+        let client = Client {
+            socket,
+            path: "/run/vgpud.sock".into(),
+            limit: Duration::from_millis(10),
+            order_limit: Duration::from_millis(2_020),
+            waiting: |_| {},
+        }
+        .saying(|said| SAID.lock().unwrap().push(said.to_owned()));
+        let failure = client.status().unwrap_err();
+        assert_eq!(failure.kind, Kind::Unreachable);
+        assert_eq!(
+            failure.message,
+            "vgpud at /run/vgpud.sock did not answer within 0 s"
+        );
+        assert!(SAID.lock().unwrap().is_empty());
+        let answers = std::thread::spawn(move || {
+            for _ in 0..2 {
+                packet::receive::<Request>(&other).unwrap();
+            }
+            // Once it is said that this takes long.
+            while SAID.lock().unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+            packet::send(&other, &Answer::Scanned(Scanned::default()), &[]).unwrap();
+            packet::receive::<Request>(&other).unwrap();
+            other
+        });
+        assert_eq!(client.scan(), Ok(Scanned::default()));
+        let said = SAID.lock().unwrap().join("\n");
+        assert_eq!(
+            said,
+            "vgpud at /run/vgpud.sock has not answered for 0 s; it is waited for up to 2 s"
+        );
+        let failure = client.scan().unwrap_err();
+        assert_eq!(
+            failure.message,
+            "vgpud at /run/vgpud.sock did not answer within 2 s"
+        );
+        assert!(failure.hint.unwrap().contains("all the same"));
+        drop(answers.join());
     }
 
     /// What is to be done is not what was said already.

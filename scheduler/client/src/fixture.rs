@@ -1,8 +1,9 @@
 //! What there is to show, for tests.
 use vgpu_sched_api::messages::{
     Arrival, CallRecord, Change, ChangeRecord, Edit, EventKind, EventRecord, GpuMeasured, GpuState, GpuStats,
-    GpuStatus, Limits, Percentiles, Policy, PoolStatus, Priority, QuarantineStatus, Rung, SCHEMA_VERSION,
-    SessionStatus, Sharing, Stats, Status, UsageRecord, VmSettings, VmStats, VmStatus, XidStatus,
+    GpuStatus, GpuUsageRecord, Limits, Percentiles, Policy, PoolStatus, Priority, QuarantineStatus, Rung,
+    SCHEMA_VERSION, SessionStatus, Sharing, Stats, Status, UsageRecord, Used, VmSettings, VmStats, VmStatus,
+    XidStatus,
 };
 
 fn session(program: &str, state: &str) -> SessionStatus {
@@ -103,6 +104,7 @@ pub fn host() -> Status {
         config: "/etc/vgpu/pools.toml".to_owned(),
         map_version: "0123456789abcdef".to_owned(),
         degraded: vec!["pool A: its GPU GPU-None is missing".to_owned()],
+        map_differs: Some("the pool map in /etc/vgpu/pools.toml differs from the one in use".to_owned()),
         gpus: vec![gpu(Some(0), GpuState::Ready), gpu(None, GpuState::Missing)],
         pools: vec![PoolStatus {
             name: "A".to_owned(),
@@ -175,15 +177,33 @@ pub fn usage(vm: u32) -> UsageRecord {
         to_s: 1_700_002_800,
         vm,
         pool: "A".to_owned(),
-        gpu_microseconds: 3_599_000_001,
-        estimated_microseconds: 500_000,
-        turns: 12,
-        turn_wait_us: 7_000_000,
-        turn_wait_max_us: 2_500_000,
-        calls: 123_456_789,
-        violations: 1,
-        refused: 2,
-        memory_byte_seconds: (3600 << 30) * 159 / 2,
+        used: Used {
+            gpu_microseconds: 3_599_000_001,
+            estimated_microseconds: 500_000,
+            turns: 12,
+            turn_wait_us: 7_000_000,
+            turn_wait_p50_us: 250_000,
+            turn_wait_p99_us: 2_400_000,
+            turn_wait_max_us: 2_500_000,
+            call_waits: 4_000,
+            call_wait_p50_us: 12,
+            call_wait_p99_us: 31_200,
+            call_wait_max_us: 1_000_000,
+            calls: 123_456_789,
+            violations: 1,
+            refused: 2,
+            memory_byte_seconds: (3600 << 30) * 159 / 2,
+        },
+    }
+}
+
+/// For how long a GPU was in use in an hour.
+pub fn gpu_usage(uuid: &str) -> GpuUsageRecord {
+    GpuUsageRecord {
+        from_s: 1_699_999_200,
+        to_s: 1_700_002_800,
+        uuid: uuid.to_owned(),
+        busy_us: 1_800_000_001,
     }
 }
 

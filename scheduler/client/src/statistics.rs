@@ -74,7 +74,7 @@ pub const STATISTICS: [Statistic; 36] = [
     },
     Statistic {
         name: "vgpu_degraded",
-        help: "Things that are not as the pool map wants them",
+        help: "Things that are not as the pool map wants them, or keep vgpud from its work, as a vgpu.db that cannot be written",
         of: Of::Host(|status, _| Gauge(status.degraded.len() as f64)),
     },
     Statistic {

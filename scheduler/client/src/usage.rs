@@ -1,15 +1,19 @@
-//! What VMs used by hour or by day: how that is asked for, and a bill of it. `docs/operator.md` has the same list of the bill's
-//! columns, and a test compares them.
+//! What VMs used by hour or by day, and for how long GPUs were in use: how that is asked for, and a bill of it.
+//! `docs/operator.md` has the same lists of the bills' columns, and a test compares them.
 use crate::failure::{Failure, Kind};
 use jiff::civil::DateTime;
+use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp};
 use std::str::FromStr;
-use vgpu_sched_api::messages::{Period, UsageRecord, WantedUsage};
+use vgpu_sched_api::messages::{GpuUsageRecord, Period, UsageRecord, WantedUsage};
 
 /// Hours, or days, that are told of if nobody says which: so many up to now.
 const HOURS: u64 = 24;
 const DAYS: u64 = 30;
+
+/// Hours that a time zone is ahead of UTC, or behind it, at most.
+const ZONE_HOURS_MAX: i32 = 14;
 
 /// What somebody wants to know.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +49,14 @@ impl FromStr for When {
 
     /// The error says what was expected.
     fn from_str(text: &str) -> Result<Self, String> {
+        let zone = Pieces::parse(text)
+            .ok()
+            .and_then(|pieces| pieces.to_numeric_offset());
+        if zone.is_some_and(|zone| zone.seconds().abs() > ZONE_HOURS_MAX * 3600) {
+            return Err(format!(
+                "\"{text}\": expected a time zone of at most {ZONE_HOURS_MAX} hours from UTC, such as +01:00, or Z for UTC"
+            ));
+        }
         let at = Timestamp::from_str(text).ok();
         // Without a time zone it is UTC.
         let at = at.or_else(|| {
@@ -97,10 +109,10 @@ impl Query {
 }
 
 /// Reads all parts of what is wanted.
-pub fn parts(
+pub fn parts<R>(
     mut wanted: WantedUsage,
-    read: impl Fn(&WantedUsage) -> Result<(Vec<UsageRecord>, Option<String>), Failure>,
-    mut each: impl FnMut(Vec<UsageRecord>) -> Result<(), Failure>,
+    read: impl Fn(&WantedUsage) -> Result<(Vec<R>, Option<String>), Failure>,
+    mut each: impl FnMut(Vec<R>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     loop {
         let (part, next) = read(&wanted)?;
@@ -113,8 +125,16 @@ pub fn parts(
     }
 }
 
+/// What there is a bill of.
+pub trait Billed: Sized + 'static {
+    /// How a bill's file is called.
+    const FILE: &'static str;
+    /// What each record is told with.
+    const COLUMNS: &'static [Column<Self>];
+}
+
 /// A column of a bill.
-pub struct Column {
+pub struct Column<R> {
     /// With its unit at the end, if it has one.
     pub name: &'static str,
     /// What it is, without a full stop.
@@ -123,36 +143,55 @@ pub struct Column {
         expect(dead_code, reason = "the operator's page is compared with it")
     )]
     about: &'static str,
-    value: fn(&UsageRecord) -> String,
+    value: fn(&R) -> String,
 }
 
-/// All of them.
 #[rustfmt::skip]
-pub const COLUMNS: [Column; 13] = [
-    Column { name: "begin", about: "When the hour, or the day, began, in UTC", value: |used| moment(used.from_s) },
-    Column { name: "end", about: "When the next one began", value: |used| moment(used.to_s) },
-    Column { name: "vm", about: "The VM's number", value: |used| used.vm.to_string() },
-    Column { name: "pool", about: "The pool that it was in then; empty if it was in none any longer", value: |used| used.pool.clone() },
-    Column { name: "gpu_seconds", about: "GPU time: what its turns lasted, less idle and stopped time, times their GPUs", value: |used| seconds(used.gpu_microseconds) },
-    Column { name: "estimated_gpu_seconds", about: "How much of that is an estimate: time in which several sessions worked on one GPU at once, split by their time slices", value: |used| seconds(used.estimated_microseconds) },
-    Column { name: "turns", about: "Turns that it got", value: |used| used.turns.to_string() },
-    Column { name: "turn_wait_seconds", about: "What its sessions waited for those, in all", value: |used| seconds(used.turn_wait_us) },
-    Column { name: "turn_wait_max_seconds", about: "The longest of these waits", value: |used| seconds(used.turn_wait_max_us) },
-    Column { name: "calls", about: "Calls done", value: |used| used.calls.to_string() },
-    Column { name: "violations", about: "Limits that were broken", value: |used| used.violations.to_string() },
-    Column { name: "refused_allocations", about: "Allocations that the limit on memory refused", value: |used| used.refused.to_string() },
-    Column { name: "memory_gib_hours", about: "Memory on all its GPUs times how long it had it, looked at every second", value: |used| gib_hours(used.memory_byte_seconds) },
-];
+impl Billed for UsageRecord {
+    const FILE: &'static str = "vgpu-usage.csv";
+    const COLUMNS: &'static [Column<Self>] = &[
+        Column { name: "begin", about: "When the hour, or the day, began, in UTC", value: |record| moment(record.from_s) },
+        Column { name: "end", about: "When the next one began", value: |record| moment(record.to_s) },
+        Column { name: "vm", about: "The VM's number", value: |record| record.vm.to_string() },
+        Column { name: "pool", about: "The pool that it was in then; empty if it was in none any longer", value: |record| record.pool.clone() },
+        Column { name: "gpu_seconds", about: "GPU time: what its turns lasted, less idle and stopped time, times their GPUs", value: |record| seconds(record.used.gpu_microseconds) },
+        Column { name: "estimated_gpu_seconds", about: "How much of that is an estimate: time in which several sessions worked on one GPU at once, split by their time slices", value: |record| seconds(record.used.estimated_microseconds) },
+        Column { name: "turns", about: "Turns that it got", value: |record| record.used.turns.to_string() },
+        Column { name: "turn_wait_seconds", about: "What its sessions waited for those, in all", value: |record| seconds(record.used.turn_wait_us) },
+        Column { name: "turn_wait_max_seconds", about: "The longest of these waits", value: |record| seconds(record.used.turn_wait_max_us) },
+        Column { name: "calls", about: "Calls done", value: |record| record.used.calls.to_string() },
+        Column { name: "violations", about: "Limits that were broken", value: |record| record.used.violations.to_string() },
+        Column { name: "refused_allocations", about: "Allocations that the limit on memory refused", value: |record| record.used.refused.to_string() },
+        Column { name: "memory_gib_hours", about: "Memory on all its GPUs times how long it had it, looked at every second", value: |record| gib_hours(record.used.memory_byte_seconds) },
+        Column { name: "turn_wait_p50_seconds", about: "The median of its waits for turns; of a day the highest of its hours'", value: |record| seconds(record.used.turn_wait_p50_us) },
+        Column { name: "turn_wait_p99_seconds", about: "Their 99th percentile; of a day the highest of its hours'", value: |record| seconds(record.used.turn_wait_p99_us) },
+        Column { name: "call_waits", about: "Calls that needed the GPU and waited, from being taken from the VM until NVIDIA's library had them", value: |record| record.used.call_waits.to_string() },
+        Column { name: "call_wait_p50_seconds", about: "The median of these waits; of a day the highest of its hours'", value: |record| seconds(record.used.call_wait_p50_us) },
+        Column { name: "call_wait_p99_seconds", about: "Their 99th percentile; of a day the highest of its hours'", value: |record| seconds(record.used.call_wait_p99_us) },
+        Column { name: "call_wait_max_seconds", about: "The longest of them", value: |record| seconds(record.used.call_wait_max_us) },
+    ];
+}
+
+#[rustfmt::skip]
+impl Billed for GpuUsageRecord {
+    const FILE: &'static str = "vgpu-gpu-usage.csv";
+    const COLUMNS: &'static [Column<Self>] = &[
+        Column { name: "begin", about: "When the hour, or the day, began, in UTC", value: |record| moment(record.from_s) },
+        Column { name: "end", about: "When the next one began", value: |record| moment(record.to_s) },
+        Column { name: "gpu", about: "The GPU's UUID", value: |record| record.uuid.clone() },
+        Column { name: "busy_seconds", about: "Time for which somebody had a turn on it and was not idle", value: |record| seconds(record.busy_us) },
+    ];
+}
 
 /// What a bill begins with, or a part of it that follows: comma-separated values as RFC 4180 has them.
-pub fn csv(used: &[UsageRecord], is_first: bool) -> String {
+pub fn csv<R: Billed>(records: &[R], is_first: bool) -> String {
     let mut writer = csv::WriterBuilder::new()
         .terminator(csv::Terminator::CRLF)
         .from_writer(Vec::new());
-    let header = is_first.then(|| COLUMNS.iter().map(|column| column.name.to_owned()).collect());
-    let rows = used
+    let header = is_first.then(|| R::COLUMNS.iter().map(|column| column.name.to_owned()).collect());
+    let rows = records
         .iter()
-        .map(|used| COLUMNS.iter().map(|column| (column.value)(used)).collect());
+        .map(|record| R::COLUMNS.iter().map(|column| (column.value)(record)).collect());
     for row in header.into_iter().chain(rows) {
         let row: Vec<String> = row;
         // Into memory, and of one length.
@@ -206,6 +245,14 @@ mod tests {
             let error = when(text).unwrap_err();
             assert!(error.contains("expected a day such as"), "{error}");
         }
+        for text in ["2023-11-15T00:00+25:00", "2023-11-15T00:00:00-14:01"] {
+            let error = when(text).unwrap_err();
+            assert!(
+                error.contains("expected a time zone of at most 14 hours"),
+                "{error}"
+            );
+        }
+        assert_eq!(when("2023-11-15T14:00+14:00"), Ok(When::At(day)));
     }
 
     #[test]
@@ -257,17 +304,23 @@ mod tests {
             first,
             [
                 "begin,end,vm,pool,gpu_seconds,estimated_gpu_seconds,turns,turn_wait_seconds,turn_wait_max_seconds,calls,\
-                 violations,refused_allocations,memory_gib_hours",
-                "2023-11-14T22:00:00Z,2023-11-14T23:00:00Z,3,A,3599.000001,0.500000,12,7.000000,2.500000,123456789,1,2,79.500000"
+                 violations,refused_allocations,memory_gib_hours,turn_wait_p50_seconds,turn_wait_p99_seconds,call_waits,\
+                 call_wait_p50_seconds,call_wait_p99_seconds,call_wait_max_seconds",
+                "2023-11-14T22:00:00Z,2023-11-14T23:00:00Z,3,A,3599.000001,0.500000,12,7.000000,2.500000,123456789,1,2,79.500000,\
+                 0.250000,2.400000,4000,0.000012,0.031200,1.000000"
             ]
         );
         assert!(text.ends_with("\r\n"));
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
         assert_eq!(rows.len(), 4);
-        assert!(rows.iter().all(|row| row.len() == COLUMNS.len()));
+        assert!(rows.iter().all(|row| row.len() == UsageRecord::COLUMNS.len()));
         assert_eq!(rows[3][3], used[1].pool);
-        assert_eq!(csv(&[], true).lines().count(), 1);
+        assert_eq!(csv::<UsageRecord>(&[], true).lines().count(), 1);
+        assert_eq!(
+            csv(&[fixture::gpu_usage("GPU-0")], true),
+            "begin,end,gpu,busy_seconds\r\n2023-11-14T22:00:00Z,2023-11-14T23:00:00Z,GPU-0,1800.000001\r\n"
+        );
         assert_eq!(
             (gib_hours(u64::MAX), seconds(7)),
             ("4772185.884444".to_owned(), "0.000007".to_owned())
@@ -293,20 +346,20 @@ mod tests {
         };
         assert_eq!(parts(wanted.clone(), read, each), Ok(()));
         assert_eq!(vms, [1, 3]);
-        let stuck = |_: &WantedUsage| Ok((Vec::new(), Some("1".to_owned())));
+        let stuck = |_: &WantedUsage| Ok((Vec::<UsageRecord>::new(), Some("1".to_owned())));
         assert_eq!(parts(wanted, stuck, |_| Ok(())), Ok(()));
     }
 
     /// The operator's page lists the columns that there are, in the same words.
-    #[test]
-    fn the_operators_page_lists_the_columns_of_a_bill() {
+    #[track_caller]
+    fn is_listed<R: Billed>(heading: &str) {
         let page = include_str!("../../../docs/operator.md");
-        let expected: Vec<String> = COLUMNS
+        let expected: Vec<String> = R::COLUMNS
             .iter()
             .map(|column| format!("| `{}` | {} |", column.name, column.about))
             .collect();
         let rest = page
-            .split("| column of a bill | what it is |\n| --- | --- |\n")
+            .split(&format!("| {heading} | what it is |\n| --- | --- |\n"))
             .nth(1);
         let listed: Vec<&str> = rest
             .unwrap_or_default()
@@ -314,5 +367,11 @@ mod tests {
             .take_while(|line| line.starts_with('|'))
             .collect();
         assert_eq!(listed, expected, "the list is to be\n{}", expected.join("\n"));
+    }
+
+    #[test]
+    fn the_operators_page_lists_the_columns_of_a_bill() {
+        is_listed::<UsageRecord>("column of a bill");
+        is_listed::<GpuUsageRecord>("column of a bill of GPUs");
     }
 }

@@ -1,6 +1,7 @@
 //! An option for every limit of a VM.
-use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
+use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
 use vgpu_pool_map::LIMITS;
+use vgpu_program::arguments::number;
 use vgpu_sched_api::messages::Limits;
 
 /// Those that are given.
@@ -13,7 +14,7 @@ impl Args for LimitOptions {
             Arg::new(limit.key)
                 .long(limit.key.replace('_', "-"))
                 .value_name("N")
-                .value_parser(value_parser!(u64).range(0..=limit.most))
+                .value_parser(number::<u64>("a number", 0..=limit.most))
                 .help(format!("{}; 0: {}", limit.about, limit.zero))
                 .help_heading("Limits")
         }))

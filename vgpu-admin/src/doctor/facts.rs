@@ -18,7 +18,6 @@ use vgpu_sched_api::messages::Status;
 
 /// How long NVML may take: a driver whose GPU fell off the bus may never answer.
 const NVML_LIMIT: Duration = Duration::from_secs(20);
-const VGPUD_LIMIT: Duration = Duration::from_secs(10);
 
 /// What was seen. An error says why something was not.
 #[derive(Debug)]
@@ -131,7 +130,7 @@ pub struct Place {
 
 /// Looks.
 pub fn gather(wanted: &Doctor, socket: &Path) -> Facts {
-    let vgpud = Client::connect_for(socket, VGPUD_LIMIT).and_then(|client| client.status());
+    let vgpud = Client::connect(socket).and_then(|client| client.status());
     let scheduler = services::schedulers(socket).pop();
     let of_scheduler = |name| scheduler.as_ref().and_then(|vgpud: &Service| vgpud.path(name));
     let nvml = wanted.libnvidia_ml.clone();

@@ -1,6 +1,7 @@
 //! What a container on the host needs for the GPU of a VM's number, as the Container Device Interface says it: container engines
 //! read such files from /etc/cdi.
 use serde::Serialize;
+use std::path::Path;
 
 /// The versions of the specification that a file may name. What is said here is the same in all of them.
 pub const VERSIONS: [&str; 2] = ["0.5.0", "0.6.0"];
@@ -9,6 +10,8 @@ const KIND: &str = "vgpu/gpu";
 /// Where a container has what is the host's.
 const SOCKET: &str = "/run/vgpu/gpu.sock";
 const LIBRARIES: &str = "/usr/lib/vgpu";
+/// What programs load of it.
+const LIBCUDA: &str = "libcuda.so.1";
 
 /// A specification with one device.
 #[derive(Debug, Serialize)]
@@ -67,6 +70,26 @@ pub fn cdi(version: &str, vm: u32, socket: &str, libraries: &str) -> Cdi {
     }
 }
 
+/// A warning for each thing of the host that a container is to be given and that is not there: it would not start.
+pub fn missing(socket: &Path, libraries: &Path) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !socket.exists() {
+        warnings.push(format!(
+            "warning: there is no socket {}, so a container does not start\nhint: start the backend of the VM's number first, or \
+             name its socket with --vm-socket",
+            socket.display()
+        ));
+    }
+    if !libraries.join(LIBCUDA).exists() {
+        warnings.push(format!(
+            "warning: {} has no {LIBCUDA}, so programs in the container find no GPU\nhint: unpack the guest's package on this \
+             host, or name the folder with --libraries",
+            libraries.display()
+        ));
+    }
+    warnings
+}
+
 impl Cdi {
     /// As a file of /etc/cdi has it.
     pub fn file(&self) -> String {
@@ -89,6 +112,23 @@ mod tests {
         let inside = |char: char| char.is_ascii_alphanumeric() || signs.contains(char);
         let end = |char: Option<char>| char.is_some_and(|char| char.is_ascii_alphanumeric());
         name.chars().all(inside) && end(name.chars().next()) && end(name.chars().last()) && name.len() <= 63
+    }
+
+    #[test]
+    fn what_a_container_is_to_be_given_and_is_not_there_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, libraries) = (dir.path().join("gpu.sock"), dir.path().join("lib"));
+        let warnings = missing(&socket, &libraries);
+        assert!(
+            warnings[0].contains("gpu.sock, so a container does not start"),
+            "{warnings:?}"
+        );
+        assert!(warnings[1].contains("lib has no libcuda.so.1"), "{warnings:?}");
+        std::fs::write(&socket, "").unwrap();
+        std::fs::create_dir(&libraries).unwrap();
+        assert_eq!(missing(&socket, &libraries), warnings[1..]);
+        std::fs::write(libraries.join(LIBCUDA), "").unwrap();
+        assert_eq!(missing(&socket, &libraries), [""; 0]);
     }
 
     /// Container engines refuse a file that has other keys, or lacks one.

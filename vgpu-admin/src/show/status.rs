@@ -61,11 +61,24 @@ pub fn headline(status: &Status) -> String {
     )
 }
 
+/// What is wrong, or to be known, a line each.
+pub fn wrong(status: &Status) -> Vec<String> {
+    let degraded = status
+        .degraded
+        .iter()
+        .map(|line| format!("DEGRADED: {}", printable(line)));
+    let differs = status
+        .map_differs
+        .iter()
+        .map(|line| format!("NOTE: {}", printable(line)));
+    degraded.chain(differs).collect()
+}
+
 /// What vgpud is, what is wrong, and the GPUs.
 fn heading(status: &Status, screen: Screen) -> String {
     let mut text = headline(status) + "\n";
-    for line in &status.degraded {
-        text += &format!("DEGRADED: {line}\n");
+    for line in wrong(status) {
+        text += &format!("{line}\n");
     }
     text += "\n";
     if status.gpus.is_empty() {
@@ -514,6 +527,7 @@ mod tests {
         for part in [
             "up 1d03h",
             "DEGRADED: pool A",
+            "\nNOTE: the pool map in /etc/vgpu/pools.toml differs from the one in use\n",
             "79.6 GiB",
             "MISSING",
             "Pool A: GPU 0 (and 1 that is missing), VMs 1-7, 9",

@@ -1,6 +1,6 @@
 //! The live screen.
 use super::status::{
-    about, headline, index, model, pools, power, programs, queue, state, temperature, utilisation,
+    about, headline, index, model, pools, power, programs, queue, state, temperature, utilisation, wrong,
 };
 use super::{latency, printable};
 use crate::top::{Row, Sort, Top};
@@ -52,17 +52,16 @@ fn marked() -> Style {
 /// What vgpud is, and what is wrong with it or its pools.
 fn heading(top: &Top) -> Text<'static> {
     let status = &top.now().status;
-    let wrong = match (top.gone(), status.degraded.as_slice()) {
+    let wrong = match (top.gone(), wrong(status).as_slice()) {
         (Some(why), _) => Line::styled(
             format!("NO ANSWER, last known state: {}", printable(why)),
             marked(),
         ),
         (None, []) => Line::default(),
-        (None, [one]) => Line::styled(format!("DEGRADED: {}", printable(one)), marked()),
-        (None, [first, others @ ..]) => Line::styled(
-            format!("DEGRADED: {} (and {} more)", printable(first), others.len()),
-            marked(),
-        ),
+        (None, [one]) => Line::styled(one.clone(), marked()),
+        (None, [first, others @ ..]) => {
+            Line::styled(format!("{first} (and {} more)", others.len()), marked())
+        }
     };
     Text::from(vec![Line::raw(headline(status)), wrong])
 }
@@ -206,7 +205,7 @@ mod tests {
         let screen = drawn(&mut two_samples(), (80, 24));
         let expected = "\
 vgpud 0.1.0, up 1d03h, pool map /etc/vgpu/pools.toml
-DEGRADED: pool A: its GPU GPU-None is missing
+DEGRADED: pool A: its GPU GPU-None is missing (and 1 more)
 
 GPU model                 busy             use temp power wait state      pools
   0 NVIDIA H100 80GB HBM3 [|||   ]  55.0%  87%  41C  312W    3 ready      A
