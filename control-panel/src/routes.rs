@@ -250,11 +250,11 @@ impl Panel {
 }
 
 async fn status(State(panel): State<Panel>) -> Response {
-    panel.now(|known| text(JSON, known.status.json.clone())).await
+    panel.now(|known| text(JSON, json(&known.status.value))).await
 }
 
 async fn stats(State(panel): State<Panel>) -> Response {
-    panel.now(|known| text(JSON, known.stats.json.clone())).await
+    panel.now(|known| text(JSON, json(&known.stats.value))).await
 }
 
 async fn history(State(panel): State<Panel>) -> Response {
@@ -274,8 +274,28 @@ async fn metrics(State(panel): State<Panel>) -> Response {
 struct Page {
     #[serde(default)]
     from: u64,
-    vm: Option<u32>,
+    vm: Option<Whose>,
     last: Option<usize>,
+}
+
+/// To whom something happened.
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+enum Whose {
+    Vm(u32),
+    /// To GPUs, or to `vgpud`.
+    NoVm,
+}
+
+impl TryFrom<String> for Whose {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "none" => Ok(Self::NoVm),
+            number => number.parse().map(Self::Vm),
+        }
+    }
 }
 
 /// A query, or what was expected of it.
@@ -298,7 +318,7 @@ async fn events(
     State(panel): State<Panel>,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Response, Denied> {
-    let expected = format!("from=NUMBER, vm=NUMBER, last=1 to {LAST_MAX}, some of them or none");
+    let expected = format!("from=NUMBER, vm=NUMBER or none, last=1 to {LAST_MAX}, some of them or none");
     let Page {
         from,
         vm,
@@ -308,9 +328,20 @@ async fn events(
         let failure = Failure::new(Kind::Usage, format!("the query: expected {expected}"));
         return Ok(failed(&failure));
     }
-    let read = move |vgpud: &Client| match count {
-        Some(count) => last(count, |next| vgpud.events(from.max(next), vm)),
-        None => vgpud.events(from, vm),
+    let number = match vm {
+        Some(Whose::Vm(number)) => Some(number),
+        Some(Whose::NoVm) | None => None,
+    };
+    let read = move |vgpud: &Client| {
+        let part = |from| {
+            let (mut events, next) = vgpud.events(from, number)?;
+            events.retain(|event| vm != Some(Whose::NoVm) || event.vm.is_none());
+            Ok((events, next))
+        };
+        match count {
+            Some(count) => last(count, |next| part(from.max(next))),
+            None => part(from),
+        }
     };
     let events = panel.vgpud.ask(read).await;
     Ok(told_or_failed(
@@ -422,6 +453,7 @@ async fn part_of_usage(vgpud: &Vgpud, wanted: &WantedUsage) -> Result<UsagePart,
 
 /// All parts, one after the other as they are read. If one cannot be read the answer breaks off, which clients see.
 async fn all_usage(vgpud: Arc<Vgpud>, wanted: WantedUsage) -> Response {
+    let name = bill_name(&wanted);
     // What can be told as a failure is: that of the first part.
     let (first, next) = match part_of_usage(&vgpud, &wanted).await {
         Ok(part) => part,
@@ -445,13 +477,31 @@ async fn all_usage(vgpud: Arc<Vgpud>, wanted: WantedUsage) -> Response {
     let first = bill::csv(&[], true) + &bill::csv(&first, false);
     let all = once(std::future::ready(Ok(first))).chain(rest);
     let headers = [
-        (header::CONTENT_TYPE, CSV),
+        (header::CONTENT_TYPE, CSV.to_owned()),
         (
             header::CONTENT_DISPOSITION,
-            "attachment; filename=\"vgpu-usage.csv\"",
+            format!("attachment; filename=\"{name}\""),
         ),
     ];
     (headers, Body::from_stream(all)).into_response()
+}
+
+/// What a bill's file is called: whose it is, and of which time.
+fn bill_name(wanted: &WantedUsage) -> String {
+    let whose = match (&wanted.vms, &wanted.pool) {
+        (None, None) => "all".to_owned(),
+        (vms, pool) => {
+            let vms = vms.iter().map(|vms| format!("vm-{vms}"));
+            let pool = pool.iter().map(|pool| format!("pool-{pool}"));
+            let name: Vec<String> = vms.chain(pool).collect();
+            // Some characters mean something in headers or in paths.
+            let fits = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
+            name.join("-").replace(|char| !fits(char), "_")
+        }
+    };
+    let moment = |s| bill::moment(s).replace(':', "");
+    let (from, to) = (moment(wanted.from_s), moment(wanted.to_s));
+    format!("vgpu-usage-{whose}-{from}-{to}-by-{}.csv", wanted.by)
 }
 
 #[derive(Deserialize)]
