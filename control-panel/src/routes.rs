@@ -846,6 +846,28 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_bills_file_is_called_what_it_is() {
+        let name = |vms: Option<&str>, pool: Option<&str>, by| {
+            bill_name(&WantedUsage {
+                vms: vms.map(str::to_owned),
+                pool: pool.map(str::to_owned),
+                from_s: 1_700_000_000,
+                to_s: 1_700_003_600,
+                by,
+                next: None,
+            })
+        };
+        assert_eq!(
+            name(None, None, Period::Hour),
+            "vgpu-usage-all-2023-11-14T221320Z-2023-11-14T231320Z-by-hour.csv"
+        );
+        assert_eq!(
+            name(Some("1-7"), Some("A/\"ü\r"), Period::Day),
+            "vgpu-usage-vm-1-7-pool-A____-2023-11-14T221320Z-2023-11-14T231320Z-by-day.csv"
+        );
+    }
+
     /// The page makes no HTML of texts, loads nothing from elsewhere, and asks only for what is there.
     #[test]
     fn the_page_shows_text_as_text_and_is_whole() {
