@@ -108,9 +108,9 @@ impl Vgpud {
         tokio::spawn(async move {
             let mut asked = vgpud.asked.lock().await;
             if asked.is_none_or(|at| at.elapsed() >= FRESH) {
+                *asked = Some(Instant::now());
                 let asking = vgpud.clone();
                 let read = flat(tokio::task::spawn_blocking(move || asking.read()).await);
-                *asked = Some(Instant::now());
                 if let Err(failure) = read {
                     vgpud.looks.send_modify(|look| {
                         *look = Arc::new(Look {

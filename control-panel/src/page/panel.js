@@ -3,6 +3,8 @@
 
 const MINUTE = 60_000;
 const DAY = 86_400_000;
+/** Between two looks at the time. */
+const TICK = 1000;
 /** Between two points of the last day. */
 const STEP = 300_000;
 /** Without a word from the panel for so long it is taken to be gone; it says something every 15 seconds. */
@@ -166,7 +168,7 @@ async function readDay() {
       // The state says what is wrong, and it is asked again.
     }
   }
-  render();
+  drawTime();
 }
 
 function drawn(svg, over) {
@@ -232,7 +234,9 @@ class Table {
     this.outOfSight = false;
     this.node.addEventListener("contentvisibilityautostatechange", (event) => {
       this.outOfSight = event.skipped;
-      if (!event.skipped) render();
+      if (event.skipped) return;
+      this.fillRows();
+      this.drawCharts();
     });
   }
 
@@ -244,16 +248,26 @@ class Table {
     setText(this.title, title);
     setText(this.about, about);
     this.about.hidden = about === "";
+    this.wanted = rows;
+    // What is in sight comes first.
+    if (this.outOfSight) this.later ??= setTimeout(() => this.fillRows(), TICK);
+    else this.fillRows();
+  }
+
+  fillRows() {
+    clearTimeout(this.later);
+    this.later = undefined;
     const gone = new Set(this.rows.keys());
     let before = null;
-    for (const { key, of, cells, drag } of rows) {
+    for (const { key, of, cells, drag } of this.wanted ?? []) {
       gone.delete(key);
       let row = this.rows.get(key);
-      if (!row) {
+      const isNew = !row;
+      if (isNew) {
         row = this.row();
         this.rows.set(key, row);
       }
-      if (!row.of || of.some((one, at) => one !== row.of[at])) {
+      if (isNew || of.some((one, at) => one !== row.of[at])) {
         row.of = of;
         row.charts = [];
         cells().forEach((cell, at) => {
@@ -263,8 +277,7 @@ class Table {
         row.drag = drag;
         if (row.firstChild.draggable !== Boolean(drag)) row.firstChild.draggable = Boolean(drag);
       }
-      // Time passes in these, whatever they are of.
-      if (!this.outOfSight) row.charts.forEach(({ inside, cell }) => fillChart(inside, cell));
+      if (isNew) row.charts.forEach(fillChart);
       const place = before ? before.nextSibling : this.body.firstChild;
       if (place !== row) this.body.insertBefore(row, place);
       before = row;
@@ -273,6 +286,11 @@ class Table {
       this.rows.get(key).remove();
       this.rows.delete(key);
     }
+  }
+
+  /** In these time passes, whatever their rows are of. */
+  drawCharts() {
+    if (!this.outOfSight) for (const row of this.rows.values()) row.charts.forEach(fillChart);
   }
 
   row() {
@@ -342,7 +360,7 @@ function fillButton(inside, { act, name }) {
   inside.querySelector("button").setAttribute("aria-label", `Change ${name} …`);
 }
 
-function fillChart(inside, { history, what, mark }) {
+function fillChart({ inside, cell: { history, what, mark } }) {
   const over = lastDay ? lastDay.get(history) : histories.get(history)?.over(hostNow());
   if (!over) {
     setText(inside, "-");
@@ -547,15 +565,27 @@ function render() {
   });
 }
 
+/** What is so for another second. */
+function drawTime() {
+  if (!shown.status || !gpuTable) return;
+  drawHost();
+  for (const table of [gpuTable, ...poolTables.values()]) table.drawCharts();
+}
+
+function drawHost() {
+  const { status, state, statusAt } = shown;
+  const uptime = status.uptime_s + (state === "up" ? (performance.now() - statusAt) / 1000 : 0);
+  setText(byId("host"), `vgpud ${status.version}, up ${duration(uptime)}, pool map ${printable(status.config)}`);
+}
+
 function draw() {
   const { status, stats } = shown;
   if (!status || !gpuTable) return;
+  drawHost();
   const [gpuStats, vmStats] = [
     new Map((stats?.gpus ?? []).map((gpu) => [gpu.uuid, gpu])),
     new Map((stats?.vms ?? []).map((vm) => [vm.vm, vm])),
   ];
-  const uptime = status.uptime_s + (shown.state === "up" ? (performance.now() - shown.statusAt) / 1000 : 0);
-  setText(byId("host"), `vgpud ${status.version}, up ${duration(uptime)}, pool map ${printable(status.config)}`);
   const degraded = status.degraded.map((line) => `DEGRADED: ${printable(line)}`);
   const list = byId("degraded");
   if ([...list.children].map((item) => item.textContent).join("\n") !== degraded.join("\n")) {
@@ -806,7 +836,7 @@ setInterval(() => {
   if (shown.state === "up") {
     shown.knownAt = performance.now();
     if (performance.now() - shown.heardAt > SILENCE_MAX) become("lost");
-    else render();
+    else drawTime();
   }
   renderState();
-}, 1000);
+}, TICK);
