@@ -321,7 +321,7 @@ impl Followed {
     /// What the next event makes of what is known.
     #[track_caller]
     fn expect_patch(&mut self, name: &str) -> Value {
-        let patch = serde_json::from_value(self.expect(&format!("{name}_patch"))).unwrap();
+        let patch: json_patch::Patch = serde_json::from_value(self.expect(&format!("{name}_patch"))).unwrap();
         let known = self.known.get_mut(name).unwrap();
         json_patch::patch(known, &patch).unwrap();
         known.clone()
@@ -423,7 +423,7 @@ fn the_last_events_are_read_at_once() {
         let error = panel.get(&format!("/api/v1/events?{wrong}")).json(400);
         let message = error["error"]["message"].as_str().unwrap();
         assert!(
-            message.contains("expected from=NUMBER, vm=NUMBER, last=1 to 1000"),
+            message.contains("expected from=NUMBER, vm=NUMBER or none, last=1 to 1000"),
             "{message}"
         );
     }
@@ -466,7 +466,7 @@ fn what_vms_used_is_read_page_by_page_or_all_of_it_as_a_bill() {
         assert_eq!(response.status, 200);
         for header in [
             "content-type: text/csv; charset=utf-8; header=present",
-            "filename=\"vgpu-usage-pool-A-20",
+            "filename=\"vgpu-usage-pool-a-20",
             "-by-day.csv\"",
         ] {
             assert!(response.head.contains(header), "{response:?}");
