@@ -605,7 +605,7 @@ fn a_page_that_was_cut_off_shows_what_is_so() {
         assert_eq!(same, true);
         let tables = |page: &Page| {
             page.evaluate(
-                "[...document.querySelectorAll('#pools h2, #pools tr')].map((row) => row.textContent)",
+                "[...document.querySelectorAll('#pools h2, #pools :is(th, td):not(.chart)')].map((one) => one.textContent)",
             )
         };
         let fresh = office.open(Look::default());
@@ -701,7 +701,7 @@ fn what_happened_is_found() {
 
     // What was not used has no chart.
     work_in_three_vms(&mut office.stack, |_| {});
-    page.text("GPU time used").click();
+    page.evaluate("document.querySelector('#usage > summary').click()");
     let used = page.table("GPU time of VMs").row("1").cell("GPU time");
     used.at("img", "").until_shown();
     page.must_be_sound();
@@ -802,6 +802,20 @@ fn nobody_is_kept_from_using_it() {
         page.must_be_sound();
         log_in(&page, &office.anna);
         page.table("Pool A:").row("1").until_shown();
+        // As with GPUs that measure, and that had an error.
+        page.evaluate(
+            "const measured = { temperature: 41, power_mw: 312500, power_limit_mw: 700000, utilisation: 87, memory_utilisation: 34,
+               memory_used: 65712160768, memory_total: 85520809984, sm_clock_mhz: 1980, memory_clock_mhz: 2619, ecc: true,
+               ecc_volatile: 0, ecc_aggregate: 43, mig: null };
+             const xids = [{ number: 79, meaning: 'the GPU has fallen off the bus', by_program: false, at_s: 1700000000 }];
+             const gpus = shown.status.gpus.map((gpu) => ({ ...gpu, model: 'NVIDIA H100 80GB HBM3', driver: '580.159.04', measured, xids }));
+             shown.status = { ...shown.status, gpus };
+             draw();
+             document.querySelector('#gpus details').open = true;",
+        );
+        let measured = page.table("GPUs").row("0").cell("Measured");
+        measured.until_has("41 °C, 312 W, 87 % used");
+        measured.until_has("unknown: MIG");
         page.text("Who changed what").click();
         page.text("VMs 8-20: in pool B").until_shown();
         page.must_be_sound();
