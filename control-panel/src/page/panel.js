@@ -450,7 +450,8 @@ function measured({ state, measured: now, xids }) {
   if (unknown.length) more.push(`unknown: ${[...new Set(unknown)].join(", ")}`);
   if (xids.length) {
     const [{ number, meaning, by_program: byProgram, at_s: at }] = xids;
-    alarms.push({ text: `Xid ${number}${meaning ? ` (${printable(meaning)})` : ""}, ${moment(at)}`, kind: byProgram ? "warn" : "bad" });
+    alarms.push({ text: `Xid ${number}${meaning ? ` (${printable(meaning)})` : ""}`, kind: byProgram ? "warn" : "bad" });
+    more.push(`Xid ${number}: ${moment(at)}`);
   }
   return state === "missing" ? ["-", ...alarms] : { brief: brief?.text ?? "unknown", more, alarms };
 }
