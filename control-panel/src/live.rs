@@ -1,7 +1,8 @@
-//! Server-sent events: a new status and new statistics whenever they changed, and whether `vgpud` answers. It is looked at
-//! once a second, and after each order that is given through the panel.
+//! Server-sent events: a status and statistics, what of them changed since, and whether `vgpud` answers. It is looked at once a
+//! second, and at once after each order that is given through the panel.
+use crate::news::News;
 use crate::routes::Error;
-use crate::vgpud::{Look, Told, Vgpud, json};
+use crate::vgpud::{Look, Vgpud, json};
 use axum::response::sse::Event;
 use futures_util::stream::{Stream, unfold};
 use serde::Serialize;
@@ -10,15 +11,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use vgpu_client::failure::Failure;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// So many looks after which at least that is said that there is nothing new.
-const SILENT_MAX: u32 = 15;
-/// So many looks after which the stream ends; a page comes back.
-const LOOKS_MAX: u32 = 600;
+/// After so long at least that is said that there is nothing new.
+const SILENT_MAX: Duration = Duration::from_secs(15);
+/// After so long the stream ends; a page comes back.
+const STREAM_MAX: Duration = Duration::from_secs(600);
 /// How long a browser waits before it does.
 const COME_BACK: Duration = Duration::from_secs(1);
 
@@ -26,23 +27,22 @@ const COME_BACK: Duration = Duration::from_secs(1);
 struct Follower {
     vgpud: Arc<Vgpud>,
     interval: Interval,
-    /// Orders, which are looked after at once.
-    orders: watch::Receiver<u64>,
-    looks: u32,
+    looks: watch::Receiver<Arc<Look>>,
+    until: Instant,
     said: Said,
     pending: VecDeque<Event>,
     /// Its place among those who follow.
     _place: OwnedSemaphorePermit,
 }
 
-#[derive(Default)]
 struct Said {
+    /// Versions; 0 at the beginning.
     status: u64,
     stats: u64,
     /// The failure, if `vgpud` did not answer; `None` at the beginning.
     failure: Option<Option<Failure>>,
-    /// Looks since something was said.
-    silent: u32,
+    /// When something was said last.
+    at: Instant,
 }
 
 /// `vgpud` does not answer.
@@ -62,12 +62,18 @@ pub fn follow(
     let mut interval = interval(INTERVAL);
     // A client that does not read gets no more for it.
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let now = Instant::now();
     let follower = Follower {
-        orders: vgpud.orders_done(),
+        looks: vgpud.looks(),
         vgpud,
         interval,
-        looks: 0,
-        said: Said::default(),
+        until: now + STREAM_MAX,
+        said: Said {
+            status: 0,
+            stats: 0,
+            failure: None,
+            at: now,
+        },
         pending: VecDeque::new(),
         _place: place,
     };
@@ -76,18 +82,29 @@ pub fn follow(
             if let Some(event) = follower.pending.pop_front() {
                 return Some((Ok(event), follower));
             }
-            if follower.looks == LOOKS_MAX {
+            if Instant::now() >= follower.until {
                 return None;
             }
-            follower.looks += 1;
-            tokio::select! {
-                _ = follower.interval.tick() => {}
-                Ok(()) = follower.orders.changed() => {}
-            }
-            let look = follower.vgpud.look().await;
-            follower.pending = follower.said.news(&look).into();
+            follower.see().await;
         }
     })
+}
+
+impl Follower {
+    /// Waits until somebody has looked, and looks if nobody has for a while.
+    async fn see(&mut self) {
+        let look = async {
+            self.interval.tick().await;
+            self.vgpud.look().await;
+        };
+        tokio::select! {
+            () = look => {}
+            // Part of what is looked at may be there already.
+            Ok(()) = self.looks.changed() => {}
+        }
+        let look = self.looks.borrow_and_update().clone();
+        self.pending = self.said.news(&look).into();
+    }
 }
 
 impl Said {
@@ -95,8 +112,8 @@ impl Said {
     fn news(&mut self, look: &Look) -> Vec<Event> {
         let mut news = Vec::new();
         if let Some(known) = &look.known {
-            news.extend(changed("status", &known.status, &mut self.status));
-            news.extend(changed("stats", &known.stats, &mut self.stats));
+            news.extend(changed("status", &known.status.news, &mut self.status));
+            news.extend(changed("stats", &known.stats.news, &mut self.stats));
         }
         if self.failure.as_ref() != Some(&look.failure) {
             news.push(match &look.failure {
@@ -108,25 +125,27 @@ impl Said {
             });
             self.failure = Some(look.failure.clone());
         }
-        self.silent += 1;
-        if news.is_empty() && self.silent >= SILENT_MAX {
+        if news.is_empty() && self.at.elapsed() >= SILENT_MAX {
             news.push(Event::default().event("alive").data("{}"));
         }
         if !news.is_empty() {
-            self.silent = 0;
+            self.at = Instant::now();
         }
         news.into_iter().map(|event| event.retry(COME_BACK)).collect()
     }
 }
 
-/// An event, if it is another version than the one that was said.
-fn changed<T>(name: &str, told: &Told<T>, said: &mut u64) -> Option<Event> {
-    let new = told.version != *said;
-    *said = told.version;
-    new.then(|| {
-        Event::default()
-            .event(name)
-            .id(told.at_ms.to_string())
-            .data(&told.json)
-    })
+/// What is new since the version that was said: what changed, or all of it to whom that is not enough.
+fn changed(name: &str, news: &News, said: &mut u64) -> Option<Event> {
+    let before = std::mem::replace(said, news.version);
+    if news.version == before {
+        return None;
+    }
+    let event = match &news.patch {
+        Some(patch) if news.version == before + 1 => {
+            Event::default().event(format!("{name}_patch")).data(patch)
+        }
+        _ => Event::default().event(name).data(news.tree.to_string()),
+    };
+    Some(event.id(news.at_ms.to_string()))
 }

@@ -4,6 +4,7 @@ mod access;
 mod guard;
 mod history;
 mod live;
+mod news;
 mod openapi;
 mod routes;
 mod server;

@@ -6,7 +6,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
-use vgpu_pool_map::{GPUS_PER_VM_MAX, LIMITS, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
+use vgpu_pool_map::{
+    GPUS_PER_VM_MAX, LIMITS, MS_MAX, QUEUE_DEPTH_MAX, REASON_LEN_MAX, SECONDS_MAX, WEIGHT_MAX,
+};
 use vgpu_sched_api::messages::{Scanned, Stats, Status};
 
 const PATHS: &str = include_str!("page/openapi.json");
@@ -58,31 +60,31 @@ fn schemas() -> Value {
     for limit in LIMITS {
         let about = format!("{}; 0: {}; not set: {}.", limit.about, limit.zero, limit.unset);
         schemas["Limits"]["properties"][limit.key]["description"] = about.into();
-        bound(&mut schemas, "Limits", limit.key, 0, limit.most);
+        bound(&mut schemas["Limits"], limit.key, 0, limit.most);
     }
-    bound(&mut schemas, "VmSettings", "weight", 1, WEIGHT_MAX.into());
-    bound(
-        &mut schemas,
-        "VmSettings",
-        "queue_depth",
-        1,
-        QUEUE_DEPTH_MAX.into(),
-    );
-    bound(&mut schemas, "VmSettings", "aging_ms", 1, MS_MAX);
-    bound(&mut schemas, "PoolSettings", "weight", 1, WEIGHT_MAX.into());
-    bound(
-        &mut schemas,
-        "PoolSettings",
-        "gpus_per_vm",
-        0,
-        GPUS_PER_VM_MAX.into(),
-    );
+    let vm = &mut schemas["VmSettings"];
+    bound(vm, "weight", 1, WEIGHT_MAX.into());
+    bound(vm, "queue_depth", 1, QUEUE_DEPTH_MAX.into());
+    bound(vm, "aging_ms", 1, MS_MAX);
+    let pool = &mut schemas["PoolSettings"];
+    bound(pool, "weight", 1, WEIGHT_MAX.into());
+    bound(pool, "gpus_per_vm", 0, GPUS_PER_VM_MAX.into());
+    let verbs = schemas["Change"]["oneOf"].as_array_mut().expect("verbs");
+    for verb in verbs {
+        if verb["properties"]["verb"]["const"] == "quarantine" {
+            bound(verb, "seconds", 1, SECONDS_MAX);
+            let why = &mut verb["properties"]["why"];
+            why["minLength"] = 1.into();
+            why["maxLength"] = REASON_LEN_MAX.into();
+            why["description"] = "Why: one line.".into();
+        }
+    }
     schemas
 }
 
 /// What a number must be, as the pool map has it.
-fn bound(schemas: &mut Value, name: &str, key: &str, least: u64, most: u64) {
-    let schema = &mut schemas[name]["properties"][key];
+fn bound(schema: &mut Value, key: &str, least: u64, most: u64) {
+    let schema = &mut schema["properties"][key];
     schema["minimum"] = least.into();
     schema["maximum"] = most.into();
 }
@@ -126,5 +128,28 @@ fn complete(schema: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(complete),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A form that is made of them takes what vgpud takes, and nothing else.
+    #[test]
+    fn a_quarantine_has_its_bounds() {
+        let schemas = &document()["components"]["schemas"];
+        let verbs = schemas["Change"]["oneOf"].as_array().unwrap();
+        let quarantine = verbs
+            .iter()
+            .find(|verb| verb["properties"]["verb"]["const"] == "quarantine");
+        let taken = &quarantine.unwrap()["properties"];
+        assert_eq!(
+            (&taken["seconds"]["minimum"], &taken["seconds"]["maximum"]),
+            (&1.into(), &SECONDS_MAX.into())
+        );
+        let line = "a".repeat(taken["why"]["maxLength"].as_u64().unwrap() as usize);
+        assert_eq!(vgpu_pool_map::reason(&line), Ok(line.as_str()));
+        assert!(vgpu_pool_map::reason(&format!("{line}a")).is_err());
     }
 }

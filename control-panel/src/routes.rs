@@ -252,11 +252,11 @@ impl Panel {
 }
 
 async fn status(State(panel): State<Panel>) -> Response {
-    panel.now(|known| text(JSON, known.status.json.clone())).await
+    panel.now(|known| text(JSON, json(&known.status.value))).await
 }
 
 async fn stats(State(panel): State<Panel>) -> Response {
-    panel.now(|known| text(JSON, known.stats.json.clone())).await
+    panel.now(|known| text(JSON, json(&known.stats.value))).await
 }
 
 async fn history(State(panel): State<Panel>) -> Response {
@@ -276,8 +276,28 @@ async fn metrics(State(panel): State<Panel>) -> Response {
 struct Page {
     #[serde(default)]
     from: u64,
-    vm: Option<u32>,
+    vm: Option<Whose>,
     last: Option<usize>,
+}
+
+/// To whom something happened.
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+enum Whose {
+    Vm(u32),
+    /// To GPUs, or to `vgpud`.
+    NoVm,
+}
+
+impl TryFrom<String> for Whose {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "none" => Ok(Self::NoVm),
+            number => number.parse().map(Self::Vm),
+        }
+    }
 }
 
 /// A query, or what was expected of it.
@@ -300,7 +320,7 @@ async fn events(
     State(panel): State<Panel>,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Response, Denied> {
-    let expected = format!("from=NUMBER, vm=NUMBER, last=1 to {LAST_MAX}, some of them or none");
+    let expected = format!("from=NUMBER, vm=NUMBER or none, last=1 to {LAST_MAX}, some of them or none");
     let Page {
         from,
         vm,
@@ -310,9 +330,20 @@ async fn events(
         let failure = Failure::new(Kind::Usage, format!("the query: expected {expected}"));
         return Ok(failed(&failure));
     }
-    let read = move |vgpud: &Client| match count {
-        Some(count) => last(count, |next| vgpud.events(from.max(next), vm)),
-        None => vgpud.events(from, vm),
+    let number = match vm {
+        Some(Whose::Vm(number)) => Some(number),
+        Some(Whose::NoVm) | None => None,
+    };
+    let read = move |vgpud: &Client| {
+        let part = |from| {
+            let (mut events, next) = vgpud.events(from, number)?;
+            events.retain(|event| vm != Some(Whose::NoVm) || event.vm.is_none());
+            Ok((events, next))
+        };
+        match count {
+            Some(count) => last(count, |next| part(from.max(next))),
+            None => part(from),
+        }
     };
     let events = panel.vgpud.ask(read).await;
     Ok(told_or_failed(
@@ -469,6 +500,7 @@ async fn part_of_usage<R: Send + 'static>(
 
 /// All parts, one after the other as they are read. If one cannot be read the answer breaks off, which clients see.
 async fn all_usage<R: Billed + Send>(vgpud: Arc<Vgpud>, wanted: WantedUsage, read: ReadUsage<R>) -> Response {
+    let name = bill_name(R::BILL, &wanted);
     // What can be told as a failure is: that of the first part.
     let (first, next) = match part_of_usage(&vgpud, &wanted, read).await {
         Ok(part) => part,
@@ -495,10 +527,28 @@ async fn all_usage<R: Billed + Send>(vgpud: Arc<Vgpud>, wanted: WantedUsage, rea
         (header::CONTENT_TYPE, CSV.to_owned()),
         (
             header::CONTENT_DISPOSITION,
-            format!("attachment; filename=\"{}\"", R::FILE),
+            format!("attachment; filename=\"{name}\""),
         ),
     ];
     (headers, Body::from_stream(all)).into_response()
+}
+
+/// What a bill's file is called: whose it is, and of which time.
+fn bill_name(what: &str, wanted: &WantedUsage) -> String {
+    let whose = match (&wanted.vms, &wanted.pool) {
+        (None, None) => "all".to_owned(),
+        (vms, pool) => {
+            let vms = vms.iter().map(|vms| format!("vm-{vms}"));
+            let pool = pool.iter().map(|pool| format!("pool-{pool}"));
+            let name: Vec<String> = vms.chain(pool).collect();
+            // Some characters mean something in headers or in paths.
+            let fits = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
+            name.join("-").replace(|char| !fits(char), "_")
+        }
+    };
+    let moment = |s| bill::moment(s).replace(':', "");
+    let (from, to) = (moment(wanted.from_s), moment(wanted.to_s));
+    format!("{what}-{whose}-{from}-{to}-by-{}.csv", wanted.by)
 }
 
 #[derive(Deserialize)]
@@ -853,6 +903,31 @@ mod tests {
                 "/schema_version is string",
                 "/next is not there"
             ]
+        );
+    }
+
+    #[test]
+    fn a_bills_file_is_called_what_it_is() {
+        let name = |vms: Option<&str>, pool: Option<&str>, by| {
+            bill_name(
+                "vgpu-usage",
+                &WantedUsage {
+                    vms: vms.map(str::to_owned),
+                    pool: pool.map(str::to_owned),
+                    from_s: 1_700_000_000,
+                    to_s: 1_700_003_600,
+                    by,
+                    next: None,
+                },
+            )
+        };
+        assert_eq!(
+            name(None, None, Period::Hour),
+            "vgpu-usage-all-2023-11-14T221320Z-2023-11-14T231320Z-by-hour.csv"
+        );
+        assert_eq!(
+            name(Some("1-7"), Some("A/\"ü\r"), Period::Day),
+            "vgpu-usage-vm-1-7-pool-A____-2023-11-14T221320Z-2023-11-14T231320Z-by-day.csv"
         );
     }
 

@@ -2,6 +2,7 @@
 //! happens.
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -169,6 +170,7 @@ impl Panel {
         stream.write_all(request("/api/v1/live").as_bytes()).unwrap();
         Followed {
             lines: BufReader::new(stream).lines(),
+            known: HashMap::new(),
         }
     }
 }
@@ -297,6 +299,8 @@ impl Response {
 /// A stream of server-sent events.
 struct Followed {
     lines: std::io::Lines<BufReader<TcpStream>>,
+    /// What was told, by the event's name.
+    known: HashMap<String, Value>,
 }
 
 impl Followed {
@@ -317,7 +321,17 @@ impl Followed {
     fn expect(&mut self, name: &str) -> Value {
         let (event, data) = self.next();
         assert_eq!(event, name, "{data}");
+        self.known.insert(event, data.clone());
         data
+    }
+
+    /// What the next event makes of what is known.
+    #[track_caller]
+    fn expect_patch(&mut self, name: &str) -> Value {
+        let patch: json_patch::Patch = serde_json::from_value(self.expect(&format!("{name}_patch"))).unwrap();
+        let known = self.known.get_mut(name).unwrap();
+        json_patch::patch(known, &patch).unwrap();
+        known.clone()
     }
 }
 
@@ -378,6 +392,18 @@ fn events_are_read_page_by_page() {
         json!({"schema_version": SCHEMA_VERSION, "events": [], "next": 6})
     );
     assert_eq!(page("?vm=4")["events"], json!([]));
+    // What happened to a GPU has a part of its own.
+    let of_a_gpu = EventRecord {
+        vm: None,
+        session: None,
+        ..fixture::event(6)
+    };
+    panel.change(|host| host.events.push(of_a_gpu.clone()));
+    assert_eq!(page("?vm=none&last=3")["events"], json!([of_a_gpu]));
+    assert_eq!(
+        page("?vm=none"),
+        json!({"schema_version": SCHEMA_VERSION, "events": [], "next": 3})
+    );
     for wrong in ["?from=x", "?from=-1", "?form=1", "?vm="] {
         let error = panel.get(&format!("/api/v1/events{wrong}")).json(400);
         let message = error["error"]["message"].as_str().unwrap();
@@ -404,7 +430,7 @@ fn the_last_events_are_read_at_once() {
         let error = panel.get(&format!("/api/v1/events?{wrong}")).json(400);
         let message = error["error"]["message"].as_str().unwrap();
         assert!(
-            message.contains("expected from=NUMBER, vm=NUMBER, last=1 to 1000"),
+            message.contains("expected from=NUMBER, vm=NUMBER or none, last=1 to 1000"),
             "{message}"
         );
     }
@@ -447,7 +473,8 @@ fn what_vms_used_is_read_page_by_page_or_all_of_it_as_a_bill() {
         assert_eq!(response.status, 200);
         for header in [
             "content-type: text/csv; charset=utf-8; header=present",
-            "filename=\"vgpu-usage.csv\"",
+            "filename=\"vgpu-usage-pool-a-20",
+            "-by-day.csv\"",
         ] {
             assert!(response.head.contains(header), "{response:?}");
         }
@@ -464,7 +491,7 @@ fn what_vms_used_is_read_page_by_page_or_all_of_it_as_a_bill() {
         (&json!([fixture::gpu_usage("GPU-0")]), &Value::Null)
     );
     let bill = panel.get("/api/v1/usage/gpus?format=csv");
-    assert!(bill.head.contains("filename=\"vgpu-gpu-usage.csv\""), "{bill:?}");
+    assert!(bill.head.contains("filename=\"vgpu-gpu-usage-all-20"), "{bill:?}");
     assert_eq!(
         unchunked(&bill.body),
         usage::csv(&[fixture::gpu_usage("GPU-0")], true)
@@ -560,11 +587,13 @@ fn a_new_status_is_told_when_it_changed() {
     std::thread::sleep(Duration::from_millis(1500));
     let begin = Instant::now();
     panel.change(|host| host.status.pools[0].vms[0].queued = 7);
-    assert_eq!(followed.expect("status")["pools"][0]["vms"][0]["queued"], 7);
+    let is_known =
+        |status: Value| panel.change(|host| assert_eq!(status, serde_json::to_value(&host.status).unwrap()));
+    is_known(followed.expect_patch("status"));
     // At most once a second.
     for queued in 8..11 {
         panel.change(|host| host.status.pools[0].vms[0].queued = queued);
-        followed.expect("status");
+        is_known(followed.expect_patch("status"));
     }
     assert!(
         begin.elapsed() > Duration::from_millis(2500),
@@ -572,7 +601,38 @@ fn a_new_status_is_told_when_it_changed() {
         begin.elapsed()
     );
     panel.change(|host| host.stats.gpus[0].waiting = 77);
-    assert_eq!(followed.expect("stats")["gpus"][0]["waiting"], 77);
+    assert_eq!(followed.expect_patch("stats")["gpus"][0]["waiting"], 77);
+    // VMs that come and go.
+    panel.change(|host| {
+        let vm = host.status.pools[0].vms.remove(0);
+        host.status.in_no_pool.push(vm);
+    });
+    is_known(followed.expect_patch("status"));
+    // Whoever comes, or comes back, is told all of it.
+    is_known(panel.follow().expect("status"));
+}
+
+/// A host whose GPUs measure something else every second is not sent whole every second.
+#[test]
+fn what_gpus_measure_is_a_small_change() {
+    let panel = Panel::start();
+    let mut followed = panel.follow();
+    let whole = followed.expect("status").to_string().len();
+    followed.expect("stats");
+    followed.expect("up");
+    panel.change(|host| {
+        let measured = &mut host.status.gpus[0].measured;
+        (measured.temperature, measured.power_mw) = (Some(1), Some(2));
+    });
+    let patch = followed.expect("status_patch");
+    assert_eq!(
+        patch,
+        json!([
+            {"op": "replace", "path": "/gpus/0/measured/power_mw", "value": 2},
+            {"op": "replace", "path": "/gpus/0/measured/temperature", "value": 1},
+        ])
+    );
+    assert!(patch.to_string().len() < whole / 20, "{whole}");
 }
 
 #[test]

@@ -12,8 +12,6 @@ use vgpu_sched_core::Session;
 
 /// VMs in one request at most.
 const VMS_MAX: u64 = 1000;
-/// Bytes of a reason at most.
-const WHY_LEN_MAX: usize = 500;
 /// The clock of the day may be set while we wait for a quarantine's end: it is looked at this often, in seconds.
 const LOOK_S: u64 = 60;
 
@@ -129,11 +127,7 @@ impl Daemon {
         dry_run: bool,
     ) -> Result<Vec<String>, Refused> {
         let range = range(vms)?;
-        let why = why.trim();
-        if why.is_empty() || why.len() > WHY_LEN_MAX || why.chars().any(char::is_control) {
-            let message = format!("expected a reason of 1 to {WHY_LEN_MAX} bytes without control characters");
-            return Err((Refusal::Invalid, message));
-        }
+        let why = vgpu_pool_map::reason(why).map_err(|message| (Refusal::Invalid, message))?;
         if seconds.is_some_and(|seconds| !(1..=SECONDS_MAX).contains(&seconds)) {
             let message = format!(
                 "expected 1 to {SECONDS_MAX} seconds; none are said for a quarantine until they are released"

@@ -70,8 +70,18 @@ fn main() -> Result<()> {
         println!("/api/v1/{path}: {} bytes", text.as_str().ok_or("no text")?.len());
     }
 
+    // What it is sent is seen before the page sees it.
     page.at_start(&format!(
-        "new MutationObserver((_, observer) => {{
+        "window.sent = [];
+         window.EventSource = class extends EventSource {{
+           constructor(...given) {{
+             super(...given);
+             for (const name of ['status', 'status_patch', 'stats', 'stats_patch']) {{
+               this.addEventListener(name, ({{ data }}) => sent.push({{ name, length: data.length, at: Date.now() }}));
+             }}
+           }}
+         }};
+         new MutationObserver((_, observer) => {{
            if (document.querySelectorAll('#pools tbody tr').length < {VMS}) return;
            observer.disconnect();
            requestAnimationFrame(() => setTimeout(() => {{ window.whole = performance.now(); }}));
@@ -105,19 +115,25 @@ fn main() -> Result<()> {
          }});"
     ));
     let priorities = ["high", "low"].into_iter().cycle().take(RUNS);
-    let mut in_panel = Vec::new();
+    let (mut answered, mut told, mut in_panel) = (Vec::new(), Vec::new(), Vec::new());
     for priority in priorities.clone() {
         let took = page.evaluate(&format!(
             "(async () => {{
                const seen = until('{priority}');
                const begun = Date.now();
-               await fetch('/api/v1/changes', {{ method: 'POST', headers: {{ 'Content-Type': 'application/json' }}, body: JSON.stringify(
-                 {{ change: {{ verb: 'edit', edits: [{{ edit: 'set_vms', vms: '{SEEN}', settings: {{ priority: '{priority}' }} }}] }} }}) }});
-               return await seen - begun;
+               const answered = fetch('/api/v1/changes', {{ method: 'POST', headers: {{ 'Content-Type': 'application/json' }}, body: JSON.stringify(
+                 {{ change: {{ verb: 'edit', edits: [{{ edit: 'set_vms', vms: '{SEEN}', settings: {{ priority: '{priority}' }} }}] }} }}) }}).then(() => Date.now());
+               const at = await seen;
+               const told = sent.findLast((one) => one.name.startsWith('status') && one.at <= at).at;
+               return [await answered - begun, told - begun, at - begun];
              }})()"
         ));
-        in_panel.push(number(&took)?);
+        answered.push(number(&took[0])?);
+        told.push(number(&took[1])?);
+        in_panel.push(number(&took[2])?);
     }
+    show("from a change through the panel until it is answered", &answered);
+    show("from a change through the panel until the page is told", &told);
     show("from a change through the panel until it is seen", &in_panel);
     let mut by_command = Vec::new();
     for (at, priority) in priorities.enumerate() {
@@ -141,6 +157,7 @@ fn main() -> Result<()> {
         ("vgpud", stack.vgpud_pid().ok_or("no vgpud")?),
         ("vgpu-panel", panel.id()),
     ];
+    page.evaluate("sent.length = 0");
     let used = |pid| cpu_ms(pid);
     let before = (page.costs(), pids.map(|(_, pid)| used(pid)), Instant::now());
     std::thread::sleep(WATCHED);
@@ -160,13 +177,21 @@ fn main() -> Result<()> {
             (used(pid)? - before?) / seconds
         );
     }
+    for name in ["status", "status_patch", "stats", "stats_patch"] {
+        let sent = page.evaluate(&format!(
+            "sent.filter((one) => one.name === '{name}').map((one) => one.length)"
+        ));
+        let lengths = numbers(&sent)?;
+        if !lengths.is_empty() {
+            let mean = lengths.iter().sum::<f64>() / lengths.len() as f64;
+            println!(
+                "the page is sent {name} {} times, {mean:.0} bytes each",
+                lengths.len()
+            );
+        }
+    }
     let tasks = page.evaluate("tasks");
-    let tasks: Vec<f64> = tasks
-        .as_array()
-        .ok_or("no list")?
-        .iter()
-        .filter_map(Value::as_f64)
-        .collect();
+    let tasks = numbers(&tasks)?;
     if tasks.is_empty() {
         println!("the page was never busy for 50 ms at a stretch");
     } else {
@@ -222,6 +247,10 @@ fn number(value: &Value) -> Result<f64> {
     value
         .as_f64()
         .ok_or_else(|| format!("{value} is no number").into())
+}
+
+fn numbers(value: &Value) -> Result<Vec<f64>> {
+    value.as_array().ok_or("no list")?.iter().map(number).collect()
 }
 
 /// Milliseconds of CPU time that a process has used.

@@ -56,8 +56,9 @@ const ON_THE_PAGE = {
   /** What a screen reader is told. */
   told: () => page.locator("body").ariaSnapshot(),
   look: (path) => page.screenshot({ path, fullPage: true }).then(() => null),
-  /** Pixels by which the page is wider than its window. */
-  too_wide: () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth),
+  /** Pixels by which the page is wider than its window, or a part of it than there is place for it. */
+  too_wide: () => page.evaluate(() => Math.max(...[document.documentElement, ...document.querySelectorAll(".part")]
+    .map((one) => one.scrollWidth - one.clientWidth))),
   evaluate: (expression) => page.evaluate(expression),
   /** Has a script run before the page's own when it is loaded again. */
   at_start: (content) => page.addInitScript({ content }).then(() => null),

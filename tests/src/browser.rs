@@ -161,7 +161,7 @@ impl Page {
     }
 
     /// Nobody is kept from using the page as it is now, it has had no error and asked nobody else, and it is no wider than its
-    /// window.
+    /// window, nor a part of it than its place.
     #[track_caller]
     pub fn must_be_sound(&self) {
         for what in ["complaints", "barriers"] {

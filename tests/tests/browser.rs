@@ -1,7 +1,9 @@
 //! The control panel's page in a browser, on a whole host: what an operator does with it, what it shows meanwhile, and that
 //! nobody is kept from using it.
 use std::fs;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use vgpu_sched_api::messages::Status;
@@ -551,6 +553,176 @@ fn what_programs_do_is_seen_as_it_happens() {
     );
 }
 
+/// What stands between a browser and the panel, and can cut them off from each other.
+struct Line {
+    port: u16,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Line {
+    fn to(panel: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&connections);
+        std::thread::spawn(move || {
+            for browser in listener.incoming().map_while(Result::ok) {
+                // The panel may be gone.
+                let Ok(panel) = TcpStream::connect(("127.0.0.1", panel)) else {
+                    continue;
+                };
+                for (mut from, mut to) in [
+                    (browser.try_clone().unwrap(), panel.try_clone().unwrap()),
+                    (panel, browser),
+                ] {
+                    kept.lock().unwrap().push(from.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Write);
+                    });
+                }
+            }
+        });
+        Self { port, connections }
+    }
+
+    /// Whatever is on its way is lost.
+    fn cut(&self) {
+        for connection in self.connections.lock().unwrap().drain(..) {
+            // It may have ended by itself.
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// What the page is told of are changes: in the end it has what a page has that is opened then, whatever they were, and however often
+/// it was cut off meanwhile.
+#[test]
+fn a_page_that_was_cut_off_shows_what_is_so() {
+    let office = Office::with_pools();
+    let line = Line::to(office.port);
+    let page = Page::open(&Artifacts::from_env(), line.port, Look::default());
+    log_in(&page, &office.bob);
+    let seen = |round: u32| {
+        let known = json!(format!("medium, weight {round}"));
+        page.table("Pool C:")
+            .row("20")
+            .cell("Priority")
+            .until_is(known.as_str().unwrap());
+        let same = page.evaluate(
+            "fetch('/api/v1/status').then((answer) => answer.json()).then((status) => {
+               const text = (one) => JSON.stringify({ ...one, uptime_s: 0 }, (_, value) => (
+                 value?.constructor === Object ? Object.fromEntries(Object.entries(value).sort()) : value));
+               return text(status) === text(shown.status) || [status, shown.status];
+             })",
+        );
+        assert_eq!(same, true);
+        let tables = |page: &Page| {
+            page.evaluate(
+                "[...document.querySelectorAll('#pools h2, #pools :is(th, td):not(.chart)')].map((one) => one.textContent)",
+            )
+        };
+        let fresh = office.open(Look::default());
+        log_in(&fresh, &office.bob);
+        fresh.table("Pool C:").row("20").until_shown();
+        assert_eq!(tables(&page), tables(&fresh));
+    };
+    let change = |commands: &[&str]| {
+        for command in commands {
+            office.admin(command);
+        }
+    };
+    change(&[
+        "assign-gpu --gpu-id 1 --pool C",
+        "register-vm --vm-id 20 --pool C --move",
+        "set-weight --vm-id 3-5 --weight 7",
+    ]);
+    change(&["set-weight --vm-id 20 --weight 2"]);
+    seen(2);
+    line.cut();
+    // Rows go, come, and change their places, behind its back.
+    change(&[
+        "unregister-vm --vm-id 4",
+        "register-vm --vm-id 1-3 --pool B --move",
+        "register-vm --vm-id 5-7 --pool B --move",
+        "set-weight --vm-id 1 --weight 9",
+    ]);
+    change(&[
+        "unassign-gpu --gpu-id 0 --pool A",
+        "set-weight --vm-id 20 --weight 3",
+    ]);
+    seen(3);
+    for weight in 4..8 {
+        line.cut();
+        office.admin(&format!("set-weight --vm-id 20 --weight {weight}"));
+    }
+    seen(7);
+    assert_eq!(
+        page.evaluate("performance.getEntriesByType('navigation').length"),
+        1
+    );
+    page.must_be_sound();
+}
+
+/// What happened is found by VM, whether it has run anything or not, and what happened to none is as well; a change has the number that
+/// takes it back.
+#[test]
+fn what_happened_is_found() {
+    let mut office = Office::with_pools();
+    office.admin("quarantine --vm-id 7 --reason loud");
+    office.admin("unregister-vm --vm-id 7");
+    office.admin("release --vm-id 7");
+    let page = office.anna();
+    page.text("What happened").click();
+    page.text("quarantined").until_shown();
+    let offered =
+        "[...document.querySelectorAll('#events-vms option')].map((option) => Number(option.value))";
+    assert_eq!(
+        page.evaluate(offered),
+        json!((1..=20).collect::<Vec<u32>>()),
+        "also 7, which is in no pool"
+    );
+    page.field("To").choose("no VM: GPUs and vgpud");
+    page.text("Nothing happened.").until_shown();
+    page.field("To").choose("the VM");
+    page.text("Which VM?").until_shown();
+    page.field("VM").fill("8");
+    page.text("Nothing happened.").until_shown();
+    page.field("VM").fill("7");
+    page.text("quarantined").until_shown();
+    page.text("Nothing happened.").until_gone();
+    page.must_be_sound();
+
+    page.text("Who changed what").click();
+    page.text("VM 7: released").until_shown();
+    let number = page.evaluate("document.querySelector('#changes li').textContent");
+    let last = admin_json(&office.stack, "audit")["changes"]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()["number"]
+        .clone();
+    assert!(
+        number.as_str().unwrap().starts_with(&format!("{last} ")),
+        "{number}"
+    );
+    page.must_be_sound();
+    picture(&page, "happened");
+    // A VM that never started has the priority that it will have.
+    page.table("Pool A:")
+        .row("1-6")
+        .cell("Priority")
+        .until_is("medium");
+
+    // What was not used has no chart.
+    work_in_three_vms(&mut office.stack, |_| {});
+    page.evaluate("document.querySelector('#usage > summary').click()");
+    let used = page.table("GPU time of VMs").row("1").cell("GPU time");
+    used.at("img", "").until_shown();
+    page.must_be_sound();
+    picture(&page, "used");
+}
+
 /// Without vgpud the page says so, and what was known last and how old it is; it goes on by itself when it is back.
 #[test]
 fn without_vgpud_the_last_known_state_is_shown() {
@@ -645,6 +817,20 @@ fn nobody_is_kept_from_using_it() {
         page.must_be_sound();
         log_in(&page, &office.anna);
         page.table("Pool A:").row("1").until_shown();
+        // As with GPUs that measure, and that had an error.
+        page.evaluate(
+            "const measured = { temperature: 41, power_mw: 312500, power_limit_mw: 700000, utilisation: 87, memory_utilisation: 34,
+               memory_used: 65712160768, memory_total: 85520809984, sm_clock_mhz: 1980, memory_clock_mhz: 2619, ecc: true,
+               ecc_volatile: 0, ecc_aggregate: 43, mig: null };
+             const xids = [{ number: 79, meaning: 'the GPU has fallen off the bus', by_program: false, at_s: 1700000000 }];
+             const gpus = shown.status.gpus.map((gpu) => ({ ...gpu, model: 'NVIDIA H100 80GB HBM3', driver: '580.159.04', measured, xids }));
+             shown.status = { ...shown.status, gpus };
+             draw();
+             document.querySelector('#gpus details').open = true;",
+        );
+        let measured = page.table("GPUs").row("0").cell("Measured");
+        measured.until_has("41 °C, 313 W, 87 % used");
+        measured.until_has("unknown: MIG");
         page.text("Who changed what").click();
         page.text("VMs 8-20: in pool B").until_shown();
         page.must_be_sound();

@@ -404,14 +404,8 @@ fn ladder(text: &str) -> Result<Ladder, String> {
     Ok(Ladder(text.split(',').map(rung).collect::<Result<_, _>>()?))
 }
 
-/// A text that says something, on one line.
 fn reason(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() || text.len() > REASON_LEN_MAX || text.chars().any(char::is_control) {
-        return Err(format!(
-            "expected a reason: one line of 1 to {REASON_LEN_MAX} bytes"
-        ));
-    }
-    Ok(text.to_owned())
+    vgpu_pool_map::reason(text).map(str::to_owned)
 }
 
 /// A VM's number.
@@ -448,8 +442,6 @@ const GPUS_HINT: &str = "`vgpu-admin scan-gpus` lists the GPUs, `vgpu-admin stat
 const LIMITS_HINT: &str = "`vgpu-admin help set-limits` lists the limits; `vgpu-admin register-vm --vm-id VM --pool NAME` puts a VM into a pool";
 const POOL_HINT: &str = "`vgpu-admin help set-pool` lists the settings, `vgpu-admin status` the pools; \
     pools that share a GPU are set together, with --pool for each";
-/// Bytes of a reason at most.
-const REASON_LEN_MAX: usize = 200;
 const UNDO_HINT: &str = "`vgpu-admin audit` lists the changes";
 const VMS_HINT: &str = "`vgpu-admin status` lists the pools and their VMs";
 

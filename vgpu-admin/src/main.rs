@@ -522,7 +522,7 @@ mod tests {
         let empty = Arguments::try_parse_from(["vgpu-admin", "quarantine", "--vm-id", "1", "--reason", ""]);
         assert_eq!(
             what_is_wrong(&empty.unwrap_err().render().to_string()),
-            "invalid value '' for '--reason <TEXT>': expected a reason: one line of 1 to 200 bytes"
+            "invalid value '' for '--reason <TEXT>': expected a reason: one line of 1 to 500 characters"
         );
     }
 }

@@ -39,6 +39,13 @@ function selectOf(options, chosen) {
   return select;
 }
 
+/** For a number, within what the panel's own description says. */
+function numberInput({ minimum = 0, maximum }, placeholder) {
+  const control = element("input", { type: "number", step: "1", min: String(minimum), placeholder, inputmode: "numeric" });
+  if (maximum !== undefined) control.max = String(maximum);
+  return control;
+}
+
 const AS_IT_IS = ["", "as it is"];
 
 function vmsField(known) {
@@ -102,8 +109,7 @@ function settingFields(name, path) {
       const control = selectOf([AS_IT_IS, ["true", "yes"], ["false", "no"]]);
       fields.push(field({ ...words, control, read: () => (control.value ? control.value === "true" : undefined) }));
     } else if (kinds.includes("integer")) {
-      const control = element("input", { type: "number", step: "1", min: String(own.minimum ?? 0), placeholder: "as it is", inputmode: "numeric" });
-      if (own.maximum !== undefined) control.max = String(own.maximum);
+      const control = numberInput(own, "as it is");
       fields.push(field({ ...words, control, read: () => (control.value === "" ? undefined : Number(control.value)) }));
     } else if (kinds.includes("array")) {
       const items = schema(own.items.$ref.split("/").pop());
@@ -133,13 +139,16 @@ const moveField = (known) => {
   });
 };
 
+/** What the panel says of what a verb takes. */
+const taken = (name) => schema("Change").oneOf.find((one) => one.properties.verb.const === name).properties;
+
 const whyField = () => field({
   path: ["why"], label: "Reason", about: "For those who look at it.",
-  control: element("input", { type: "text", required: "", maxlength: "200", autocomplete: "off" }),
+  control: element("input", { type: "text", required: "", maxlength: String(taken("quarantine").why.maxLength), autocomplete: "off" }),
 });
 
 function secondsField() {
-  const control = element("input", { type: "number", min: "1", step: "1", placeholder: "until it is released", inputmode: "numeric" });
+  const control = numberInput(taken("quarantine").seconds, "until it is released");
   return field({ path: ["seconds"], label: "For so many seconds", control, read: () => (control.value === "" ? undefined : Number(control.value)) });
 }
 
@@ -384,7 +393,8 @@ function asked(value) {
 function auditItem(record, undo) {
   const uid = record.uid === null ? "a signal" : `uid ${record.uid}`;
   const who = record.user === null ? uid : `${record.user} (${uid})`;
-  const item = element("li", {}, element("p", {}, element("b", {}, printable(who)), ` ${moment(record.at_s)} `,
+  // By its number vgpu-admin undo takes it back.
+  const item = element("li", {}, element("p", {}, `${record.number} `, element("b", {}, printable(who)), ` ${moment(record.at_s)} `,
     element("span", { class: "under" }, printable(asked(record.change)))));
   const lines = record.changes.map((line) => element("li", {}, printable(line)));
   if (record.refused !== null) lines.push(element("li", { class: "bad" }, `refused: ${printable(record.refused)}`));

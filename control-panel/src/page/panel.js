@@ -3,6 +3,8 @@
 
 const MINUTE = 60_000;
 const DAY = 86_400_000;
+/** Between two looks at the time. */
+const TICK = 1000;
 /** Between two points of the last day. */
 const STEP = 300_000;
 /** Without a word from the panel for so long it is taken to be gone; it says something every 15 seconds. */
@@ -166,7 +168,7 @@ async function readDay() {
       // The state says what is wrong, and it is asked again.
     }
   }
-  render();
+  drawTime();
 }
 
 function drawn(svg, over) {
@@ -232,27 +234,50 @@ class Table {
     this.outOfSight = false;
     this.node.addEventListener("contentvisibilityautostatechange", (event) => {
       this.outOfSight = event.skipped;
-      if (!event.skipped) render();
+      if (event.skipped) return;
+      this.fillRows();
+      this.drawCharts();
     });
   }
 
-  /** Rows are `{ key, cells, drag }`, a cell as `fill` takes it; what can be dragged somewhere else is so by its head. */
+  /**
+   * Rows are `{ key, of, cells, drag }`: `of` lists what a row is of, and `cells` gives its cells, as `fill` takes them, if one of
+   * that is another object than before. What can be dragged somewhere else is so by its head.
+   */
   update(title, about, rows) {
     setText(this.title, title);
     setText(this.about, about);
     this.about.hidden = about === "";
+    this.wanted = rows;
+    // What is in sight comes first.
+    if (this.outOfSight) this.later ??= setTimeout(() => this.fillRows(), TICK);
+    else this.fillRows();
+  }
+
+  fillRows() {
+    clearTimeout(this.later);
+    this.later = undefined;
     const gone = new Set(this.rows.keys());
     let before = null;
-    for (const { key, cells, drag } of rows) {
+    for (const { key, of, cells, drag } of this.wanted ?? []) {
       gone.delete(key);
       let row = this.rows.get(key);
-      if (!row) {
+      const isNew = !row;
+      if (isNew) {
         row = this.row();
         this.rows.set(key, row);
       }
-      cells.forEach((cell, at) => this.fill(row.children[at], this.columns[at], cell));
-      row.drag = drag;
-      if (row.firstChild.draggable !== Boolean(drag)) row.firstChild.draggable = Boolean(drag);
+      if (isNew || of.some((one, at) => one !== row.of[at])) {
+        row.of = of;
+        row.charts = [];
+        cells().forEach((cell, at) => {
+          if (cell?.history === undefined) this.fill(row.children[at], this.columns[at], cell);
+          else row.charts.push({ inside: row.children[at].firstChild, cell });
+        });
+        row.drag = drag;
+        if (row.firstChild.draggable !== Boolean(drag)) row.firstChild.draggable = Boolean(drag);
+      }
+      if (isNew) row.charts.forEach(fillChart);
       const place = before ? before.nextSibling : this.body.firstChild;
       if (place !== row) this.body.insertBefore(row, place);
       before = row;
@@ -261,6 +286,11 @@ class Table {
       this.rows.get(key).remove();
       this.rows.delete(key);
     }
+  }
+
+  /** In these time passes, whatever their rows are of. */
+  drawCharts() {
+    if (!this.outOfSight) for (const row of this.rows.values()) row.charts.forEach(fillChart);
   }
 
   row() {
@@ -274,34 +304,51 @@ class Table {
     return row;
   }
 
-  /** A cell is a text, or lines of texts or `{ text, kind }`, or `{ history }` or `{ over }`, or `{ act }` that a button does. */
+  /**
+   * A cell is a text, or lines of texts or `{ text, kind }`, or `{ brief, more, alarms }` of which `more` is to be opened, or
+   * `{ history }` or `{ over }`, or `{ act }` that a button does.
+   */
   fill(node, column, cell) {
     const inside = node.firstChild;
     if (cell?.over !== undefined) {
       drawChart(inside, cell.over, cell.label, cell.text);
       return;
     }
-    if (cell?.history !== undefined) {
-      if (!this.outOfSight) fillChart(inside, cell);
-      return;
-    }
     if (cell?.act !== undefined) {
       fillButton(inside, cell);
       return;
     }
-    // Nothing of the page is looked at for what is as it was.
+    // Nothing of the page is looked at for what says the same.
     const said = typeof cell === "string" ? cell : JSON.stringify(cell);
     if (node.said === said) return;
     node.said = said;
-    const lines = (Array.isArray(cell) ? cell : [cell]).map((line) => (typeof line === "string" ? { text: line } : line));
-    setClass(node, `${column.kind ?? ""}${lines.length === 0 || lines[0].text === "-" ? " nothing" : ""}`.trim());
-    while (inside.children.length > lines.length) inside.lastChild.remove();
-    lines.forEach(({ text, kind }, at) => {
-      if (at === inside.children.length) inside.append(element("div"));
-      setText(inside.children[at], text);
-      setClass(inside.children[at], kind ?? "");
-    });
+    const lines = [cell].flat();
+    setClass(node, `${column.kind ?? ""}${lines.length === 0 || lines[0] === "-" ? " nothing" : ""}`.trim());
+    if (cell.brief !== undefined) fillBrief(inside, cell);
+    else fillLines(inside, lines);
   }
+}
+
+function fillLines(inside, lines) {
+  while (inside.children.length > lines.length) inside.lastChild.remove();
+  lines.forEach((line, at) => {
+    const { text, kind } = typeof line === "string" ? { text: line } : line;
+    if (inside.children[at]?.tagName !== "DIV") inside.children[at]?.remove();
+    if (at === inside.children.length) inside.append(element("div"));
+    setText(inside.children[at], text);
+    setClass(inside.children[at], kind ?? "");
+  });
+}
+
+/** What can be opened, which stays the same element, and what is not to be missed. */
+function fillBrief(inside, { brief, more, alarms }) {
+  if (!inside.querySelector("details")) {
+    inside.replaceChildren(element("details", {}, element("summary"), element("div", { class: "under" })), element("div"));
+  }
+  const [details, below] = inside.children;
+  setText(details.firstChild, brief);
+  fillLines(details.lastChild, more);
+  fillLines(below, alarms);
 }
 
 /** A button that is the same element as long as its row is there, so that it keeps the focus. */
@@ -313,7 +360,7 @@ function fillButton(inside, { act, name }) {
   inside.querySelector("button").setAttribute("aria-label", `Change ${name} …`);
 }
 
-function fillChart(inside, { history, what, mark }) {
+function fillChart({ inside, cell: { history, what, mark } }) {
   const over = lastDay ? lastDay.get(history) : histories.get(history)?.over(hostNow());
   if (!over) {
     setText(inside, "-");
@@ -375,7 +422,7 @@ const SESSION_STATES = { out: "not on the GPU", asked: "giving back" };
 let gpuTable = null;
 const poolTables = new Map();
 
-/** What a GPU measures and the last error that it had. What is not known is named: it is not 0. */
+/** What a GPU measures and the last error that it had: in short, and all of it. What is not known is named: it is not 0. */
 function measured({ state, measured: now, xids }) {
   const unknown = [];
   // A line of what is known of these: each its value, its text and its name.
@@ -387,22 +434,26 @@ function measured({ state, measured: now, xids }) {
   const watts = (mw) => `${Math.round(mw / 1000)} W`;
   const on = (name) => (is) => `${name} ${is ? "on" : "off"}`;
   const limit = now.power_limit_mw === null ? "" : ` of ${watts(now.power_limit_mw)}`;
-  const lines = [
-    ...line("", [now.temperature, (celsius) => `${celsius} °C`, "temperature"], [now.power_mw, (mw) => watts(mw) + limit, "power"]),
-    ...line("", [now.utilisation, (part) => `use ${part} %`, "use"],
-      [now.memory_utilisation, (part) => `memory's use ${part} %`, "memory's use"]),
-    ...line("", [now.memory_used, (used) => `memory in use ${bytes(used)}`, "memory in use"]),
-    ...line("under", [now.sm_clock_mhz, (mhz) => `SM ${mhz} MHz`, "SM clock"],
-      [now.memory_clock_mhz, (mhz) => `memory ${mhz} MHz`, "memory clock"], [now.ecc, on("ECC"), "ECC"], [now.mig, on("MIG"), "MIG"]),
-    ...line(now.ecc_volatile ? "bad" : "under", [now.ecc_volatile, (errors) => `memory errors since its driver was loaded: ${errors}`, "memory errors"],
-      [now.ecc_aggregate, (errors) => `ever: ${errors}`, "memory errors ever"]),
+  const [brief] = line("", [now.temperature, (celsius) => `${celsius} °C`, "temperature"], [now.power_mw, watts, "power"],
+    [now.utilisation, (part) => `${part} % used`, "use"]);
+  const errors = line(now.ecc_volatile ? "bad" : "", [now.ecc_volatile, (count) => `memory errors since its driver was loaded: ${count}`, "memory errors"],
+    [now.ecc_aggregate, (count) => `ever: ${count}`, "memory errors ever"]);
+  const more = [
+    ...line("", [now.power_mw, (mw) => `power ${watts(mw)}${limit}`, "power"]),
+    ...line("", [now.memory_utilisation, (part) => `memory's use ${part} %`, "memory's use"],
+      [now.memory_used, (used) => `memory in use ${bytes(used)}`, "memory in use"]),
+    ...line("", [now.sm_clock_mhz, (mhz) => `SM ${mhz} MHz`, "SM clock"], [now.memory_clock_mhz, (mhz) => `memory ${mhz} MHz`, "memory clock"]),
+    ...line("", [now.ecc, on("ECC"), "ECC"], [now.mig, on("MIG"), "MIG"]),
   ];
-  if (state !== "missing" && unknown.length) lines.push({ text: `unknown: ${unknown.join(", ")}`, kind: "under" });
+  const alarms = [];
+  (now.ecc_volatile ? alarms : more).push(...errors);
+  if (unknown.length) more.push(`unknown: ${[...new Set(unknown)].join(", ")}`);
   if (xids.length) {
     const [{ number, meaning, by_program: byProgram, at_s: at }] = xids;
-    lines.push({ text: `Xid ${number}${meaning ? ` (${printable(meaning)})` : ""}, ${moment(at)}`, kind: byProgram ? "warn" : "bad" });
+    alarms.push({ text: `Xid ${number}${meaning ? ` (${printable(meaning)})` : ""}`, kind: byProgram ? "warn" : "bad" });
+    more.push(`Xid ${number}: ${moment(at)}`);
   }
-  return lines.length ? lines : ["-"];
+  return state === "missing" ? ["-", ...alarms] : { brief: brief?.text ?? "unknown", more, alarms };
 }
 
 function gpuRow(gpu, stats) {
@@ -410,7 +461,8 @@ function gpuRow(gpu, stats) {
   const own = stats.get(gpu.uuid);
   return {
     key: gpu.uuid,
-    cells: changeable([
+    of: [gpu, own],
+    cells: () => changeable([
       gpu.index === null ? "none" : String(gpu.index),
       [printable(gpu.model || "unknown"), { text: printable(gpu.uuid), kind: "under" }],
       gpu.memory ? bytes(gpu.memory) : "-",
@@ -451,8 +503,9 @@ function vmRow(vm, stats, pool) {
   const waited = (us) => (wait?.count ? latency(us) : "-");
   return {
     key: `vm ${vm.vm}`,
+    of: [vm, wait],
     drag: mayChange() && { vms: String(vm.vm), from: pool.name },
-    cells: changeable([
+    cells: () => changeable([
       String(vm.vm),
       vm.weight === 1 ? vm.priority : `${vm.priority}, weight ${vm.weight}`,
       doing(vm),
@@ -513,15 +566,27 @@ function render() {
   });
 }
 
+/** What is so for another second. */
+function drawTime() {
+  if (!shown.status || !gpuTable) return;
+  drawHost();
+  for (const table of [gpuTable, ...poolTables.values()]) table.drawCharts();
+}
+
+function drawHost() {
+  const { status, state, statusAt } = shown;
+  const uptime = status.uptime_s + (state === "up" ? (performance.now() - statusAt) / 1000 : 0);
+  setText(byId("host"), `vgpud ${status.version}, up ${duration(uptime)}, pool map ${printable(status.config)}`);
+}
+
 function draw() {
   const { status, stats } = shown;
   if (!status || !gpuTable) return;
+  drawHost();
   const [gpuStats, vmStats] = [
     new Map((stats?.gpus ?? []).map((gpu) => [gpu.uuid, gpu])),
     new Map((stats?.vms ?? []).map((vm) => [vm.vm, vm])),
   ];
-  const uptime = status.uptime_s + (shown.state === "up" ? (performance.now() - shown.statusAt) / 1000 : 0);
-  setText(byId("host"), `vgpud ${status.version}, up ${duration(uptime)}, pool map ${printable(status.config)}`);
   const degraded = status.degraded.map((line) => `DEGRADED: ${printable(line)}`);
   if (status.map_differs !== null) degraded.push(`NOTE: ${printable(status.map_differs)}`);
   const list = byId("degraded");
@@ -552,10 +617,11 @@ function renderPools(status, vmStats) {
     const rows = pool.vms.map((vm) => vmRow(vm, vmStats, pool));
     const rest = others(pool);
     if (rest) {
-      const cells = [rest, "-", "never started", "-", "-", "-", "-", "-", "-"];
+      // One that has settings of its own has a row of its own.
+      const cells = [rest, "medium", "never started", "-", "-", "-", "-", "-", "-"];
       const known = { vms: rest.split(", ")[0], pool: pool.name, move: true };
       const drag = mayChange() && { vms: known.vms, from: pool.name };
-      rows.push({ key: "others", drag, cells: changeable(cells, `VMs ${rest}`, () => begin(VM_ACTIONS, known)) });
+      rows.push({ key: "others", of: [rest], drag, cells: () => changeable(cells, `VMs ${rest}`, () => begin(VM_ACTIONS, known)) });
     }
     show(pool.name, poolTitle(pool, gpus), poolAbout(pool), rows);
   }
@@ -638,13 +704,36 @@ function heard() {
   shown.heardAt = performance.now();
 }
 
+/** What a patch (RFC 6902) makes of a value, without changing that: what stays is the same object, and what changes is another one. */
+function patched(value, patch) {
+  const copies = new Set();
+  const copy = (of) => {
+    if (copies.has(of)) return of;
+    const made = Array.isArray(of) ? [...of] : { ...of };
+    copies.add(made);
+    return made;
+  };
+  const whole = { "": value };
+  for (const { op, path, value: put } of patch) {
+    const names = path.split("/").map((name) => name.replaceAll("~1", "/").replaceAll("~0", "~"));
+    const last = names.pop();
+    let place = whole;
+    for (const name of names) place = place[name] = copy(place[name]);
+    if (op === "remove" && Array.isArray(place)) place.splice(last, 1);
+    else if (op === "remove") delete place[last];
+    else if (op === "add" && Array.isArray(place)) place.splice(last, 0, put);
+    else place[last] = put;
+  }
+  return whole[""];
+}
+
 function follow() {
   const source = new EventSource("/api/v1/live");
   const on = (name, act) => source.addEventListener(name, (event) => {
     heard();
     act(JSON.parse(event.data), Number(event.lastEventId));
   });
-  on("status", (status, at) => {
+  const onStatus = (status, at) => {
     const before = shown.status?.map_version;
     // It was started anew since.
     if (shown.status && status.uptime_s < shown.status.uptime_s) interrupt();
@@ -654,12 +743,16 @@ function follow() {
     sample("vm", at, vms.map((vm) => [vm.vm, vm.gpu_microseconds]));
     render();
     if (before !== status.map_version) refreshAudit();
-  });
-  on("stats", (stats, at) => {
+  };
+  const onStats = (stats, at) => {
     shown.stats = stats;
     sample("gpu", at, stats.gpus.map((gpu) => [gpu.uuid, gpu.busy_us]));
     render();
-  });
+  };
+  on("status", onStatus);
+  on("status_patch", (patch, at) => onStatus(patched(shown.status, patch), at));
+  on("stats", onStats);
+  on("stats_patch", (patch, at) => onStats(patched(shown.stats, patch), at));
   on("up", () => become("up"));
   on("alive", () => {});
   on("down", ({ error, last_known_age_s: age }) => {
@@ -745,7 +838,7 @@ setInterval(() => {
   if (shown.state === "up") {
     shown.knownAt = performance.now();
     if (performance.now() - shown.heardAt > SILENCE_MAX) become("lost");
-    else render();
+    else drawTime();
   }
   renderState();
-}, 1000);
+}, TICK);

@@ -1,10 +1,12 @@
-// What is in vgpu.db: what VMs used by hour and by day, and what happened to one of them.
+// What is in vgpu.db: what VMs used by hour and by day, and what happened.
 "use strict";
 
 /** How often each is read anew while it is looked at. */
 const USAGE_AGAIN = 60_000;
 const EVENTS_AGAIN = 5_000;
 const EVENTS_SHOWN = 20;
+/** Of so many it is looked once to which VMs they happened. */
+const EVENTS_READ = 1000;
 
 // ---- What VMs used ----
 
@@ -63,10 +65,11 @@ function usageRow(vm, records, span, now) {
   const pools = [...new Set(records.map((record) => record.pool))].map((pool) => printable(pool) || "none any longer");
   return {
     key: `vm ${vm}`,
-    cells: [
+    of: [records],
+    cells: () => [
       String(vm),
       pools.join(", "),
-      {
+      over.most === 0 ? "nothing used" : {
         over,
         label: `GPU time of VM ${vm} over ${span.name}: ${all}; most, ${percent(over.most)} of ${span.unit}, from ${moment(busiest.from / 1000)} on`,
         text: all,
@@ -116,24 +119,38 @@ async function refreshUsage() {
   if (byId("usage-span").value !== by) refreshUsage();
 }
 
-// ---- What happened to a VM ----
+// ---- What happened ----
 
 const CALL_COLUMNS = [
   { name: "Call" }, { name: "Before", kind: "number" }, { name: "Took", kind: "number" }, { name: "Thread", kind: "number" },
 ];
 
-const happened = { asking: false };
+const happened = { asking: false, vms: new Set(), isRead: false };
 
+/** VMs that are offered by their numbers; any other can be typed. */
+const OFFERED_MAX = 2000;
+
+/** The VMs of the pool map, those that are here without, and those to which something happened. */
 function offerVms() {
-  const select = byId("events-vm");
-  const vms = shown.status ? [...shown.status.pools.flatMap((pool) => pool.vms), ...shown.status.in_no_pool] : [];
-  const numbers = vms.map(({ vm }) => String(vm)).sort((one, other) => one - other);
-  // What is chosen stays so, whatever becomes of it.
-  if (select.value && !numbers.includes(select.value)) numbers.push(select.value);
-  if ([...select.options].map((option) => option.value).join() === numbers.join()) return;
-  const chosen = select.value;
-  select.replaceChildren(...numbers.map((vm) => element("option", { value: vm }, vm)));
-  if (chosen) select.value = chosen;
+  const { pools, in_no_pool: others } = shown.status;
+  const vms = new Set([...happened.vms, ...others.map(({ vm }) => vm)]);
+  for (const range of pools.flatMap((pool) => pool.ranges)) {
+    const [first, last = first] = range.split("-").map(Number);
+    for (let vm = first; vm <= last && vms.size < OFFERED_MAX; vm += 1) vms.add(vm);
+  }
+  const list = byId("events-vms");
+  const numbers = [...vms].sort((one, other) => one - other).map(String);
+  if ([...list.children].map((option) => option.value).join() === numbers.join()) return;
+  list.replaceChildren(...numbers.map((vm) => element("option", { value: vm })));
+}
+
+/** Of which VM events are asked for: `null` for all, whosever they are; `undefined` until it is said. */
+function wantedVm() {
+  const of = byId("events-of").value;
+  const vm = byId("events-vm");
+  vm.hidden = of !== "vm";
+  if (of !== "vm") return of || null;
+  return vm.value && vm.checkValidity() ? vm.value : undefined;
 }
 
 /** The flight recorder's. */
@@ -141,13 +158,15 @@ function callTable(calls) {
   const table = new Table(CALL_COLUMNS);
   table.update("The session's last calls", "how long before it each came, and which thread's it was", calls.map((call, at) => ({
     key: at,
-    cells: [printable(call.name), latency(call.before_us), call.took_us === null ? "had not returned" : latency(call.took_us), String(call.ring)],
+    of: [call],
+    cells: () => [printable(call.name), latency(call.before_us), call.took_us === null ? "had not returned" : latency(call.took_us), String(call.ring)],
   })));
   return table.node;
 }
 
 function eventItem(event) {
-  const place = [event.session === null ? "" : `session ${event.session}`, event.gpu === null ? "" : printable(event.gpu).replaceAll(",", ", ")];
+  const place = [event.vm === null ? "" : `VM ${event.vm}`, event.session === null ? "" : `session ${event.session}`,
+    event.gpu === null ? "" : printable(event.gpu).replaceAll(",", ", ")];
   const item = element("li", { id: `event-${event.number}` },
     element("p", {}, element("b", {}, printable(event.kind).replaceAll("_", " ")), ` ${moment(event.at_s)} `,
       element("span", { class: "under" }, place.filter(Boolean).join(", "))),
@@ -160,17 +179,22 @@ function eventItem(event) {
 
 async function refreshEvents() {
   if (!byId("events").open || happened.asking || !shown.status) return;
-  offerVms();
-  const vm = byId("events-vm").value;
-  if (!vm) {
-    setText(byId("events-said"), "No VM was started yet.");
+  const vm = wantedVm();
+  const list = byId("events-list");
+  if (vm === undefined) {
+    setText(byId("events-said"), "Which VM? Its number is expected.");
+    list.replaceChildren();
     return;
   }
   happened.asking = true;
   try {
-    const { events } = await ask(`/api/v1/events?vm=${vm}&last=${EVENTS_SHOWN}`);
-    setText(byId("events-said"), events.length ? "" : `Nothing happened to VM ${vm}.`);
-    const list = byId("events-list");
+    const last = vm === null && !happened.isRead ? EVENTS_READ : EVENTS_SHOWN;
+    const { events: read } = await ask(`/api/v1/events?last=${last}${vm === null ? "" : `&vm=${vm}`}`);
+    happened.isRead ||= vm === null;
+    for (const event of read) if (event.vm !== null) happened.vms.add(event.vm);
+    offerVms();
+    const events = read.slice(-EVENTS_SHOWN);
+    setText(byId("events-said"), events.length ? "" : "Nothing happened.");
     // Those that are shown already stay the same elements, so that what is open in them is.
     const items = events.toReversed().map((event) => document.getElementById(`event-${event.number}`) ?? eventItem(event));
     if (list.children.length !== items.length || items.some((item, at) => list.children[at] !== item)) list.replaceChildren(...items);
@@ -180,7 +204,7 @@ async function refreshEvents() {
     happened.asking = false;
   }
   // It was changed meanwhile.
-  if (byId("events-vm").value !== vm) refreshEvents();
+  if (wantedVm() !== vm) refreshEvents();
 }
 
 usage.table.node.hidden = true;
@@ -190,7 +214,11 @@ byId("usage-gpus").append(usage.gpus.node);
 byId("usage").addEventListener("toggle", refreshUsage);
 byId("usage-span").addEventListener("change", refreshUsage);
 byId("events").addEventListener("toggle", refreshEvents);
-byId("events-vm").addEventListener("change", refreshEvents);
+byId("events-of").addEventListener("change", () => {
+  refreshEvents();
+  if (!byId("events-vm").hidden) byId("events-vm").focus();
+});
+byId("events-vm").addEventListener("input", refreshEvents);
 refreshUsage();
 setInterval(() => { if (!document.hidden && shown.state === "up") refreshUsage(); }, USAGE_AGAIN);
 setInterval(() => { if (!document.hidden && shown.state === "up") refreshEvents(); }, EVENTS_AGAIN);

@@ -127,8 +127,8 @@ pub fn parts<R>(
 
 /// What there is a bill of.
 pub trait Billed: Sized + 'static {
-    /// How a bill's file is called.
-    const FILE: &'static str;
+    /// How a bill's file is called, in front of whose it is.
+    const BILL: &'static str;
     /// What each record is told with.
     const COLUMNS: &'static [Column<Self>];
 }
@@ -148,7 +148,7 @@ pub struct Column<R> {
 
 #[rustfmt::skip]
 impl Billed for UsageRecord {
-    const FILE: &'static str = "vgpu-usage.csv";
+    const BILL: &'static str = "vgpu-usage";
     const COLUMNS: &'static [Column<Self>] = &[
         Column { name: "begin", about: "When the hour, or the day, began, in UTC", value: |record| moment(record.from_s) },
         Column { name: "end", about: "When the next one began", value: |record| moment(record.to_s) },
@@ -174,7 +174,7 @@ impl Billed for UsageRecord {
 
 #[rustfmt::skip]
 impl Billed for GpuUsageRecord {
-    const FILE: &'static str = "vgpu-gpu-usage.csv";
+    const BILL: &'static str = "vgpu-gpu-usage";
     const COLUMNS: &'static [Column<Self>] = &[
         Column { name: "begin", about: "When the hour, or the day, began, in UTC", value: |record| moment(record.from_s) },
         Column { name: "end", about: "When the next one began", value: |record| moment(record.to_s) },

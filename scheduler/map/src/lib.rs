@@ -16,7 +16,7 @@ pub use difference::differences;
 pub use edit::{EditError, Edited, Named, Resolve, apply};
 pub use error::MapError;
 pub use file::{GPUS_PER_VM_MAX, MS_MAX, QUEUE_DEPTH_MAX, WEIGHT_MAX};
-pub use limits::{LIMITS, Limit, SECONDS_MAX};
+pub use limits::{LIMITS, Limit, REASON_LEN_MAX, SECONDS_MAX, reason};
 pub use range::{VmRange, rows};
 
 use file::{File, Own};

@@ -4,6 +4,8 @@ use vgpu_sched_api::messages::Limits;
 
 /// The most a number of seconds can be: a year.
 pub const SECONDS_MAX: u64 = 31_536_000;
+/// Characters of a reason at most.
+pub const REASON_LEN_MAX: usize = 500;
 /// Calls per second at most.
 const RATE_MAX: u64 = 10_000_000;
 /// Calls at once at most.
@@ -13,6 +15,18 @@ const DEFAULT_VIOLATION_WINDOW_S: u64 = 60;
 /// How long a quarantine lasts if nothing is said, in seconds.
 const DEFAULT_QUARANTINE_S: u64 = 300;
 const NO_LIMIT: &str = "no limit";
+
+/// What is left of a reason without blanks around it, or what was expected.
+pub fn reason(text: &str) -> Result<&str, String> {
+    let reason = text.trim();
+    let fits = (1..=REASON_LEN_MAX).contains(&reason.chars().count());
+    match fits && !reason.chars().any(char::is_control) {
+        true => Ok(reason),
+        false => Err(format!(
+            "expected a reason: one line of 1 to {REASON_LEN_MAX} characters"
+        )),
+    }
+}
 
 /// A limit that can be set for all VMs, for a pool's and for one. The narrower one counts.
 #[derive(Clone, Copy, Debug)]
