@@ -921,7 +921,7 @@ impl Daemon {
         self.unwritten.extend(self.sessions.keys().map(|id| id.vm));
         self.settle(true);
         self.write_usage();
-        self.tell_late(u64::MAX);
+        self.tell_rest();
         self.resume_all();
         log::info!("ended");
     }

@@ -90,14 +90,25 @@ impl Daemon {
         for done in self.store.take_done() {
             // It may have been told already, late.
             if let Some(late) = self.held.0.remove(&done.ticket) {
-                let client = late.client;
-                let answer = done.answer.unwrap_or_else(|| match self.store.failing() {
-                    Some(why) => late.without(&why),
-                    None => late.answer,
-                });
-                self.send_answer(client, &answer);
+                self.tell_held(late, done.answer);
             }
         }
+    }
+
+    /// Tells all that waits still, when this program ends: what the database was sent is written before it has.
+    pub(crate) fn tell_rest(&mut self) {
+        for late in std::mem::take(&mut self.held.0).into_values() {
+            self.tell_held(late, None);
+        }
+    }
+
+    fn tell_held(&mut self, late: Late, answer: Option<Answer>) {
+        let client = late.client;
+        let answer = answer.unwrap_or_else(|| match self.store.failing() {
+            Some(why) => late.without(&why),
+            None => late.answer,
+        });
+        self.send_answer(client, &answer);
     }
 
     /// When the next answer is late.
