@@ -124,6 +124,12 @@ def results_of(run, program):
     return results
 
 
+def told(result):
+    """A result that is text, such as an error, to be said behind something else."""
+    kind, value = result
+    return f": {value.decode(errors='replace')}" if kind == "s" else ""
+
+
 def judge(outcome, natives, vgpu, program):
     """Compares a vgpu run with native runs."""
     outcome.counts = dict.fromkeys(outcome.counts, 0)
@@ -133,7 +139,7 @@ def judge(outcome, natives, vgpu, program):
         of_natives = [one[name] for one in native_results if name in one]
         if len(of_natives) < len(natives):
             # Not every native run has it.
-            how, detail = ("varies", "") if of_natives else ("different", "natively there is no such result")
+            how, detail = ("varies", "") if of_natives else ("different", "natively there is no such result" + told(results[name]))
         elif name not in results:
             how, detail = "different", "missing"
         else:

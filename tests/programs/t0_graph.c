@@ -185,7 +185,7 @@ static void captures_not_asked_for(void) {
             describe("captured into", graph);
     }
 }
-// And who has none must: whether the capture goes on then.
+// Nor must who has none.
 static void a_capture_nobody_wants(void) {
     with_memory();
     CUgraph graph = NULL;

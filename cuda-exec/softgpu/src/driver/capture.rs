@@ -361,10 +361,6 @@ fn end(stream: &Arc<Stream>, out: Out<CUgraph>) -> Result {
     if session.mode != Mode::Relaxed && session.thread != std::thread::current().id() {
         return Err(error::STREAM_CAPTURE_WRONG_THREAD);
     }
-    // Who gave the graph has it.
-    if out.0.is_null() && !session.given {
-        return Err(error::INVALID_VALUE);
-    }
     // What forked off must have come back: nothing ends elsewhere than here.
     let joined = session
         .open()
@@ -376,6 +372,7 @@ fn end(stream: &Arc<Stream>, out: Out<CUgraph>) -> Result {
         (true, true) => Ok(session.graph.handle),
     };
     finish(runtime, &session, ended.is_ok());
+    // Who gave the graph has it, and whoever does not want it loses it.
     if !out.0.is_null() {
         out.set(ended.unwrap_or(0))?;
     }

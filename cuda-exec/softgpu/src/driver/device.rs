@@ -95,7 +95,7 @@ fn ordinal(entry: &str) -> Option<usize> {
     let entry = entry.trim_ascii_start();
     let digits = entry.strip_prefix(['+', '-']).unwrap_or(entry);
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    let number = i128::from_str_radix(&digits[..end], 10).ok()?;
+    let number = digits[..end].parse::<i128>().ok()?;
     let number = if entry.starts_with('-') { -number } else { number };
     let number = number.clamp(i64::MIN.into(), i64::MAX.into()) as i32;
     usize::try_from(number).ok()

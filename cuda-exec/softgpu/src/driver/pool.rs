@@ -176,12 +176,6 @@ impl Pools {
         }
     }
 
-    /// As what memory of a pool may be exported.
-    pub fn handle_types(&self, pool: u64) -> u32 {
-        let pool = self.all.get(pool);
-        pool.map_or(0, |pool| if pool.shared.is_some() { shared::FILE } else { 0 })
-    }
-
     fn of_device(&self, ordinal: CUdevice, change: impl FnOnce(&mut OfDevice)) -> Result<OfDevice> {
         device(ordinal)?;
         let mut devices: MutexGuard<'_, _> = self.of_devices.lock().unwrap_or_else(|e| e.into_inner());

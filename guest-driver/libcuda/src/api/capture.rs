@@ -266,10 +266,6 @@ cuda_pairs! {
         let session = call.session;
         let known = session.captures.graph(capture).and_then(|handle| session.graphs.get(handle));
         let known = known.map(|found| Arc::clone(&*found));
-        // A graph that the program captures into it has.
-        if known.is_none() || !graph.is_null() {
-            graph.check()?;
-        }
         let id = match &known {
             Some(known) => known.id,
             None => session.graphs.reserve().ok_or(result::OUT_OF_MEMORY)?,
@@ -284,6 +280,13 @@ cuda_pairs! {
                         known.keep(kept);
                         known.give();
                         known.handle()
+                    }
+                    // Nobody wants it.
+                    None if graph.is_null() => {
+                        let arguments = calls::cuGraphDestroy::In { graph: id };
+                        let destroyed = call.submit::<calls::cuGraphDestroy::Call>(context.id, arguments);
+                        session.graphs.release(id);
+                        return destroyed;
                     }
                     None => {
                         let graph = session.graphs.insert(id, Graph::owned(id, context.id, Needs::default()));

@@ -228,7 +228,6 @@ fn allocate(
     };
     let memory = DeviceMemory {
         origin,
-        handle_types: pool.handle_types,
         ..DeviceMemory::allocated(bytes as u64, stream.context)
     };
     call.session.device_memory().insert(out.pointer, memory);
@@ -398,7 +397,6 @@ cuda! {
         let (out, _) = call.ask_with::<calls::cuMemPoolImportPointer::Call>(context, arguments, &data.0)?;
         let memory = DeviceMemory {
             origin: Origin::Pooled,
-            handle_types: found.handle_types,
             ..DeviceMemory::allocated(out.bytes, context)
         };
         call.session.device_memory().insert(out.pointer, memory);
