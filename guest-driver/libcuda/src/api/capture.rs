@@ -108,11 +108,7 @@ impl Info {
         }
         let wanted = !(self.graph.is_null() && self.nodes.is_null() && self.count.is_null());
         let told = if wanted && number != 0 {
-            let (graph, told) = named(&call, &stream)?;
-            if let Some(graph) = graph {
-                self.graph.set_if_wanted(graph.handle());
-            }
-            told
+            named(&call, &stream)?
         } else {
             ask(&call, &stream, GRAPH_NONE)?
         };
@@ -124,6 +120,9 @@ impl Info {
             told.after.iter().map(|one| one.data),
             !self.edges.is_null() || self.nodes.is_null(),
         )?;
+        if let Some(graph) = &told.graph {
+            self.graph.set_if_wanted(graph.handle());
+        }
         self.id.set_if_wanted(told.id);
         self.count.set_if_wanted(told.after.len());
         let mut place = lock(&stream.told);
@@ -145,6 +144,8 @@ struct Told {
     status: c_int,
     id: u64,
     after: Vec<Dependency>,
+    /// What is captured into, if it was named and the capture is valid.
+    graph: Option<Arc<Entry<Graph>>>,
 }
 
 fn ask(call: &Call, stream: &Stream, named: u32) -> Result<Told, Code> {
@@ -160,28 +161,37 @@ fn ask(call: &Call, stream: &Stream, named: u32) -> Result<Told, Code> {
         (status, id) = (out.status, out.id);
         Ok((out.total, blob))
     })?;
-    Ok(Told { status, id, after })
+    Ok(Told {
+        status,
+        id,
+        after,
+        graph: None,
+    })
 }
 
-/// The same of a stream that captures, with the graph, unless the capture is invalidated: it has a handle from then on.
-fn named(call: &Call, stream: &Stream) -> Result<(Option<Arc<Entry<Graph>>>, Told), Code> {
+/// The same of a stream that captures, with the graph, which has a handle from then on.
+fn named(call: &Call, stream: &Stream) -> Result<Told, Code> {
     let (session, number) = (call.session, stream.capture());
     let _naming = lock(&session.captures.naming);
     if let Some(handle) = session.captures.graph(number) {
         let graph = find_graph(call, handle)?;
         let told = ask(call, stream, graph.id)?;
-        return Ok((Some(graph), told));
+        return Ok(Told {
+            graph: Some(graph),
+            ..told
+        });
     }
     let id = session.graphs.reserve().ok_or(result::OUT_OF_MEMORY)?;
     match ask(call, stream, id) {
-        Ok(told) if told.status == CAPTURE_ACTIVE => {
+        Ok(mut told) if told.status == CAPTURE_ACTIVE => {
             let graph = session.graphs.insert(id, Graph::captured(id, stream.context));
             session.captures.set_graph(number, graph.handle());
-            Ok((Some(graph), told))
+            told.graph = Some(graph);
+            Ok(told)
         }
         other => {
             session.graphs.release(id);
-            Ok((None, other?))
+            other
         }
     }
 }
@@ -192,8 +202,8 @@ pub(super) fn take(
     stream: &Stream,
     add: impl FnOnce(&Graph, &[u8]) -> Result<u32, Code>,
 ) -> Result<(), Code> {
-    let (graph, told) = named(call, stream)?;
-    let graph = graph.ok_or(result::STREAM_CAPTURE_INVALIDATED)?;
+    let told = named(call, stream)?;
+    let graph = told.graph.ok_or(result::STREAM_CAPTURE_INVALIDATED)?;
     let after = Dependency {
         node: add(&graph, told.after.as_bytes())?,
         reserved: 0,
