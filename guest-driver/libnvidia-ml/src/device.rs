@@ -141,6 +141,15 @@ api! {
         put(out, known(Device::of(device)?.gpu().pcie_max[1])?)
     }
 
+    // What the link does now follows how busy the GPU is: a program that asks to learn how fast it can be is told that.
+    fn nvmlDeviceGetCurrPcieLinkGeneration(device: Handle, out: *mut c_uint) {
+        put(out, known(Device::of(device)?.gpu().pcie_max[0])?)
+    }
+
+    fn nvmlDeviceGetCurrPcieLinkWidth(device: Handle, out: *mut c_uint) {
+        put(out, known(Device::of(device)?.gpu().pcie_max[1])?)
+    }
+
     fn nvmlDeviceGetClockInfo(device: Handle, kind: c_uint, out: *mut c_uint) {
         put(out, clock(&Device::of(device)?.gpu().clocks, kind)?)
     }

@@ -46,6 +46,7 @@ fn gpu(number: u32) -> Gpu {
     gpu.compute = [9, 0];
     gpu.ecc = UNKNOWN;
     gpu.clocks = [100, 101, 102, 103];
+    gpu.pcie_max = [5, 16];
     (gpu.temperature, gpu.power) = (31, UNKNOWN);
     gpu
 }
@@ -200,6 +201,11 @@ fn what_is_told_is_answered_and_the_rest_is_not_supported() {
         Err(code::INVALID_ARGUMENT)
     );
     assert_eq!(value(|p| device::nvmlDeviceGetTemperature(gpu, 0, p)), Ok(31));
+    assert_eq!(
+        value(|p| device::nvmlDeviceGetCurrPcieLinkGeneration(gpu, p)),
+        Ok(5)
+    );
+    assert_eq!(value(|p| device::nvmlDeviceGetCurrPcieLinkWidth(gpu, p)), Ok(16));
     assert_eq!(
         value(|p| device::nvmlDeviceGetPowerUsage(gpu, p)),
         Err(code::NOT_SUPPORTED)
