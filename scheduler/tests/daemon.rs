@@ -199,7 +199,13 @@ fn a_restarted_scheduler_adopts_the_holders() {
     let (one, two) = (daemon.backend(1), daemon.backend(2));
     one.attach(1, &mut first);
     two.attach(1, &mut second);
-    daemon.until_logged(&format!("(pid 101 in the VM), executor {}, in a turn that goes on", first.pid()), 0);
+    daemon.until_logged(
+        &format!(
+            "(pid 101 in the VM), executor {}, in a turn that goes on",
+            first.pid()
+        ),
+        0,
+    );
     assert_eq!(daemon.vm(1).sessions[0].state, "running");
     second.want();
     first.until(State::Yield);
