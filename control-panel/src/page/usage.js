@@ -90,7 +90,7 @@ function gpuUsageRow(uuid, records, span, now) {
   const over = stepsOf(records, "busy_us", span, now);
   const all = time(records.reduce((all, record) => all + record.busy_us, 0));
   const label = `How long GPU ${uuid} was in use over ${span.name}: ${all}`;
-  return { key: uuid, cells: [printable(uuid), { over, label, text: all }] };
+  return { key: uuid, of: [records], cells: () => [printable(uuid), over.most === 0 ? "nothing used" : { over, label, text: all }] };
 }
 
 const time = (us) => (us < 60e6 ? latency(us) : duration(us / 1e6));
