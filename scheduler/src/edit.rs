@@ -87,7 +87,7 @@ impl Done {
 impl Daemon {
     /// The text of the pool map's file, which must be of that version if one is given.
     pub(crate) fn read_map(&self, seen: Option<&str>) -> Result<String, Refused> {
-        let text = std::fs::read_to_string(&self.config)
+        let text = vgpu_pool_map::read_text(&self.config)
             .context("cannot be read")
             .map_err(|error| self.failed(&error))?;
         let found = version(&text);
@@ -124,7 +124,7 @@ impl Daemon {
             match &self.compared {
                 Some(compared) if compared.stamp == stamp => Ok((stamp, compared.differs)),
                 _ => {
-                    Ok::<_, std::io::Error>((stamp, std::fs::read_to_string(&self.config)? != self.map_text))
+                    Ok::<_, std::io::Error>((stamp, vgpu_pool_map::read_text(&self.config)? != self.map_text))
                 }
             }
         };
@@ -394,7 +394,7 @@ fn replace(path: &Path, old: &str, new: &str) -> Result<bool> {
         file.set_permissions(Permissions::from_mode(was.permissions().mode() & 0o7777))?;
         file.write_all(new.as_bytes())?;
         file.sync_all()?;
-        if std::fs::read_to_string(path)? != old {
+        if vgpu_pool_map::read_text(path)? != old {
             return Ok(false);
         }
         std::fs::rename(temporary, path)?;

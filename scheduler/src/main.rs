@@ -147,7 +147,7 @@ fn serve(arguments: Arguments, listener: OwnedFd) -> Result<()> {
         Some(Err(error)) => return Err(error.context("the GPUs cannot be listed")),
     };
     let known = |uuid: &str| inventory.assignable(uuid);
-    let map_text = std::fs::read_to_string(&arguments.config)
+    let map_text = vgpu_pool_map::read_text(&arguments.config)
         .with_context(|| format!("{}: cannot be read", arguments.config.display()))
         .map_err(Misconfigured::of)?;
     let map = vgpu_pool_map::PoolMap::parse(&map_text, Some(&known))

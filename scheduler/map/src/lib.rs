@@ -21,6 +21,7 @@ pub use range::{VmRange, rows};
 
 use file::{File, Own};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use toml::Spanned;
@@ -117,10 +118,23 @@ pub struct Settings {
     pub limits: Limits,
 }
 
+/// The text of a pool map's file.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let kind = std::fs::metadata(path)?.file_type();
+    // A pipe would be waited for, and a device may have no end.
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a regular file is expected",
+        ));
+    }
+    std::fs::read_to_string(path)
+}
+
 impl PoolMap {
     /// Reads a file.
     pub fn load(path: &Path, known: Known<'_>) -> Result<Self, MapError> {
-        let text = std::fs::read_to_string(path).map_err(|error| MapError::unreadable(path, &error))?;
+        let text = read_text(path).map_err(|error| MapError::unreadable(path, &error))?;
         Self::parse(&text, known).map_err(|error| error.of_file(path))
     }
 

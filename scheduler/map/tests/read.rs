@@ -1,5 +1,7 @@
 //! Maps are read, and wrong ones refused.
 use proptest::prelude::*;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use vgpu_pool_map::{Assignable, LIMITS, PoolGpus, PoolMap, Settings};
 use vgpu_sched_api::messages::{Limits, Policy, Priority, Rung, Sharing};
 
@@ -569,5 +571,18 @@ fn the_operators_page_is_right() {
         let row = page.lines().find(|line| line.starts_with(&start));
         let row = row.unwrap_or_else(|| panic!("no row begins with: {start}"));
         assert!(row.contains(limit.zero) && row.contains(limit.unset), "{row}");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let pipe = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    for path in ["/dev/zero", &pipe] {
+        let error = PoolMap::load(Path::new(path), None).unwrap_err().to_string();
+        assert!(
+            error.ends_with("cannot be read: a regular file is expected"),
+            "{error}"
+        );
     }
 }
