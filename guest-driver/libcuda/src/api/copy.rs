@@ -1,6 +1,6 @@
 //! Copies between host and device. Pinned memory is copied by address; pageable memory goes through staging.
 use super::cuda_pairs;
-use super::graph_copy::{self, Described};
+use super::graph_copy;
 use crate::abi::{CUdeviceptr, CUstream, Host};
 use crate::fence::refuse_capture;
 use crate::objects::{Point, Stream};
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use vgpu_protocol::calls::{Wire, cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyHtoDAsync};
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::structs::graph::{MemcpyNode, MemcpySide};
+use vgpu_protocol::structs::graph::MemcpySide;
 
 /// One side of a copy between unlike memories: what kind of host memory it is.
 pub(super) enum HostKind {
@@ -107,16 +107,8 @@ impl Job {
             false => (linear(MemcpySide::HOST, from), linear(MemcpySide::DEVICE, to)),
             true => (linear(MemcpySide::DEVICE, from), linear(MemcpySide::HOST, to)),
         };
-        let node = MemcpyNode {
-            from,
-            to,
-            width: len as u64,
-            height: 1,
-            depth: 1,
-            context: self.stream.context.into(),
-        };
-        let pageable = [!to_host, to_host];
-        graph_copy::capture(&self.call, &self.stream, &Described { node, pageable })
+        let size = [len as u64, 1, 1];
+        graph_copy::capture(&self.call, &self.stream, [from, to], [!to_host, to_host], size)
     }
 
     fn to_device(&self, to: CUdeviceptr, from: Host, len: usize) -> Result<(), Code> {

@@ -92,15 +92,40 @@ pub(super) fn capture_function(call: &Call, stream: &Stream, staging: &Arc<Stagi
     super::host_fn::launch(call, stream, staging.function(), Some(staging.clone()))
 }
 
-/// Has a capture take a copy.
-pub(super) fn capture(call: &Call, stream: &Stream, copy: &Described) -> Result<(), Code> {
-    let number = stream.capture();
+/// Adds a copy to a graph: the node, and what runs of it need.
+pub(super) fn add(
+    call: &Call,
+    graph: &Graph,
+    before: &[u8],
+    copy: &Described,
+) -> Result<(u32, Vec<Kept>), Code> {
+    let mut three = copy.graph(call, graph.context)?;
+    let made = three.as_node();
+    let (node, _) = add_made(call, graph, before, &made)?;
+    remember(call, graph, node, copy.node);
+    Ok((node, made.kept))
+}
+
+/// Has a capture take a copy of that size, of which some sides, from and to, are pageable memory.
+pub(super) fn capture(
+    call: &Call,
+    stream: &Stream,
+    [from, to]: [MemcpySide; 2],
+    pageable: [bool; 2],
+    [width, height, depth]: [u64; 3],
+) -> Result<(), Code> {
+    let node = MemcpyNode {
+        from,
+        to,
+        width,
+        height,
+        depth,
+        context: stream.context.into(),
+    };
+    let (copy, number) = (Described { node, pageable }, stream.capture());
     take(call, stream, |graph, before| {
-        let mut three = copy.graph(call, graph.context)?;
-        let made = three.as_node();
-        let (node, _) = add_made(call, graph, before, &made)?;
-        remember(call, graph, node, copy.node);
-        call.session.captures.keep(number, made.kept);
+        let (node, kept) = add(call, graph, before, &copy)?;
+        call.session.captures.keep(number, kept);
         Ok(node)
     })
 }

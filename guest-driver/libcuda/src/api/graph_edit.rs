@@ -48,11 +48,8 @@ fn add(
     let before = after(before.0, before.1, before.2)?;
     let mut made = made(&call)?;
     if let Some(copy) = made.copy.take_if(|copy| copy.is_pageable()) {
-        let mut three = copy.graph(&call, graph.context)?;
-        let made = three.as_node();
-        let (node, _) = add_made(&call, &graph, &before, &made)?;
-        graph.keep_for(node, made.kept);
-        graph_copy::remember(&call, &graph, node, copy.node);
+        let (node, kept) = graph_copy::add(&call, &graph, &before, &copy)?;
+        graph.keep_for(node, kept);
         place.set(node_handle(node))?;
         return Ok(0);
     }

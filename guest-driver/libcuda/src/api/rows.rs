@@ -4,7 +4,7 @@
 //! goes through staging in blocks of rows.
 use super::copy::{HostKind, Job, copy};
 use super::cuda_pairs;
-use super::graph_copy::{self, Described, Staging};
+use super::graph_copy::{self, Staging};
 use crate::abi::{CUcontext, CUdeviceptr, CUstream, Host, In, Memcpy2D, Memcpy2DSide};
 use crate::fence::refuse_capture;
 use crate::session::{Call, NullStream};
@@ -204,24 +204,6 @@ fn as_node(side: &CopySide) -> graph::MemcpySide {
     graph::MemcpySide::at(side.memory.into(), side.address, side.pitch, side.rows)
 }
 
-/// Has a capture take a copy of which some sides are pageable.
-fn capture(
-    job: &Job,
-    [from, to]: [graph::MemcpySide; 2],
-    pageable: [bool; 2],
-    [width, height, depth]: [u64; 3],
-) -> Result<(), Code> {
-    let node = graph::MemcpyNode {
-        from,
-        to,
-        width,
-        height,
-        depth,
-        context: job.stream.context.into(),
-    };
-    graph_copy::capture(&job.call, &job.stream, &Described { node, pageable })
-}
-
 pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
     let size = [raw.width as u64, raw.height as u64, raw.depth as u64];
     if size.contains(&0) {
@@ -252,11 +234,11 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
         }
         (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST && captured => {
             let (from, to) = (rows.as_node(), as_node(&to));
-            capture(job, [from, to], [true, false], size)
+            graph_copy::capture(&job.call, &job.stream, [from, to], [true, false], size)
         }
         (Side::Reached(from), Side::Pageable(rows)) if from.memory != HOST && captured => {
             let (from, to) = (as_node(&from), rows.as_node());
-            capture(job, [from, to], [false, true], size)
+            graph_copy::capture(&job.call, &job.stream, [from, to], [false, true], size)
         }
         (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST => {
             for ([x, y, z], block) in blocks(size) {
