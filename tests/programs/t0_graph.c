@@ -352,6 +352,23 @@ static void ordinary_memory(void) {
         say("%zu x %zu x %zu, there: %d %d", copy.width, copy.height, copy.depth,
             copy.from.host == in || copy.from.device == numbers, copy.to.host == out || copy.to.device == numbers);
     }
+    NEED(cuGraphDestroy(graph));
+    graph = NULL;
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+    TELL(cuMemcpyAsync((CUdeviceptr)other, (CUdeviceptr)in, bytes / 2, stream));
+    TELL(cuMemcpyAsync((CUdeviceptr)(other + N / 2), (CUdeviceptr)in, bytes / 2, stream));
+    NEED(cuStreamEndCapture(stream, &graph));
+    describe("between ordinary memories", graph);
+    in[N / 2 - 1] = 55;
+    launch(graph);
+    say("as it was then: %u, %u, %u", other[0], other[N / 2 - 1], other[N - 1]);
+    NEED(cuGraphDestroy(graph));
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+    in[N / 2 - 1] = 5;
+    TELL(cuMemcpyHtoDAsync_v2(numbers, in, bytes, stream));
+    NEED(cuLaunchKernel(three.function, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+    TELL(cuMemcpyDtoHAsync_v2(out, numbers, bytes, stream));
+    NEED(cuStreamEndCapture(stream, &graph));
     in[7] = 50;
     say("nothing ran: %u", out[7]);
     launch(graph);

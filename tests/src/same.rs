@@ -27,6 +27,7 @@ const PROGRAMS: &[&str] = &[
     "t1_virtual",
     "t1_shared",
     "t1_rows",
+    "t1_nowhere",
     "t1_peer",
     "t1_registered",
     // Some of what it loads NVIDIA's library never ends to load.
@@ -109,6 +110,10 @@ const SOFTWARE_OTHERWISE: &[&str] = &[
     "capture_forbids: in a capture: cuMemcpyDtoD_v2",
     "capture_forbids: in a capture: cuMemcpyHtoD_v2",
     "capture_forbids: in a capture: cuMemcpyDtoH_v2",
+    // A captured copy by address is told with what the addresses were, and one of rows not at all.
+    "copies_by_address: 100 x 1 x 1, memory of type",
+    "copies_of_rows: cuGraphMemcpyNodeGetParams(nodes[i], &copy)",
+    "copies_of_rows: 100 x 3 x 1, memory of type",
 ];
 
 /// Lines of which NVIDIA's library makes what nobody should rely on: it writes past a buffer whose length is negative, and takes

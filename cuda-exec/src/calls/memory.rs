@@ -3,6 +3,8 @@ use super::pool::count_graphs;
 use crate::device_memory::{Device, Owner};
 use crate::dispatch::{Handle, handlers_of};
 use crate::handles::Context;
+use crate::memory::View;
+use crate::recording::To;
 use crate::ring::{Consumer, Failure};
 use crate::session::Session;
 use crate::window::Work;
@@ -146,6 +148,16 @@ copy!(cuMemcpyHtoDAsync memcpy_htod |view, to, from, bytes| (view.is_device(to, 
 copy!(cuMemcpyDtoHAsync memcpy_dtoh |view, to, from, bytes| (view.is_device(from, bytes) && view.host(to, bytes).is_some()));
 copy!(cuMemcpyDtoDAsync memcpy_dtod |view, to, from, bytes| (view.is_device(to, bytes) && view.is_device(from, bytes)));
 
+/// Refuses to fill what is not the guest's. A capture takes any address, as libcuda's own does: libcuda looks for memory there when
+/// it makes a graph executable, and what fills it then is the GPU, which reaches no more than by a kernel.
+pub(super) fn check_fill(view: &View<'_>, to: u64, bytes: u64, place: &To<'_>) -> Result<(), Code> {
+    if place.is_graph() || view.is_device(to, bytes) {
+        Ok(())
+    } else {
+        Err(result::INVALID_VALUE)
+    }
+}
+
 macro_rules! fill {
     ($call:ident $method:ident $type:ty) => {
         impl Handle for $call::Call {
@@ -170,11 +182,9 @@ macro_rules! fill {
                     return Ok($call::Out {});
                 }
                 let stream = ring.stream($call::OP, stream)?;
-                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, _| {
+                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, place| {
                     let view = session.memory.view();
-                    if !view.is_device(to, bytes) {
-                        return Err(result::INVALID_VALUE);
-                    }
+                    check_fill(&view, to, bytes, place)?;
                     // SAFETY: the range was just looked up, and stays until the work is done.
                     unsafe { session.cuda.$method(to, value, count, raw) }?;
                     Ok(view)

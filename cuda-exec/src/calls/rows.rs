@@ -1,5 +1,6 @@
 //! Copies and fills of rows.
 use super::Array;
+use super::memory::check_fill;
 use crate::dispatch::handlers_of;
 use crate::memory::View;
 use crate::ring::Failure;
@@ -110,11 +111,9 @@ macro_rules! fill {
                     return Ok(Out {});
                 }
                 let stream = ring.stream($call::OP, stream)?;
-                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, _| {
+                ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, place| {
                     let view = session.memory.view();
-                    if !view.is_device(to, len) {
-                        return Err(result::INVALID_VALUE);
-                    }
+                    check_fill(&view, to, len, place)?;
                     let (pitch, width, height) = (pitch as usize, width as usize, height as usize);
                     // SAFETY: the range was just looked up, and stays until the work is done.
                     unsafe { session.cuda.memories.$method(to, pitch, value, width, height, raw) }?;

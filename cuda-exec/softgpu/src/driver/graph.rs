@@ -97,9 +97,22 @@ impl Op {
             Work::WaitEvent(event) => Op::WaitEvent(event.clone()),
             Work::Nothing => Op::Empty,
             Work::Write { .. } | Work::WaitValue { .. } => Op::Words(Arc::new(Words::captured(work)?)),
-            Work::CopyRows { .. } | Work::FillRows { .. } | Work::Free(_) | Work::Keep(_) => {
-                Op::Memory(work.clone())
-            }
+            Work::FillRows {
+                to,
+                pitch,
+                value,
+                size,
+                count,
+                height,
+            } => Op::Fill(Fill {
+                to: *to,
+                pitch: *pitch,
+                value: *value,
+                element: u32::from(*size),
+                width: *count,
+                height: *height,
+            }),
+            Work::CopyRows { .. } | Work::Free(_) | Work::Keep(_) => Op::Memory(work.clone()),
             Work::Upload { .. } | Work::Record(_) | Work::Graph(_) => return Err(error::INVALID_VALUE),
         })
     }
@@ -327,6 +340,8 @@ pub(crate) fn steps(graph: &Graph) -> Result<Vec<Step>> {
     let step = |(node, Node { op, .. })| {
         let parts = match &op {
             Op::Graph(part) => steps(part)?,
+            // A captured one may be of any address.
+            Op::Fill(fill) => fill.check().map(|()| Vec::new())?,
             _ => Vec::new(),
         };
         Ok(Step {

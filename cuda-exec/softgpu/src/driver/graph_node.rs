@@ -48,26 +48,37 @@ fn copy(copy: Memcpy3d) -> Result<Op> {
 }
 
 fn fill(fill: Fill) -> Result<Op> {
-    let row = fill
-        .width
-        .checked_mul(fill.element as usize)
-        .ok_or(error::INVALID_VALUE)?;
-    let rows = fill
-        .height
-        .checked_sub(1)
-        .and_then(|rows| rows.checked_mul(fill.pitch));
-    let len = rows
-        .and_then(|rows| rows.checked_add(row))
-        .ok_or(error::INVALID_VALUE)?;
-    let is_aligned = fill.to.is_multiple_of(u64::from(fill.element.max(1)));
-    if !matches!(fill.element, 1 | 2 | 4) || row == 0 || !is_aligned || (fill.height > 1 && fill.pitch < row)
-    {
-        return Err(error::INVALID_VALUE);
-    }
-    if !runtime()?.memory.is_accessible(fill.to, len as u64, None) {
-        return Err(error::INVALID_VALUE);
-    }
+    fill.check()?;
     Ok(Op::Fill(fill))
+}
+
+impl Fill {
+    /// Refuses what cannot be, and memory that is not there.
+    pub(super) fn check(&self) -> Result {
+        let row = self
+            .width
+            .checked_mul(self.element as usize)
+            .ok_or(error::INVALID_VALUE)?;
+        let rows = self
+            .height
+            .checked_sub(1)
+            .and_then(|rows| rows.checked_mul(self.pitch));
+        let len = rows
+            .and_then(|rows| rows.checked_add(row))
+            .ok_or(error::INVALID_VALUE)?;
+        let is_aligned = self.to.is_multiple_of(u64::from(self.element.max(1)));
+        if !matches!(self.element, 1 | 2 | 4)
+            || row == 0
+            || !is_aligned
+            || (self.height > 1 && self.pitch < row)
+        {
+            return Err(error::INVALID_VALUE);
+        }
+        if !runtime()?.memory.is_accessible(self.to, len as u64, None) {
+            return Err(error::INVALID_VALUE);
+        }
+        Ok(())
+    }
 }
 
 fn host(params: &HostNodeParams) -> Result<Op> {

@@ -587,6 +587,7 @@ fn drain_all(runtime: &Runtime, context: &Arc<Context>, range: Option<Range>) {
 fn handle_types(runtime: &Runtime, range: &Range) -> u32 {
     match range.origin {
         Origin::Mapped => runtime.virtual_memory.handle_types(range.start),
+        Origin::Pool(pool) => runtime.pools.handle_types(pool),
         _ => 0,
     }
 }

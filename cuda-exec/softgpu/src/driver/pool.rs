@@ -176,6 +176,14 @@ impl Pools {
         }
     }
 
+    /// As what memory of a pool may be exported; an imported one's is not exported again.
+    pub fn handle_types(&self, pool: u64) -> u32 {
+        match self.all.get(pool) {
+            Ok(pool) if pool.shared.is_some() && !pool.is_imported() => shared::FILE,
+            _ => 0,
+        }
+    }
+
     fn of_device(&self, ordinal: CUdevice, change: impl FnOnce(&mut OfDevice)) -> Result<OfDevice> {
         device(ordinal)?;
         let mut devices: MutexGuard<'_, _> = self.of_devices.lock().unwrap_or_else(|e| e.into_inner());

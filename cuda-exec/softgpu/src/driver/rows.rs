@@ -215,7 +215,6 @@ fn fill(stream: &Arc<Stream>, fill: &Fill, synchronous: bool) -> Result {
     let len = before
         .and_then(|before| before.checked_add(row))
         .ok_or(error::INVALID_VALUE)?;
-    let target = inspect(runtime, fill.to, len as u64, End::Device)?;
     let work = Work::FillRows {
         to: fill.to,
         pitch: fill.pitch,
@@ -224,9 +223,11 @@ fn fill(stream: &Arc<Stream>, fill: &Fill, synchronous: bool) -> Result {
         count: fill.width,
         height: fill.height,
     };
+    // As of a fill in one line.
     if capture::add(stream, &work)? {
         return Ok(());
     }
+    let target = inspect(runtime, fill.to, len as u64, End::Device)?;
     let marker = stream.submit(Vec::new(), work)?;
     if synchronous && target == Found::Pinned {
         wait_for(runtime, &marker)?;

@@ -106,16 +106,17 @@ fn fill(stream: &Arc<Stream>, to: u64, value: u32, size: u8, count: usize, synch
     if len == 0 {
         return Ok(());
     }
-    let target = inspect(runtime, to, len, End::Device)?;
     let work = Work::Fill {
         to,
         value,
         size,
         count,
     };
+    // Of any address: whether there is memory is looked at when the graph is made executable.
     if capture::add(stream, &work)? {
         return Ok(());
     }
+    let target = inspect(runtime, to, len, End::Device)?;
     let marker = stream.submit(Vec::new(), work)?;
     if synchronous && target == Found::Pinned {
         wait_for(runtime, &marker)

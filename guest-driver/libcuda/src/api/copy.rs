@@ -13,6 +13,11 @@ use vgpu_protocol::calls::{Wire, cuMemcpyDtoDAsync, cuMemcpyDtoHAsync, cuMemcpyH
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::graph::MemcpySide;
 
+/// A side of a copy of so many bytes, for a graph.
+fn linear(memory: u64, address: u64, len: usize) -> MemcpySide {
+    MemcpySide::at(memory, address, len as u64, 1)
+}
+
 /// One side of a copy between unlike memories: what kind of host memory it is.
 pub(super) enum HostKind {
     Pinned,
@@ -102,11 +107,11 @@ impl Job {
 
     /// Has a capture take a copy from or to pageable memory.
     fn capture(&self, [from, to]: [u64; 2], len: usize, to_host: bool) -> Result<(), Code> {
-        let linear = |memory, address| MemcpySide::at(memory, address, len as u64, 1);
-        let (from, to) = match to_host {
-            false => (linear(MemcpySide::HOST, from), linear(MemcpySide::DEVICE, to)),
-            true => (linear(MemcpySide::DEVICE, from), linear(MemcpySide::HOST, to)),
+        let (from_kind, to_kind) = match to_host {
+            false => (MemcpySide::HOST, MemcpySide::DEVICE),
+            true => (MemcpySide::DEVICE, MemcpySide::HOST),
         };
+        let (from, to) = (linear(from_kind, from, len), linear(to_kind, to, len));
         let size = [len as u64, 1, 1];
         graph_copy::capture(&self.call, &self.stream, [from, to], [!to_host, to_host], size)
     }
@@ -225,6 +230,19 @@ impl Job {
         let session = self.call.session;
         // SAFETY: the caller of cuMemcpy promised that an address which is not the device's is host memory of this size.
         let host = |addr: u64| unsafe { Host::new(addr as usize) };
+        if len > 0 && self.stream.capture() != 0 {
+            let is_pageable = |addr: u64| match session.is_device(addr) {
+                true => Ok(false),
+                false => self
+                    .host_kind(host(addr), len)
+                    .map(|kind| matches!(kind, HostKind::Captured)),
+            };
+            let pageable = [is_pageable(from)?, is_pageable(to)?];
+            if pageable != [false, false] {
+                let sides = [from, to].map(|addr| linear(MemcpySide::UNIFIED, addr, len));
+                return graph_copy::capture(&self.call, &self.stream, sides, pageable, [len as u64, 1, 1]);
+            }
+        }
         match (session.is_device(to), session.is_device(from)) {
             (true, true) => self.on_device(to, from, len),
             (true, false) => self.to_device(to, host(from), len),

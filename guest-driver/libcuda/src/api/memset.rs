@@ -33,7 +33,7 @@ fn fill<C: Wire>(
         return Err(result::INVALID_VALUE);
     }
     let len = len.ok_or(result::INVALID_VALUE)?;
-    call.session.check_device(to, len)?;
+    call.session.check_running(to, len)?;
     if stream.context == context.id {
         call.submit::<C>(context.id, arguments(stream.word))?;
     } else {

@@ -228,6 +228,7 @@ fn allocate(
     };
     let memory = DeviceMemory {
         origin,
+        handle_types: pool.handle_types,
         ..DeviceMemory::allocated(bytes as u64, stream.context)
     };
     call.session.device_memory().insert(out.pointer, memory);

@@ -51,13 +51,19 @@ impl Rows {
         // SAFETY: inside the memory that the caller promised.
         unsafe { Host::new((self.first + (z * self.rows + y) * self.pitch + x) as usize) }
     }
-
-    fn as_node(&self) -> graph::MemcpySide {
-        graph::MemcpySide::at(graph::MemcpySide::HOST, self.first, self.pitch, self.rows)
-    }
 }
 
 impl Side {
+    /// It as a graph's node has it, and whether it is pageable, if it is no array.
+    fn as_node(&self, raw: &MemcpySide) -> Option<(graph::MemcpySide, bool)> {
+        let at = |address, pitch, rows| graph::MemcpySide::at(raw.memory.into(), address, pitch, rows);
+        match self {
+            Self::Reached(side) if side.memory == ARRAY => None,
+            Self::Reached(side) => Some((at(side.address, side.pitch, side.rows), false)),
+            Self::Pageable(rows) => Some((at(rows.first, rows.pitch, rows.rows), true)),
+        }
+    }
+
     /// What of it a block that begins at `x`, `y`, `z` is.
     fn part(side: &CopySide, [x, y, z]: [u64; 3]) -> CopySide {
         let mut part = *side;
@@ -199,11 +205,6 @@ fn staged(address: u64, [width, height, _]: [u64; 3]) -> CopySide {
     }
 }
 
-/// Memory that the device reaches, as a graph's node has it.
-fn as_node(side: &CopySide) -> graph::MemcpySide {
-    graph::MemcpySide::at(side.memory.into(), side.address, side.pitch, side.rows)
-}
-
 pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
     let size = [raw.width as u64, raw.height as u64, raw.depth as u64];
     if size.contains(&0) {
@@ -213,6 +214,14 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
     let from = Side::new(job, &raw.from, size)?;
     let to = Side::new(job, &raw.to, size)?;
     let captured = job.stream.capture() != 0;
+    if captured
+        && let Some((from, from_pageable)) = from.as_node(&raw.from)
+        && let Some((to, to_pageable)) = to.as_node(&raw.to)
+        && (from_pageable || to_pageable)
+    {
+        let pageable = [from_pageable, to_pageable];
+        return graph_copy::capture(&job.call, &job.stream, [from, to], pageable, size);
+    }
     match (from, to) {
         (Side::Reached(from), Side::Reached(to)) => {
             submit(job, from, to, size)?;
@@ -231,14 +240,6 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
             let staging = Staging::new(session, rows, size, true)?;
             submit(job, from, staged(staging.addr(), size), size)?;
             graph_copy::capture_function(&job.call, &job.stream, &staging)
-        }
-        (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST && captured => {
-            let (from, to) = (rows.as_node(), as_node(&to));
-            graph_copy::capture(&job.call, &job.stream, [from, to], [true, false], size)
-        }
-        (Side::Reached(from), Side::Pageable(rows)) if from.memory != HOST && captured => {
-            let (from, to) = (as_node(&from), rows.as_node());
-            graph_copy::capture(&job.call, &job.stream, [from, to], [false, true], size)
         }
         (Side::Pageable(rows), Side::Reached(to)) if to.memory != HOST => {
             for ([x, y, z], block) in blocks(size) {
