@@ -26,6 +26,37 @@ static double bandwidth(size_t bytes, int times, CUdeviceptr d, void *host, int 
     return best;
 }
 
+// A kernel that was compiled a moment ago, as programs do that compile at run time: its module loaded, the kernel run once, and the
+// module unloaded.
+static void compiled_at_run_time(CUstream stream) {
+    static const char ptx[] = ".version 7.0\n.target sm_75\n.address_size 64\n.visible .entry fresh() { ret; }\n";
+    CUlinkState link;
+    void *image;
+    size_t bytes;
+    CHECK(cuLinkCreate_v2(0, NULL, NULL, &link));
+    CHECK(cuLinkAddData_v2(link, 1, (void *)ptx, sizeof ptx, "fresh", 0, NULL, NULL));
+    CHECK(cuLinkComplete(link, &image, &bytes));
+    for (int i = 0; i < 200; i++) {
+        CUmodule loaded;
+        CUfunction fresh;
+        double start = seconds();
+        CHECK(cuModuleLoadData(&loaded, image));
+        CHECK(cuModuleGetFunction(&fresh, loaded, "fresh"));
+        double middle = seconds();
+        CHECK(cuLaunchKernel(fresh, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+        CHECK(cuStreamSynchronize(stream));
+        double end = seconds();
+        CHECK(cuModuleUnload(loaded));
+        values[i] = (middle - start) * 1e6;
+        values[1000 + i] = (end - middle) * 1e6;
+        values[2000 + i] = (seconds() - end) * 1e6;
+    }
+    CHECK(cuLinkDestroy(link));
+    figure("module_load_p50", percentile(values, 200, 0.5), "us");
+    figure("first_launch_p50", percentile(values + 1000, 200, 0.5), "us");
+    figure("module_unload_p50", percentile(values + 2000, 200, 0.5), "us");
+}
+
 int main(int argc, char **argv) {
     size_t large = (size_t)argument(argc, argv, 1, 256) << 20;
     setup();
@@ -90,5 +121,6 @@ int main(int argc, char **argv) {
     }
     figure("alloc_1m_p50", percentile(values, 200, 0.5), "us");
     figure("free_1m_p50", percentile(values + 1000, 200, 0.5), "us");
+    compiled_at_run_time(stream);
     return 0;
 }

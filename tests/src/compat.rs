@@ -188,6 +188,8 @@ fn guest_script(
     for folder in ["proc", "sys", "dev", "tmp"] {
         script += &format!("mkdir {GUEST_ROOT}/{folder}\nmount --bind /{folder} {GUEST_ROOT}/{folder}\n");
     }
+    // As the rule of the guest's package has it.
+    script += "ln -s vgpu /dev/nvidiactl\n";
     script += &format!("mount --bind /dev/shm {GUEST_ROOT}/dev/shm\n");
     for entry in fs::read_dir("/")?.flatten() {
         // Such as lib, which leads to usr/lib.

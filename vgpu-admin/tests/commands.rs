@@ -900,6 +900,7 @@ fn a_containers_file_is_told_of_without_vgpud() {
     let mounts = &file["devices"][0]["containerEdits"]["mounts"];
     assert_eq!(mounts[0]["hostPath"], "/run/vgpu/vm9/vgpu.sock");
     assert_eq!(mounts[1]["hostPath"], "/l");
+    assert_eq!(mounts[2]["containerPath"], "/dev/nvidiactl");
     let (told, _) = alone(&["cdi", "--vm-id", "9", "--libraries", "/l", "--json"], 0);
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(

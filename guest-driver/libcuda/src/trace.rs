@@ -1,5 +1,5 @@
-//! `VGPU_TRACE` has every call of the program told with its arguments and its result: what a program asks for, and where it
-//! first fails. With 1 it is told on standard error, with a path in the file of that name with the process' number behind it.
+//! `VGPU_TRACE` has every call of the program told with its arguments, its result and how long it took: what a program asks for,
+//! where it first fails, and what it waits for. With 1 it is told on standard error, with a path in the file of that name with the process' number behind it.
 use crate::abi::CUresult;
 use crate::lock;
 use std::ffi::CStr;
@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
 
 const UNKNOWN: u8 = 0;
 const OFF: u8 = 1;
@@ -51,8 +52,8 @@ fn tell(line: &str) {
     };
 }
 
-/// A call's arguments as they are told, if they are.
-pub type Said = Option<String>;
+/// A call's arguments as they are told, if they are, and when it began.
+pub type Said = Option<(String, Instant)>;
 
 /// An argument: a number, a handle or a pointer. What is larger is not told.
 pub fn argument<T: 'static>(argument: &T) -> String {
@@ -71,7 +72,7 @@ macro_rules! said {
     ($($arg:ident),*) => {
         $crate::trace::is_on().then(|| {
             let arguments: &[String] = &[$($crate::trace::argument(&$arg)),*];
-            arguments.join(", ")
+            (arguments.join(", "), std::time::Instant::now())
         })
     };
 }
@@ -79,10 +80,11 @@ pub(crate) use said;
 
 /// A call ended.
 pub fn ended(name: &str, said: Said, result: CUresult) {
-    if let Some(said) = said {
+    if let Some((said, began)) = said {
+        let took = began.elapsed().as_micros();
         // SAFETY: takes nothing and always succeeds.
         let thread = unsafe { libc::gettid() };
-        tell(&format!("{thread} {name}({said}) -> {result}"));
+        tell(&format!("{thread} {name}({said}) -> {result} in {took} us"));
     }
 }
 

@@ -10,6 +10,9 @@ const KIND: &str = "vgpu/gpu";
 /// Where a container has what is the host's.
 const SOCKET: &str = "/run/vgpu/gpu.sock";
 const LIBRARIES: &str = "/usr/lib/vgpu";
+/// JAX looks whether there is NVIDIA's device, and no further.
+const NVIDIAS: &str = "/dev/nvidiactl";
+const NOTHING: &str = "/dev/null";
 /// What programs load of it.
 const LIBCUDA: &str = "libcuda.so.1";
 
@@ -32,7 +35,7 @@ struct Device {
 #[derive(Debug, Serialize)]
 struct Edits {
     env: [String; 2],
-    mounts: [Mount; 2],
+    mounts: [Mount; 3],
 }
 
 #[derive(Debug, Serialize)]
@@ -64,6 +67,7 @@ pub fn cdi(version: &str, vm: u32, socket: &str, libraries: &str) -> Cdi {
                     // Whoever connects must be able to write to it.
                     mount(socket, SOCKET, &["rw"]),
                     mount(libraries, LIBRARIES, &["ro"]),
+                    mount(NOTHING, NVIDIAS, &["ro"]),
                 ],
             },
         }],
