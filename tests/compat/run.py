@@ -193,7 +193,6 @@ def examine(program, base, options, native_environment, vgpu_environment):
         natives.append(execute(program, own / "native2", native_environment, options))
         if native_is_no_measure():
             return outcome
-    outcome.native_seconds = sum(run.seconds for run in natives) / len(natives)
     judge(outcome, natives, vgpu, program)
     while outcome.differences and not options.only_vgpu and len(natives) < 2 + MORE_NATIVE_RUNS:
         more = execute(program, own / f"native{len(natives) + 1}", native_environment, options)

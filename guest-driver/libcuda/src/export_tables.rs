@@ -1,7 +1,7 @@
 //! The driver's private tables, as far as NVIDIA's runtime and libraries are known to use them: each is found by its UUID and is an
 //! array of functions, most with the table's size in bytes at its start. A place whose function nobody is known to call
 //! holds one that refuses.
-use crate::abi::{CUcontext, CUdevice, CUfunction, CUmodule, CUresult, CUstream, CUuuid, Host, Out};
+use crate::abi::{CUcontext, CUdevice, CUfunction, CUmodule, CUresult, CUstream, CUuuid, Host, In, Out};
 use crate::api::{self, guard};
 use crate::integrity::{self, Claim, Device};
 use crate::session::{Call, NullStream};
@@ -71,6 +71,11 @@ table! {
     TOOLS_MODULE[120] { 7: each_function }
 }
 table! {
+    /// For CUPTI, which since CUDA 13.2 wants the table before it tells as much as its version, and in 13.2 and 13.3 asks which function
+    /// stands for each of its own.
+    TOOLS[128] { 67: own_function }
+}
+table! {
     /// Hints for libraries' heuristics, of which there are none; but its callers want the table.
     HINTS[8] {}
 }
@@ -93,6 +98,7 @@ pub fn find(id: CUuuid) -> Option<usize> {
         0xd4082055_bde6_704b_8d34_ba123c66e1f2 => INTEGRITY.as_ptr(),
         0x21318c60_9714_3248_8ca6_41ff7324c8f2 => TOOLS_CONTEXT.as_ptr(),
         0x6e163fbe_b958_444d_835c_e182aff1991e => TOOLS_MODULE.as_ptr(),
+        0x7cb63f9b_9ca4_8e42_a484_beb66e6aed7f => TOOLS.as_ptr(),
         0x1734dc26_800d_4745_8726_c0f1e7dd8bca => HINTS.as_ptr(),
         _ => return None,
     };
@@ -125,6 +131,16 @@ extern "C" fn load_extended(
 extern "C" fn load_fatbin(image: Host, module: Out<CUmodule>, _: usize, _: usize, _: c_uint) -> CUresult {
     guard("private load_fatbin", said!(image, module), || {
         api::load_image(module, image)
+    })
+}
+
+/// The function at that place of CUPTI's own ones: nobody stands in for it.
+extern "C" fn own_function(place: Out<usize>, own: In<usize>, index: usize, count: usize) -> CUresult {
+    guard("private own_function", said!(place, own, index, count), || {
+        if index >= count {
+            return Err(result::INVALID_VALUE);
+        }
+        place.set(own.at(index)?)
     })
 }
 
@@ -292,4 +308,32 @@ extern "C" fn storage_get(value: Out<usize>, context: CUcontext, key: usize) -> 
         let found = call.session.storage.get(context, key);
         value.set(found.ok_or(result::INVALID_HANDLE)?)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cupti_has_its_own_functions() {
+        const TABLE: u128 = 0x7cb63f9b_9ca4_8e42_a484_beb66e6aed7f;
+        const AT: usize = 67;
+        type Ask = extern "C" fn(*mut usize, *const usize, usize, usize) -> CUresult;
+        let table = find(CUuuid(TABLE.to_be_bytes())).unwrap() as *const usize;
+        // SAFETY: the table is as long as its first word says, and there is this function.
+        let ask: Ask = unsafe {
+            assert!(*table > AT * size_of::<usize>());
+            std::mem::transmute(*table.add(AT))
+        };
+        let (own, mut found) = ([11, 12, 13], 0);
+        let none = ptr::null_mut();
+        assert_eq!(
+            (ask(&mut found, own.as_ptr(), 2, 3), found),
+            (result::SUCCESS, 13)
+        );
+        assert_eq!(ask(&mut found, own.as_ptr(), 3, 3), result::INVALID_VALUE);
+        assert_eq!(ask(&mut found, ptr::null(), 0, 3), result::INVALID_VALUE);
+        assert_eq!(ask(none, own.as_ptr(), 0, 3), result::INVALID_VALUE);
+        assert_eq!(found, 13);
+    }
 }
