@@ -9,7 +9,7 @@ use vgpu_protocol::result::Code;
 /// Bytes of the smallest block.
 const LEAST: u64 = 4096;
 /// Smaller blocks are parts of one of this length, in bytes.
-const SLAB: u64 = 1 << 20;
+pub const SLAB: u64 = 1 << 20;
 
 /// Blocks that nobody uses, by their length.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use crate::advice::Advices;
 use crate::api::{Array, Link, Mipmapped, Objects, Pools, TensorMaps, VirtualMemory};
 use crate::area::{Area, Shared};
 use crate::arena::{ALIGN, Arena};
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, SLAB};
 use crate::device_memory::{DeviceMemory, DeviceTable};
 use crate::graphs::{Graph, GraphExec};
 use crate::handles::{Entry, Table};
@@ -623,17 +623,25 @@ impl Call {
         self.ask_with::<C>(context, arguments, &[]).map(|(out, _)| out)
     }
 
-    /// Runs `f` with a new buffer of `len` bytes that the host can reach, and its address.
+    /// Runs `f` with a buffer of `len` bytes that the host can reach, and its address. Short ones are kept for the next time: to map
+    /// memory, and to unmap it, each take as long as a call that is answered.
     pub fn with_buffer<T>(
         &self,
         len: u64,
         f: impl FnOnce(&mut [u8], u64) -> Result<T, Code>,
     ) -> Result<T, Code> {
-        let addr = self.session.alloc(len, false)?;
-        // SAFETY: a new buffer of at least this length, which nothing else uses but the host while it is asked to.
-        let buffer = unsafe { std::slice::from_raw_parts_mut(addr as *mut u8, len as usize) };
-        let done = f(buffer, addr);
-        let freed = self.session.free(addr, len);
+        let session = self.session;
+        // SAFETY: at least this much memory, which nothing else uses but the host while it is asked to.
+        let buffer = |addr| unsafe { std::slice::from_raw_parts_mut(addr as *mut u8, len as usize) };
+        if len <= SLAB {
+            let block = session.take_block(len)?;
+            let done = f(buffer(block.addr), block.addr);
+            session.give_block(block);
+            return done;
+        }
+        let addr = session.alloc(len, false)?;
+        let done = f(buffer(addr), addr);
+        let freed = session.free(addr, len);
         let done = done?;
         freed.map(|()| done)
     }
