@@ -268,10 +268,47 @@ static void a_strange_one(void) {
     TELL(cuCtxDestroy_v2((CUcontext)zeroes));
 }
 
+// CUdevResource, of which the caller gets what multiprocessors there are.
+struct dev_resource {
+    unsigned type;
+    char internal[92];
+    unsigned count, least, alignment;
+    char rest[36];
+};
+CUresult cuDeviceGetDevResource(CUdevice device, struct dev_resource *resource, unsigned type);
+CUresult cuCtxGetDevResource(CUcontext context, struct dev_resource *resource, unsigned type);
+CUresult cuStreamGetGreenCtx(CUstream stream, void **context);
+
+static void parts_of_a_device(void) {
+    with_context();
+    struct dev_resource all = {0}, has = {0};
+    int multiprocessors = 0;
+    CUstream stream;
+    void *green = &green;
+    NEED(cuDeviceGetAttribute(&multiprocessors, 16, device));
+    NEED(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    TELL_VALUE(cuDeviceGetDevResource(device, &all, 1), all.type);
+    TELL_VALUE(cuCtxGetDevResource(context, &has, 1), has.type);
+    say("all multiprocessors: %d, and of the context: %d; at least %u, by %u", all.count == (unsigned)multiprocessors,
+        has.count == all.count, has.least, has.alignment);
+    TELL(cuDeviceGetDevResource(device, &all, 0));
+    TELL(cuCtxGetDevResource(context, &has, 0));
+    TELL(cuCtxGetDevResource(context, &has, 2));
+    TELL(cuDeviceGetDevResource(device, NULL, 1));
+    TELL(cuCtxGetDevResource(context, NULL, 1));
+    TELL(cuDeviceGetDevResource(1000, &all, 1));
+    TELL(cuCtxGetDevResource(NULL, &has, 1));
+    TELL(cuStreamGetGreenCtx(stream, &green));
+    say("a green context: %d", green != NULL);
+    TELL(cuStreamGetGreenCtx(NULL, &green));
+    TELL(cuStreamGetGreenCtx(stream, NULL));
+}
+
 int main(int argc, char **argv) {
     static const struct section sections[] = {
         SECTION(without_one), SECTION(creating), SECTION(stack), SECTION(threads),
         SECTION(two_contexts), SECTION(gone_with_it), SECTION(a_destroyed_one), SECTION(a_strange_one),
+        SECTION(parts_of_a_device),
     };
     return RUN_SECTIONS(sections);
 }

@@ -442,10 +442,10 @@ macro_rules! for_each_call {
             local 0 cuUserObjectRetain { cuUserObjectRetain: 11030 } {} () -> () [];
             // Green contexts.
             none 0 cuCtxFromGreenCtx { cuCtxFromGreenCtx: 12040 } {} () -> () [primary];
-            none 0 cuCtxGetDevResource { cuCtxGetDevResource: 12040 } {} () -> () [primary];
+            local 0 cuCtxGetDevResource { cuCtxGetDevResource: 12040 } {} () -> () [];
             none 0 cuDevResourceGenerateDesc { cuDevResourceGenerateDesc: 12040 } {} () -> () [primary];
             none 0 cuDevSmResourceSplitByCount { cuDevSmResourceSplitByCount: 12040 } {} () -> () [primary];
-            none 0 cuDeviceGetDevResource { cuDeviceGetDevResource: 12040 } {} () -> () [primary];
+            local 0 cuDeviceGetDevResource { cuDeviceGetDevResource: 12040 } {} () -> () [];
             none 0 cuGreenCtxCreate { cuGreenCtxCreate: 12040 } {} () -> () [primary];
             none 0 cuGreenCtxDestroy { cuGreenCtxDestroy: 12040 } {} () -> () [primary];
             none 0 cuGreenCtxGetDevResource { cuGreenCtxGetDevResource: 12040 } {} () -> () [primary];
@@ -453,7 +453,7 @@ macro_rules! for_each_call {
             none 0 cuGreenCtxRecordEvent { cuGreenCtxRecordEvent: 12040 } {} () -> () [primary];
             none 0 cuGreenCtxStreamCreate { cuGreenCtxStreamCreate: 12050 } {} () -> () [primary];
             none 0 cuGreenCtxWaitEvent { cuGreenCtxWaitEvent: 12040 } {} () -> () [primary];
-            none 0 cuStreamGetGreenCtx { cuStreamGetGreenCtx: 12040 } {} () -> () [primary];
+            local 0 cuStreamGetGreenCtx { cuStreamGetGreenCtx: 12040 } {} () -> () [];
             // The library's log, core dumps, profiler.
             none 0 cuCoredumpGetAttribute { cuCoredumpGetAttribute: 12010 } {} () -> () [files];
             none 0 cuCoredumpGetAttributeGlobal { cuCoredumpGetAttributeGlobal: 12010 } {} () -> () [files];

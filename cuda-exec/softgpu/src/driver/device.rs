@@ -14,6 +14,9 @@ pub const SHARED_OPTIN: i32 = 227 * 1024;
 /// Most shared memory a block may have otherwise.
 pub const SHARED_DEFAULT: i32 = 48 * 1024;
 
+/// Multiprocessors.
+pub const MULTIPROCESSORS: i32 = 1;
+
 /// Operations that a CUatomicOperation names.
 const ATOMIC_OPERATIONS: u32 = 13;
 /// Most elements of a texture of linear memory.
@@ -137,7 +140,7 @@ fn attribute(device: &Device, id: i32) -> Result<i32> {
         13 => 2_000_000,                                  // CLOCK_RATE, kHz
         14 | 30 => 512,                                   // TEXTURE_ALIGNMENT, SURFACE_ALIGNMENT
         15 => 1,                                          // GPU_OVERLAP
-        16 => 1,                                          // MULTIPROCESSOR_COUNT
+        16 => MULTIPROCESSORS,                            // MULTIPROCESSOR_COUNT
         19 => 1,                                          // CAN_MAP_HOST_MEMORY
         31 => 1,                                          // CONCURRENT_KERNELS
         33 => pci_address(device.part.device).bus as i32, // PCI_BUS_ID

@@ -80,6 +80,7 @@ codes! {
     CAPTURED_EVENT = 907, "operation not permitted on an event last recorded in a capturing stream";
     STREAM_CAPTURE_WRONG_THREAD = 908, "attempt to terminate a thread-local capture sequence from another thread";
     GRAPH_EXEC_UPDATE_FAILURE = 910, "the graph update was not performed because it included changes which violated constraints specific to instantiated graph update";
+    INVALID_RESOURCE_TYPE = 914, "one or more resources passed in are not valid resource types for the operation";
     UNKNOWN = 999, "unknown error";
 }
 

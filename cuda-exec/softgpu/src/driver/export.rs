@@ -4,8 +4,8 @@ use super::abi::{Out, Symbol, Text, api};
 use super::error::{self, Result};
 use super::{
     array, array_copies, capture, checkpoint, context, device, event, graph, graph_node, graph_shape, launch,
-    link, memory, module, occupancy, pool, rows, runtime, stream, stream_memory, tensor_map, texture,
-    transfer, virtual_memory,
+    link, memory, module, occupancy, pool, resource, rows, runtime, stream, stream_memory, tensor_map,
+    texture, transfer, virtual_memory,
 };
 use std::ffi::c_void;
 
@@ -17,6 +17,7 @@ const TABLES: &[&[Symbol]] = &[
     memory::SYMBOLS,
     pool::SYMBOLS,
     pool::STREAM_SYMBOLS,
+    resource::SYMBOLS,
     rows::SYMBOLS,
     rows::BYTES,
     rows::HALVES,

@@ -22,6 +22,7 @@ pub mod module;
 pub mod occupancy;
 pub mod pool;
 pub mod registry;
+pub mod resource;
 pub mod rows;
 pub mod runtime;
 pub mod shared;
