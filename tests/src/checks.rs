@@ -81,11 +81,24 @@ pub fn executors_keep_out_of_their_guests_way(stack: &Stack, vm: u32) -> Result<
 
 /// The same program many times in a row: the first run leaves nothing that breaks a later one.
 pub fn runs_in_a_row<M: Machine>(stack: &Stack, vm: u32, machine: &mut M, runs: u32) -> Result<()> {
+    machine.must("vadd")?;
+    nothing_left(stack, vm)?;
+    let before = files(stack, vm)?;
     let text = machine.must(&format!(
         "i=0; while [ $i -lt {runs} ]; do vadd 5000 >/dev/null || exit 1; i=$((i+1)); done; echo all right"
     ))?;
     ensure!(text.contains("all right"), "{text}");
-    nothing_left(stack, vm)
+    nothing_left(stack, vm)?;
+    // What was the last run's may be closed a little later.
+    stack.until("the backend has no more files open than before", |stack| {
+        files(stack, vm).is_ok_and(|files| files <= before)
+    })
+}
+
+/// How many files that VM's backend has open.
+fn files(stack: &Stack, vm: u32) -> Result<usize> {
+    let pid = stack.backend_pid(vm).context("the VM has a backend")?;
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 /// No executor of that VM is left.

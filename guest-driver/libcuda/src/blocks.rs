@@ -4,7 +4,7 @@ use crate::lock;
 use crate::session::Session;
 use std::collections::HashMap;
 use std::sync::Mutex;
-use vgpu_protocol::result::Code;
+use vgpu_protocol::result::{self, Code};
 
 /// Bytes of the smallest block.
 const LEAST: u64 = 4096;
@@ -46,7 +46,8 @@ impl Blocks {
 impl Session {
     /// A block of at least that many bytes, which the GPU reaches.
     pub fn take_block(&self, bytes: u64) -> Result<Block, Code> {
-        let len = bytes.max(LEAST).next_power_of_two();
+        let len = bytes.max(LEAST).checked_next_power_of_two();
+        let len = len.ok_or(result::OUT_OF_MEMORY)?;
         let block = |addr| Block { addr, len };
         if let Some(addr) = self.blocks.take(len) {
             return Ok(block(addr));

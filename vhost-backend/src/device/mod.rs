@@ -31,7 +31,7 @@ use queues::{Chain, GuestMemory, Reply, Taken, VirtQueue};
 use session::{Handle, Sessions, Surroundings, lock};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -79,6 +79,8 @@ pub struct Device {
     in_flight: Arc<AtomicU32>,
     sessions: Arc<Sessions>,
     stopped: Mutex<Stopped>,
+    /// Events that end the queue thread, which vhost-user-backend never closes.
+    exits: Mutex<Vec<RawFd>>,
 }
 
 /// What remains of sessions that were ended because the rings stopped.
@@ -145,6 +147,7 @@ impl Device {
             in_flight: Arc::new(AtomicU32::new(0)),
             sessions: Arc::new(Mutex::new(BTreeMap::new())),
             stopped: Mutex::new(Stopped::default()),
+            exits: Mutex::default(),
             guest,
             queues,
         })
@@ -165,6 +168,17 @@ impl Device {
             queue.stopped();
         }
         self.end_sessions();
+    }
+
+    /// Closes what vhost-user-backend leaves open.
+    ///
+    /// # Safety
+    /// The daemon of this device is gone, and its threads with it.
+    pub unsafe fn close_exit_events(&self) {
+        for exit in lock(&self.exits).drain(..) {
+            // SAFETY: vhost-user-backend 0.24 takes it out of its owner and gives it to an epoll alone, whose thread has ended.
+            drop(unsafe { OwnedFd::from_raw_fd(exit) });
+        }
     }
 
     /// Ends all sessions; returns when no executor uses guest memory any more, or was written off.
@@ -453,7 +467,9 @@ impl VhostUserBackend for Device {
     }
 
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+        let event = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()?;
+        lock(&self.exits).push(event.0.as_raw_fd());
+        Some(event)
     }
 
     fn stop_vring(&self, queue_index: u32) -> io::Result<()> {

@@ -18,6 +18,9 @@ fn linear(memory: u64, address: u64, len: usize) -> MemcpySide {
     MemcpySide::at(memory, address, len as u64, 1)
 }
 
+/// Copies of ordinary memory to the device of up to this many bytes are not waited for.
+const WITH_THE_COMMAND: usize = 64 << 10;
+
 /// One side of a copy between unlike memories: what kind of host memory it is.
 pub(super) enum HostKind {
     Pinned,
@@ -128,7 +131,8 @@ impl Job {
             }
             HostKind::Captured => self.capture([from.addr(), to], len, false),
             HostKind::Pageable => {
-                // The source may be reused as soon as it is staged, so neither kind of call waits for the device.
+                // The source may be reused as soon as it is staged. A call that is synchronous waits for what is more than natively
+                // goes with the command itself: programs go on in streams that do not wait for this one.
                 for offset in (0..len).step_by(CHUNK_LEN) {
                     let part = CHUNK_LEN.min(len - offset);
                     let lease = self.call.session.stage(self.call.thread, part)?;
@@ -138,7 +142,11 @@ impl Job {
                     self.submit_to_device(to + offset as u64, lease.addr, part as u64)?;
                     lease.guard(&self.stream);
                 }
-                self.finish_at(to)
+                if len > WITH_THE_COMMAND {
+                    self.finish()
+                } else {
+                    self.finish_at(to)
+                }
             }
         }
     }
@@ -227,10 +235,20 @@ impl Job {
 
     /// A copy whose direction follows from the addresses.
     pub(super) fn any(&self, to: u64, from: u64, len: usize) -> Result<(), Code> {
+        if len == 0 {
+            return Ok(());
+        }
         let session = self.call.session;
+        if [to, from]
+            .iter()
+            .any(|addr| addr.checked_add(len as u64).is_none())
+        {
+            return Err(result::INVALID_VALUE);
+        }
         // SAFETY: the caller of cuMemcpy promised that an address which is not the device's is host memory of this size.
         let host = |addr: u64| unsafe { Host::new(addr as usize) };
-        if len > 0 && self.stream.capture() != 0 {
+        let captured = self.stream.capture() != 0;
+        if captured {
             let is_pageable = |addr: u64| match session.is_device(addr) {
                 true => Ok(false),
                 false => self
@@ -248,11 +266,17 @@ impl Job {
             (true, false) => self.to_device(to, host(from), len),
             (false, true) => self.to_host(host(to), from, len),
             (false, false) => {
+                let pinned = [to, from].map(|addr| session.find_pinned(addr, len as u64));
+                if let [Some((_, into)), Some((_, out_of))] = pinned
+                    && (captured || into.managed || out_of.managed)
+                {
+                    return self.on_device(to, from, len);
+                }
                 let (to, from) = (host(to), host(from));
-                if len > 0 && (to.is_null() || from.is_null()) {
+                if to.is_null() || from.is_null() {
                     return Err(result::INVALID_VALUE);
                 }
-                // Behind the stream's work, as every copy.
+                // Behind the stream's work, as every copy, and as every copy between memories of the host done when the call is.
                 self.call.synchronize_stream(&self.stream)?;
                 to.copy_from(from, len);
                 Ok(())

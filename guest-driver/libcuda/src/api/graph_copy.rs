@@ -39,7 +39,8 @@ impl Staging {
         size: [u64; 3],
         to_host: bool,
     ) -> Result<Arc<Self>, Code> {
-        let block = session.take_block(size.iter().product())?;
+        let bytes = size.iter().try_fold(1u64, |bytes, &size| bytes.checked_mul(size));
+        let block = session.take_block(bytes.ok_or(result::INVALID_VALUE)?)?;
         Ok(Arc::new(Self {
             session,
             block,
