@@ -149,6 +149,11 @@ impl Graph {
         matches!(self.hold(), Hold::Owned)
     }
 
+    /// Whether the capture that it was of has failed.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.hold(), Hold::Lost)
+    }
+
     /// Whether a stream captures it, or what it is part of.
     pub fn is_captured(&self) -> bool {
         match self.hold() {

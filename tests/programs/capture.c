@@ -1,8 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // A stream's work captured into a graph, and the graph run many times.
 #include "common.h"
+#include <pthread.h>
 
-enum { N = 4096, LAUNCHES = 10, REPLAYS = 20 };
+enum { N = 4096, LAUNCHES = 10, REPLAYS = 20, ROUNDS = 100 };
+
+static CUcontext shared;
+static CUdeviceptr source;
+
+// Whether a call succeeded, which may also be forbidden while another thread captures.
+static int may(CUresult result, const char *what) {
+    EXPECT(result == CUDA_SUCCESS || result == 900 || result == 901, "%s gave %d", what, result);
+    return result == CUDA_SUCCESS;
+}
+
+// Captures, over and over, while another thread does and makes it fail: each wait of one is forbidden while the other captures.
+// Whatever comes of a capture, its stream is good for the next.
+static void *captures(void *unused) {
+    CHECK(cuCtxSetCurrent(shared));
+    CUstream stream;
+    CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    uint32_t *there = malloc(4096);
+    for (int round = 0; round < ROUNDS; round++) {
+        CUgraph graph = NULL;
+        CUgraphExec exec;
+        CHECK(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_GLOBAL));
+        may(cuMemcpyDtoHAsync_v2(there, source, 4096, stream), "the copy");
+        if (!may(cuStreamEndCapture(stream, &graph), "the end of the capture"))
+            continue;
+        if (may(cuGraphInstantiateWithFlags(&exec, graph, 0), "making it executable")) {
+            if (may(cuGraphLaunch(exec, stream), "the launch"))
+                may(cuStreamSynchronize(stream), "the wait");
+            may(cuGraphExecDestroy(exec), "its end");
+        }
+        may(cuGraphDestroy(graph), "the graph's end");
+    }
+    return unused;
+}
+
+static void at_once(void) {
+    CHECK(cuCtxGetCurrent(&shared));
+    source = device_alloc(4096);
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        EXPECT(pthread_create(&threads[i], NULL, captures, NULL) == 0, "no thread");
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+}
 
 int main(void) {
     setup();
@@ -39,6 +83,7 @@ int main(void) {
         EXPECT(got[i] == 3u * LAUNCHES * REPLAYS, "element %d is %u, should be %u", i, got[i], 3u * LAUNCHES * REPLAYS);
     CHECK(cuGraphExecDestroy(exec));
     CHECK(cuStreamDestroy_v2(stream));
+    at_once();
     printf("capture: %d launches replayed %d times, right\n", LAUNCHES, REPLAYS);
     return 0;
 }

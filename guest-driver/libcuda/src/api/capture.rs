@@ -20,6 +20,7 @@ pub const CAPTURE_MODE_MAX: c_uint = 2;
 /// The CUstreamCaptureStatus of a stream that does not capture, and of one that does.
 const CAPTURE_NONE: c_int = 0;
 const CAPTURE_ACTIVE: c_int = 1;
+const CAPTURE_INVALIDATED: c_int = 2;
 /// CU_STREAM_SET_CAPTURE_DEPENDENCIES: what the stream had captured so far is no longer what comes before.
 const SET_CAPTURE_DEPENDENCIES: c_uint = 1;
 
@@ -202,22 +203,27 @@ pub(super) fn take(
     stream: &Stream,
     add: impl FnOnce(&Graph, &[u8]) -> Result<u32, Code>,
 ) -> Result<(), Code> {
-    let told = named(call, stream)?;
-    let graph = told.graph.ok_or(result::STREAM_CAPTURE_INVALIDATED)?;
-    let after = Dependency {
-        node: add(&graph, told.after.as_bytes())?,
-        reserved: 0,
-        data: EdgeData::default(),
+    let take = || {
+        let told = named(call, stream)?;
+        let graph = told.graph.ok_or(result::STREAM_CAPTURE_INVALIDATED)?;
+        let after = Dependency {
+            node: add(&graph, told.after.as_bytes())?,
+            reserved: 0,
+            data: EdgeData::default(),
+        };
+        let arguments = calls::cuStreamUpdateCaptureDependencies::In {
+            stream: stream.word,
+            flags: SET_CAPTURE_DEPENDENCIES,
+        };
+        let context = stream.context;
+        call.ask_with::<calls::cuStreamUpdateCaptureDependencies::Call>(context, arguments, after.as_bytes())
     };
-    let arguments = calls::cuStreamUpdateCaptureDependencies::In {
-        stream: stream.word,
-        flags: SET_CAPTURE_DEPENDENCIES,
-    };
-    call.ask_with::<calls::cuStreamUpdateCaptureDependencies::Call>(
-        stream.context,
-        arguments,
-        after.as_bytes(),
-    )?;
+    // Another thread may make the capture fail between these calls, which is then what there is to tell.
+    let taken = take().map_err(|code| match ask(call, stream, GRAPH_NONE) {
+        Ok(told) if told.status == CAPTURE_INVALIDATED => result::STREAM_CAPTURE_INVALIDATED,
+        _ => code,
+    });
+    taken?;
     stream.did_submit();
     Ok(())
 }
