@@ -2,7 +2,7 @@
 use crate::text;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use vgpu_protocol::area;
-use vgpu_protocol::result::Code;
+use vgpu_protocol::result::{self, Code};
 
 /// An address of memory that both sides map, and that stays mapped as long as the process lives.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,12 @@ impl Shared {
 #[derive(Clone, Copy, Debug)]
 pub struct Area(Shared);
 
+/// A code that has a name: kernels of the program that write where they must not may have written here.
+fn named(code: Code) -> Code {
+    let known = result::ALL.iter().any(|(known, ..)| *known == code);
+    if known { code } else { result::UNKNOWN }
+}
+
 impl Area {
     /// The area in `shared`, of [`vgpu_protocol::limits::AREA_LEN`] bytes.
     pub fn new(shared: Shared) -> Self {
@@ -61,7 +67,7 @@ impl Area {
             0 => Ok(()),
             code => {
                 text::print_last(|| self.last_text());
-                Err(code)
+                Err(named(code))
             }
         }
     }
@@ -115,7 +121,7 @@ impl Area {
         }
         match self.0.i32(area::context_error(context)).swap(0, Ordering::AcqRel) {
             0 => Ok(()),
-            code => Err(code),
+            code => Err(named(code)),
         }
     }
 
@@ -150,5 +156,16 @@ pub struct Sleeper(&'static AtomicU32);
 impl Drop for Sleeper {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_name_is_unknown() {
+        assert_eq!(named(result::ILLEGAL_ADDRESS), result::ILLEGAL_ADDRESS);
+        assert_eq!(named(0x0707_0707), result::UNKNOWN);
     }
 }

@@ -19,7 +19,7 @@ fn linear(memory: u64, address: u64, len: usize) -> MemcpySide {
 }
 
 /// Copies of ordinary memory to the device of up to this many bytes are not waited for.
-const WITH_THE_COMMAND: usize = 64 << 10;
+pub(super) const WITH_THE_COMMAND: usize = 64 << 10;
 
 /// One side of a copy between unlike memories: what kind of host memory it is.
 pub(super) enum HostKind {

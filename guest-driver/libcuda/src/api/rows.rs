@@ -2,7 +2,7 @@
 //!
 //! Each becomes one or more of one kind of copy ([`Copy3D`]). Where neither side is pageable memory that is one; pageable memory
 //! goes through staging in blocks of rows.
-use super::copy::{HostKind, Job, copy};
+use super::copy::{HostKind, Job, WITH_THE_COMMAND, copy};
 use super::cuda_pairs;
 use super::graph_copy::{self, Staging};
 use crate::abi::{CUcontext, CUdeviceptr, CUstream, Host, In, Memcpy2D, Memcpy2DSide};
@@ -251,6 +251,9 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
                 });
                 submit(job, staged(lease.addr, block), Side::part(&to, [x, y, z]), block)?;
                 lease.guard(&job.stream);
+            }
+            if size.iter().product::<u64>() > WITH_THE_COMMAND as u64 {
+                job.finish()?;
             }
             Ok(())
         }
