@@ -376,14 +376,20 @@ fn nothing_is_changed_unseen() {
 fn what_was_changed_meanwhile_is_a_conflict() {
     let office = Office::with_pools();
     let page = office.anna();
-    let other_hands: [&dyn Fn(); 2] = [&|| drop(office.admin("set-weight --vm-id 9 --weight 2")), &|| {
-        fs::write(
-            office.stack.pool_map(),
-            office.map() + "[vm.3] # By hand.\nweight = 9\n",
-        )
-        .unwrap()
-    }];
-    for other in other_hands {
+    // A page that was opened a moment ago may still show what was there before.
+    page.table("Pool B:").row("8-20").until_shown();
+    let by_tool = || drop(office.admin("set-weight --vm-id 9 --weight 2"));
+    let by_hand = || {
+        let map = office.map() + "[vm.3] # By hand.\nweight = 9\n";
+        fs::write(office.stack.pool_map(), map).unwrap();
+    };
+    // What the page shows then, from which the next change sets out.
+    let shown = || {
+        let row = page.table("Pool B:").row("9");
+        row.cell("Priority").until_is("medium, weight 2");
+    };
+    let other_hands: [(&dyn Fn(), &dyn Fn()); 2] = [(&by_tool, &shown), (&by_hand, &|| {})];
+    for (other, until_shown) in other_hands {
         let form = form(&page, "Change VMs …", "Set how VMs are treated");
         form.at("label", "VMs").fill("1");
         form.at("label", "Priority").choose("high");
@@ -398,6 +404,7 @@ fn what_was_changed_meanwhile_is_a_conflict() {
         page.must_be_sound();
         form.button("Cancel").click();
         form.until_gone();
+        until_shown();
     }
     // Everybody sees that the file says something else, until it does not.
     let differs = page.text("NOTE: the pool map in ");
