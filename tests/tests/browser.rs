@@ -388,8 +388,9 @@ fn what_was_changed_meanwhile_is_a_conflict() {
         let row = page.table("Pool B:").row("9");
         row.cell("Priority").until_is("medium, weight 2");
     };
-    let other_hands: [(&dyn Fn(), &dyn Fn()); 2] = [(&by_tool, &shown), (&by_hand, &|| {})];
-    for (other, until_shown) in other_hands {
+    let other_hands: [&dyn Fn(); 2] = [&by_tool, &by_hand];
+    let then: [&dyn Fn(); 2] = [&shown, &|| {}];
+    for (other, until_shown) in other_hands.into_iter().zip(then) {
         let form = form(&page, "Change VMs …", "Set how VMs are treated");
         form.at("label", "VMs").fill("1");
         form.at("label", "Priority").choose("high");
