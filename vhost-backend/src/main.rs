@@ -294,18 +294,12 @@ impl FrontEnd {
     }
 
     /// Serves it until it disconnects.
-    fn serve(self) {
-        let Self {
-            number,
-            device,
-            mut daemon,
-            host,
-        } = self;
-        let vm = host.vm;
-        let end = daemon.wait();
+    fn serve(mut self) {
+        let vm = self.host.vm;
+        let end = self.daemon.wait();
         // Said before it is counted out, so that the end of this program is the last that is said.
-        host.front_ends.leave(number, || {
-            device.stop();
+        self.host.front_ends.leave(self.number, || {
+            self.device.stop();
             match end {
                 // A process just ends, wherever it is.
                 Ok(()) | Err(HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
@@ -314,9 +308,6 @@ impl FrontEnd {
                 Err(e) => log::warn!("vm {vm}: front end disconnected: {e}"),
             }
         });
-        drop(daemon);
-        // SAFETY: it was the only one, and its end waits for its threads.
-        unsafe { device.close_exit_events() };
     }
 }
 

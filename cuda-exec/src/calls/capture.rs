@@ -132,8 +132,8 @@ handlers_of! {
         let _alone = session.changes_captures();
         let mut nodes = session.graphs.lock();
         let is_new = session.objects.graphs.check_new(id).is_ok();
-        // One that has an id must be the one that is captured, which that is, is known when it is; or one whose capture has failed,
-        // which still has to be ended.
+        // One that has an id must be the one that is captured (which that is, is known when it is), or one whose capture has failed
+        // and still has to be ended.
         let may_be = is_new || nodes.is_captured(id) || session.objects.graphs.get(id).is_some_and(|graph| graph.is_lost());
         if !may_be {
             return Err(BAD_HANDLE);

@@ -185,7 +185,7 @@ macro_rules! fill {
                 ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, place| {
                     let view = session.memory.view();
                     check_fill(&view, to, bytes, place)?;
-                    // SAFETY: the range was just looked up, and stays until the work is done.
+                    // SAFETY: the range was just looked up, and stays until the work is done; or a capture only notes it.
                     unsafe { session.cuda.$method(to, value, count, raw) }?;
                     Ok(view)
                 })?;

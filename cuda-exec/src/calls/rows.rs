@@ -115,7 +115,7 @@ macro_rules! fill {
                     let view = session.memory.view();
                     check_fill(&view, to, len, place)?;
                     let (pitch, width, height) = (pitch as usize, width as usize, height as usize);
-                    // SAFETY: the range was just looked up, and stays until the work is done.
+                    // SAFETY: the range was just looked up, and stays until the work is done; or a capture only notes it.
                     unsafe { session.cuda.memories.$method(to, pitch, value, width, height, raw) }?;
                     Ok(view)
                 })?;

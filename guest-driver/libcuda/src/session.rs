@@ -390,16 +390,6 @@ impl Session {
         }
     }
 
-    /// The same for what a stream is to do there, which a capture only takes down: a graph of it cannot be made executable, or fails
-    /// when it runs. Which streams take part in a capture the host's library knows, and refuses the others' work itself.
-    pub fn check_running(&self, addr: u64, len: u64) -> Result<(), Code> {
-        if self.captures.any() {
-            Ok(())
-        } else {
-            self.check_device(addr, len)
-        }
-    }
-
     /// Has the host map the pages of a range of the program's own memory, which ends inside the address space.
     pub fn map_own(&self, addr: u64, len: u64) -> Result<(), Code> {
         let map = |at, len| self.transport.pin(at, len).map_err(|error| self.code(&error));

@@ -1,5 +1,6 @@
 //! `VGPU_TRACE` has every call of the program told with its arguments, its result and how long it took: what a program asks for,
-//! where it first fails, and what it waits for. With 1 it is told on standard error, with a path in the file of that name with the process' number behind it.
+//! where it first fails, and what it waits for. With 1 it is told on standard error, with a path in the file of that name with the
+//! process' number behind it.
 use crate::abi::CUresult;
 use crate::lock;
 use std::ffi::CStr;

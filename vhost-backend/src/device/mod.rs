@@ -79,8 +79,8 @@ pub struct Device {
     in_flight: Arc<AtomicU32>,
     sessions: Arc<Sessions>,
     stopped: Mutex<Stopped>,
-    /// Events that end the queue thread, which vhost-user-backend never closes.
-    exits: Mutex<Vec<RawFd>>,
+    /// Events that end the queue thread, which vhost-user-backend never closes. Whoever waits for them has this device.
+    exits: Mutex<Vec<OwnedFd>>,
 }
 
 /// What remains of sessions that were ended because the rings stopped.
@@ -168,17 +168,6 @@ impl Device {
             queue.stopped();
         }
         self.end_sessions();
-    }
-
-    /// Closes what vhost-user-backend leaves open.
-    ///
-    /// # Safety
-    /// The daemon of this device is gone, and its threads with it.
-    pub unsafe fn close_exit_events(&self) {
-        for exit in lock(&self.exits).drain(..) {
-            // SAFETY: vhost-user-backend 0.24 takes it out of its owner and gives it to an epoll alone, whose thread has ended.
-            drop(unsafe { OwnedFd::from_raw_fd(exit) });
-        }
     }
 
     /// Ends all sessions; returns when no executor uses guest memory any more, or was written off.
@@ -468,7 +457,8 @@ impl VhostUserBackend for Device {
 
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
         let event = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()?;
-        lock(&self.exits).push(event.0.as_raw_fd());
+        // SAFETY: vhost-user-backend 0.24 takes it out of its owner at once, gives it to an epoll, and never closes it.
+        lock(&self.exits).push(unsafe { OwnedFd::from_raw_fd(event.0.as_raw_fd()) });
         Some(event)
     }
 

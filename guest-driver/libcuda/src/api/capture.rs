@@ -203,7 +203,7 @@ pub(super) fn take(
     stream: &Stream,
     add: impl FnOnce(&Graph, &[u8]) -> Result<u32, Code>,
 ) -> Result<(), Code> {
-    let take = || {
+    let add_behind = || {
         let told = named(call, stream)?;
         let graph = told.graph.ok_or(result::STREAM_CAPTURE_INVALIDATED)?;
         let after = Dependency {
@@ -219,11 +219,10 @@ pub(super) fn take(
         call.ask_with::<calls::cuStreamUpdateCaptureDependencies::Call>(context, arguments, after.as_bytes())
     };
     // Another thread may make the capture fail between these calls, which is then what there is to tell.
-    let taken = take().map_err(|code| match ask(call, stream, GRAPH_NONE) {
+    add_behind().map_err(|code| match ask(call, stream, GRAPH_NONE) {
         Ok(told) if told.status == CAPTURE_INVALIDATED => result::STREAM_CAPTURE_INVALIDATED,
         _ => code,
-    });
-    taken?;
+    })?;
     stream.did_submit();
     Ok(())
 }
