@@ -585,7 +585,7 @@ pub struct Order {
     /// Nothing is changed; the answer says what would be.
     #[serde(default)]
     dry_run: bool,
-    /// `map_version` of the status that was looked at: it is refused with 409 if the pool map's file is another one by now.
+    /// `map_version` of the status or the preview that was looked at: it is refused with 409 if the pool map's file is another one by now.
     #[serde(default)]
     seen: Option<String>,
 }

@@ -56,8 +56,23 @@ impl Office {
     /// The page as anna has it, who may change things.
     fn anna(&self) -> Page {
         let page = self.open(Look::default());
-        log_in(&page, &self.anna);
+        self.log_in(&page, &self.anna);
         page
+    }
+
+    /// Logs in, and waits until the page shows the pool map in use: for a second it may show what the panel had seen last.
+    #[track_caller]
+    fn log_in(&self, page: &Page, token: &str) {
+        page.field("Token").fill(token);
+        page.button("Log in").click();
+        page.text("Live.").until_shown();
+        let shown = |stack: &Stack| {
+            let in_use = stack.status().map(|status| status.map_version);
+            in_use.is_ok_and(|version| page.evaluate("shown.status.map_version") == version)
+        };
+        self.stack
+            .until("the page shows the pool map in use", shown)
+            .unwrap();
     }
 
     /// What the operator's tool prints.
@@ -88,13 +103,6 @@ fn admin(stack: &Stack, command: &str) -> String {
 
 fn admin_json(stack: &Stack, command: &str) -> Value {
     serde_json::from_str(&admin(stack, &format!("--json {command}"))).unwrap()
-}
-
-#[track_caller]
-fn log_in(page: &Page, token: &str) {
-    page.field("Token").fill(token);
-    page.button("Log in").click();
-    page.text("Live.").until_shown();
 }
 
 /// Opens a form with one of the buttons above the GPUs.
@@ -274,7 +282,7 @@ fn who_has_a_token_is_let_in_and_out() {
         .until_has("this token is not known: expected one that `vgpu-panel token` made");
     page.must_be_sound();
     page.table("GPUs").until_gone();
-    log_in(&page, &office.anna);
+    office.log_in(&page, &office.anna);
     page.text("anna, who may change things").until_shown();
     page.table("GPUs").row("0").until_shown();
     page.button("Log out").click();
@@ -294,7 +302,7 @@ fn who_may_only_look_has_no_buttons() {
     let office = Office::with_pools();
     office.admin("set-weight --vm-id 1 --weight 4");
     let page = office.open(Look::default());
-    log_in(&page, &office.bob);
+    office.log_in(&page, &office.bob);
     page.text("bob, who may look").until_shown();
     let vm = page.table("Pool A:").row("1");
     vm.cell("Priority").until_is("medium, weight 4");
@@ -376,21 +384,14 @@ fn nothing_is_changed_unseen() {
 fn what_was_changed_meanwhile_is_a_conflict() {
     let office = Office::with_pools();
     let page = office.anna();
-    // A page that was opened a moment ago may still show what was there before.
-    page.table("Pool B:").row("8-20").until_shown();
     let by_tool = || drop(office.admin("set-weight --vm-id 9 --weight 2"));
     let by_hand = || {
         let map = office.map() + "[vm.3] # By hand.\nweight = 9\n";
         fs::write(office.stack.pool_map(), map).unwrap();
     };
-    // What the page shows then, from which the next change sets out.
-    let shown = || {
-        let row = page.table("Pool B:").row("9");
-        row.cell("Priority").until_is("medium, weight 2");
-    };
     let other_hands: [&dyn Fn(); 2] = [&by_tool, &by_hand];
-    let then: [&dyn Fn(); 2] = [&shown, &|| {}];
-    for (other, until_shown) in other_hands.into_iter().zip(then) {
+    for other in other_hands {
+        // What it would change now: also where the page does not show yet what was changed a moment ago.
         let form = form(&page, "Change VMs …", "Set how VMs are treated");
         form.at("label", "VMs").fill("1");
         form.at("label", "Priority").choose("high");
@@ -405,7 +406,6 @@ fn what_was_changed_meanwhile_is_a_conflict() {
         page.must_be_sound();
         form.button("Cancel").click();
         form.until_gone();
-        until_shown();
     }
     // Everybody sees that the file says something else, until it does not.
     let differs = page.text("NOTE: the pool map in ");
@@ -512,7 +512,7 @@ fn what_programs_do_is_seen_as_it_happens() {
     let mut office = Office::with_pools();
     office.stack.start_backend(1).unwrap();
     let page = office.open(Look::default());
-    log_in(&page, &office.bob);
+    office.log_in(&page, &office.bob);
     let (vm, gpu) = (page.table("Pool A:").row("1"), page.table("GPUs").row("0"));
     vm.cell("Doing").until_is("nothing");
     vm.cell("Queue").until_is("0");
@@ -610,7 +610,7 @@ fn a_page_that_was_cut_off_shows_what_is_so() {
     let office = Office::with_pools();
     let line = Line::to(office.port);
     let page = Page::open(&Artifacts::from_env(), line.port, Look::default());
-    log_in(&page, &office.bob);
+    office.log_in(&page, &office.bob);
     let seen = |round: u32| {
         let known = json!(format!("medium, weight {round}"));
         page.table("Pool C:")
@@ -631,7 +631,7 @@ fn a_page_that_was_cut_off_shows_what_is_so() {
             )
         };
         let fresh = office.open(Look::default());
-        log_in(&fresh, &office.bob);
+        office.log_in(&fresh, &office.bob);
         fresh.table("Pool C:").row("20").until_shown();
         assert_eq!(tables(&page), tables(&fresh));
     };
@@ -780,7 +780,7 @@ fn a_hostile_name_is_text() {
         width: 360,
         ..Look::default()
     });
-    log_in(&page, &office.bob);
+    office.log_in(&page, &office.bob);
     let mut vms = [Host::new(&office.stack, 1).with("HOSTILE", &program)];
     let crowd = Crowd::ready(&mut vms, &["\"$HOSTILE\"".to_owned()], 1).unwrap();
     let doing = page.table("Pool A:").row("1").cell("Doing");
@@ -823,7 +823,7 @@ fn nobody_is_kept_from_using_it() {
         let page = office.open(look);
         page.field("Token").until_shown();
         page.must_be_sound();
-        log_in(&page, &office.anna);
+        office.log_in(&page, &office.anna);
         page.table("Pool A:").row("1").until_shown();
         // As with GPUs that measure, and that had an error.
         page.evaluate(

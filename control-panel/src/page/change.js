@@ -252,13 +252,14 @@ async function begin(choices, known = {}) {
   if (known.try) byId("change-form").requestSubmit();
 }
 
-/** Asks for it, with the version of the pool map that is shown, or was tried, unless it has nothing to do with that. */
+/** Whether it is a change of the pool map, which can be taken back. */
+const isOfMap = ({ verb }) => ["edit", "undo", "reload"].includes(verb);
+
+/** Asks for it: what it would change now, or to have that changed, which is refused once the pool map is another one. */
 function order(dry) {
   const { name, known, fields, tried } = current;
   const change = ACTIONS[name].make(values(fields), known);
-  const edits = change.verb === "edit" || change.verb === "undo";
-  const seen = edits || change.verb === "reload" ? (tried?.map_version ?? (edits ? shown.status.map_version : null)) : null;
-  return ask("/api/v1/changes", { change, dry_run: dry, seen });
+  return ask("/api/v1/changes", { change, dry_run: dry, seen: !dry && isOfMap(change) ? tried.map_version : null });
 }
 
 /** One at a time: what is on its way is waited for. */
@@ -308,7 +309,7 @@ function apply() {
 /** Says what was changed, and offers to take it back. */
 function changed(done) {
   const lines = done.changes.map(printable);
-  const undo = done.number !== null && ["edit", "undo", "reload"].includes(ACTIONS[current.name].make({}, current.known).verb);
+  const undo = done.number !== null && isOfMap(ACTIONS[current.name].make({}, current.known));
   notice("good", lines.length ? "Changed:" : "Nothing has changed: it is so already.", lines, undo ? done.number : null);
   refreshAudit();
 }
