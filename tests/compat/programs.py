@@ -7,6 +7,7 @@ A program says what it needs in lines of its source that begin with `// compat:`
     nvcc FLAGS                     more flags
     code FLAGS                     for which GPU, instead of machine code and PTX; ARCH stands for its number
     with FILES                     more sources
+    toolkit RELEASE                the first that has what it calls (12.5); an earlier compiler leaves it out
     libraries NAMES                libraries to link (`cublas` for -lcublas); also found in the packages that pip installs
     limit SECONDS                  how long it may take (60)
     restarts N                     goes on in a new process, up to N times, when one dies: see lib/suite.py
@@ -38,6 +39,8 @@ class Program:
     build: list = None
     # Why it cannot run.
     broken: str = ""
+    # Why it need not run here.
+    left_out: str = ""
     # A program that saves nothing of its own: any exit status is right if it is the native one.
     foreign: bool = False
 
@@ -62,12 +65,27 @@ def python_programs(python, share):
 
 
 def toolkit(nvcc):
-    """The toolkit's folder and the compiler, or None."""
+    """The toolkit's folder, the compiler and its release, or None."""
     found = nvcc or shutil.which("nvcc") or next(
         (str(path) for path in sorted(Path("/usr/local").glob("cuda*/bin/nvcc"), reverse=True)), None
     )
     # nvcc may be a link into another folder.
-    return (Path(found).resolve().parent.parent, found) if found else None
+    return (Path(found).resolve().parent.parent, found, release_of(found)) if found else None
+
+
+def release_of(nvcc):
+    """Of a compiler; None of one that does not run, as whoever compiles with it is told."""
+    try:
+        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    except OSError:
+        return None
+    told = re.search(r"release ([0-9.]+)", said)
+    return release(told[1]) if told else None
+
+
+def release(text):
+    """Such as 12.4, to compare."""
+    return tuple(map(int, text.split(".")))
 
 
 def package_folders(python):
@@ -122,7 +140,11 @@ def cuda_programs(nvcc, arch, folder, python, built=False):
                     program.broken = f"is not in {folder}: say where with --build"
                 yield program
                 continue
-            home, compiler = found
+            home, compiler, toolkits = found
+            if toolkits and toolkits < release(said.get("toolkit", "0")):
+                program.left_out = f"needs the compiler of CUDA {said['toolkit']}"
+                yield program
+                continue
             code = said.get("code", "-gencode arch=compute_ARCH,code=[sm_ARCH,compute_ARCH]").replace("ARCH", arch)
             program.build = [compiler, "-std=c++17", "-O2", *code.split()]
             program.build += VARIANTS[variant] + ["-o", program.command[0], str(source)]
@@ -142,7 +164,11 @@ def build(programs, jobs):
     def compile(program):
         output = Path(program.command[0])
         output.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(program.build, capture_output=True, text=True)
+        try:
+            done = subprocess.run(program.build, capture_output=True, text=True)
+        except OSError as error:
+            program.broken = f"cannot run {program.build[0]}: {error.strerror}"
+            return
         output.with_suffix(output.suffix + ".log").write_text(" ".join(program.build) + "\n" + done.stdout + done.stderr)
         if done.returncode:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower() or "cannot" in line]

@@ -156,6 +156,9 @@ def judge(outcome, natives, vgpu, program):
 def examine(program, base, options, native_environment, vgpu_environment):
     """Runs one program as often as needed and says what came of it."""
     outcome = Outcome(program)
+    if program.left_out:
+        outcome.verdict, outcome.why = "skipped", program.left_out
+        return outcome
     if program.broken:
         outcome.verdict, outcome.why = "not built", program.broken
         return outcome

@@ -858,6 +858,55 @@ static void kernels_of_libraries(void) {
     }
 }
 
+// Runtimes load code when a kernel of it is launched first, which may be in a capture.
+static void code_loaded_in_captures(void) {
+    with_memory();
+    for (int mode = CU_STREAM_CAPTURE_GLOBAL; mode <= CU_STREAM_CAPTURE_RELAXED; mode++) {
+        for (int as_library = 0; as_library < 2; as_library++) {
+            CUmodule loaded = NULL;
+            CUlibrary library = NULL;
+            CUkernel kernel = NULL;
+            CUfunction launched = NULL;
+            CUgraph graph = NULL;
+            CUgraphExec exec = NULL;
+            CUresult result;
+            say("mode %d, as a library: %d", mode, as_library);
+            by = 7;
+            NEED(cuMemsetD32_v2(numbers, 1, N));
+            NEED(cuCtxSynchronize());
+            NEED(cuStreamBeginCapture_v2(stream, mode));
+            if (as_library) {
+                TELL(result = cuLibraryLoadData(&library, kernels_ptx, NULL, NULL, 0, NULL, NULL, 0));
+                TELL(result = result ? result : cuLibraryGetKernel(&kernel, library, "increment"));
+                launched = (CUfunction)kernel;
+            } else {
+                TELL(result = cuModuleLoadData(&loaded, kernels_ptx));
+                TELL(result = result ? result : cuModuleGetFunction(&launched, loaded, "increment"));
+            }
+            if (!result)
+                TELL(cuLaunchKernel(launched, N / 64, 1, 1, 64, 1, 1, 0, stream, arguments, NULL));
+            TELL(result = cuStreamEndCapture(stream, &graph));
+            if (result)
+                continue;
+            describe("with it", graph);
+            NEED(cuGraphInstantiateWithFlags(&exec, graph, 0));
+            NEED(cuGraphLaunch(exec, stream));
+            NEED(cuStreamSynchronize(stream));
+            uint32_t now[N];
+            NEED(cuMemcpyDtoH_v2(now, numbers, sizeof now));
+            say("numbers: %u to %u", now[0], now[N - 1]);
+            NEED(cuGraphExecDestroy(exec));
+            NEED(cuGraphDestroy(graph));
+            // Another is unloaded in one.
+            CUmodule other;
+            NEED(cuModuleLoadData(&other, kernels_ptx));
+            NEED(cuStreamBeginCapture_v2(stream, mode));
+            TELL(cuModuleUnload(other));
+            TELL(cuStreamEndCapture(stream, &graph));
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     static const struct section sections[] = {
         SECTION(captures_told), SECTION(dependencies_updated), SECTION(captures_into_graphs), SECTION(instantiating),
@@ -865,7 +914,7 @@ int main(int argc, char **argv) {
         SECTION(building), SECTION(moving), SECTION(ordinary_memory), SECTION(looking),
         SECTION(captured_nodes), SECTION(edges), SECTION(copies), SECTION(changing_executables),
         SECTION(memory_in_graphs), SECTION(many_nodes), SECTION(words_in_graphs),
-        SECTION(kernels_of_libraries), SECTION(forked_and_gone),
+        SECTION(kernels_of_libraries), SECTION(code_loaded_in_captures), SECTION(forked_and_gone),
     };
     return RUN_SECTIONS(sections);
 }

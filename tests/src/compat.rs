@@ -124,7 +124,7 @@ fn setting(name: &str, value: &Path) -> String {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let status = Command::new("cp").arg("-rL").args([from, to]).status()?;
+    let status = Command::new("cp").arg("-rH").args([from, to]).status()?;
     ensure!(status.success(), "cannot copy {}: {status}", from.display());
     Ok(())
 }

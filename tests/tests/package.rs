@@ -37,6 +37,7 @@ fn it_installs_libraries_the_driver_and_what_has_both_found() {
     const LINK: &str = "lrwxrwxrwx root/root";
     for (mode, path) in [
         (FILE, "./usr/lib/vgpu/libcuda.so.1"),
+        (LINK, "./usr/lib/vgpu/libcuda.so -> libcuda.so.1"),
         (
             LINK,
             "./usr/lib/x86_64-linux-gnu/libcuda.so -> ../vgpu/libcuda.so.1",
@@ -71,7 +72,9 @@ fn it_installs_libraries_the_driver_and_what_has_both_found() {
 fn it_takes_the_place_of_nvidias_libraries() {
     let libraries: Vec<String> = std::fs::read_dir(Artifacts::from_env().guest_lib_dir())
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .map(|entry| entry.unwrap())
+        .filter(|entry| !entry.file_type().unwrap().is_symlink())
+        .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     let paths: Vec<String> = content().into_iter().map(|(_, path)| path).collect();
     let taken = |name: &str| match name {

@@ -149,7 +149,9 @@ fn guest_libraries(layout: &Layout, profile: Profile, glibc: &Glibc, artifacts: 
     })?;
     let built = layout.target.join(GUEST_TARGET).join(profile.folder());
     for (_, file, name) in GUEST_LIBRARIES {
-        place(&built.join(file), &artifacts.guest_lib_dir().join(name))?;
+        let library = artifacts.guest_lib_dir().join(name);
+        place(&built.join(file), &library)?;
+        link(Path::new(name), &guest_package::unversioned(&library))?;
     }
     Ok(())
 }

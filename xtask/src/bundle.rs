@@ -67,10 +67,12 @@ pub fn run(layout: &Layout) -> Result<()> {
 /// Lays out what the archive holds.
 fn fill(folder: &Path, artifacts: &Artifacts) -> Result<()> {
     fs::create_dir(folder)?;
-    for name in ["boot", "compat", "qemu"].iter().chain(&OURS) {
+    // Ours have links beside what they lead to, the others may lead anywhere.
+    let parts = ["boot", "compat", "qemu"].map(|name| ("-rL", name));
+    for (how, name) in parts.into_iter().chain(OURS.map(|name| ("-rH", name))) {
         capture(
             Command::new("cp")
-                .arg("-rL")
+                .arg(how)
                 .arg(artifacts.root().join(name))
                 .arg(folder),
         )?;
@@ -81,7 +83,7 @@ fn fill(folder: &Path, artifacts: &Artifacts) -> Result<()> {
         folder.join(guest_package::file_name_in_full()),
     )?;
     for name in OURS {
-        for file in files_below(&folder.join(name), &|_| true)? {
+        for file in files_below(&folder.join(name), &|path| !path.is_symlink())? {
             capture(Command::new("strip").arg("--strip-unneeded").arg(file))?;
         }
     }

@@ -18,7 +18,7 @@ const NAME: &str = "vgpu-guest";
 
 /// Where the libraries lie: a folder of their own, which a container can be given as a whole.
 const LIBRARIES: &str = "usr/lib/vgpu";
-/// Where compilers look, which know nothing of that folder.
+/// Where compilers look, too, which know nothing of that folder.
 const TO_LINK: &str = "usr/lib/x86_64-linux-gnu";
 /// The libraries, and Debian's packages of NVIDIA's, whose place they take. (Ubuntu's provide those names.)
 const TAKES_PLACE_OF: [(&str, &str); 2] = [
@@ -108,7 +108,8 @@ pub fn lay_out(layout: &Layout, artifacts: &Artifacts, root: &Path) -> Result<()
         let library = root.join(LIBRARIES).join(name);
         put(&artifacts.guest_lib_dir().join(name), &library)?;
         capture(Command::new("strip").arg("--strip-unneeded").arg(&library))?;
-        let to_link = root.join(TO_LINK).join(name.trim_end_matches(".1"));
+        symlink(name, unversioned(&library))?;
+        let to_link = unversioned(&root.join(TO_LINK).join(name));
         fs::create_dir_all(to_link.with_file_name(""))?;
         symlink(Path::new("../vgpu").join(name), to_link)?;
     }
@@ -121,9 +122,14 @@ pub fn lay_out(layout: &Layout, artifacts: &Artifacts, root: &Path) -> Result<()
     Ok(())
 }
 
+/// Beside a library its name without a version: what some programs load (cuDNN 8), as NVIDIA's driver has it.
+pub fn unversioned(library: &Path) -> PathBuf {
+    library.with_extension("")
+}
+
 /// The artifacts' libraries for guests, and what each takes the place of.
 fn libraries(artifacts: &Artifacts) -> Result<Vec<(&'static str, &'static str)>> {
-    let built = files_below(&artifacts.guest_lib_dir(), &|_| true)?;
+    let built = files_below(&artifacts.guest_lib_dir(), &|path| !path.is_symlink())?;
     let known = |path: &PathBuf| {
         let known = TAKES_PLACE_OF.iter().find(|(name, _)| file_name(path) == *name);
         known

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use vgpu_vm::Vm;
@@ -29,6 +30,9 @@ pub struct Args {
     /// Run commands as the guest's root
     #[arg(long)]
     root: bool,
+    /// How long a command may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    limit: u64,
     /// Show the guest's console at the end
     #[arg(long)]
     console: bool,
@@ -68,23 +72,24 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
 
 fn talk(vm: &mut Vm, args: &Args) -> Result<()> {
     let user = if args.root { "root" } else { "guest" };
+    let limit = Duration::from_secs(args.limit);
     for command in &args.commands {
-        if !show(vm, user, command)? {
+        if !show(vm, user, command, limit)? {
             anyhow::bail!("{command} failed");
         }
     }
     if args.commands.is_empty() {
         eprintln!("    one command per line; end with Ctrl-D");
         for line in std::io::stdin().lock().lines() {
-            show(vm, user, &line?)?;
+            show(vm, user, &line?, limit)?;
         }
     }
     Ok(())
 }
 
-fn show(vm: &mut Vm, user: &str, command: &str) -> Result<bool> {
+fn show(vm: &mut Vm, user: &str, command: &str, limit: Duration) -> Result<bool> {
     let job = vm.start_as(user, command)?;
-    let output = vm.wait(job)?;
+    let output = vm.wait_for(job, limit)?;
     print!("{}", output.text);
     std::io::stdout().flush()?;
     if !output.success() {

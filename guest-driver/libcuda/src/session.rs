@@ -219,8 +219,8 @@ impl OpenError {
 }
 
 fn connect() -> Result<Box<dyn Transport>, OpenError> {
-    Ok(match std::env::var_os("VGPU_SOCKET") {
-        Some(path) => Box::new(Socket::connect(path.as_ref())?),
+    Ok(match vgpu_transport::socket_path() {
+        Some(path) => Box::new(Socket::connect(&path)?),
         #[cfg(test)]
         None if !std::path::Path::new("/dev/vgpu").exists() => Box::new(crate::fake::Fake::new()),
         None => Box::new(Device::open()?),

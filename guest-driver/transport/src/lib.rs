@@ -11,13 +11,18 @@ pub mod socket;
 use device::Device;
 use socket::{Socket, memory};
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 use vgpu_protocol::gpus::{GpuName, Reply};
 use vgpu_protocol::virtio::Status;
 
-/// The environment variable that names a backend's socket, for a process on the host itself.
-pub const SOCKET: &str = "VGPU_SOCKET";
+/// The backend's socket, for a process on the host itself: what the environment variable `VGPU_SOCKET` names, unless that is empty.
+pub fn socket_path() -> Option<PathBuf> {
+    std::env::var_os("VGPU_SOCKET")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+}
 
 /// Why a transport could not do as told.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +55,8 @@ pub enum TransportError {
 
 /// What the VM may know of its GPUs, over a way of its own that is open for this one question. No session is opened.
 pub fn gpus() -> Result<Reply, TransportError> {
-    match std::env::var_os(SOCKET) {
-        Some(path) => Socket::connect_with(path.as_ref(), memory::LEN_MIN)?.gpus(),
+    match socket_path() {
+        Some(path) => Socket::connect_with(&path, memory::LEN_MIN)?.gpus(),
         None => Device::open()?.gpus(),
     }
 }

@@ -1,5 +1,6 @@
 // What the device is: its properties, each attribute, versions. What may differ is left out: names, the place on the bus,
 // the amount of memory (a quota), and what managed memory can do.
+// compat: toolkit 12.0
 #include "compat.h"
 #include <set>
 
@@ -28,7 +29,10 @@ int main() {
     save("sizes", std::vector<uint64_t>{p.sharedMemPerBlock, p.sharedMemPerBlockOptin, p.sharedMemPerMultiprocessor, p.totalConstMem, p.memPitch,
                                         p.textureAlignment, p.texturePitchAlignment, p.surfaceAlignment, p.reservedSharedMemPerBlock});
     // Where it is on the bus and in the host, and managed memory.
-    std::set<int> differ = {cudaDevAttrPciBusId, cudaDevAttrPciDeviceId, cudaDevAttrPciDomainId, cudaDevAttrGpuPciDeviceId, cudaDevAttrGpuPciSubsystemId,
+    std::set<int> differ = {cudaDevAttrPciBusId, cudaDevAttrPciDeviceId, cudaDevAttrPciDomainId,
+#if CUDART_VERSION >= 12080
+                            cudaDevAttrGpuPciDeviceId, cudaDevAttrGpuPciSubsystemId,
+#endif
                             cudaDevAttrHostNumaId, cudaDevAttrNumaId, cudaDevAttrNumaConfig, cudaDevAttrConcurrentManagedAccess,
                             cudaDevAttrPageableMemoryAccess, cudaDevAttrPageableMemoryAccessUsesHostPageTables, cudaDevAttrDirectManagedMemAccessFromHost,
                             cudaDevAttrGPUDirectRDMASupported, cudaDevAttrGPUDirectRDMAFlushWritesOptions, cudaDevAttrGPUDirectRDMAWritesOrdering};

@@ -1,3 +1,4 @@
+// compat: toolkit 12.0
 // compat: libraries cublas cublasLt
 // Matrix products of every kind of number, with cuBLAS and cuBLASLt.
 #include "compat.h"

@@ -1,4 +1,5 @@
 // Clusters of blocks that read each other's shared memory; launch attributes; occupancy of clusters.
+// compat: toolkit 12.0
 #include "compat.h"
 #include <cooperative_groups.h>
 namespace cg = cooperative_groups;

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <string>
 #include <type_traits>
@@ -109,13 +110,50 @@ inline std::vector<float> noise(size_t count, uint32_t seed = 1) {
 // A driver function as the runtime finds it, so that no program is linked to libcuda.
 template <typename F> F driver(const char *name) {
     void *function = nullptr;
+#if CUDART_VERSION >= 12050
     cudaDriverEntryPointQueryResult found;
     check(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found), __FILE__, __LINE__, name);
-    if (found != cudaDriverEntryPointSuccess) fail(__FILE__, __LINE__, std::string(name) + " is not there");
+#else
+    check(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault), __FILE__, __LINE__, name);
+#endif
+    if (!function) fail(__FILE__, __LINE__, std::string(name) + " is not there");
     return reinterpret_cast<F>(function);
 }
 
 } // namespace compat
+
+// What the runtime of CUDA 13 calls so, as earlier ones do.
+#if CUDART_VERSION < 13000
+inline cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus *status, unsigned long long *id, cudaGraph_t *graph,
+                                            const cudaGraphNode_t **last, std::nullptr_t, size_t *count) {
+#if CUDART_VERSION < 12000
+    return cudaStreamGetCaptureInfo_v2(stream, status, id, graph, last, count);
+#else
+    return cudaStreamGetCaptureInfo(stream, status, id, graph, last, count);
+#endif
+}
+inline cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNode_t *nodes, std::nullptr_t, size_t count, unsigned flags) {
+    return cudaStreamUpdateCaptureDependencies(stream, nodes, count, flags);
+}
+inline cudaError_t cudaGraphGetEdges(cudaGraph_t graph, cudaGraphNode_t *from, cudaGraphNode_t *to, std::nullptr_t, size_t *count) {
+    return cudaGraphGetEdges(graph, from, to, count);
+}
+inline cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t node, cudaGraphNode_t *nodes, std::nullptr_t, size_t *count) {
+    return cudaGraphNodeGetDependencies(node, nodes, count);
+}
+#endif
+#if CUDART_VERSION < 12000
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags) {
+    return cudaGraphInstantiateWithFlags(exec, graph, flags);
+}
+struct cudaGraphExecUpdateResultInfo {
+    cudaGraphExecUpdateResult result;
+};
+inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGraphExecUpdateResultInfo *info) {
+    cudaGraphNode_t node;
+    return cudaGraphExecUpdate(exec, graph, &node, &info->result);
+}
+#endif
 
 #define CHECK(call) compat::check((call), __FILE__, __LINE__, #call)
 #define EXPECT(condition)                                                                                                       \

@@ -1,3 +1,4 @@
+// compat: toolkit 12.0
 // compat: nvcc -rdc=true -lcudadevrt
 // Kernels that launch kernels.
 #include "compat.h"

@@ -1,3 +1,4 @@
+// compat: toolkit 12.5
 // compat: variants static shared ptds
 // Driver functions by name: versions, those that are not there; the driver's own calls beside the runtime's.
 #include "compat.h"

@@ -1,4 +1,5 @@
 // Launches of all kinds: large parameters, structures, many at once, programmatic dependence, attributes, grids in three dimensions.
+// compat: toolkit 12.0
 #include "compat.h"
 
 struct Large {

@@ -1,4 +1,5 @@
 // Code loaded at run time: PTX given as text, a library's kernels and variables, kernels by their handles.
+// compat: toolkit 12.8
 #include "compat.h"
 
 static const char *SOURCE = R"(

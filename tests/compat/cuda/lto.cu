@@ -1,3 +1,4 @@
+// compat: toolkit 13.0
 // compat: with parts/device_functions.cu
 // compat: nvcc -rdc=true
 // compat: code -arch=sm_ARCH -dlto

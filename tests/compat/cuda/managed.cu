@@ -1,4 +1,5 @@
 // Managed memory: host and device take turns; a managed variable; memory attached to a stream; a linked list.
+// compat: toolkit 12.0
 #include "compat.h"
 
 struct Node {

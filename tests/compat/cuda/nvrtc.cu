@@ -1,3 +1,4 @@
+// compat: toolkit 12.0
 // compat: libraries nvrtc nvJitLink
 // Code compiled and linked while the program runs: NVRTC to machine code, PTX and intermediate code; nvJitLink joins two parts.
 #include "compat.h"

@@ -54,7 +54,9 @@ int main() {
     cudaMemPoolProps wanted = {};
     wanted.allocType = cudaMemAllocationTypePinned;
     wanted.location.type = cudaMemLocationTypeDevice;
+#if CUDART_VERSION >= 12020
     wanted.maxSize = 256 << 20;
+#endif
     CHECK(cudaMemPoolCreate(&own, &wanted));
     int follow = 0;
     CHECK(cudaMemPoolSetAttribute(own, cudaMemPoolReuseFollowEventDependencies, &follow));

@@ -28,12 +28,14 @@ int main() {
         CHECK(cudaStreamGetFlags(stream, &flags));
         save("priority", priority);
         save("flags", flags);
+#if CUDART_VERSION >= 12080
         unsigned long long id = 0;
         CHECK(cudaStreamGetId(stream, &id));
         EXPECT(id != 0);
         int device = -1;
         CHECK(cudaStreamGetDevice(stream, &device));
         EXPECT(device == 0);
+#endif
         cudaStreamCaptureStatus status;
         CHECK(cudaStreamIsCapturing(stream, &status));
         EXPECT(status == cudaStreamCaptureStatusNone);

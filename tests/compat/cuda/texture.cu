@@ -22,7 +22,7 @@ __global__ void mipmapped(cudaTextureObject_t tex, float *out) {
     out[i] = tex2DLod<float>(tex, (i % 8) / 8.0f, 0.5f, (i / 8) * 0.5f);
 }
 
-static cudaTextureObject_t texture(const cudaResourceDesc &resource, cudaTextureAddressMode address, cudaTextureFilterMode filter,
+static cudaTextureObject_t make_texture(const cudaResourceDesc &resource, cudaTextureAddressMode address, cudaTextureFilterMode filter,
                                    bool normalised, cudaTextureReadMode read = cudaReadModeElementType) {
     cudaTextureDesc how = {};
     for (auto &mode : how.addressMode) mode = address;
@@ -47,7 +47,7 @@ int main() {
     linear.res.linear.devPtr = compat::device(image);
     linear.res.linear.desc = cudaCreateChannelDesc<float>();
     linear.res.linear.sizeInBytes = N * N * sizeof(float);
-    cudaTextureObject_t tex = texture(linear, cudaAddressModeClamp, cudaFilterModePoint, false);
+    cudaTextureObject_t tex = make_texture(linear, cudaAddressModeClamp, cudaFilterModePoint, false);
     fetch1<<<1, 64>>>(tex, out, 64);
     save("linear", compat::fetch(out, 64));
     CHECK(cudaDestroyTextureObject(tex));
@@ -63,7 +63,7 @@ int main() {
     for (auto mode : modes) {
         for (auto filter : {cudaFilterModePoint, cudaFilterModeLinear}) {
             bool normalised = mode == cudaAddressModeWrap || mode == cudaAddressModeMirror;
-            tex = texture(of_array, mode, filter, normalised);
+            tex = make_texture(of_array, mode, filter, normalised);
             sample2<<<64, 64>>>(tex, out, 64, normalised ? 0.041f : 0.71f, normalised ? -0.3f : -3.2f);
             save("array " + std::to_string(int(mode)) + (filter == cudaFilterModeLinear ? " linear" : " point"), compat::fetch(out, 4096));
             cudaTextureDesc told;
@@ -97,7 +97,7 @@ int main() {
     of_pitch.res.pitch2D.desc = cudaCreateChannelDesc<unsigned char>();
     of_pitch.res.pitch2D.width = of_pitch.res.pitch2D.height = N;
     of_pitch.res.pitch2D.pitchInBytes = pitch;
-    tex = texture(of_pitch, cudaAddressModeClamp, cudaFilterModeLinear, true, cudaReadModeNormalizedFloat);
+    tex = make_texture(of_pitch, cudaAddressModeClamp, cudaFilterModeLinear, true, cudaReadModeNormalizedFloat);
     sample2<<<64, 64>>>(tex, out, 64, 1 / 64.0f, 0);
     save("pitched", compat::fetch(out, 4096));
     CHECK(cudaDestroyTextureObject(tex));
@@ -114,7 +114,7 @@ int main() {
     copy.kind = cudaMemcpyHostToDevice;
     CHECK(cudaMemcpy3D(&copy));
     of_array.res.array.array = cube;
-    tex = texture(of_array, cudaAddressModeClamp, cudaFilterModeLinear, false);
+    tex = make_texture(of_array, cudaAddressModeClamp, cudaFilterModeLinear, false);
     sample3<<<1, 128>>>(tex, out);
     save("3d", compat::fetch(out, 128));
     CHECK(cudaDestroyTextureObject(tex));
@@ -127,7 +127,7 @@ int main() {
     copy.extent = size;
     CHECK(cudaMemcpy3D(&copy));
     of_array.res.array.array = layers;
-    tex = texture(of_array, cudaAddressModeClamp, cudaFilterModeLinear, false);
+    tex = make_texture(of_array, cudaAddressModeClamp, cudaFilterModeLinear, false);
     layered<<<1, 64>>>(tex, out);
     save("layered", compat::fetch(out, 64));
     CHECK(cudaDestroyTextureObject(tex));
@@ -145,7 +145,7 @@ int main() {
     cudaResourceDesc of_pyramid = {};
     of_pyramid.resType = cudaResourceTypeMipmappedArray;
     of_pyramid.res.mipmap.mipmap = pyramid;
-    tex = texture(of_pyramid, cudaAddressModeClamp, cudaFilterModeLinear, true);
+    tex = make_texture(of_pyramid, cudaAddressModeClamp, cudaFilterModeLinear, true);
     mipmapped<<<1, 48>>>(tex, out);
     save("mipmapped", compat::fetch(out, 48));
     CHECK(cudaDestroyTextureObject(tex));

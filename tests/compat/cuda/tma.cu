@@ -1,4 +1,5 @@
 // A tile loaded and stored by the tensor memory accelerator, which reads the map that the driver encodes.
+// compat: toolkit 12.8
 #include "compat.h"
 #include <cuda/barrier>
 #include <cuda/ptx>
