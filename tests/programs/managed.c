@@ -95,8 +95,26 @@ static void variables(int concurrent) {
     CHECK(cuLibraryGetModule(&module, library));
     bumped(module, total, many);
     CHECK(cuLibraryUnload(library));
+    // Before CUDA 13 runtimes ask the library's module, and nothing else before.
+    CHECK(cuLibraryLoadData(&library, VARIABLES, NULL, NULL, 0, NULL, NULL, 0));
+    CHECK(cuLibraryGetModule(&module, library));
+    CHECK(cuModuleGetGlobal_v2(&total, &bytes, module, "total"));
+    EXPECT(bytes == 4, "the module's has %zu bytes", bytes);
+    CHECK(cuModuleGetGlobal_v2(&many, NULL, module, "many"));
+    CHECK(cuLibraryGetManaged(&pointer, NULL, library, "total"));
+    EXPECT(pointer == total, "the library has another one");
+    bumped(module, total, many);
+    CHECK(cuLibraryUnload(library));
     if (concurrent)
         return;
+    // Once a kernel of it was handed out, it is too late.
+    CUfunction bump;
+    CHECK(cuLibraryLoadData(&library, VARIABLES, NULL, NULL, 0, NULL, NULL, 0));
+    CHECK(cuLibraryGetModule(&module, library));
+    CHECK(cuModuleGetFunction(&bump, module, "bump"));
+    CUresult late = cuModuleGetGlobal_v2(&total, NULL, module, "total");
+    EXPECT(late == CUDA_ERROR_NOT_SUPPORTED, "asked late it gave %d", late);
+    CHECK(cuLibraryUnload(library));
     // What the host's library has to keep for itself is refused, and does not end the program.
     CHECK(cuModuleLoadData(&module, HIDDEN));
     CUresult found = cuModuleGetGlobal_v2(&total, NULL, module, "hidden");

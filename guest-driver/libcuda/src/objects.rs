@@ -435,8 +435,8 @@ pub struct Module {
     pub functions: Mutex<HashMap<Vec<u8>, usize>>,
     /// Variables that were asked for, by name: address and bytes.
     pub globals: Mutex<HashMap<Vec<u8>, (u64, u64)>>,
-    /// Its managed variables, which the host does not know.
-    pub managed: Option<Arc<Variables>>,
+    /// Its managed variables, which the host does not know, if they were taken out of its code.
+    pub managed: OnceLock<Arc<Variables>>,
 }
 
 /// A kernel in a module.

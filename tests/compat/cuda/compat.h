@@ -142,6 +142,14 @@ inline cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t node, cudaGraphN
     return cudaGraphNodeGetDependencies(node, nodes, count);
 }
 #endif
+#if CUDART_VERSION < 12020
+inline cudaError_t cudaMemPrefetchAsync(const void *memory, size_t bytes, cudaMemLocation where, unsigned, cudaStream_t stream) {
+    return cudaMemPrefetchAsync(memory, bytes, where.id, stream);
+}
+inline cudaError_t cudaMemAdvise(const void *memory, size_t bytes, cudaMemoryAdvise advice, cudaMemLocation where) {
+    return cudaMemAdvise(memory, bytes, advice, where.id);
+}
+#endif
 #if CUDART_VERSION < 12000
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags) {
     return cudaGraphInstantiateWithFlags(exec, graph, flags);

@@ -1,5 +1,4 @@
 // Managed memory: host and device take turns; a managed variable; memory attached to a stream; a linked list.
-// compat: toolkit 12.0
 #include "compat.h"
 
 struct Node {

@@ -1,6 +1,6 @@
 //! Libraries and their kernels.
 use super::function::{attribute, parameter};
-use super::module::{Jit, image_len, module_function_names, module_global, unwrapped};
+use super::module::{Jit, image_len, load_again, module_function_names, module_global, unwrapped};
 use super::{Variables, cuda, device};
 use crate::abi::{CUdevice, CUdeviceptr, CUfunction, CUkernel, CUlibrary, CUmodule, Host, In, Out, Text};
 use crate::handles::{Entry, Found};
@@ -112,28 +112,51 @@ fn module_in(
     Ok(Arc::clone(&*found.ok_or(result::INVALID_HANDLE)?))
 }
 
-/// Address and bytes of a library's managed variable. The first one that is asked for has all of them taken out of the code, if that was
-/// not loaded anywhere yet. NVIDIA's runtime asks as the first thing.
-fn managed(call: &Call, library: &Library, name: &[u8]) -> Result<(u64, u64), Code> {
+/// The library's managed variables, taken out of its code if they are not yet. That is too late where it is loaded in several contexts,
+/// or something was handed out of its module: `None`, as for a library without any. NVIDIA's runtime asks for them as the first thing.
+fn take_out(call: &Call, library: &Library) -> Result<Option<Arc<Variables>>, Code> {
     // Nothing of it is loaded meanwhile.
     let modules = lock(&library.modules);
     let mut rewritten = lock(&library.rewritten);
-    if rewritten.is_none() && modules.is_empty() {
+    if rewritten.is_none() && modules.len() <= 1 {
         let mut image = vec![0; library.len as usize];
         if !library.image.host().read(0, &mut image) {
             return Err(result::INVALID_IMAGE);
         }
-        *rewritten = Variables::place(call, 0, &image)?.map(|(variables, image)| {
-            Arc::new(Rewritten {
-                len: image.len() as u64,
-                image: Image::Own(image.into()),
-                variables: Arc::new(variables),
-            })
-        });
+        let Some((variables, image)) = Variables::place(call, 0, &image)? else {
+            return Ok(None);
+        };
+        let taken_out = Rewritten {
+            len: image.len() as u64,
+            image: Image::Own(image.into()),
+            variables: Arc::new(variables),
+        };
+        let loaded = modules
+            .values()
+            .find_map(|&module| call.session.modules.get(module));
+        let instead = loaded.map_or(Ok(true), |module| load_again(call, &module, library, &taken_out));
+        if instead != Ok(true) {
+            taken_out.variables.free(call)?;
+            return instead.map(|_| None);
+        }
+        *rewritten = Some(Arc::new(taken_out));
     }
-    let variables = rewritten.as_ref().map(|rewritten| rewritten.variables.clone());
-    drop((rewritten, modules));
-    if let Some(variables) = variables {
+    Ok(rewritten.as_ref().map(|rewritten| rewritten.variables.clone()))
+}
+
+/// The same for the library of a module, if it is one's: before CUDA 13 NVIDIA's runtime loads a library's module, and asks that for them.
+pub(super) fn take_out_of(call: &Call, module: CUmodule) -> Result<Option<Arc<Variables>>, Code> {
+    let libraries = call.session.libraries.all();
+    let is_its = |library: &&Arc<Entry<Library>>| lock(&library.modules).values().any(|&its| its == module);
+    match libraries.iter().find(is_its) {
+        Some(library) => take_out(call, library),
+        None => Ok(None),
+    }
+}
+
+/// Address and bytes of a library's managed variable.
+fn managed(call: &Call, library: &Library, name: &[u8]) -> Result<(u64, u64), Code> {
+    if let Some(variables) = take_out(call, library)? {
         let found = variables.get(name).ok_or(result::NOT_FOUND)?;
         if variables.needs_module() {
             current_module(call, library)?;

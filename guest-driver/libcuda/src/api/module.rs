@@ -3,14 +3,14 @@ use super::{Variables, cuda};
 use crate::abi::{CUdeviceptr, CUfunction, CUmodule, Host, In, Out, Text};
 use crate::device_memory::DeviceMemory;
 use crate::handles::Entry;
-use crate::library::Library;
+use crate::library::{Library, Rewritten};
 use crate::lock;
 use crate::objects::{Context, Function, Module, Proven};
 use crate::session::Call;
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use vgpu_protocol::calls;
 use vgpu_protocol::limits::{
     JIT_LOG_LEN_MAX, JIT_OPTIONS_MAX, KERNEL_PARAMS_LEN_MAX, MODULE_LEN_MAX, NAME_LEN_MAX,
@@ -321,11 +321,7 @@ fn ask_to_load(
 ) -> Result<CUmodule, Code> {
     let session = call.session;
     let id = session.modules.reserve().ok_or(result::OUT_OF_MEMORY)?;
-    // The host copies the image once, out of a buffer that it can reach.
-    let loaded = call.with_buffer(len, |buffer, addr| match image.read(0, buffer) {
-        true => ask(id, addr, len),
-        false => Err(result::INVALID_IMAGE),
-    });
+    let loaded = copy_and_ask(call, image, len, |addr| ask(id, addr, len));
     if let Err(code) = loaded {
         session.modules.release(id);
         return Err(code);
@@ -337,7 +333,7 @@ fn ask_to_load(
             context,
             functions: Mutex::new(HashMap::new()),
             globals: Mutex::new(HashMap::new()),
-            managed,
+            managed: managed.map_or_else(OnceLock::new, OnceLock::from),
         },
     );
     Ok(entry.handle())
@@ -363,17 +359,20 @@ pub fn load_library_module(call: &Call, context: &Context, library: &Library) ->
         None => (library.image.host(), library.len, None),
         Some(it) => (it.image.host(), it.len, Some(it.variables.clone())),
     };
-    if library.options.is_empty() {
-        return load_as_is(
-            call,
-            context.id,
-            image,
-            len,
-            managed,
-            ask_plainly(call, context.id),
-        );
-    }
-    load_as_is(call, context.id, image, len, managed, |module, image, bytes| {
+    let ask = ask_with_options(call, context.id, &library.options);
+    load_as_is(call, context.id, image, len, managed, ask)
+}
+
+/// Has the host load an image with options of the compiler that are numbers.
+fn ask_with_options(
+    call: &Call,
+    context: u32,
+    options: &[JitOption],
+) -> impl FnOnce(u32, u64, u64) -> Result<(), Code> {
+    move |module, image, bytes| {
+        if options.is_empty() {
+            return ask_plainly(call, context)(module, image, bytes);
+        }
         let arguments = calls::cuModuleLoadDataEx::In {
             image,
             bytes,
@@ -381,12 +380,48 @@ pub fn load_library_module(call: &Call, context: &Context, library: &Library) ->
             info_len: 0,
             error_len: 0,
         };
-        let options = library.options.as_bytes();
-        let (out, _) = call.ask_with::<calls::cuModuleLoadDataEx::Call>(context.id, arguments, options)?;
+        let options = options.as_bytes();
+        let (out, _) = call.ask_with::<calls::cuModuleLoadDataEx::Call>(context, arguments, options)?;
         match out.result {
             result::SUCCESS => Ok(()),
             code => Err(code),
         }
+    }
+}
+
+/// Has the host load other code of its library in the place of a module's, unless something of the module was handed out: whether it
+/// did. The module is gone if that fails.
+pub(super) fn load_again(
+    call: &Call,
+    module: &Module,
+    library: &Library,
+    code: &Rewritten,
+) -> Result<bool, Code> {
+    let (functions, globals) = (lock(&module.functions), lock(&module.globals));
+    if !functions.is_empty() || !globals.is_empty() {
+        return Ok(false);
+    }
+    call.ask::<calls::cuModuleUnload::Call>(module.context, calls::cuModuleUnload::In { module: module.id })?;
+    copy_and_ask(call, code.image.host(), code.len, |addr| {
+        ask_with_options(call, module.context, &library.options)(module.id, addr, code.len)
+    })?;
+    drop((functions, globals));
+    code.variables.link(call, module)?;
+    // Nobody else does, since its library's variables are taken out once.
+    let _ = module.managed.set(code.variables.clone());
+    Ok(true)
+}
+
+/// Has the host copy an image out of a buffer that it can reach, once.
+fn copy_and_ask(
+    call: &Call,
+    image: Host,
+    len: u64,
+    ask: impl FnOnce(u64) -> Result<(), Code>,
+) -> Result<(), Code> {
+    call.with_buffer(len, |buffer, addr| match image.read(0, buffer) {
+        true => ask(addr),
+        false => Err(result::INVALID_IMAGE),
     })
 }
 
@@ -502,7 +537,7 @@ pub(super) fn unload(call: &Call, module: CUmodule) -> Result<(), Code> {
     session.modules.release(entry.id);
     let freed = entry
         .managed
-        .as_ref()
+        .get()
         .map_or(Ok(()), |managed| managed.free_own(call));
     unloaded.and(freed)
 }
@@ -558,7 +593,7 @@ pub fn module_function(call: &Call, module: CUmodule, name: &[u8]) -> Result<Arc
 
 /// Address and bytes of a module's variable.
 pub(super) fn module_global(call: &Call, module: &Module, name: &[u8]) -> Result<(u64, u64), Code> {
-    let managed = module.managed.as_ref().and_then(|managed| managed.get(name));
+    let managed = module.managed.get().and_then(|managed| managed.get(name));
     if let Some(managed) = managed {
         return Ok(managed);
     }
@@ -649,7 +684,14 @@ cuda! {
         if pointer.is_null() && bytes.is_null() {
             return Err(result::INVALID_VALUE);
         }
-        let (addr, len) = module_global(&call, &entry, name)?;
+        let (addr, len) = match module_global(&call, &entry, name) {
+            // The host does not say where managed variables are.
+            Err(result::NOT_SUPPORTED) => {
+                let variables = super::library::take_out_of(&call, module)?.ok_or(result::NOT_SUPPORTED)?;
+                variables.get(name).ok_or(result::NOT_SUPPORTED)?
+            }
+            found => found?,
+        };
         pointer.set_if_wanted(addr);
         bytes.set_if_wanted(len as usize);
         Ok(())
