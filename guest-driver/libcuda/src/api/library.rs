@@ -1,6 +1,8 @@
 //! Libraries and their kernels.
 use super::function::{attribute, parameter};
-use super::module::{Jit, image_len, load_again, module_function_names, module_global, unwrapped};
+use super::module::{
+    Jit, image_len, load_again, loads_eagerly, module_function_names, module_global, unwrapped,
+};
 use super::{Variables, cuda, device};
 use crate::abi::{CUdevice, CUdeviceptr, CUfunction, CUkernel, CUlibrary, CUmodule, Host, In, Out, Text};
 use crate::handles::{Entry, Found};
@@ -278,7 +280,13 @@ cuda! {
     fn cuLibraryGetModule(module: Out<CUmodule>, library: CUlibrary) {
         let call = Call::enter()?;
         module.check()?;
-        module.set(find(&call, library)?.module(&call, &call.current()?)?)
+        let library = find(&call, library)?;
+        let context = call.current()?;
+        // CUDA 12's runtime then has functions handed out before it asks for managed variables.
+        if loads_eagerly() {
+            take_out(&call, &library)?;
+        }
+        module.set(library.module(&call, &context)?)
     }
 
     fn cuLibraryGetGlobal(pointer: Out<CUdeviceptr>, bytes: Out<usize>, library: CUlibrary, name: Text) {

@@ -412,6 +412,11 @@ pub(super) fn load_again(
     Ok(true)
 }
 
+/// The host's library loads lazily unless it is told otherwise, as NVIDIA's does here.
+pub(super) fn loads_eagerly() -> bool {
+    std::env::var_os("CUDA_MODULE_LOADING").is_some_and(|mode| mode == "EAGER")
+}
+
 /// Has the host copy an image out of a buffer that it can reach, once.
 fn copy_and_ask(
     call: &Call,
@@ -699,9 +704,7 @@ cuda! {
 
     fn cuModuleGetLoadingMode(mode: Out<c_int>) {
         let _ = Call::local()?;
-        // The host's library loads lazily unless it is told otherwise, as NVIDIA's does here.
-        let eager = std::env::var_os("CUDA_MODULE_LOADING").is_some_and(|mode| mode == "EAGER");
-        mode.set(if eager { EAGER_LOADING } else { LAZY_LOADING })
+        mode.set(if loads_eagerly() { EAGER_LOADING } else { LAZY_LOADING })
     }
 
     fn cuModuleGetFunctionCount(count: Out<c_uint>, module: CUmodule) {
