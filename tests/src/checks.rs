@@ -27,6 +27,7 @@ pub const PROGRAMS: &[&str] = &[
     "spin 50",
     "work 2000 5",
     "fault",
+    "fault blocking",
 ];
 
 /// Programs that NVIDIA's compiler built, with its runtime inside: of `tests/compat`, unmodified.

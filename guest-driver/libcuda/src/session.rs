@@ -69,6 +69,8 @@ pub struct Session {
     arena: Mutex<Arena>,
     /// Command rings.
     pub rings: Rings,
+    /// A launch returns when its kernel has ended: `CUDA_LAUNCH_BLOCKING`.
+    pub blocking_launches: bool,
     /// Events seen so far.
     pub seen: Seen,
     /// The GPUs.
@@ -267,6 +269,7 @@ impl Session {
             area: Area::new(area),
             arena: Mutex::new(Arena::new(window + ALIGN, window + ARENA_LEN)),
             rings: Rings::new(),
+            blocking_launches: std::env::var_os("CUDA_LAUNCH_BLOCKING").is_some_and(|wish| wish == "1"),
             seen: Seen::default(),
             gpus: Vec::new(),
             contexts: Table::new(1, 1, CONTEXTS_MAX),

@@ -195,7 +195,15 @@ fn launch(
         call.submit_answered::<wire::Call>(stream.context, arguments, &packed)?;
         function.proven.learn(threads, launch.shared);
     }
+    launched(call, &stream)
+}
+
+/// A kernel was given to a stream. Where launches block, it has ended then, and the launch fails if it did.
+fn launched(call: &Call, stream: &Stream) -> Result<(), Code> {
     stream.did_submit();
+    if call.session.blocking_launches && stream.capture() == 0 {
+        call.synchronize_stream(stream)?;
+    }
     Ok(())
 }
 
@@ -291,8 +299,7 @@ fn launch_with(
         call.submit_answered::<wire::Call>(stream.context, arguments, &blob)?;
         function.proven.learn_whole(print);
     }
-    stream.did_submit();
-    Ok(())
+    launched(call, &stream)
 }
 
 /// What a question about a launch asks: its function and its words on the wire.
