@@ -335,6 +335,25 @@ fn nothing_is_changed_unseen() {
     assert_eq!(office.map(), before, "a preview changes nothing");
     page.must_be_sound();
     picture(&page, "preview");
+    // What is typed while the answer is on its way is not what the answer is about.
+    let typed_meanwhile = page.evaluate(
+        "new Promise((done) => {
+           const [preview, apply] = ['change-preview', 'change-apply'].map((id) => document.getElementById(id));
+           preview.click();
+           const weight = [...document.querySelectorAll('#change input')].find((input) => input.value === '4');
+           weight.value = '6';
+           weight.dispatchEvent(new Event('input', { bubbles: true }));
+           const waiting = setInterval(() => {
+             if (preview.disabled) return;
+             clearInterval(waiting);
+             done(apply.disabled);
+           }, 20);
+         })",
+    );
+    assert_eq!(typed_meanwhile, true, "it can be applied unseen");
+    form.at("label", "Weight").fill("4");
+    form.button("Preview").click();
+    said.until_has("VMs 1-3: weight 4, was 1");
     // What is typed after it was previewed is to be previewed again.
     form.at("label", "Weight").fill("5");
     assert!(!form.button("Apply").is_enabled());

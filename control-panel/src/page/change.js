@@ -181,7 +181,8 @@ const TOOLS = [
   ["Change a pool …", ["pool"]], ["Quarantine …", ["quarantine", "release"]],
 ];
 
-/** What is being done in the dialog: the action, what is known of it, its fields, and what was tried. */
+/** What is being done in the dialog: the action, what is known of it, its fields, and what was tried. It is another one whenever
+    something else is typed or chosen, so that an answer is only taken for what was asked. */
 let current = null;
 
 function nodes(fields) {
@@ -203,7 +204,7 @@ function say(kind, title, lines = []) {
 
 /** What was tried counts no longer. */
 function forget() {
-  current.tried = null;
+  current = { ...current, tried: null };
   byId("change-apply").disabled = true;
   say("", "");
 }
@@ -285,7 +286,9 @@ async function busy(act) {
 
 function preview() {
   return busy(async () => {
+    const asked = current;
     const tried = await order(true);
+    if (current !== asked) return;
     current.tried = tried;
     const apply = byId("change-apply");
     if (tried.changes.length === 0) {
@@ -300,16 +303,17 @@ function preview() {
 
 function apply() {
   return busy(async () => {
+    const asked = current;
     const done = await order(false);
-    byId("change").close();
-    changed(done);
+    if (current === asked) byId("change").close();
+    changed(done, asked);
   });
 }
 
 /** Says what was changed, and offers to take it back. */
-function changed(done) {
+function changed(done, { name, known }) {
   const lines = done.changes.map(printable);
-  const undo = done.number !== null && isOfMap(ACTIONS[current.name].make({}, current.known));
+  const undo = done.number !== null && isOfMap(ACTIONS[name].make({}, known));
   notice("good", lines.length ? "Changed:" : "Nothing has changed: it is so already.", lines, undo ? done.number : null);
   refreshAudit();
 }

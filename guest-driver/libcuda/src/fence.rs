@@ -83,14 +83,29 @@ impl Call {
     pub fn synchronize_stream(&self, stream: &Stream) -> Result<(), Code> {
         let refused = refuse_capture(stream);
         if refused.is_ok() {
-            let point = self.session.fence(self.thread, stream)?;
-            self.session.wait_for(self.thread, stream.context, point)?;
+            self.wait_for_submitted(stream)?;
         }
         if self.session.captures.any() {
             let arguments = calls::cuStreamSynchronize::In { stream: stream.word };
             self.ask::<calls::cuStreamSynchronize::Call>(stream.context, arguments)?;
         }
         refused?;
+        self.told_after(stream)
+    }
+
+    /// The same for a stream that captures nothing, whatever captures of others forbid.
+    pub fn finish_stream(&self, stream: &Stream) -> Result<(), Code> {
+        self.wait_for_submitted(stream)?;
+        self.told_after(stream)
+    }
+
+    fn wait_for_submitted(&self, stream: &Stream) -> Result<(), Code> {
+        let point = self.session.fence(self.thread, stream)?;
+        self.session.wait_for(self.thread, stream.context, point)
+    }
+
+    /// What comes out once a stream was waited for: what kernels printed, and what failed.
+    fn told_after(&self, stream: &Stream) -> Result<(), Code> {
         self.print(stream.context, Waited::Stream(stream));
         self.take_errors(stream.context)
     }

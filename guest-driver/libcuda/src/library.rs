@@ -45,6 +45,18 @@ pub struct Rewritten {
     pub variables: Arc<Variables>,
 }
 
+/// Where a library's managed variables are.
+#[derive(Clone, Default)]
+pub enum Managed {
+    /// In its code, if there are any.
+    #[default]
+    Unknown,
+    /// There are none, or none that could be taken out.
+    None,
+    /// Taken out.
+    TakenOut(Arc<Rewritten>),
+}
+
 /// A library.
 pub struct Library {
     /// Its number in the table.
@@ -55,8 +67,8 @@ pub struct Library {
     pub len: u64,
     /// Options of the compiler that are numbers.
     pub options: Vec<vgpu_protocol::words::JitOption>,
-    /// Its code without its managed variables, once one of them was asked for.
-    pub rewritten: Mutex<Option<Arc<Rewritten>>>,
+    /// Whether its managed variables were taken out of its code, which is done when one of them is asked for.
+    pub managed: Mutex<Managed>,
     /// Its modules' handles by their contexts' serial numbers.
     pub modules: Mutex<HashMap<u64, usize>>,
     /// Handles of the kernels that were asked for, by name.

@@ -202,7 +202,7 @@ fn launch(
 fn launched(call: &Call, stream: &Stream) -> Result<(), Code> {
     stream.did_submit();
     if call.session.blocking_launches && stream.capture() == 0 {
-        call.synchronize_stream(stream)?;
+        call.finish_stream(stream)?;
     }
     Ok(())
 }

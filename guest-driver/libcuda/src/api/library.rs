@@ -1,12 +1,12 @@
 //! Libraries and their kernels.
 use super::function::{attribute, parameter};
 use super::module::{
-    Jit, image_len, load_again, loads_eagerly, module_function_names, module_global, unwrapped,
+    Jit, LOOKED_THROUGH, Untouched, image_len, loads_eagerly, module_function_names, module_global, unwrapped,
 };
 use super::{Variables, cuda, device};
 use crate::abi::{CUdevice, CUdeviceptr, CUfunction, CUkernel, CUlibrary, CUmodule, Host, In, Out, Text};
 use crate::handles::{Entry, Found};
-use crate::library::{Image, Kernel, Library, Rewritten};
+use crate::library::{Image, Kernel, Library, Managed, Rewritten};
 use crate::lock;
 use crate::objects::{Context, Module};
 use crate::session::Call;
@@ -37,7 +37,7 @@ fn make(call: &Call, place: Out<CUlibrary>, image: Image, len: u64, jit: &Jit) -
         image,
         len,
         options: jit.numbers.clone(),
-        rewritten: Mutex::default(),
+        managed: Mutex::default(),
         modules: Mutex::default(),
         kernels: Mutex::default(),
     };
@@ -114,36 +114,48 @@ fn module_in(
     Ok(Arc::clone(&*found.ok_or(result::INVALID_HANDLE)?))
 }
 
-/// The library's managed variables, taken out of its code if they are not yet. That is too late where it is loaded in several contexts,
-/// or something was handed out of its module: `None`, as for a library without any. NVIDIA's runtime asks for them as the first thing.
+/// The library's managed variables, taken out of its code if they are not yet. That is too late where something of one of its modules was
+/// handed out: `None`, as for a library without any. NVIDIA's runtime asks for them as the first thing.
 fn take_out(call: &Call, library: &Library) -> Result<Option<Arc<Variables>>, Code> {
     // Nothing of it is loaded meanwhile.
-    let modules = lock(&library.modules);
-    let mut rewritten = lock(&library.rewritten);
-    if rewritten.is_none() && modules.len() <= 1 {
-        let mut image = vec![0; library.len as usize];
-        if !library.image.host().read(0, &mut image) {
-            return Err(result::INVALID_IMAGE);
-        }
-        let Some((variables, image)) = Variables::place(call, 0, &image)? else {
-            return Ok(None);
-        };
-        let taken_out = Rewritten {
-            len: image.len() as u64,
-            image: Image::Own(image.into()),
-            variables: Arc::new(variables),
-        };
-        let loaded = modules
-            .values()
-            .find_map(|&module| call.session.modules.get(module));
-        let instead = loaded.map_or(Ok(true), |module| load_again(call, &module, library, &taken_out));
-        if instead != Ok(true) {
-            taken_out.variables.free(call)?;
-            return instead.map(|_| None);
-        }
-        *rewritten = Some(Arc::new(taken_out));
+    let loaded = lock(&library.modules);
+    let mut managed = lock(&library.managed);
+    match &*managed {
+        Managed::None => return Ok(None),
+        Managed::TakenOut(code) => return Ok(Some(code.variables.clone())),
+        Managed::Unknown => {}
     }
-    Ok(rewritten.as_ref().map(|rewritten| rewritten.variables.clone()))
+    // Those of contexts that are gone are gone.
+    let alive = loaded
+        .values()
+        .filter_map(|&module| call.session.modules.get(module));
+    let modules: Vec<_> = alive.collect();
+    let Some(untouched) = Untouched::all(&modules) else {
+        return Ok(None);
+    };
+    let mut image = vec![0; library.len as usize];
+    if !library.image.host().read(0, &mut image) {
+        return Err(result::INVALID_IMAGE);
+    }
+    let Some((variables, image)) = Variables::place(call, 0, &image)? else {
+        *managed = Managed::None;
+        return Ok(None);
+    };
+    let code = Arc::new(Rewritten {
+        len: image.len() as u64,
+        image: Image::Own(image.into()),
+        variables: Arc::new(variables),
+    });
+    if let Err(failed) = untouched.load_again(call, library, &code) {
+        drop((untouched, managed, loaded));
+        return code.variables.free(call).and(Err(failed));
+    }
+    *managed = Managed::TakenOut(code.clone());
+    drop((untouched, managed, loaded));
+    for module in &modules {
+        code.variables.link(call, module)?;
+    }
+    Ok(Some(code.variables.clone()))
 }
 
 /// The same for the library of a module, if it is one's: before CUDA 13 NVIDIA's runtime loads a library's module, and asks that for them.
@@ -242,8 +254,10 @@ cuda! {
                 code => Err(code),
             })?;
         }
-        let rewritten = lock(&entry.rewritten).take();
-        rewritten.map_or(Ok(()), |rewritten| rewritten.variables.free(&call))
+        match std::mem::take(&mut *lock(&entry.managed)) {
+            Managed::TakenOut(code) => code.variables.free(&call),
+            Managed::Unknown | Managed::None => Ok(()),
+        }
     }
 
     fn cuLibraryGetKernel(place: Out<CUkernel>, library: CUlibrary, name: Text) {
@@ -283,7 +297,7 @@ cuda! {
         let library = find(&call, library)?;
         let context = call.current()?;
         // CUDA 12's runtime then has functions handed out before it asks for managed variables.
-        if loads_eagerly() {
+        if loads_eagerly() && library.len <= LOOKED_THROUGH {
             take_out(&call, &library)?;
         }
         module.set(library.module(&call, &context)?)

@@ -2,15 +2,15 @@
 use super::{Variables, cuda};
 use crate::abi::{CUdeviceptr, CUfunction, CUmodule, Host, In, Out, Text};
 use crate::device_memory::DeviceMemory;
-use crate::handles::Entry;
-use crate::library::{Library, Rewritten};
+use crate::handles::{Entry, Found};
+use crate::library::{Image, Library, Managed, Rewritten};
 use crate::lock;
 use crate::objects::{Context, Function, Module, Proven};
 use crate::session::Call;
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use vgpu_protocol::calls;
 use vgpu_protocol::limits::{
     JIT_LOG_LEN_MAX, JIT_OPTIONS_MAX, KERNEL_PARAMS_LEN_MAX, MODULE_LEN_MAX, NAME_LEN_MAX,
@@ -254,7 +254,7 @@ fn set_log(buffer: usize, wanted: u32, said: &[u8]) {
 
 /// Managed variables are looked for in containers of packed code up to so many bytes: to unpack those of big libraries, which have none,
 /// takes long.
-const LOOKED_THROUGH: u64 = 1 << 20;
+pub(super) const LOOKED_THROUGH: u64 = 1 << 20;
 
 /// Loads a module into a context: `ask` makes the host load it, with the module's number and bytes from the image's copy at an address.
 /// Its handle.
@@ -354,10 +354,10 @@ fn load(call: &Call, context: u32, image: Host, len: u64) -> Result<CUmodule, Co
 
 /// The module of a library in a context.
 pub fn load_library_module(call: &Call, context: &Context, library: &Library) -> Result<CUmodule, Code> {
-    let rewritten = lock(&library.rewritten).clone();
-    let (image, len, managed) = match &rewritten {
-        None => (library.image.host(), library.len, None),
-        Some(it) => (it.image.host(), it.len, Some(it.variables.clone())),
+    let managed = lock(&library.managed).clone();
+    let (image, len, managed) = match &managed {
+        Managed::TakenOut(it) => (it.image.host(), it.len, Some(it.variables.clone())),
+        Managed::Unknown | Managed::None => (library.image.host(), library.len, None),
     };
     let ask = ask_with_options(call, context.id, &library.options);
     load_as_is(call, context.id, image, len, managed, ask)
@@ -389,27 +389,56 @@ fn ask_with_options(
     }
 }
 
-/// Has the host load other code of its library in the place of a module's, unless something of the module was handed out: whether it
-/// did. The module is gone if that fails.
-pub(super) fn load_again(
-    call: &Call,
-    module: &Module,
-    library: &Library,
-    code: &Rewritten,
-) -> Result<bool, Code> {
-    let (functions, globals) = (lock(&module.functions), lock(&module.globals));
-    if !functions.is_empty() || !globals.is_empty() {
-        return Ok(false);
+/// A module, held so that nothing of it is handed out.
+struct Held<'a> {
+    module: &'a Module,
+    functions: MutexGuard<'a, HashMap<Vec<u8>, usize>>,
+    globals: MutexGuard<'a, HashMap<Vec<u8>, (u64, u64)>>,
+}
+
+/// Modules of a library of which nothing was handed out, nor is meanwhile.
+pub(super) struct Untouched<'a>(Vec<Held<'a>>);
+
+impl<'a> Untouched<'a> {
+    /// These, unless something was handed out of one of them.
+    pub fn all(modules: &'a [Found<Module>]) -> Option<Self> {
+        let hold = |module: &'a Found<Module>| Held {
+            module,
+            functions: lock(&module.functions),
+            globals: lock(&module.globals),
+        };
+        let all: Vec<_> = modules.iter().map(hold).collect();
+        let untouched = all
+            .iter()
+            .all(|held| held.functions.is_empty() && held.globals.is_empty());
+        untouched.then_some(Self(all))
     }
-    call.ask::<calls::cuModuleUnload::Call>(module.context, calls::cuModuleUnload::In { module: module.id })?;
-    copy_and_ask(call, code.image.host(), code.len, |addr| {
-        ask_with_options(call, module.context, &library.options)(module.id, addr, code.len)
-    })?;
-    drop((functions, globals));
-    code.variables.link(call, module)?;
-    // Nobody else does, since its library's variables are taken out once.
-    let _ = module.managed.set(code.variables.clone());
-    Ok(true)
+
+    /// Has the host load other code of their library in their place. If that fails they have the code that they had, or, if even that fails,
+    /// none: then the host refuses whatever is asked of them.
+    pub fn load_again(&self, call: &Call, library: &Library, code: &Rewritten) -> Result<(), Code> {
+        let load = |module: &Module, image: &Image, len: u64| {
+            let unload = calls::cuModuleUnload::In { module: module.id };
+            // The host may have let go of it already.
+            let _ = call.ask::<calls::cuModuleUnload::Call>(module.context, unload);
+            copy_and_ask(call, image.host(), len, |addr| {
+                ask_with_options(call, module.context, &library.options)(module.id, addr, len)
+            })
+        };
+        for Held { module, .. } in &self.0 {
+            if let Err(failed) = load(module, &code.image, code.len) {
+                for Held { module, .. } in &self.0 {
+                    let _ = load(module, &library.image, library.len);
+                }
+                return Err(failed);
+            }
+        }
+        for Held { module, .. } in &self.0 {
+            // Nobody else does, since its library's variables are taken out once.
+            let _ = module.managed.set(code.variables.clone());
+        }
+        Ok(())
+    }
 }
 
 /// The host's library loads lazily unless it is told otherwise, as NVIDIA's does here.
@@ -598,11 +627,12 @@ pub fn module_function(call: &Call, module: CUmodule, name: &[u8]) -> Result<Arc
 
 /// Address and bytes of a module's variable.
 pub(super) fn module_global(call: &Call, module: &Module, name: &[u8]) -> Result<(u64, u64), Code> {
+    // Its code may just be loaded anew.
+    let mut globals = lock(&module.globals);
     let managed = module.managed.get().and_then(|managed| managed.get(name));
     if let Some(managed) = managed {
         return Ok(managed);
     }
-    let mut globals = lock(&module.globals);
     if let Some(&known) = globals.get(name) {
         return Ok(known);
     }
@@ -620,6 +650,8 @@ pub(super) fn module_global(call: &Call, module: &Module, name: &[u8]) -> Result
 /// Names of all functions of a module.
 pub fn module_function_names(call: &Call, module: &Module) -> Result<Vec<Vec<u8>>, Code> {
     let mut names = Vec::new();
+    // Its code is not loaded anew meanwhile.
+    let _functions = lock(&module.functions);
     loop {
         let from = u32::try_from(names.len()).map_err(|_| result::UNKNOWN)?;
         let arguments = calls::cuModuleEnumerateFunctions::In {

@@ -5,6 +5,7 @@ use crate::managed::Plan;
 use crate::objects::Module;
 use crate::session::Call;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vgpu_protocol::result::{self, Code};
 
 /// Where the managed variables of a module are, or of a library in every context.
@@ -16,6 +17,8 @@ pub struct Variables {
     by_name: HashMap<Vec<u8>, (u64, u64)>,
     /// Words that begin as addresses of ordinary variables, with what is added.
     links: Vec<(u64, Vec<u8>, i64)>,
+    /// They have begun: a library's do once, with its first module.
+    linked: AtomicBool,
 }
 
 impl Variables {
@@ -34,6 +37,7 @@ impl Variables {
             context,
             by_name: HashMap::new(),
             links: Vec::new(),
+            linked: AtomicBool::new(false),
         };
         for variable in plan.variables.iter() {
             let at = base + variable.at as u64;
@@ -59,8 +63,11 @@ impl Variables {
         !self.links.is_empty()
     }
 
-    /// Stores the addresses of variables of the module that was just loaded.
+    /// Stores the addresses of variables of the module that was just loaded, the first one that has them.
     pub(super) fn link(&self, call: &Call, module: &Module) -> Result<(), Code> {
+        if self.linked.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
         for (at, symbol, addend) in &self.links {
             // Of functions nobody outside of the GPU knows the address.
             let (address, _) = module_global(call, module, symbol).map_err(|code| match code {
@@ -68,7 +75,7 @@ impl Variables {
                 code => code,
             })?;
             let word = address.wrapping_add_signed(*addend);
-            // SAFETY: a word of one of the variables, which the program does not know of before the module is loaded.
+            // SAFETY: a word of one of the variables, whose memory is there as long as this value.
             unsafe { (*at as *mut u64).write_unaligned(word) };
         }
         Ok(())
