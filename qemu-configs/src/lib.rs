@@ -40,5 +40,5 @@ mod wire;
 
 pub use artifacts::{ARTIFACTS_ENV, Artifacts};
 pub use error::{Error, Result};
-pub use vm::{ACCEL_ENV, Accel, Builder, COMMAND_BYTES_MAX, Job, Vm};
+pub use vm::{ACCEL_ENV, Accel, Builder, COMMAND_BYTES_MAX, COMMAND_LIMIT, Job, Vm};
 pub use wire::Output;

@@ -38,7 +38,8 @@ const DEVICE: &str =
 
 /// A boot takes 3 s on a quiet machine; this is for one that is busy building.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+/// How long a command in a guest may take, unless a limit is given.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 const QMP_LIMIT: Duration = Duration::from_secs(60);
 /// Console lines that an error shows.
 const CONSOLE_TAIL: usize = 30;

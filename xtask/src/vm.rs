@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use vgpu_vm::Vm;
+use vgpu_vm::{COMMAND_LIMIT, Vm};
 
 use crate::build::{self, Profile};
 use crate::util::{Layout, progress};
@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long)]
     root: bool,
     /// How long a command may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = COMMAND_LIMIT.as_secs())]
     limit: u64,
     /// Show the guest's console at the end
     #[arg(long)]

@@ -160,16 +160,19 @@ impl Library {
     }
 }
 
+impl Session {
+    /// The library that a module is of, by the module's handle.
+    pub fn library_of(&self, module: usize) -> Option<Arc<Entry<Library>>> {
+        let is_its =
+            |library: &Arc<Entry<Library>>| lock(&library.modules).values().any(|&its| its == module);
+        self.libraries.all().into_iter().find(is_its)
+    }
+}
+
 impl Function {
     /// The handle of the library's kernel that it is, if it is one that was asked for.
     pub fn kernel(&self, session: &Session) -> Option<usize> {
-        let libraries = session.libraries.all();
-        let mine = |library: &&Arc<Entry<Library>>| {
-            lock(&library.modules)
-                .values()
-                .any(|&module| module == self.module)
-        };
-        let library = libraries.iter().find(mine)?;
+        let library = session.library_of(self.module)?;
         lock(&library.kernels).get(self.name.to_bytes()).copied()
     }
 

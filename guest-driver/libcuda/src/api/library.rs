@@ -160,10 +160,8 @@ fn take_out(call: &Call, library: &Library) -> Result<Option<Arc<Variables>>, Co
 
 /// The same for the library of a module, if it is one's: before CUDA 13 NVIDIA's runtime loads a library's module, and asks that for them.
 pub(super) fn take_out_of(call: &Call, module: CUmodule) -> Result<Option<Arc<Variables>>, Code> {
-    let libraries = call.session.libraries.all();
-    let is_its = |library: &&Arc<Entry<Library>>| lock(&library.modules).values().any(|&its| its == module);
-    match libraries.iter().find(is_its) {
-        Some(library) => take_out(call, library),
+    match call.session.library_of(module) {
+        Some(library) => take_out(call, &library),
         None => Ok(None),
     }
 }

@@ -65,7 +65,7 @@ impl Variables {
 
     /// Stores the addresses of variables of the module that was just loaded, the first one that has them.
     pub(super) fn link(&self, call: &Call, module: &Module) -> Result<(), Code> {
-        if self.linked.swap(true, Ordering::Relaxed) {
+        if self.linked.load(Ordering::Relaxed) {
             return Ok(());
         }
         for (at, symbol, addend) in &self.links {
@@ -78,6 +78,7 @@ impl Variables {
             // SAFETY: a word of one of the variables, whose memory is there as long as this value.
             unsafe { (*at as *mut u64).write_unaligned(word) };
         }
+        self.linked.store(true, Ordering::Relaxed);
         Ok(())
     }
 
