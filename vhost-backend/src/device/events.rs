@@ -45,13 +45,19 @@ impl Events {
 
     fn flush(&self, pending: &mut BTreeSet<u32>) {
         // A hostile guest's buffers may be useless; each is given back empty, and costs the guest a buffer.
+        let mut looked_again = false;
         while let Some(&session) = pending.first() {
             let chain = match self.queue.take() {
                 Taken::Chain(chain) => chain,
-                // The driver kicks when it adds buffers, unless it did so since the last look.
-                Taken::Empty if self.queue.want_kicks(true) => continue,
+                // The driver kicks when it adds buffers, unless it did so since the last look. Buffers that are there and
+                // cannot be taken are none.
+                Taken::Empty if !looked_again && self.queue.want_kicks(true) => {
+                    looked_again = true;
+                    continue;
+                }
                 Taken::Empty | Taken::Broken => return,
             };
+            looked_again = false;
             if chain.room() < size_of::<Event>() as u64 {
                 self.queue.give_back(&chain, &[]);
                 continue;

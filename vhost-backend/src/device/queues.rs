@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use vgpu_protocol::limits::QUEUE_LEN;
 use vgpu_protocol::virtio::{ControlReply, Status};
-use vhost_user_backend::{VringRwLock, VringT};
+use vhost_user_backend::{VringRwLock, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use zerocopy::IntoBytes;
@@ -102,7 +102,7 @@ impl VirtQueue {
             return Taken::Empty;
         };
         let mut state = ring.get_mut();
-        if !state.is_enabled() || !state.get_queue().ready() {
+        if !runs(&state) {
             return Taken::Empty;
         }
         let memory = self.memory.memory();
@@ -194,13 +194,14 @@ impl VirtQueue {
         }
     }
 
-    /// Asks for kicks (or no kicks) from the driver. Whether there are chains that came in the meantime.
+    /// Asks for kicks (or no kicks) from the driver. Whether there are chains to take that came in the meantime: none in a ring
+    /// that does not run, which is looked at anyway when it does again.
     pub fn want_kicks(&self, wanted: bool) -> bool {
         let Some(Ring(ring)) = self.ring.get() else {
             return false;
         };
         let mut state = ring.get_mut();
-        if !state.get_queue().ready() {
+        if !runs(&state) {
             return false;
         }
         if wanted {
@@ -210,6 +211,11 @@ impl VirtQueue {
             false
         }
     }
+}
+
+/// Whether chains may be taken. A front end that stops a device first disables all rings, and then has them stopped one by one.
+fn runs(state: &VringState<GuestMemory>) -> bool {
+    state.is_enabled() && state.get_queue().ready()
 }
 
 /// The right to answer one control request, once. One that is dropped without an answer answers that the host failed.

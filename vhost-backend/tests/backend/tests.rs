@@ -928,6 +928,27 @@ fn a_paused_guest_finds_its_sessions_lost() {
 }
 
 #[test]
+fn an_event_in_the_middle_of_a_stop_holds_nothing_up() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    vmm.give_event_buffer();
+    let (lost, other) = (open(&mut vmm, WINDOW), open(&mut vmm, WINDOW));
+    let (exec_pid, _) = vgpud.attached(lost);
+    let (_, fds) = vgpud.attached(other);
+    vmm.disable();
+    let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    vgpud.closed(lost);
+    let bases = vmm.bases();
+    assert!(has_ended(&fds[2]));
+    assert!(!vmm.has_event());
+    vmm.start(bases);
+    assert_eq!(vmm.wait_event(), lost);
+    open(&mut vmm, WINDOW);
+}
+
+#[test]
 fn other_memory_ends_the_sessions() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());

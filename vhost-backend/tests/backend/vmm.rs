@@ -148,9 +148,19 @@ impl Vmm {
 
     /// Stops all rings as QEMU does; where they stood.
     pub fn stop(&mut self) -> [u16; 3] {
+        self.disable();
+        self.bases()
+    }
+
+    /// The first half of a stop: the device is to leave the rings alone.
+    pub fn disable(&mut self) {
         for index in 0..3 {
             self.frontend.set_vring_enable(index, false).unwrap();
         }
+    }
+
+    /// The second half of a stop: where the rings stand.
+    pub fn bases(&mut self) -> [u16; 3] {
         [0, 1, 2].map(|index| self.frontend.get_vring_base(index).unwrap() as u16)
     }
 
