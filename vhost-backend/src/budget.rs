@@ -109,11 +109,6 @@ impl Account {
     pub fn give_all(&mut self) {
         self.give(self.used);
     }
-
-    /// What was taken is never given back: something may go on using it.
-    pub fn forfeit(&mut self) {
-        self.used = Use::default();
-    }
 }
 
 impl Drop for Account {
@@ -148,15 +143,6 @@ mod tests {
         one.give(rings(2));
         other.take(both).unwrap();
         drop(one);
-        assert_eq!(
-            *budget.used(),
-            Use {
-                mapped: 4096,
-                ..rings(2)
-            }
-        );
-        other.forfeit();
-        drop(other);
         assert_eq!(
             *budget.used(),
             Use {

@@ -4,11 +4,12 @@ use crate::front_ends::FrontEnds;
 use crate::quiet::Quiet;
 use crate::scheduler::Scheduler;
 use crate::shares::Shares;
+use std::fmt::{Debug, Formatter};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How executors are started.
 #[derive(Debug)]
@@ -46,7 +47,19 @@ pub struct Host {
     /// Who uses the device.
     pub front_ends: FrontEnds,
     sessions: AtomicU32,
-    written_off: AtomicBool,
+    written_off: Mutex<Vec<WrittenOff>>,
+}
+
+/// A session that did not end in time, and whether it has ended since.
+struct WrittenOff {
+    session: u32,
+    has_ended: Box<dyn FnMut(&Host) -> bool + Send>,
+}
+
+impl Debug for WrittenOff {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WrittenOff({})", self.session)
+    }
 }
 
 impl Host {
@@ -61,7 +74,7 @@ impl Host {
             shares: Shares::default(),
             front_ends: FrontEnds::default(),
             sessions: AtomicU32::new(0),
-            written_off: AtomicBool::new(false),
+            written_off: Mutex::default(),
         }))
     }
 
@@ -73,18 +86,36 @@ impl Host {
             .map(|n| n + 1)
     }
 
-    /// An executor could not be reaped: it may still use guest memory. No session is opened any more.
-    pub fn write_off(&self, session: u32) {
-        self.written_off.store(true, Ordering::SeqCst);
+    /// A session does not end: its executor may still use guest memory. No session is opened until `has_ended` says that it
+    /// has, after giving back what the session still had.
+    pub fn write_off(&self, session: u32, why: &str, has_ended: impl FnMut(&Self) -> bool + Send + 'static) {
+        let has_ended = Box::new(has_ended);
+        self.written_off().push(WrittenOff { session, has_ended });
         log::error!(
-            "vm {} session {session}: its executor could not be reaped and is written off; \
-             this device opens no more sessions until the backend is replaced",
+            "vm {} session {session}: {why} and is written off; this device opens no more sessions until that has ended \
+             or the backend is replaced",
             self.vm
         );
     }
 
-    /// Whether an executor was written off.
+    /// Whether a session that was written off has still not ended.
     pub fn is_written_off(&self) -> bool {
-        self.written_off.load(Ordering::SeqCst)
+        let mut written_off = self.written_off();
+        written_off.retain_mut(|left| {
+            let ended = (left.has_ended)(self);
+            if ended {
+                log::warn!(
+                    "vm {} session {}: what was written off has ended",
+                    self.vm,
+                    left.session
+                );
+            }
+            !ended
+        });
+        !written_off.is_empty()
+    }
+
+    fn written_off(&self) -> MutexGuard<'_, Vec<WrittenOff>> {
+        self.written_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -179,7 +179,9 @@ impl Device {
         let until = Instant::now() + STOP_WAIT;
         for (&number, handle) in &sessions {
             if !handle.wait_ended(until) {
-                self.host.write_off(number);
+                let handle = handle.clone();
+                self.host
+                    .write_off(number, "it does not end", move |_| handle.has_ended());
             }
         }
         // What they still had to say is void.
@@ -280,7 +282,9 @@ impl Device {
 
     fn open(&self, opening: Opening, reply: Reply) {
         if self.host.is_written_off() {
-            self.warn(format_args!("no session is opened: an executor was written off"));
+            self.warn(format_args!(
+                "no session is opened: one was written off and has not ended"
+            ));
             return reply.send(Status::HostError, &[]);
         }
         let mut sessions = lock(&self.sessions);

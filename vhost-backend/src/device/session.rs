@@ -138,6 +138,11 @@ impl Handle {
         true
     }
 
+    /// Whether the session's thread is done.
+    pub fn has_ended(&self) -> bool {
+        *lock(&self.ended)
+    }
+
     /// Where the session area's first page lies, once it is mapped.
     pub fn area(&self) -> Option<GuestAddress> {
         self.area.get().copied()
@@ -654,7 +659,7 @@ impl Session {
                 );
             }
             Ok(status) => self.warn(format_args!("lost: {why} ({status})")),
-            Err(Stuck) => self.write_off(),
+            Err(stuck) => self.write_off(stuck),
         }
         self.leave();
         if !self.handle.is_stopping()
@@ -670,9 +675,9 @@ impl Session {
     /// Reaps the executor, if there is one still.
     fn end(&mut self) {
         if let Some(exec) = self.exec.take()
-            && exec.end().is_err()
+            && let Err(stuck) = exec.end()
         {
-            self.write_off();
+            self.write_off(stuck);
         }
         self.leave();
         log::info!(
@@ -686,18 +691,26 @@ impl Session {
         lock(&self.handle.doorbells).clear();
         self.shares = None;
         self.around.host.shares.forget(self.handle.number);
-        // A stuck executor goes on holding its GPU: vgpud sees that by its pidfd. And the guest's pages.
-        if self.stuck {
-            self.account.forfeit();
-        } else {
+        if !self.stuck {
             self.account.give_all();
             self.around.host.scheduler.close(self.handle.number);
         }
     }
 
-    fn write_off(&mut self) {
+    /// A stuck executor goes on holding its GPU, which vgpud sees by its pidfd, and the guest's pages.
+    fn write_off(&mut self, mut stuck: Stuck) {
         self.stuck = true;
-        self.around.host.write_off(self.handle.number);
+        let number = self.handle.number;
+        let host = &self.around.host;
+        let mut account = std::mem::replace(&mut self.account, Account::new(host.budget.clone()));
+        host.write_off(number, "its executor could not be reaped", move |host| {
+            let gone = stuck.is_gone();
+            if gone {
+                account.give_all();
+                host.scheduler.close(number);
+            }
+            gone
+        });
     }
 
     fn warn(&self, message: std::fmt::Arguments<'_>) {

@@ -36,9 +36,16 @@ pub struct Executor {
     reaped: bool,
 }
 
-/// An executor could not be reaped in time.
+/// An executor that was killed and is not gone yet.
 #[derive(Debug)]
-pub struct Stuck;
+pub struct Stuck(Executor);
+
+impl Stuck {
+    /// Whether it is gone by now.
+    pub fn is_gone(&mut self) -> bool {
+        self.0.gone(Duration::ZERO).is_some()
+    }
+}
 
 impl Executor {
     /// Starts one that sees only these GPUs.
@@ -131,7 +138,7 @@ impl Executor {
 
     /// Has it end, kills it if it does not, and waits until it is gone.
     pub fn end(mut self) -> Result<ExitStatus, Stuck> {
-        self.reap().ok_or(Stuck)
+        self.reap().ok_or_else(|| Stuck(self))
     }
 
     fn reap(&mut self) -> Option<ExitStatus> {
@@ -140,7 +147,12 @@ impl Executor {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         wait_readable(self.pidfd.as_fd(), END_WAIT);
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-        if !wait_readable(self.pidfd.as_fd(), REAP_WAIT) {
+        self.gone(REAP_WAIT)
+    }
+
+    /// Waits until it is gone, and removes what is left of it.
+    fn gone(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        if !wait_readable(self.pidfd.as_fd(), timeout) {
             return None;
         }
         let status = self.child.wait().ok();

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// A running `vgpu-backend`; dropping it ends it.
@@ -202,4 +202,39 @@ pub fn deadline_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
     (now + PATIENCE).as_nanos() as u64
+}
+
+/// A process that is not gone when it has been killed, until this is dropped: a thread of it is traced by one of ours, which
+/// does not look at how it ended.
+pub struct Held(Option<(Sender<()>, std::thread::JoinHandle<()>)>);
+
+impl Held {
+    /// The process has a thread besides its first.
+    pub fn new(pid: u32) -> Self {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let mut threads = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let thread = threads.find(|&thread| thread != pid).unwrap();
+        let (release, released) = channel();
+        let (held, is_held) = channel();
+        let tracer = std::thread::spawn(move || {
+            // SAFETY: a system call on plain numbers.
+            let traced = unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, 0, 0) };
+            let error = (traced < 0).then(std::io::Error::last_os_error);
+            held.send(error).unwrap();
+            // What a thread traces is let go at its end.
+            let _ = released.recv();
+        });
+        let error = is_held.recv().unwrap();
+        assert!(error.is_none(), "{error:?}");
+        Self(Some((release, tracer)))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((release, tracer)) = self.0.take() {
+            drop(release);
+            tracer.join().unwrap();
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The tests.
 use crate::executor::{DIE, ECHO, FAILING_LEN, NONSENSE_LEN, REFUSED_LEN, SUM};
 use crate::guest::{self, Guest, QUARANTINE_WAIT_S, RING_BUFFER_LEN, refused};
-use crate::host::{Backend, ends, has_ended};
+use crate::host::{Backend, Held, ends, has_ended};
 use crate::scheduler::{Refuse, Scheduler, speaks};
 use crate::vmm::{Buffer, REQUEST_PLACE, Vmm, WINDOW};
 use rustix::process::Signal;
@@ -903,6 +903,46 @@ fn a_reset_reaps_before_it_is_answered() {
             Status::NotFound
         );
     }
+}
+
+#[test]
+fn what_cannot_be_reaped_is_written_off_until_it_is_gone() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let session = open(&mut vmm, WINDOW);
+    let (exec_pid, fds) = vgpud.attached(session);
+    let (addr, len) = (WINDOW + (1 << 20), RING_BUFFER_LEN);
+    let map = Map {
+        addr,
+        len,
+        offset: 0,
+        flags: 0,
+        runs_len: 1,
+    };
+    let run = Run {
+        gpa: vmm.high(0),
+        len,
+    };
+    assert_eq!(vmm.map(session, map, &[run]), Status::Ok);
+    let ring = RingCreate {
+        ring: 0,
+        reserved: 0,
+        addr,
+    };
+    assert_eq!(vmm.request(ControlKind::RingCreate, session, &ring), Status::Ok);
+    let held = Held::new(exec_pid);
+    vmm.stop();
+    backend.wait_log("written off");
+    assert!(!has_ended(&fds[2]));
+    vmm.start([0; 3]);
+    assert_eq!(vmm.open(WINDOW), Err(Status::HostError));
+    drop(held);
+    while !has_ended(&fds[2]) {
+        std::thread::yield_now();
+    }
+    open(&mut vmm, WINDOW);
+    vgpud.closed(session);
 }
 
 #[test]
