@@ -90,7 +90,7 @@ impl Host {
     /// has, after giving back what the session still had.
     pub fn write_off(&self, session: u32, why: &str, has_ended: impl FnMut(&Self) -> bool + Send + 'static) {
         let has_ended = Box::new(has_ended);
-        self.written_off().push(WrittenOff { session, has_ended });
+        self.all_written_off().push(WrittenOff { session, has_ended });
         log::error!(
             "vm {} session {session}: {why} and is written off; this device opens no more sessions until that has ended \
              or the backend is replaced",
@@ -98,9 +98,9 @@ impl Host {
         );
     }
 
-    /// Whether a session that was written off has still not ended.
-    pub fn is_written_off(&self) -> bool {
-        let mut written_off = self.written_off();
+    /// The sessions that were written off and have still not ended.
+    pub fn written_off(&self) -> Vec<u32> {
+        let mut written_off = self.all_written_off();
         written_off.retain_mut(|left| {
             let ended = (left.has_ended)(self);
             if ended {
@@ -112,10 +112,10 @@ impl Host {
             }
             !ended
         });
-        !written_off.is_empty()
+        written_off.iter().map(|left| left.session).collect()
     }
 
-    fn written_off(&self) -> MutexGuard<'_, Vec<WrittenOff>> {
+    fn all_written_off(&self) -> MutexGuard<'_, Vec<WrittenOff>> {
         self.written_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -299,7 +299,7 @@ impl FrontEnd {
         let end = self.daemon.wait();
         // Said before it is counted out, so that the end of this program is the last that is said.
         self.host.front_ends.leave(self.number, || {
-            self.device.stop();
+            self.device.end();
             match end {
                 // A process just ends, wherever it is.
                 Ok(()) | Err(HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {

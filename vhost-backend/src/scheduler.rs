@@ -317,10 +317,11 @@ impl Link {
             SocketFlags::CLOEXEC,
             None,
         )?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
+        // Before it connects, which also waits: for room among those whom a vgpud that hangs has not accepted.
         for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
             sockopt::set_socket_timeout(&socket, timeout, Some(ANSWER_WAIT))?;
         }
+        rustix::net::connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
         let hello = Request::Hello {
             version: VERSION,
             vm: self.vm,

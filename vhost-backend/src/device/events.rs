@@ -3,6 +3,7 @@
 use super::queues::{Taken, VirtQueue};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vgpu_protocol::limits::QUEUE_LEN;
 use vgpu_protocol::virtio::Event;
 use zerocopy::IntoBytes;
 
@@ -44,7 +45,9 @@ impl Events {
     }
 
     fn flush(&self, pending: &mut BTreeSet<u32>) {
-        // A hostile guest's buffers may be useless; each is given back empty, and costs the guest a buffer.
+        // A hostile guest's buffers may be useless; each is given back empty, and costs the guest a buffer. It may not have this
+        // thread busy with more than it can have given at a time.
+        let mut useless = 0;
         let mut looked_again = false;
         while let Some(&session) = pending.first() {
             let chain = match self.queue.take() {
@@ -60,6 +63,11 @@ impl Events {
             looked_again = false;
             if chain.room() < size_of::<Event>() as u64 {
                 self.queue.give_back(&chain, &[]);
+                useless += 1;
+                if useless > QUEUE_LEN {
+                    self.queue.want_kicks(true);
+                    return;
+                }
                 continue;
             }
             pending.remove(&session);

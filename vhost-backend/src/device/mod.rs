@@ -7,7 +7,7 @@
 //! | the driver resets the device, the guest reboots, the VM is paused, the device is unplugged | `GET_VRING_BASE` for each ring | [`VhostUserBackend::stop_vring`] |
 //! | (other front ends) | `RESET_DEVICE` | [`VhostUserBackend::reset_device`] |
 //! | memory is plugged, unplugged or moved | `SET_MEM_TABLE`, `ADD_MEM_REG`, `REM_MEM_REG` | [`VhostUserBackend::update_memory`] |
-//! | the front end ends | it disconnects | [`Device::stop`] |
+//! | the front end ends | it disconnects | [`Device::end`] |
 //!
 //! When the rings start again where they stopped (the VM was only paused), the driver still knows its sessions: they
 //! are shown to it as lost. When they start anew they are forgotten.
@@ -27,12 +27,10 @@ use crate::worker;
 use control::{Opening, Request, SessionRequest};
 use events::Events;
 use memory::Memory;
-use queues::{Chain, GuestMemory, Reply, Taken, VirtQueue};
-use session::{Handle, Sessions, Surroundings, lock};
-use std::collections::BTreeMap;
+use queues::{Chain, GuestMemory, Reply, Taken, Unanswered, VirtQueue};
+use session::{Entered, Handle, Sessions, Surroundings, lock};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_protocol::limits::{
@@ -47,7 +45,7 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatu
 use vhost_user_backend::{VhostUserBackend, VringRwLock};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use vm_memory::{GuestAddress, GuestAddressSpace};
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 use zerocopy::{FromBytes, IntoBytes};
@@ -76,20 +74,10 @@ pub struct Device {
     again: [Bell; QUEUES],
     flush: Flush,
     events: Arc<Events>,
-    in_flight: Arc<AtomicU32>,
-    sessions: Arc<Sessions>,
-    stopped: Mutex<Stopped>,
+    unanswered: Arc<Unanswered>,
+    sessions: Arc<Mutex<Sessions>>,
     /// Events that end the queue thread, which vhost-user-backend never closes. Whoever waits for them has this device.
     exits: Mutex<Vec<OwnedFd>>,
-}
-
-/// What remains of sessions that were ended because the rings stopped.
-#[derive(Debug, Default)]
-struct Stopped {
-    /// The rings stopped and have not started again.
-    now: bool,
-    /// Numbers, and where the areas lie, of sessions that the driver may still know.
-    lost: BTreeMap<u32, Option<GuestAddress>>,
 }
 
 /// Waits until the queue thread has handled everything it was told of before.
@@ -144,9 +132,8 @@ impl Device {
                 passed: Condvar::new(),
             },
             events: Arc::new(Events::new(queues[QUEUE_EVENT as usize].clone())),
-            in_flight: Arc::new(AtomicU32::new(0)),
-            sessions: Arc::new(Mutex::new(BTreeMap::new())),
-            stopped: Mutex::new(Stopped::default()),
+            unanswered: Unanswered::new(queues[QUEUE_CONTROL as usize].clone()),
+            sessions: Arc::default(),
             exits: Mutex::default(),
             guest,
             queues,
@@ -162,8 +149,13 @@ impl Device {
         Ok(())
     }
 
-    /// The front end is gone: ends all sessions.
-    pub fn stop(&self) {
+    /// The front end is gone: ends all sessions. What it asked for last may still be under way to here.
+    pub fn end(&self) {
+        lock(&self.sessions).over = true;
+        self.stop();
+    }
+
+    fn stop(&self) {
         for queue in &self.queues {
             queue.stopped();
         }
@@ -172,12 +164,21 @@ impl Device {
 
     /// Ends all sessions; returns when no executor uses guest memory any more, or was written off.
     fn end_sessions(&self) {
-        let sessions: BTreeMap<u32, Arc<Handle>> = std::mem::take(&mut *lock(&self.sessions));
-        for handle in sessions.values() {
+        // They stay where requests find them: the rings may run. What comes late is answered as for one that is lost.
+        let ending = {
+            let mut sessions = lock(&self.sessions);
+            let ending = sessions.running.clone();
+            sessions.lost.extend(ending.keys().map(|&number| (number, None)));
+            while sessions.lost.len() > LOST_MAX {
+                sessions.lost.pop_first();
+            }
+            ending
+        };
+        for handle in ending.values() {
             handle.stop();
         }
         let until = Instant::now() + STOP_WAIT;
-        for (&number, handle) in &sessions {
+        for (&number, handle) in &ending {
             if !handle.wait_ended(until) {
                 let handle = handle.clone();
                 self.host
@@ -186,28 +187,29 @@ impl Device {
         }
         // What they still had to say is void.
         self.events.clear();
-        let mut stopped = lock(&self.stopped);
-        stopped.now = true;
-        let lost = sessions.iter().map(|(&number, handle)| (number, handle.area()));
-        stopped.lost.extend(lost);
-        while stopped.lost.len() > LOST_MAX {
-            stopped.lost.pop_first();
+        let mut sessions = lock(&self.sessions);
+        sessions.stopped = true;
+        for (number, handle) in &ending {
+            // Unless it was closed in the meantime: then its pages are the guest's again.
+            if let Some(area) = sessions.lost.get_mut(number) {
+                *area = handle.area();
+            }
         }
     }
 
     /// The rings run. If they stopped before: is it the same driver, which knows its sessions, or a new one?
     fn started(&self) {
-        let mut stopped = lock(&self.stopped);
-        if !stopped.now {
+        let mut sessions = lock(&self.sessions);
+        if !sessions.stopped {
             return;
         }
-        stopped.now = false;
+        sessions.stopped = false;
         let anew = self.queues[QUEUE_CONTROL as usize].next_avail() == Some(0);
         if anew {
-            stopped.lost.clear();
+            sessions.lost.clear();
             return;
         }
-        for (&number, page) in &stopped.lost {
+        for (&number, page) in &sessions.lost {
             if let Some(page) = *page {
                 area::mark_lost(&self.guest, page, vgpu_protocol::result::UNKNOWN);
             }
@@ -227,7 +229,7 @@ impl Device {
         } else {
             None
         };
-        let Some(reply) = Reply::new(queue, &self.in_flight, chain) else {
+        let Some(reply) = self.unanswered.add(chain) else {
             return self.warn(format_args!("more control requests than the queue holds"));
         };
         let request = bytes
@@ -256,39 +258,42 @@ impl Device {
                     Err(status) => reply.refuse(status, host.scheduler.wait_s(status)),
                 });
             }
-            Request::Session { session, what } => {
-                let handle = lock(&self.sessions).get(&session).cloned();
-                match handle {
-                    Some(handle) => handle.request(what, reply),
-                    None => reply.send(self.without_session(session, &what), &[]),
-                }
-            }
+            Request::Session { session, what } => self.pass_on(session, what, reply),
         }
     }
 
-    /// How a request to a session that does not run is answered.
-    fn without_session(&self, session: u32, what: &SessionRequest) -> Status {
-        let mut stopped = lock(&self.stopped);
-        if !stopped.lost.contains_key(&session) {
+    /// Passes a request on to its session, or answers for one that does not run.
+    fn pass_on(&self, session: u32, what: SessionRequest, reply: Reply) {
+        let mut sessions = lock(&self.sessions);
+        if let Some(handle) = sessions.running.get(&session) {
+            // In the lock: a session that ends answers what it was given before it is taken out.
+            return handle.request(what, reply);
+        }
+        let status = if !sessions.lost.contains_key(&session) {
             self.warn(format_args!("a request to session {session}, which is not open"));
-            return Status::NotFound;
-        }
-        if *what == SessionRequest::Close {
-            stopped.lost.remove(&session);
-            return Status::Ok;
-        }
-        Status::Lost
+            Status::NotFound
+        } else if what == SessionRequest::Close {
+            sessions.lost.remove(&session);
+            session::closed(&self.host, session)
+        } else {
+            Status::Lost
+        };
+        drop(sessions);
+        reply.send(status, &[]);
     }
 
     fn open(&self, opening: Opening, reply: Reply) {
-        if self.host.is_written_off() {
+        if !self.host.written_off().is_empty() {
             self.warn(format_args!(
                 "no session is opened: one was written off and has not ended"
             ));
             return reply.send(Status::HostError, &[]);
         }
         let mut sessions = lock(&self.sessions);
-        if sessions.len() >= SESSIONS_MAX as usize {
+        if sessions.over {
+            return;
+        }
+        if sessions.running.len() >= SESSIONS_MAX as usize {
             drop(sessions);
             self.warn(format_args!("a session is refused: {SESSIONS_MAX} are open"));
             return reply.send(Status::Limit, &[]);
@@ -303,8 +308,13 @@ impl Device {
                 return reply.send(Status::HostError, &[]);
             }
         };
-        sessions.insert(number, handle.clone());
+        sessions.running.insert(number, handle.clone());
         drop(sessions);
+        let entered = Entered {
+            handle,
+            sessions: self.sessions.clone(),
+            host: self.host.clone(),
+        };
         let around = Surroundings {
             host: self.host.clone(),
             guest: self.guest.clone(),
@@ -313,10 +323,9 @@ impl Device {
             sessions: self.sessions.clone(),
         };
         let name = format!("session-{number}");
-        if let Err(error) = worker::spawn(name, move || session::run(around, handle, &opening, reply)) {
-            // The reply went with the closure, and was answered by being dropped.
+        if let Err(error) = worker::spawn(name, move || session::run(around, &entered, &opening, reply)) {
+            // What is dropped with the closure has answered, and has taken it out again.
             log::error!("vm {} session {number}: start its thread: {error}", self.host.vm);
-            lock(&self.sessions).remove(&number);
         }
     }
 
@@ -333,7 +342,7 @@ impl Device {
             return self.warn(format_args!("a doorbell is malformed"));
         };
         // One that nobody hears is no fault: the session may just have been lost.
-        let handle = lock(&self.sessions).get(&doorbell.session).cloned();
+        let handle = lock(&self.sessions).running.get(&doorbell.session).cloned();
         if let Some(handle) = handle {
             handle.doorbell(doorbell.ring);
         }
@@ -445,7 +454,7 @@ impl VhostUserBackend for Device {
             }
             changed
         };
-        if changed && !lock(&self.sessions).is_empty() {
+        if changed && !lock(&self.sessions).running.is_empty() {
             log::warn!("vm {}: guest memory changes: its sessions end", self.host.vm);
             // The rings go on: requests under way are answered, and the driver learns at once.
             self.end_sessions();
@@ -473,11 +482,15 @@ impl VhostUserBackend for Device {
         if !self.flush.run() {
             log::error!("vm {}: the queue thread does not come round", self.host.vm);
         }
-        // What was taken from this ring is not answered any more.
+        self.end_sessions();
+        // A guest that goes on later goes on waiting for its answers, so all are given before the ring has stopped. After that, what
+        // was taken from it is not answered any more.
+        if queue_index == u32::from(QUEUE_CONTROL) {
+            self.unanswered.answer_all(Status::HostError);
+        }
         if let Some(queue) = self.queues.get(queue_index as usize) {
             queue.stopped();
         }
-        self.end_sessions();
         Ok(())
     }
 

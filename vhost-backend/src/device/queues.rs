@@ -2,9 +2,10 @@
 //!
 //! Chains are answered by other threads, later, and perhaps after the ring was stopped and started again by
 //! another driver. Each ring therefore counts its *epochs*: what was taken in one is never answered in another.
+use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vgpu_protocol::limits::QUEUE_LEN;
 use vgpu_protocol::virtio::{ControlReply, Status};
 use vhost_user_backend::{VringRwLock, VringState, VringT};
@@ -161,13 +162,14 @@ impl VirtQueue {
     }
 
     /// Writes `bytes` into a chain, as much as fits, and gives the chain back to the driver, which is interrupted if it
-    /// wants to be. Nothing happens if the ring was stopped in the meantime.
+    /// wants to be. Nothing happens if the ring was stopped in the meantime. (One that is about to be is no longer ready, and still
+    /// takes what comes back before that is answered.)
     pub fn give_back(&self, chain: &Chain, bytes: &[u8]) {
         let Some(Ring(ring)) = self.ring.get() else {
             return;
         };
         let mut state = ring.get_mut();
-        if self.epoch.load(Ordering::SeqCst) != chain.epoch || !state.get_queue().ready() {
+        if self.epoch.load(Ordering::SeqCst) != chain.epoch {
             return;
         }
         let memory = self.memory.memory();
@@ -218,58 +220,99 @@ fn runs(state: &VringState<GuestMemory>) -> bool {
     state.is_enabled() && state.get_queue().ready()
 }
 
-/// The right to answer one control request, once. One that is dropped without an answer answers that the host failed.
+/// The control requests that wait for their answer.
 #[derive(Debug)]
-pub struct Reply {
+pub struct Unanswered {
     queue: Arc<VirtQueue>,
-    in_flight: Arc<AtomicU32>,
-    chain: Option<Chain>,
+    waiting: Mutex<Waiting>,
 }
 
-impl Reply {
+#[derive(Debug, Default)]
+struct Waiting {
+    so_far: u64,
+    chains: BTreeMap<u64, Chain>,
+}
+
+impl Unanswered {
+    /// None yet; answers go into `queue`.
+    pub fn new(queue: Arc<VirtQueue>) -> Arc<Self> {
+        Arc::new(Self {
+            queue,
+            waiting: Mutex::default(),
+        })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes over a chain. `None`, and the chain is given back with `Limit`, if more requests wait for their answer than a driver
     /// that keeps to the queue's size can have made.
-    pub fn new(queue: &Arc<VirtQueue>, in_flight: &Arc<AtomicU32>, chain: Chain) -> Option<Self> {
-        let before = in_flight.fetch_add(1, Ordering::SeqCst);
-        let mut reply = Self {
-            queue: queue.clone(),
-            in_flight: in_flight.clone(),
-            chain: Some(chain),
-        };
-        if before >= u32::from(QUEUE_LEN) {
-            reply.answer(Status::Limit, 0, &[]);
+    pub fn add(self: &Arc<Self>, chain: Chain) -> Option<Reply> {
+        let mut waiting = self.waiting();
+        if waiting.chains.len() >= usize::from(QUEUE_LEN) {
+            drop(waiting);
+            self.give_back(&chain, Status::Limit, 0, &[]);
             return None;
         }
-        Some(reply)
+        waiting.so_far += 1;
+        let number = waiting.so_far;
+        waiting.chains.insert(number, chain);
+        Some(Reply {
+            unanswered: self.clone(),
+            number,
+        })
     }
 
-    /// Answers.
-    pub fn send(mut self, status: Status, body: &[u8]) {
-        self.answer(status, 0, body);
+    /// Answers all that still wait.
+    pub fn answer_all(&self, status: Status) {
+        let mut waiting = self.waiting();
+        for chain in std::mem::take(&mut waiting.chains).values() {
+            self.give_back(chain, status, 0, &[]);
+        }
     }
 
-    /// Refuses, for so many seconds.
-    pub fn refuse(mut self, status: Status, wait_s: u32) {
-        self.answer(status, wait_s, &[]);
+    fn answer(&self, number: u64, status: Status, wait_s: u32, body: &[u8]) {
+        // What was answered has also been given back before others may say that all are.
+        let mut waiting = self.waiting();
+        if let Some(chain) = waiting.chains.remove(&number) {
+            self.give_back(&chain, status, wait_s, body);
+        }
     }
 
-    fn answer(&mut self, status: Status, wait_s: u32, body: &[u8]) {
-        let Some(chain) = self.chain.take() else {
-            return;
-        };
+    fn give_back(&self, chain: &Chain, status: Status, wait_s: u32, body: &[u8]) {
         let header = ControlReply {
             status: status as u32,
             wait_s,
         };
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend_from_slice(body);
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        self.queue.give_back(&chain, &bytes);
+        self.queue.give_back(chain, &bytes);
+    }
+}
+
+/// The right to answer one control request, unless all were answered before. One that is dropped without an answer answers that
+/// the host failed.
+#[derive(Debug)]
+pub struct Reply {
+    unanswered: Arc<Unanswered>,
+    number: u64,
+}
+
+impl Reply {
+    /// Answers.
+    pub fn send(self, status: Status, body: &[u8]) {
+        self.unanswered.answer(self.number, status, 0, body);
+    }
+
+    /// Refuses, for so many seconds.
+    pub fn refuse(self, status: Status, wait_s: u32) {
+        self.unanswered.answer(self.number, status, wait_s, &[]);
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.answer(Status::HostError, 0, &[]);
+        self.unanswered.answer(self.number, Status::HostError, 0, &[]);
     }
 }

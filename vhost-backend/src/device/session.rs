@@ -65,7 +65,7 @@ pub struct Handle {
     wake: Bell,
     /// The guest asked for its end: what is under way is not waited for.
     closing: AtomicBool,
-    /// The device stops: as above, and nobody is answered.
+    /// The device stops: as above.
     stopping: AtomicBool,
     /// The error with which `vgpud` wants it to end; [`result::SUCCESS`] before.
     end: AtomicI32,
@@ -75,8 +75,66 @@ pub struct Handle {
     ended_changed: Condvar,
 }
 
-/// All sessions of a device by number.
-pub type Sessions = Mutex<BTreeMap<u32, Arc<Handle>>>;
+/// All sessions of a device, by number.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    /// Those whose threads run.
+    pub running: BTreeMap<u32, Arc<Handle>>,
+    /// Those that were ended because the rings stopped or the memory changed, and where their areas lie: the driver may still know
+    /// them, until they are closed.
+    pub lost: BTreeMap<u32, Option<GuestAddress>>,
+    /// The rings stopped and have not started again.
+    pub stopped: bool,
+    /// The front end is gone: none is opened any more.
+    pub over: bool,
+}
+
+impl Sessions {
+    /// The driver no longer knows a session.
+    fn forget(&mut self, number: u32) {
+        self.running.remove(&number);
+        self.lost.remove(&number);
+    }
+}
+
+/// A session's place among those that run, which it has until this is dropped.
+pub struct Entered {
+    pub handle: Arc<Handle>,
+    pub sessions: Arc<Mutex<Sessions>>,
+    pub host: Arc<Host>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let number = self.handle.number;
+        let mut sessions = lock(&self.sessions);
+        sessions.running.remove(&number);
+        // Who passes requests on looks there first, so no more come.
+        let late = std::mem::take(&mut *lock(&self.handle.commands));
+        drop(sessions);
+        for command in late {
+            match command {
+                Command::Request(SessionRequest::Close, reply) => {
+                    lock(&self.sessions).forget(number);
+                    reply.send(closed(&self.host, number), &[]);
+                }
+                Command::Request(_, reply) => reply.send(Status::Lost, &[]),
+                Command::Scheduler { .. } | Command::Refused => {}
+            }
+        }
+        *lock(&self.handle.ended) = true;
+        self.handle.ended_changed.notify_all();
+    }
+}
+
+/// What the driver is told when it closes a session that has ended.
+pub fn closed(host: &Host, number: u32) -> Status {
+    if host.written_off().contains(&number) {
+        Status::HostError
+    } else {
+        Status::Ok
+    }
+}
 
 /// Locks; a thread that panicked left nothing half-done behind these locks.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -115,7 +173,7 @@ impl Handle {
         }
     }
 
-    /// Ends the session without answering anybody any more.
+    /// Ends the session.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.wake.ring();
@@ -204,13 +262,12 @@ pub struct Surroundings {
     /// Events for the guest.
     pub events: Arc<Events>,
     /// Where the session is entered until it ends.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<Mutex<Sessions>>,
 }
 
-/// Runs a session from its opening to its end, and takes it out of [`Surroundings::sessions`].
-pub fn run(around: Surroundings, handle: Arc<Handle>, opening: &Opening, reply: Reply) {
-    // Whatever happens below, also a panic: who waits for the end of this thread learns of it.
-    let _announce = Announce(handle.clone(), around.sessions.clone());
+/// Runs a session from its opening to its end. Whatever happens, also a panic, `entered` tells who waits for its end.
+pub fn run(around: Surroundings, entered: &Entered, opening: &Opening, reply: Reply) {
+    let handle = entered.handle.clone();
     let look = match Bell::new() {
         Ok(look) => look,
         Err(error) => {
@@ -242,7 +299,7 @@ pub fn run(around: Surroundings, handle: Arc<Handle>, opening: &Opening, reply: 
         Err(status) => {
             session.end();
             // Before the guest is answered: then it may open another one in its place.
-            lock(&session.around.sessions).remove(&session.handle.number);
+            lock(&session.around.sessions).forget(session.handle.number);
             // To be lost before it was open is the host's failure.
             let status = if status == Status::Lost {
                 Status::HostError
@@ -251,19 +308,6 @@ pub fn run(around: Surroundings, handle: Arc<Handle>, opening: &Opening, reply: 
             };
             reply.refuse(status, session.around.host.scheduler.wait_s(status));
         }
-    }
-}
-
-struct Announce(Arc<Handle>, Arc<Sessions>);
-
-impl Drop for Announce {
-    fn drop(&mut self) {
-        lock(&self.1).remove(&self.0.number);
-        // Requests that came too late are answered by being dropped.
-        let late = std::mem::take(&mut *lock(&self.0.commands));
-        drop(late);
-        *lock(&self.0.ended) = true;
-        self.0.ended_changed.notify_all();
     }
 }
 
@@ -393,9 +437,8 @@ impl Session {
                 Some(Command::Request(SessionRequest::Close, reply)) => {
                     self.end();
                     // Before the guest is answered: then it may open another one in its place.
-                    lock(&self.around.sessions).remove(&self.handle.number);
-                    let status = if self.stuck { Status::HostError } else { Status::Ok };
-                    return reply.send(status, &[]);
+                    lock(&self.around.sessions).forget(self.handle.number);
+                    return reply.send(closed(&self.around.host, self.handle.number), &[]);
                 }
                 Some(Command::Request(what, reply)) => match self.request(what) {
                     Ok(()) => reply.send(Status::Ok, &[]),
@@ -641,6 +684,10 @@ impl Session {
             }
             if is(3) {
                 return Woken::Death;
+            }
+            // Also for an executor that has the guest look without end.
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Woken::Timeout;
             }
         }
     }

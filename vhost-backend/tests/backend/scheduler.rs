@@ -17,6 +17,8 @@ pub struct Refuse {
     pub open: Option<Refusal>,
     pub attach: Option<Refusal>,
     pub gpus: Option<Refusal>,
+    /// It never says which GPUs a VM has.
+    pub silent_gpus: bool,
     /// The VM's pool shares its GPUs through MPS.
     pub mps: bool,
 }
@@ -183,12 +185,16 @@ fn serve(listener: &OwnedFd, shared: &(Mutex<State>, Condvar), refuse: Refuse) {
                 Request::AttachSession { .. } => refuse.attach.map_or(Answer::Ok, refused),
                 _ => Answer::Ok,
             };
+            let silent = refuse.silent_gpus && request == Request::VmGpus;
             let mut answers = {
                 let mut state = shared.0.lock().unwrap();
                 state.asked.push(Asked { request, fds });
                 std::mem::take(&mut state.before_answer)
             };
             shared.1.notify_all();
+            if silent {
+                continue;
+            }
             answers.push(answer);
             let mut answers = answers.iter();
             if answers.any(|answer| packet::send(&connection, answer, &[]).is_err()) {

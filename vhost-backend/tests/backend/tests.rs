@@ -910,8 +910,27 @@ fn what_cannot_be_reaped_is_written_off_until_it_is_gone() {
     let backend = Backend::start();
     let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
     let mut vmm = Vmm::connect(&backend.socket());
-    let session = open(&mut vmm, WINDOW);
-    let (exec_pid, fds) = vgpud.attached(session);
+    let (session, held) = open_held(&mut vmm, &vgpud);
+    let (_, fds) = vgpud.attached(session);
+    let bases = vmm.stop();
+    backend.wait_log("written off");
+    assert!(!has_ended(&fds[2]));
+    vmm.start(bases);
+    let close = |vmm: &mut Vmm| vmm.request(ControlKind::SessionClose, session, &());
+    assert_eq!(close(&mut vmm), Status::HostError);
+    assert_eq!(vmm.open(WINDOW), Err(Status::HostError));
+    drop(held);
+    while !has_ended(&fds[2]) {
+        std::thread::yield_now();
+    }
+    open(&mut vmm, WINDOW);
+    vgpud.closed(session);
+}
+
+/// Opens a session whose executor takes until its end to end.
+fn open_held(vmm: &mut Vmm, vgpud: &Scheduler) -> (u32, Held) {
+    let session = open(vmm, WINDOW);
+    let (exec_pid, _) = vgpud.attached(session);
     let (addr, len) = (WINDOW + (1 << 20), RING_BUFFER_LEN);
     let map = Map {
         addr,
@@ -930,19 +949,90 @@ fn what_cannot_be_reaped_is_written_off_until_it_is_gone() {
         reserved: 0,
         addr,
     };
+    // For a second thread.
     assert_eq!(vmm.request(ControlKind::RingCreate, session, &ring), Status::Ok);
-    let held = Held::new(exec_pid);
-    vmm.stop();
-    backend.wait_log("written off");
-    assert!(!has_ended(&fds[2]));
-    vmm.start([0; 3]);
-    assert_eq!(vmm.open(WINDOW), Err(Status::HostError));
-    drop(held);
+    (session, Held::new(exec_pid))
+}
+
+#[test]
+fn a_paused_guest_gets_its_answers() {
+    let backend = Backend::start();
+    let silent = Refuse {
+        silent_gpus: true,
+        ..Refuse::default()
+    };
+    let vgpud = Scheduler::start(&backend.scheduler(), silent);
+    let mut vmm = Vmm::connect(&backend.socket());
+    let (hangs, closes) = (open(&mut vmm, WINDOW), open(&mut vmm, WINDOW));
+    let map = Map {
+        addr: WINDOW + (1 << 20),
+        len: crate::executor::HANGING_LEN,
+        offset: 0,
+        flags: 0,
+        runs_len: 1,
+    };
+    let run = Run {
+        gpa: vmm.high(0),
+        len: map.len,
+    };
+    let hanging = vmm.begin_map(hangs, map, &[run]);
+    backend.wait_log("hangs");
+    let gpus = vmm.begin(ControlKind::Gpus, 0, &());
+    vgpud.wait("its GPUs", |asked| {
+        (asked.request == Request::VmGpus).then_some(())
+    });
+    let closing = vmm.begin(ControlKind::SessionClose, closes, &());
+    let bases = vmm.stop();
+    vmm.start(bases);
+    assert_eq!(vmm.finish(hanging), Status::Lost);
+    assert_eq!(vmm.finish(closing), Status::Ok);
+    assert_eq!(vmm.finish(gpus), Status::HostError);
+    assert_eq!(vmm.request(ControlKind::SessionClose, hangs, &()), Status::Ok);
+}
+
+#[test]
+fn sessions_are_closed_while_all_end() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let other = open(&mut vmm, WINDOW);
+    let (_, fds) = vgpud.attached(other);
+    let (session, held) = open_held(&mut vmm, &vgpud);
+    let moving = vmm.move_memory();
     while !has_ended(&fds[2]) {
         std::thread::yield_now();
     }
+    assert_eq!(vmm.request(ControlKind::SessionClose, other, &()), Status::Ok);
+    assert!(!moving.is_finished());
+    drop(held);
+    moving.join().unwrap().unwrap();
+    // By then its pages may be somebody else's.
+    assert_eq!(vmm.status_word(other), 0);
+    assert_eq!(vmm.status_word(session), result::UNKNOWN);
+    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
     open(&mut vmm, WINDOW);
-    vgpud.closed(session);
+}
+
+#[test]
+fn useless_buffers_for_events_hold_nothing_up() {
+    let backend = Backend::start();
+    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
+    let mut vmm = Vmm::connect(&backend.socket());
+    let (lost, other) = (open(&mut vmm, WINDOW), open(&mut vmm, WINDOW));
+    let (exec_pid, _) = vgpud.attached(lost);
+    let (_, fds) = vgpud.attached(other);
+    vmm.give_event_buffer_of(4);
+    let flood = vmm.flood(2);
+    let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    while vmm.events_used() < 1000 {
+        std::thread::yield_now();
+    }
+    vmm.set_memory(true).unwrap();
+    assert!(has_ended(&fds[2]));
+    flood.end();
+    assert_eq!(vmm.request(ControlKind::SessionClose, lost, &()), Status::Ok);
+    open(&mut vmm, WINDOW);
 }
 
 #[test]

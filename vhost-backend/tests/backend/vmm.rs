@@ -27,7 +27,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const LOW_LEN: u64 = 16 << 20;
 const HIGH_LEN: u64 = 48 << 20;
 /// Of each control slot: a request, then an answer.
-const SLOT_LEN: u64 = 64 << 10;
+const SLOT_LEN: u64 = 128 << 10;
 const SLOTS: u64 = 8;
 /// Where the first slot's request lies.
 pub const REQUEST_PLACE: u64 = 1 << 20;
@@ -141,9 +141,18 @@ impl Vmm {
 
     /// Says where the memory is; with `moved` at other addresses than before.
     pub fn set_memory(&mut self, moved: bool) -> vhost::Result<()> {
+        self.frontend.set_mem_table(&self.regions(moved)).map(drop)
+    }
+
+    fn regions(&self, moved: bool) -> [VhostUserMemoryRegionInfo; 2] {
         let shift = if moved { 1 << 40 } else { 0 };
-        let regions = [self.low.info(0), self.high.info(LOW_LEN + shift)];
-        self.frontend.set_mem_table(&regions).map(drop)
+        [self.low.info(0), self.high.info(LOW_LEN + shift)]
+    }
+
+    /// Says from another thread that the memory is at other addresses.
+    pub fn move_memory(&self) -> std::thread::JoinHandle<vhost::Result<()>> {
+        let (frontend, regions) = (self.frontend.clone(), self.regions(true));
+        std::thread::spawn(move || frontend.set_mem_table(&regions).map(drop))
     }
 
     /// Stops all rings as QEMU does; where they stood.
@@ -325,7 +334,7 @@ impl Vmm {
         };
         let reply = Buffer {
             gpa: place + REPLY_OFFSET,
-            len: 64,
+            len: (SLOT_LEN - REPLY_OFFSET) as u32,
             writable: true,
         };
         self.queues[0].describe(2 * slot as u16, &[request, reply]);
@@ -498,9 +507,12 @@ impl Vmm {
                 )
             };
             while !end.load(Ordering::SeqCst) {
-                let full = used.load(Ordering::SeqCst).wrapping_add(queue::LEN);
-                available.store(full, Ordering::SeqCst);
                 let _ = kick.write(1);
+                // Faster than the device takes them.
+                for _ in 0..10_000 {
+                    let full = used.load(Ordering::SeqCst).wrapping_add(queue::LEN);
+                    available.store(full, Ordering::SeqCst);
+                }
             }
         });
         Flood { ended, thread }
@@ -508,9 +520,14 @@ impl Vmm {
 
     /// Gives the device one buffer for an event.
     pub fn give_event_buffer(&mut self) {
+        self.give_event_buffer_of(size_of::<Event>() as u32);
+    }
+
+    /// The same of so many bytes.
+    pub fn give_event_buffer_of(&mut self, len: u32) {
         let buffer = Buffer {
             gpa: EVENT_PLACE,
-            len: size_of::<Event>() as u32,
+            len,
             writable: true,
         };
         self.queues[2].describe(0, &[buffer]);
@@ -520,7 +537,12 @@ impl Vmm {
 
     /// Whether an event has come.
     pub fn has_event(&self) -> bool {
-        self.ring_word(2, queue::USED + 2) != 0
+        self.events_used() != 0
+    }
+
+    /// How many buffers for events the device has used, modulo 65,536.
+    pub fn events_used(&self) -> u16 {
+        self.ring_word(2, queue::USED + 2)
     }
 
     /// Waits for an event: which session it is for.
