@@ -46,6 +46,7 @@ int main(int argc, char **argv) {
     EXPECT(!pthread_create(&thread, NULL, submits, NULL), "no thread");
     while (atomic_load(&submitted) < FULL)
         usleep(1000);
+    printf("full: running\n");
     CHECK(cuMemsetD32_v2(p, 7, 1));
     pthread_join(thread, NULL);
     CHECK(cuMemcpyDtoH_v2(&word, p, sizeof word));

@@ -104,25 +104,37 @@ pub fn eight_processes_at_once_and_a_fault_beside_them(
 /// A word for a guest's kernel: a dead host is noticed within about ten seconds.
 pub const SHORT_WATCH: &str = "vgpu_params=watch_s=3";
 
-/// A program that uses the GPU while its host's end dies is told so, and does not hang; once the operator has replaced the
+/// Programs that use the GPU without end, and what they say once they do: one waits for room in its ring, one for an event.
+const DOOMED: [(&str, &str); 2] = [
+    ("full 1000000000", "full: running"),
+    ("spin 600000", "spin: running"),
+];
+
+/// Programs that use the GPU while their host's end dies are told so, and do not hang; once the operator has replaced the
 /// device, the next one works. The device may also be replaced while it is well.
 pub fn a_dead_backend_is_replaced(stack: &mut Stack, number: u32, vm: &mut Vm) -> Result<()> {
     for kill in [true, false] {
-        let doomed = vm.start("spin 600000")?;
-        Machine::wait_for_output(vm, &doomed, "spin: running")?;
+        let mut doomed = Vec::new();
+        for (program, running) in DOOMED {
+            let job = vm.start(program)?;
+            Machine::wait_for_output(vm, &job, running)?;
+            doomed.push(job);
+        }
         if kill {
             stack.kill_backend(number);
         } else {
             vm.unplug_vgpu()?;
         }
-        let ended = Machine::wait(vm, doomed)?;
-        log_line(&ended.text);
-        ensure!(
-            ended.status == 1,
-            "the program ended with {}: {}",
-            ended.status,
-            ended.text
-        );
+        for job in doomed {
+            let ended = Machine::wait(vm, job)?;
+            log_line(&ended.text);
+            ensure!(
+                ended.status == 1,
+                "the program ended with {}: {}",
+                ended.status,
+                ended.text
+            );
+        }
         if kill {
             vm.unplug_vgpu()?;
             stack.start_backend(number)?;

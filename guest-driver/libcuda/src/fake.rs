@@ -2,7 +2,7 @@
 //! executor. Device memory is memory too; a kernel is one of the few that [`Fake`] knows by name.
 use crate::area::Shared;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use vgpu_protocol::area;
@@ -39,6 +39,8 @@ struct Host {
     log: Mutex<Vec<(u32, u16)>>,
     /// The program's own pages that are mapped.
     pinned: Mutex<HashMap<u64, u64>>,
+    /// It died: it takes no more records, and only the transport says so.
+    dead: AtomicBool,
 }
 
 /// How far each ring's consumer has come.
@@ -94,6 +96,12 @@ pub fn pinned_pages() -> usize {
     let host = crate::lock(&HOST).clone().expect("a session is open");
     let pinned = crate::lock(&host.pinned);
     pinned.values().map(|len| (len / 4096) as usize).sum()
+}
+
+/// The host dies without a word.
+pub fn die() {
+    let host = crate::lock(&HOST).clone().expect("a session is open");
+    host.dead.store(true, Ordering::SeqCst);
 }
 
 /// The operations that were run so far, as (current context, operation).
@@ -187,6 +195,9 @@ impl Transport for Fake {
     }
 
     fn wait(&self, seen: u64, _deadline_ns: u64) -> Result<u64, TransportError> {
+        if self.host.dead.load(Ordering::SeqCst) {
+            return Err(TransportError::Gone);
+        }
         let events = crate::lock(&self.host.events);
         let (events, _) = self
             .host
@@ -242,7 +253,7 @@ struct Consumer {
 
 impl Consumer {
     fn run(mut self) {
-        loop {
+        while !self.host.dead.load(Ordering::SeqCst) {
             let head = self.memory.u64(ring::HEAD).load(Ordering::SeqCst);
             if head != self.tail {
                 self.next(head);

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use vgpu_protocol::result::{self, Code};
+use vgpu_transport::TransportError;
 
 /// Spinning is tried for at most this long, and for at least this long. Waking a sleeper costs some 100 us and now and then
 /// far more, so work that is done within a millisecond or two is waited for by looking, as NVIDIA's library does whatever
@@ -14,7 +15,7 @@ const SPIN_MIN_US: u32 = 10;
 /// How long a new thread tries it.
 const SPIN_START_US: u32 = 200;
 /// A sleeper looks again after this long even if nobody says so: a host that hangs must not keep this process from
-/// seeing that its session has ended.
+/// seeing that its session has ended. Who naps asks this often whether the host is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a thread spins before it sleeps, in microseconds. It follows what spinning was worth.
@@ -119,29 +120,40 @@ impl Session {
             drop(sleeper);
             match now {
                 Ok(now) => self.seen.0.store(now, Ordering::Release),
-                Err(error) => {
-                    // Gone for good, though perhaps answered just before.
-                    if let Some(answer) = poll() {
-                        return Ok(answer);
-                    }
-                    self.area.end(result::UNKNOWN);
-                    self.area.status()?;
-                    return Err(self.code(&error));
-                }
+                Err(error) => return self.gone(&error, poll),
             }
         }
     }
 
     fn nap<T>(&self, poll: &mut impl FnMut() -> Option<T>) -> Result<T, Code> {
         let mut nap = Duration::from_micros(20);
+        let mut asked = Instant::now();
         loop {
             if let Some(answer) = poll() {
                 return Ok(answer);
             }
             self.area.status()?;
+            // A host that died writes no status: the transport, which knows, is asked without sleeping there.
+            if asked.elapsed() >= LOOK_AGAIN {
+                let seen = self.seen.0.load(Ordering::Acquire);
+                if let Err(error) = self.transport.wait(seen, monotonic_ns()) {
+                    return self.gone(&error, poll);
+                }
+                asked = Instant::now();
+            }
             std::thread::sleep(nap);
             nap = (nap * 2).min(Duration::from_millis(1));
         }
+    }
+
+    /// The host is gone for good, though it perhaps gave the answer just before.
+    fn gone<T>(&self, error: &TransportError, poll: &mut impl FnMut() -> Option<T>) -> Result<T, Code> {
+        if let Some(answer) = poll() {
+            return Ok(answer);
+        }
+        self.area.end(result::UNKNOWN);
+        self.area.status()?;
+        Err(self.code(error))
     }
 }
 

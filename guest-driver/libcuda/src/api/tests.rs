@@ -757,6 +757,34 @@ fn a_forked_child_has_no_session() {
     ok(cuCtxSynchronize());
 }
 
+/// A thread that waits for room in its ring learns that the host has died. In a process of its own, whose session ends by that;
+/// it is killed if it hangs.
+#[test]
+fn a_full_ring_of_a_dead_host_is_told() {
+    const ITSELF: &str = "VGPU_TEST_DEAD_HOST";
+    if std::env::var_os(ITSELF).is_none() {
+        let ended = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "api::tests::a_full_ring_of_a_dead_host_is_told"])
+            .env(ITSELF, "")
+            .output()
+            .unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        return;
+    }
+    // SAFETY: it only has a signal sent, whose default is to end this process.
+    unsafe { libc::alarm(60) };
+    let test = Test::start();
+    let pointer = test.alloc(4);
+    ok(cuCtxSynchronize());
+    fake::die();
+    let told = std::iter::repeat_with(|| cuMemsetD8Async(pointer, 0, 4, 0))
+        .find(|&result| result != result::SUCCESS);
+    assert_eq!(told, Some(result::UNKNOWN));
+    assert_eq!(cuCtxSynchronize(), result::UNKNOWN);
+    // Its context cannot be destroyed any more.
+    std::mem::forget(test);
+}
+
 /// Whoever looks or tries finds that there is no memory of the host's by handle, whatever the host's driver has.
 #[test]
 fn memory_of_the_host_is_not_offered_by_handle() {
