@@ -643,7 +643,7 @@ int vgpu_buf_free(struct vgpu_file *file, u64 addr)
 	err = vgpu_buf_unmap(file, buf);
 	if (!err)
 		vgpu_buf_drop(file, buf);
-	else if (err == -EINVAL || err == -ENOMEM)
+	else if (err == -EINVAL || err == -ENOMEM || err == -ENOSPC)
 		/* Refused or not even asked: the host has all of it still. */
 		vgpu_buf_set_state(file, buf, VGPU_BUF_MAPPED);
 unlock:

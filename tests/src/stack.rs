@@ -248,12 +248,18 @@ impl Stack {
 
     /// Starts a VM's backend, which must not run; the VM is in the pool map.
     pub fn start_backend(&mut self, vm: u32) -> Result<()> {
+        let executor = self.artifacts.bin("vgpu-exec");
+        self.start_backend_with(vm, &executor)
+    }
+
+    /// The same, with another executor, whose file the services' users can run.
+    pub fn start_backend_with(&mut self, vm: u32, executor: &Path) -> Result<()> {
         self.folder(&format!("vm{vm}"), VM_USER + vm)?;
         let mut command = self.service("vgpu-backend", &format!("backend-{vm}"), VM_USER + vm)?;
         command.arg("--socket-path").arg(self.socket(vm));
         command.args(["--vm-id", &vm.to_string()]);
         command.arg("--vgpud").arg(self.vgpud_socket());
-        command.arg("--exec").arg(self.artifacts.bin("vgpu-exec"));
+        command.arg("--exec").arg(executor);
         if self.gpu == Gpu::Software {
             command.arg("--libcuda-dir").arg(self.artifacts.softgpu_lib_dir());
             for (name, value) in self.softgpu_environment() {

@@ -1,4 +1,6 @@
 //! What only a virtual machine can show.
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use vgpu_vm::Vm;
 
@@ -60,6 +62,21 @@ pub fn the_drivers_interface_holds(stack: &Stack, number: u32, vm: &mut Vm) -> R
     vm.must("uapi_race")?;
     checks::nothing_left(stack, number)?;
     vm.must("vadd").map(drop)
+}
+
+/// Replaces the backend by one with another executor.
+pub fn replace_executor(stack: &mut Stack, number: u32, executor: &Path) -> Result<()> {
+    // Where the backend's user can run it.
+    let copy = stack.dir().join("executor");
+    std::fs::copy(executor, &copy)?;
+    stack.kill_backend(number);
+    stack.start_backend_with(number, &copy)
+}
+
+/// What becomes of a program's memory when the host does not do as the driver asks.
+pub fn what_the_host_refuses_is_kept(stack: &Stack, number: u32, vm: &mut Vm) -> Result<()> {
+    vm.must("uapi_refused")?;
+    checks::nothing_left(stack, number)
 }
 
 /// Eight processes of one VM have work on the GPU at once. A ninth makes an illegal access there, a tenth is right: the

@@ -1,6 +1,6 @@
 //! The whole path with virtual machines: QEMU, the guest kernel's driver, the guest library, and the host's
 //! services with the software GPU. The checks are those of `socket.rs`, and what only a VM can show.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,6 +24,18 @@ fn one_vm() {
         .and_then(|()| vm_checks::eight_processes_at_once_and_a_fault_beside_them(&stack, 1, &mut vm))
         .and_then(|()| vm_checks::the_drivers_interface_holds(&stack, 1, &mut vm))
         .and_then(|()| vm_checks::the_module_can_be_reloaded(&mut vm))
+        .and_then(|()| vm_checks::no_complaints(&vm));
+    vm_checks::hold(&stack, &[&vm], result);
+}
+
+/// The host refuses to take memory back.
+#[test]
+fn a_host_that_refuses() {
+    let mut stack = stack(&[VmSpec::LOW]);
+    let executor = Path::new(env!("CARGO_BIN_EXE_refusing-exec"));
+    vm_checks::replace_executor(&mut stack, 1, executor).unwrap();
+    let mut vm = boot(&stack, 1, 512).unwrap();
+    let result = vm_checks::what_the_host_refuses_is_kept(&stack, 1, &mut vm)
         .and_then(|()| vm_checks::no_complaints(&vm));
     vm_checks::hold(&stack, &[&vm], result);
 }
