@@ -446,8 +446,11 @@ static int vgpu_buf_map(struct vgpu_file *file, struct vgpu_buf *buf,
 			offset += len;
 		}
 		err = vgpu_file_call(file, req);
-		/* Refused: it takes nothing of this message. Not answered: it may have. */
-		if (!err || !req->answered)
+		/*
+		 * Refused: it takes nothing of this message. Not answered, lost or
+		 * failed: it may have, and what has them may not have ended.
+		 */
+		if (!err || !req->answered || err == -ENODEV || err == -EIO)
 			buf->named = true;
 		vgpu_req_put(req);
 		if (err)
@@ -473,7 +476,8 @@ static int vgpu_buf_unmap(struct vgpu_file *file, struct vgpu_buf *buf)
 	unmap->addr = cpu_to_le64(buf->addr);
 	err = vgpu_file_call(file, req);
 	vgpu_req_put(req);
-	if (!err)
+	/* Of a buffer that it failed to map it may know nothing. */
+	if (!err || err == -ENOENT)
 		buf->named = false;
 	return err;
 }

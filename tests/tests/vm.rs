@@ -28,7 +28,7 @@ fn one_vm() {
     vm_checks::hold(&stack, &[&vm], result);
 }
 
-/// The host refuses to take memory back.
+/// The host refuses to map memory, or to take it back, or dies of it.
 #[test]
 fn a_host_that_refuses() {
     let mut stack = stack(&[VmSpec::LOW]);

@@ -102,6 +102,13 @@ static inline int free_at(int fd, uint64_t addr)
 	return ioctl(fd, VGPU_IOC_FREE, &args);
 }
 
+static inline int pin_at(int fd, const void *addr, uint64_t len)
+{
+	struct vgpu_pin args = { .addr = (uintptr_t)addr, .len = len };
+
+	return ioctl(fd, VGPU_IOC_PIN, &args);
+}
+
 static inline void *map_at(int fd, uint64_t addr, uint64_t len, uint64_t offset)
 {
 	return mmap((void *)(uintptr_t)addr, len, PROT_READ | PROT_WRITE,
@@ -116,6 +123,30 @@ static inline bool unmappable(int fd, uint64_t len, uint64_t offset, int flags)
 		return errno == EINVAL;
 	munmap(at, len);
 	return false;
+}
+
+static inline char *own_pages(int pages)
+{
+	char *at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(at != MAP_FAILED);
+	return at;
+}
+
+/* Memory that this process has pinned, in KiB. */
+static inline long pinned(void)
+{
+	FILE *status = fopen("/proc/self/status", "r");
+	char line[256];
+	long kib = -1;
+
+	while (status && fgets(line, sizeof(line), status))
+		if (sscanf(line, "VmPin: %ld", &kib) == 1)
+			break;
+	if (status)
+		fclose(status);
+	return kib;
 }
 
 /* Opens the session, with its area as the wire demands; its window. */

@@ -11,6 +11,10 @@
 
 /* Taken back only when that is asked for a second time. */
 #define KEPT_LEN	(13 * PAGE)
+/* The executor ends instead of mapping it. */
+#define FATAL_PAGES	17
+/* It fails to map it. */
+#define FAILING_LEN	(19 * PAGE)
 
 /* A buffer that the host refuses to take back is as it was. */
 static void test_unmap_refused(int fd, uint64_t addr)
@@ -25,6 +29,31 @@ static void test_unmap_refused(int fd, uint64_t addr)
 	FAILS(ENOENT, free_at(fd, addr));
 }
 
+/* What the host could not map it has not: the address is free. */
+static void test_map_fails(int fd, uint64_t addr)
+{
+	FAILS(EIO, alloc_at(fd, addr, FAILING_LEN, 0, NULL));
+	CHECK(alloc_at(fd, addr, PAGE, 0, NULL) == 0);
+	CHECK(free_at(fd, addr) == 0);
+}
+
+/*
+ * Whether the host still has pages that it was told of when the session was lost
+ * is known when the session is closed. Ends it, and its mapping at @window.
+ */
+static void test_lost(int fd, uint64_t window, const struct vgpu_info *info)
+{
+	const long before = pinned();
+	char *own = own_pages(FATAL_PAGES);
+
+	FAILS(ENODEV, pin_at(fd, own, FATAL_PAGES * PAGE));
+	CHECK(pinned() == before + FATAL_PAGES * (long)PAGE / 1024);
+	munmap((void *)(uintptr_t)window, info->window_len);
+	close(fd);
+	CHECK(pinned() == before);
+	munmap(own, FATAL_PAGES * PAGE);
+}
+
 int main(void)
 {
 	struct vgpu_info info = { 0 };
@@ -34,8 +63,8 @@ int main(void)
 	CHECK(ioctl(fd, VGPU_IOC_INFO, &info) == 0);
 	window = open_session(fd, &info);
 	test_unmap_refused(fd, window + AREA_LEN);
-	munmap((void *)(uintptr_t)window, info.window_len);
-	close(fd);
+	test_map_fails(fd, window + AREA_LEN);
+	test_lost(fd, window, &info);
 	session_works();
 	printf("%s\n", failures ? "FAILED" : "ok");
 	return failures ? 1 : 0;

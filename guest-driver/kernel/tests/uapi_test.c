@@ -17,28 +17,6 @@ static uint64_t now_ns(void)
 	return now.tv_sec * 1000000000ULL + now.tv_nsec;
 }
 
-static int pin_at(int fd, const void *addr, uint64_t len)
-{
-	struct vgpu_pin args = { .addr = (uintptr_t)addr, .len = len };
-
-	return ioctl(fd, VGPU_IOC_PIN, &args);
-}
-
-/* Memory that this process has pinned, in KiB. */
-static long pinned(void)
-{
-	FILE *status = fopen("/proc/self/status", "r");
-	char line[256];
-	long kib = -1;
-
-	while (status && fgets(line, sizeof(line), status))
-		if (sscanf(line, "VmPin: %ld", &kib) == 1)
-			break;
-	if (status)
-		fclose(status);
-	return kib;
-}
-
 static void test_node(void)
 {
 	struct stat node;
@@ -413,15 +391,6 @@ static void test_direct_io(int fd, uint64_t window)
 	close(pipes[1]);
 	munmap(at, len);
 	CHECK(free_at(fd, addr) == 0);
-}
-
-static char *own_pages(int pages)
-{
-	char *at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	CHECK(at != MAP_FAILED);
-	return at;
 }
 
 /* What is not to be pinned: nothing of it is. */

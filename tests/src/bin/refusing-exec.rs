@@ -9,6 +9,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// A mapping of this length is taken back only when that is asked for again: at first it is refused with `Limit`.
 const KEPT_LEN: u64 = 13 * PAGE_LEN;
+/// A mapping of this length ends the executor before it answers.
+const FATAL_LEN: u64 = 17 * PAGE_LEN;
+/// A mapping of this length fails.
+const FAILING_LEN: u64 = 19 * PAGE_LEN;
 
 fn main() {
     // SAFETY: the backend has put the socket there, and nothing else here uses it.
@@ -44,8 +48,14 @@ fn main() {
 }
 
 fn answer_map(map: &ExecMap, lens: &mut HashMap<u64, u64>) -> Status {
-    lens.insert(map.addr, map.len);
-    Status::Ok
+    match map.len {
+        FATAL_LEN => std::process::exit(0),
+        FAILING_LEN => Status::HostError,
+        len => {
+            lens.insert(map.addr, len);
+            Status::Ok
+        }
+    }
 }
 
 fn answer_unmap(addr: u64, lens: &mut HashMap<u64, u64>) -> Status {
