@@ -529,14 +529,20 @@ static int vgpu_release(struct inode *inode, struct file *filp)
 {
 	struct vgpu_file *file = filp->private_data;
 	struct vgpu_device *dev = file->dev;
+	bool closed;
 
 	spin_lock(&dev->files_lock);
 	list_del(&file->link);
 	spin_unlock(&dev->files_lock);
 	if (file->session) {
-		xa_erase_irq(&dev->sessions, file->session);
 		vgpu_doorbell_forget(file);
-		if (vgpu_session_close(file))
+		closed = vgpu_session_close(file);
+		/*
+		 * Only now, since it keeps the guest from being suspended: the close
+		 * would wait for ever then. No other session gets its number.
+		 */
+		xa_erase_irq(&dev->sessions, file->session);
+		if (closed)
 			vgpu_buf_drop_all(file);
 		else
 			vgpu_buf_orphan_all(file);
