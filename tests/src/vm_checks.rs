@@ -1,7 +1,7 @@
 //! What only a virtual machine can show.
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::path::Path;
 use vgpu_vm::Vm;
 
 use crate::{Gpu, Machine, Stack, boot, checks};
@@ -192,9 +192,29 @@ impl Pair {
             &mut self.one,
             &mut self.other,
         )?;
+        self.pauses_while_programs_come_and_go(stack)?;
         self.a_reset_in_the_middle_of_a_copy(stack)?;
         no_complaints(&self.one)?;
         no_complaints(&self.other)
+    }
+
+    /// A guest is paused again and again while its programs open and close sessions: some fail, none hangs, and afterwards all is
+    /// well. The other VM works meanwhile.
+    pub fn pauses_while_programs_come_and_go(&mut self, stack: &Stack) -> Result<()> {
+        let programs = "for i in 1 2 3 4 5 6 7 8; do vadd; nvml; done 2>&1; echo all have ended";
+        let coming = [self.one.start(programs)?, self.one.start(programs)?];
+        for _ in 0..8 {
+            self.one.qmp("stop", json!({}))?;
+            self.other.must("vadd")?;
+            self.one.qmp("cont", json!({}))?;
+            self.other.must("vadd")?;
+        }
+        for job in coming {
+            let ended = Machine::wait(&mut self.one, job)?;
+            ensure!(ended.success(), "a program did not end: {}", ended.text);
+        }
+        checks::nothing_left(stack, self.numbers.0)?;
+        self.one.must("vadd").map(drop)
     }
 
     /// A guest that is reset while the GPU copies from and to its memory boots and works again, nothing is left
