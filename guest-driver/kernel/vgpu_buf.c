@@ -460,8 +460,8 @@ static int vgpu_buf_map(struct vgpu_file *file, struct vgpu_buf *buf,
 }
 
 /*
- * Has the host forget a buffer. If it does not confirm, the buffer stays until
- * the session is closed. Context: vgpu_file.lock held.
+ * Has the host forget a buffer. If it neither confirms nor refuses, the buffer
+ * stays until the session is closed. Context: vgpu_file.lock held.
  */
 static int vgpu_buf_unmap(struct vgpu_file *file, struct vgpu_buf *buf)
 {

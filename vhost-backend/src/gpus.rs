@@ -3,13 +3,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_protocol::gpus::{Gpu, Gpus, Process, Reply, UNKNOWN, padded};
-use vgpu_protocol::limits::{GPUS_AGE_MS, GPUS_MAX};
+use vgpu_protocol::limits::{FRONT_ENDS_MAX, GPUS_AGE_MS, GPUS_MAX, QUEUE_LEN};
 use vgpu_protocol::virtio::Status;
 use vgpu_sched_api::messages::{VmGpu, VmGpus};
 use zerocopy::FromZeros;
 
 /// A reply's body, or how the request failed.
 pub type Told = Result<Arc<[u8]>, Status>;
+/// As many as front ends can have asked, each as often as its queue has room. (One whose device is reset may ask again.)
+const WAITING_MAX: usize = FRONT_ENDS_MAX as usize * QUEUE_LEN as usize;
 /// Who waits for it.
 type Waiting = Box<dyn FnOnce(Told) + Send>;
 
@@ -50,6 +52,11 @@ impl Known {
             let told = told.clone();
             drop(state);
             answer(told);
+            return false;
+        }
+        if state.waiting.len() >= WAITING_MAX {
+            drop(state);
+            answer(Err(Status::Limit));
             return false;
         }
         state.waiting.push(answer);

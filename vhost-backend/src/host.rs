@@ -87,13 +87,13 @@ impl Host {
     }
 
     /// A session does not end: its executor may still use guest memory. No session is opened until `has_ended` says that it
-    /// has, after giving back what the session still had.
+    /// has, after giving back what the session still had; it is asked when somebody opens or closes one.
     pub fn write_off(&self, session: u32, why: &str, has_ended: impl FnMut(&Self) -> bool + Send + 'static) {
         let has_ended = Box::new(has_ended);
         self.all_written_off().push(WrittenOff { session, has_ended });
         log::error!(
-            "vm {} session {session}: {why} and is written off; this device opens no more sessions until that has ended \
-             or the backend is replaced",
+            "vm {} session {session}: {why} and is written off; no session is opened until that has ended or the backend \
+             is replaced. A guest that was told so opens none before its driver is bound anew or it boots",
             self.vm
         );
     }

@@ -180,7 +180,8 @@ struct vgpu_pin {
  * Returns once the host no longer uses the pages; existing user mappings stay
  * valid until unmapped. Fails with ENOENT if no buffer starts there, EINVAL if
  * the host cannot do without it: the session area, one with a ring in it, or
- * memory that is registered with CUDA.
+ * memory that is registered with CUDA, ENOSPC if it cannot just now: then it may
+ * be tried again.
  */
 struct vgpu_free {
 	__aligned_u64 addr;

@@ -23,10 +23,10 @@ impl Events {
         }
     }
 
-    /// Tells the guest to look at a session's area, now or when it has a buffer for that.
-    pub fn raise(&self, session: u32) {
+    /// Tells the guest to look at sessions' areas, now or when it has buffers for that.
+    pub fn raise<'a>(&self, sessions: impl IntoIterator<Item = &'a u32>) {
         let mut pending = self.lock();
-        pending.insert(session);
+        pending.extend(sessions);
         self.flush(&mut pending);
     }
 
@@ -35,9 +35,12 @@ impl Events {
         self.flush(&mut self.lock());
     }
 
-    /// Forgets what was not delivered.
-    pub fn clear(&self) {
-        self.lock().clear();
+    /// Forgets what was not delivered of these sessions.
+    pub fn forget<'a>(&self, sessions: impl IntoIterator<Item = &'a u32>) {
+        let mut pending = self.lock();
+        for session in sessions {
+            pending.remove(session);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<u32>> {

@@ -52,7 +52,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// How long all sessions together may take to end. They end side by side, so little longer than one executor.
 pub const STOP_WAIT: Duration = spawn::REAP_WAIT.saturating_add(Duration::from_secs(3));
-/// Sessions that ended with the rings and that are remembered for their driver.
+/// Sessions that the device has ended and that are remembered for their driver.
 const LOST_MAX: usize = 16 * SESSIONS_MAX as usize;
 /// How long the queue thread may take to come round.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
@@ -167,26 +167,25 @@ impl Device {
         // They stay where requests find them: the rings may run. What comes late is answered as for one that is lost.
         let ending = {
             let mut sessions = lock(&self.sessions);
-            let ending = sessions.running.clone();
+            let mut ending = sessions.running.clone();
+            // Who was told before has ended, or was written off.
+            ending.retain(|_, handle| !handle.stop());
             sessions.lost.extend(ending.keys().map(|&number| (number, None)));
             while sessions.lost.len() > LOST_MAX {
                 sessions.lost.pop_first();
             }
             ending
         };
-        for handle in ending.values() {
-            handle.stop();
-        }
         let until = Instant::now() + STOP_WAIT;
         for (&number, handle) in &ending {
             if !handle.wait_ended(until) {
                 let handle = handle.clone();
                 self.host
-                    .write_off(number, "it does not end", move |_| handle.has_ended());
+                    .write_off(number, "it does not end", move |_| handle.has_left());
             }
         }
         // What they still had to say is void.
-        self.events.clear();
+        self.events.forget(ending.keys());
         let mut sessions = lock(&self.sessions);
         sessions.stopped = true;
         for (number, handle) in &ending {
@@ -197,7 +196,7 @@ impl Device {
         }
     }
 
-    /// The rings run. If they stopped before: is it the same driver, which knows its sessions, or a new one?
+    /// The rings run. If they stopped before: is it the same driver, which is told what it lost, or a new one?
     fn started(&self) {
         let mut sessions = lock(&self.sessions);
         if !sessions.stopped {
@@ -207,14 +206,15 @@ impl Device {
         let anew = self.queues[QUEUE_CONTROL as usize].next_avail() == Some(0);
         if anew {
             sessions.lost.clear();
-            return;
         }
-        for (&number, page) in &sessions.lost {
-            if let Some(page) = *page {
-                area::mark_lost(&self.guest, page, vgpu_protocol::result::UNKNOWN);
-            }
-            self.events.raise(number);
+        self.tell_lost(&sessions);
+    }
+
+    fn tell_lost(&self, sessions: &Sessions) {
+        for page in sessions.lost.values().flatten() {
+            area::mark_lost(&self.guest, *page, vgpu_protocol::result::UNKNOWN);
         }
+        self.events.raise(sessions.lost.keys());
     }
 
     fn control(&self, chain: Chain) {
@@ -266,20 +266,17 @@ impl Device {
     fn pass_on(&self, session: u32, what: SessionRequest, reply: Reply) {
         let mut sessions = lock(&self.sessions);
         if let Some(handle) = sessions.running.get(&session) {
-            // In the lock: a session that ends answers what it was given before it is taken out.
+            // In the lock: what a session was given before it is taken out, it answers.
             return handle.request(what, reply);
         }
-        let status = if !sessions.lost.contains_key(&session) {
+        if !sessions.lost.contains_key(&session) {
             self.warn(format_args!("a request to session {session}, which is not open"));
-            Status::NotFound
+            reply.send(Status::NotFound, &[]);
         } else if what == SessionRequest::Close {
-            sessions.lost.remove(&session);
-            session::closed(&self.host, session)
+            sessions.close(session, &self.host, reply);
         } else {
-            Status::Lost
-        };
-        drop(sessions);
-        reply.send(status, &[]);
+            reply.send(Status::Lost, &[]);
+        }
     }
 
     fn open(&self, opening: Opening, reply: Reply) {
@@ -458,7 +455,9 @@ impl VhostUserBackend for Device {
             log::warn!("vm {}: guest memory changes: its sessions end", self.host.vm);
             // The rings go on: requests under way are answered, and the driver learns at once.
             self.end_sessions();
-            self.started();
+            let mut sessions = lock(&self.sessions);
+            sessions.stopped = false;
+            self.tell_lost(&sessions);
         }
         Ok(())
     }

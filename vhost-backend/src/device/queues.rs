@@ -162,8 +162,8 @@ impl VirtQueue {
     }
 
     /// Writes `bytes` into a chain, as much as fits, and gives the chain back to the driver, which is interrupted if it
-    /// wants to be. Nothing happens if the ring was stopped in the meantime. (One that is about to be is no longer ready, and still
-    /// takes what comes back before that is answered.)
+    /// wants to be. Nothing happens if the ring was stopped in the meantime. One that is being stopped is no
+    /// longer ready, but takes answers until [`Self::stopped`].
     pub fn give_back(&self, chain: &Chain, bytes: &[u8]) {
         let Some(Ring(ring)) = self.ring.get() else {
             return;

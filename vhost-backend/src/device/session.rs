@@ -71,6 +71,7 @@ pub struct Handle {
     end: AtomicI32,
     doorbells: Mutex<BTreeMap<u32, Bell>>,
     area: OnceLock<GuestAddress>,
+    left: AtomicBool,
     ended: Mutex<bool>,
     ended_changed: Condvar,
 }
@@ -95,6 +96,18 @@ impl Sessions {
         self.running.remove(&number);
         self.lost.remove(&number);
     }
+
+    /// Forgets a session that has ended, and tells the driver that it is closed: from then on its pages are the guest's again, unless it
+    /// was written off. Both at once, so that who finds none running any more knows that all are answered.
+    pub fn close(&mut self, number: u32, host: &Host, reply: Reply) {
+        self.forget(number);
+        let status = if host.written_off().contains(&number) {
+            Status::HostError
+        } else {
+            Status::Ok
+        };
+        reply.send(status, &[]);
+    }
 }
 
 /// A session's place among those that run, which it has until this is dropped.
@@ -109,30 +122,18 @@ impl Drop for Entered {
         let number = self.handle.number;
         let mut sessions = lock(&self.sessions);
         sessions.running.remove(&number);
-        // Who passes requests on looks there first, so no more come.
+        // No more come: who passes requests on looks there first.
         let late = std::mem::take(&mut *lock(&self.handle.commands));
-        drop(sessions);
         for command in late {
             match command {
-                Command::Request(SessionRequest::Close, reply) => {
-                    lock(&self.sessions).forget(number);
-                    reply.send(closed(&self.host, number), &[]);
-                }
+                Command::Request(SessionRequest::Close, reply) => sessions.close(number, &self.host, reply),
                 Command::Request(_, reply) => reply.send(Status::Lost, &[]),
                 Command::Scheduler { .. } | Command::Refused => {}
             }
         }
+        drop(sessions);
         *lock(&self.handle.ended) = true;
         self.handle.ended_changed.notify_all();
-    }
-}
-
-/// What the driver is told when it closes a session that has ended.
-pub fn closed(host: &Host, number: u32) -> Status {
-    if host.written_off().contains(&number) {
-        Status::HostError
-    } else {
-        Status::Ok
     }
 }
 
@@ -153,6 +154,7 @@ impl Handle {
             end: AtomicI32::new(result::SUCCESS),
             doorbells: Mutex::new(BTreeMap::new()),
             area: OnceLock::new(),
+            left: AtomicBool::new(false),
             ended: Mutex::new(false),
             ended_changed: Condvar::new(),
         }))
@@ -173,10 +175,11 @@ impl Handle {
         }
     }
 
-    /// Ends the session.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+    /// Ends the session. Whether it was told so before.
+    pub fn stop(&self) -> bool {
+        let before = self.stopping.swap(true, Ordering::SeqCst);
         self.wake.ring();
+        before
     }
 
     /// Waits until the session's thread is done; whether it was in time.
@@ -196,9 +199,9 @@ impl Handle {
         true
     }
 
-    /// Whether the session's thread is done.
-    pub fn has_ended(&self) -> bool {
-        *lock(&self.ended)
+    /// Whether it has ended in order: nothing of it uses guest memory any more.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst)
     }
 
     /// Where the session area's first page lies, once it is mapped.
@@ -436,9 +439,8 @@ impl Session {
             match command {
                 Some(Command::Request(SessionRequest::Close, reply)) => {
                     self.end();
-                    // Before the guest is answered: then it may open another one in its place.
-                    lock(&self.around.sessions).forget(self.handle.number);
-                    return reply.send(closed(&self.around.host, self.handle.number), &[]);
+                    let around = &self.around;
+                    return lock(&around.sessions).close(self.handle.number, &around.host, reply);
                 }
                 Some(Command::Request(what, reply)) => match self.request(what) {
                     Ok(()) => reply.send(Status::Ok, &[]),
@@ -666,7 +668,7 @@ impl Session {
             let is = |index: usize| ready.get(index).copied().unwrap_or(false);
             if is(1) {
                 self.look.clear();
-                self.around.events.raise(self.handle.number);
+                self.around.events.raise([&self.handle.number]);
             }
             if is(4)
                 && let Some(shares) = self.shares.take()
@@ -714,7 +716,7 @@ impl Session {
         {
             let code = self.handle.end_code().unwrap_or(result::UNKNOWN);
             area::mark_lost(&self.around.guest, page, code);
-            self.around.events.raise(self.handle.number);
+            self.around.events.raise([&self.handle.number]);
         }
         Status::Lost
     }
@@ -741,6 +743,7 @@ impl Session {
         if !self.stuck {
             self.account.give_all();
             self.around.host.scheduler.close(self.handle.number);
+            self.handle.left.store(true, Ordering::SeqCst);
         }
     }
 

@@ -163,8 +163,8 @@ impl Executor {
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        if !self.reaped {
-            self.reap();
+        if !self.reaped && self.reap().is_none() {
+            log::error!("executor {} could not be reaped", self.child.id());
         }
     }
 }

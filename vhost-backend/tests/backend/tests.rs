@@ -913,7 +913,7 @@ fn what_cannot_be_reaped_is_written_off_until_it_is_gone() {
     let (session, held) = open_held(&mut vmm, &vgpud);
     let (_, fds) = vgpud.attached(session);
     let bases = vmm.stop();
-    backend.wait_log("written off");
+    backend.wait_log("could not be reaped and is written off");
     assert!(!has_ended(&fds[2]));
     vmm.start(bases);
     let close = |vmm: &mut Vmm| vmm.request(ControlKind::SessionClose, session, &());

@@ -769,6 +769,8 @@ fn a_full_ring_of_a_dead_host_is_told() {
             .output()
             .unwrap();
         assert!(ended.status.success(), "{ended:?}");
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(said.contains("1 passed"), "{said}");
         return;
     }
     // SAFETY: it only has a signal sent, whose default is to end this process.
