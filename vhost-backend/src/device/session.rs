@@ -1,5 +1,6 @@
 //! A session: a thread of its own that does what the guest asks of it, one request after the other, by asking
-//! its executor, and that watches the executor. Nothing it waits for is unbounded.
+//! its executor, and that watches the executor. Nothing it waits for is unbounded, but for the guest's own work when
+//! the guest wants memory back; and that wait, as all others, is over when the session is to end.
 use super::area;
 use super::control::{Opening, SessionRequest, program_name};
 use super::events::Events;
@@ -577,7 +578,8 @@ impl Session {
             Ok(sequence) => sequence,
             Err(error) => return Err(self.lose(&format!("its executor takes no request: {error}"))),
         };
-        let until = Instant::now() + EXECUTOR_WAIT;
+        // Memory is taken back once no work uses it, and work may take as long as it likes, also to get its turn.
+        let until = (kind != ExecKind::Unmap).then(|| Instant::now() + EXECUTOR_WAIT);
         loop {
             if self.handle.is_ending() {
                 return Err(self.lose("it ends while something is asked of its executor"));
@@ -585,7 +587,7 @@ impl Session {
             if self.handle.end_code().is_some() {
                 return Err(self.lose("vgpud ends it"));
             }
-            match self.wait(Some(until)) {
+            match self.wait(until) {
                 Woken::Handle => {}
                 Woken::Timeout => return Err(self.lose("its executor does not answer")),
                 Woken::Death => return Err(self.lose("its executor ended")),

@@ -721,7 +721,6 @@ fn entry_points_are_found_by_name_and_version() {
     );
 }
 
-/// In a process of its own, since a test's fork has only the forking thread.
 #[test]
 fn blocks_are_used_again_and_never_overlap() {
     let _test = Test::alone();
@@ -740,6 +739,7 @@ fn blocks_are_used_again_and_never_overlap() {
     assert_eq!(session.take_block(65_537).unwrap(), one);
 }
 
+/// In a process of its own, since a test's fork has only the forking thread.
 #[test]
 fn a_forked_child_has_no_session() {
     let _test = Test::start();
