@@ -307,11 +307,6 @@ impl Device {
         };
         sessions.running.insert(number, handle.clone());
         drop(sessions);
-        let entered = Entered {
-            handle,
-            sessions: self.sessions.clone(),
-            host: self.host.clone(),
-        };
         let around = Surroundings {
             host: self.host.clone(),
             guest: self.guest.clone(),
@@ -319,8 +314,9 @@ impl Device {
             events: self.events.clone(),
             sessions: self.sessions.clone(),
         };
+        let entered = Entered { handle, around };
         let name = format!("session-{number}");
-        if let Err(error) = worker::spawn(name, move || session::run(around, &entered, &opening, reply)) {
+        if let Err(error) = worker::spawn(name, move || session::run(&entered, &opening, reply)) {
             // What is dropped with the closure has answered, and has taken it out again.
             log::error!("vm {} session {number}: start its thread: {error}", self.host.vm);
         }

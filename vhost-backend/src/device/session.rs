@@ -72,6 +72,7 @@ pub struct Handle {
     end: AtomicI32,
     doorbells: Mutex<BTreeMap<u32, Bell>>,
     area: OnceLock<GuestAddress>,
+    /// See [`Self::has_left`].
     left: AtomicBool,
     ended: Mutex<bool>,
     ended_changed: Condvar,
@@ -114,20 +115,21 @@ impl Sessions {
 /// A session's place among those that run, which it has until this is dropped.
 pub struct Entered {
     pub handle: Arc<Handle>,
-    pub sessions: Arc<Mutex<Sessions>>,
-    pub host: Arc<Host>,
+    pub around: Surroundings,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let number = self.handle.number;
-        let mut sessions = lock(&self.sessions);
+        let mut sessions = lock(&self.around.sessions);
         sessions.running.remove(&number);
         // No more come: who passes requests on looks there first.
         let late = std::mem::take(&mut *lock(&self.handle.commands));
         for command in late {
             match command {
-                Command::Request(SessionRequest::Close, reply) => sessions.close(number, &self.host, reply),
+                Command::Request(SessionRequest::Close, reply) => {
+                    sessions.close(number, &self.around.host, reply)
+                }
                 Command::Request(_, reply) => reply.send(Status::Lost, &[]),
                 Command::Scheduler { .. } | Command::Refused => {}
             }
@@ -270,8 +272,8 @@ pub struct Surroundings {
 }
 
 /// Runs a session from its opening to its end. Whatever happens, also a panic, `entered` tells who waits for its end.
-pub fn run(around: Surroundings, entered: &Entered, opening: &Opening, reply: Reply) {
-    let handle = entered.handle.clone();
+pub fn run(entered: &Entered, opening: &Opening, reply: Reply) {
+    let (handle, around) = (entered.handle.clone(), entered.around.clone());
     let look = match Bell::new() {
         Ok(look) => look,
         Err(error) => {

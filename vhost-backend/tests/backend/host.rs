@@ -206,7 +206,9 @@ pub fn deadline_ns() -> u64 {
 
 /// A process that is not gone when it has been killed, until this is dropped: a thread of it is traced by one of ours, which
 /// does not look at how it ended.
-pub struct Held(Option<(Sender<()>, std::thread::JoinHandle<()>)>);
+pub struct Held {
+    _tracer: Sender<()>,
+}
 
 impl Held {
     /// The process has a thread besides its first.
@@ -214,9 +216,9 @@ impl Held {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
         let mut threads = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let thread = threads.find(|&thread| thread != pid).unwrap();
-        let (release, released) = channel();
+        let (tracer, released) = channel();
         let (held, is_held) = channel();
-        let tracer = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             // SAFETY: a system call on plain numbers.
             let traced = unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, 0, 0) };
             let error = (traced < 0).then(std::io::Error::last_os_error);
@@ -226,15 +228,12 @@ impl Held {
         });
         let error = is_held.recv().unwrap();
         assert!(error.is_none(), "{error:?}");
-        Self(Some((release, tracer)))
+        Self { _tracer: tracer }
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some((release, tracer)) = self.0.take() {
-            drop(release);
-            tracer.join().unwrap();
-        }
-    }
+/// Kills an executor.
+pub fn kill(pid: u32) {
+    let pid = Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
 }

@@ -8,6 +8,7 @@ mod executor;
 mod guest;
 mod host;
 mod scheduler;
+mod stops;
 mod tests;
 mod vmm;
 

@@ -1,7 +1,7 @@
 //! The tests.
-use crate::executor::{DIE, ECHO, FAILING_LEN, NONSENSE_LEN, REFUSED_LEN, SUM};
+use crate::executor::{DIE, ECHO, FAILING_LEN, HANGING_LEN, NONSENSE_LEN, REFUSED_LEN, SUM};
 use crate::guest::{self, Guest, QUARANTINE_WAIT_S, RING_BUFFER_LEN, refused};
-use crate::host::{Backend, Held, ends, has_ended};
+use crate::host::{Backend, ends, has_ended, kill};
 use crate::scheduler::{Refuse, Scheduler, speaks};
 use crate::vmm::{Buffer, REQUEST_PLACE, Vmm, WINDOW};
 use rustix::process::Signal;
@@ -133,8 +133,7 @@ fn a_dead_executor_is_one_lost_session() {
     let mut guest = Guest::open(&backend.socket());
     let (exec_pid, fds) = vgpud.attached(2);
     // Killed from outside, the same.
-    let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill(exec_pid);
     assert_eq!(guest.wait_lost(), result::UNKNOWN);
     assert!(ends(&fds[2]));
     assert!(backend.lives());
@@ -487,19 +486,7 @@ fn vgpud_ends_a_session_whose_executor_does_not_answer() {
     let mut vmm = Vmm::connect(&backend.socket());
     let session = open(&mut vmm, WINDOW);
     let (_, fds) = vgpud.attached(session);
-    let map = Map {
-        addr: WINDOW + (1 << 20),
-        len: crate::executor::HANGING_LEN,
-        offset: 0,
-        flags: 0,
-        runs_len: 1,
-    };
-    let run = Run {
-        gpa: vmm.high(0),
-        len: map.len,
-    };
-    let hanging = vmm.begin_map(session, map, &[run]);
-    backend.wait_log("hangs");
+    let hanging = hang(&backend, &mut vmm, session);
     vgpud.end(session, result::LAUNCH_TIMEOUT);
     assert_eq!(vmm.finish(hanging), Status::Lost);
     assert!(ends(&fds[2]));
@@ -645,7 +632,7 @@ fn a_mistake_is_told_in_one_line() {
 }
 
 /// Opens a session with its area.
-fn open(vmm: &mut Vmm, window: u64) -> u32 {
+pub fn open(vmm: &mut Vmm, window: u64) -> u32 {
     let session = vmm.open(window).unwrap();
     let map = Map {
         addr: window,
@@ -660,6 +647,27 @@ fn open(vmm: &mut Vmm, window: u64) -> u32 {
     };
     assert_eq!(vmm.map(session, map, &[run]), Status::Ok);
     session
+}
+
+/// A mapping of one piece of memory, behind the area.
+pub fn piece(vmm: &Vmm, len: u64) -> (Map, Run) {
+    let map = Map {
+        addr: WINDOW + (1 << 20),
+        len,
+        offset: 0,
+        flags: 0,
+        runs_len: 1,
+    };
+    let gpa = vmm.high(0);
+    (map, Run { gpa, len })
+}
+
+/// Makes a request that the session's executor does not answer.
+pub fn hang(backend: &Backend, vmm: &mut Vmm, session: u32) -> u64 {
+    let (map, run) = piece(vmm, HANGING_LEN);
+    let hanging = vmm.begin_map(session, map, &[run]);
+    backend.wait_log("hangs");
+    hanging
 }
 
 #[test]
@@ -864,8 +872,7 @@ fn an_event_waits_for_a_buffer() {
     let (first, second) = (open(&mut vmm, window), open(&mut vmm, window));
     for session in [first, second] {
         let (exec_pid, _) = vgpud.attached(session);
-        let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        kill(exec_pid);
         vgpud.closed(session);
         // Answered after the session is lost, and so after its event.
         assert_eq!(vmm.request(ControlKind::Unmap, session, &0u64), Status::Lost);
@@ -880,221 +887,6 @@ fn an_event_waits_for_a_buffer() {
     assert_eq!(told, [first, second]);
     assert_eq!(vmm.request(ControlKind::SessionClose, first, &()), Status::Ok);
     assert_eq!(vmm.request(ControlKind::SessionClose, second, &()), Status::Ok);
-}
-
-#[test]
-fn a_reset_reaps_before_it_is_answered() {
-    let backend = Backend::start();
-    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    let mut vmm = Vmm::connect(&backend.socket());
-    for round in 0..3 {
-        let sessions = [open(&mut vmm, WINDOW), open(&mut vmm, WINDOW)];
-        let before = sessions.map(|session| vmm.status_word(session));
-        vmm.stop();
-        for session in sessions {
-            let (_, fds) = vgpud.attached(session);
-            assert!(has_ended(&fds[2]), "round {round}");
-        }
-        // A new driver may own that memory by now.
-        assert_eq!(sessions.map(|session| vmm.status_word(session)), before);
-        vmm.start([0; 3]);
-        assert_eq!(
-            vmm.request(ControlKind::SessionClose, sessions[0], &()),
-            Status::NotFound
-        );
-    }
-}
-
-#[test]
-fn what_cannot_be_reaped_is_written_off_until_it_is_gone() {
-    let backend = Backend::start();
-    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    let mut vmm = Vmm::connect(&backend.socket());
-    let (session, held) = open_held(&mut vmm, &vgpud);
-    let (_, fds) = vgpud.attached(session);
-    let bases = vmm.stop();
-    backend.wait_log("could not be reaped and is written off");
-    assert!(!has_ended(&fds[2]));
-    vmm.start(bases);
-    let close = |vmm: &mut Vmm| vmm.request(ControlKind::SessionClose, session, &());
-    assert_eq!(close(&mut vmm), Status::HostError);
-    assert_eq!(vmm.open(WINDOW), Err(Status::HostError));
-    drop(held);
-    while !has_ended(&fds[2]) {
-        std::thread::yield_now();
-    }
-    open(&mut vmm, WINDOW);
-    vgpud.closed(session);
-}
-
-/// Opens a session whose executor takes until its end to end.
-fn open_held(vmm: &mut Vmm, vgpud: &Scheduler) -> (u32, Held) {
-    let session = open(vmm, WINDOW);
-    let (exec_pid, _) = vgpud.attached(session);
-    let (addr, len) = (WINDOW + (1 << 20), RING_BUFFER_LEN);
-    let map = Map {
-        addr,
-        len,
-        offset: 0,
-        flags: 0,
-        runs_len: 1,
-    };
-    let run = Run {
-        gpa: vmm.high(0),
-        len,
-    };
-    assert_eq!(vmm.map(session, map, &[run]), Status::Ok);
-    let ring = RingCreate {
-        ring: 0,
-        reserved: 0,
-        addr,
-    };
-    // For a second thread.
-    assert_eq!(vmm.request(ControlKind::RingCreate, session, &ring), Status::Ok);
-    (session, Held::new(exec_pid))
-}
-
-#[test]
-fn a_paused_guest_gets_its_answers() {
-    let backend = Backend::start();
-    let silent = Refuse {
-        silent_gpus: true,
-        ..Refuse::default()
-    };
-    let vgpud = Scheduler::start(&backend.scheduler(), silent);
-    let mut vmm = Vmm::connect(&backend.socket());
-    let (hangs, closes) = (open(&mut vmm, WINDOW), open(&mut vmm, WINDOW));
-    let map = Map {
-        addr: WINDOW + (1 << 20),
-        len: crate::executor::HANGING_LEN,
-        offset: 0,
-        flags: 0,
-        runs_len: 1,
-    };
-    let run = Run {
-        gpa: vmm.high(0),
-        len: map.len,
-    };
-    let hanging = vmm.begin_map(hangs, map, &[run]);
-    backend.wait_log("hangs");
-    let gpus = vmm.begin(ControlKind::Gpus, 0, &());
-    vgpud.wait("its GPUs", |asked| {
-        (asked.request == Request::VmGpus).then_some(())
-    });
-    let closing = vmm.begin(ControlKind::SessionClose, closes, &());
-    let bases = vmm.stop();
-    vmm.start(bases);
-    assert_eq!(vmm.finish(hanging), Status::Lost);
-    assert_eq!(vmm.finish(closing), Status::Ok);
-    assert_eq!(vmm.finish(gpus), Status::HostError);
-    assert_eq!(vmm.request(ControlKind::SessionClose, hangs, &()), Status::Ok);
-}
-
-#[test]
-fn sessions_are_closed_while_all_end() {
-    let backend = Backend::start();
-    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    let mut vmm = Vmm::connect(&backend.socket());
-    let other = open(&mut vmm, WINDOW);
-    let (_, fds) = vgpud.attached(other);
-    let (session, held) = open_held(&mut vmm, &vgpud);
-    let moving = vmm.move_memory();
-    while !has_ended(&fds[2]) {
-        std::thread::yield_now();
-    }
-    assert_eq!(vmm.request(ControlKind::SessionClose, other, &()), Status::Ok);
-    assert!(!moving.is_finished());
-    drop(held);
-    moving.join().unwrap().unwrap();
-    // By then its pages may be somebody else's.
-    assert_eq!(vmm.status_word(other), 0);
-    assert_eq!(vmm.status_word(session), result::UNKNOWN);
-    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
-    open(&mut vmm, WINDOW);
-}
-
-#[test]
-fn useless_buffers_for_events_hold_nothing_up() {
-    let backend = Backend::start();
-    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    let mut vmm = Vmm::connect(&backend.socket());
-    let (lost, other) = (open(&mut vmm, WINDOW), open(&mut vmm, WINDOW));
-    let (exec_pid, _) = vgpud.attached(lost);
-    let (_, fds) = vgpud.attached(other);
-    vmm.give_event_buffer_of(4);
-    let flood = vmm.flood(2);
-    let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
-    while vmm.events_used() < 1000 {
-        std::thread::yield_now();
-    }
-    vmm.set_memory(true).unwrap();
-    assert!(has_ended(&fds[2]));
-    flood.end();
-    assert_eq!(vmm.request(ControlKind::SessionClose, lost, &()), Status::Ok);
-    open(&mut vmm, WINDOW);
-}
-
-#[test]
-fn a_paused_guest_finds_its_sessions_lost() {
-    let backend = Backend::start();
-    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    let mut vmm = Vmm::connect(&backend.socket());
-    vmm.give_event_buffer();
-    let session = open(&mut vmm, WINDOW);
-    let (_, fds) = vgpud.attached(session);
-    let bases = vmm.stop();
-    assert!(has_ended(&fds[2]));
-    vmm.start(bases);
-    assert_eq!(vmm.wait_event(), session);
-    assert_eq!(vmm.status_word(session), result::UNKNOWN);
-    assert_eq!(vmm.request(ControlKind::Unmap, session, &0u64), Status::Lost);
-    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
-    assert_eq!(
-        vmm.request(ControlKind::SessionClose, session, &()),
-        Status::NotFound
-    );
-    open(&mut vmm, WINDOW);
-}
-
-#[test]
-fn an_event_in_the_middle_of_a_stop_holds_nothing_up() {
-    let backend = Backend::start();
-    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    let mut vmm = Vmm::connect(&backend.socket());
-    vmm.give_event_buffer();
-    let (lost, other) = (open(&mut vmm, WINDOW), open(&mut vmm, WINDOW));
-    let (exec_pid, _) = vgpud.attached(lost);
-    let (_, fds) = vgpud.attached(other);
-    vmm.disable();
-    let pid = rustix::process::Pid::from_raw(exec_pid as i32).unwrap();
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
-    vgpud.closed(lost);
-    let bases = vmm.bases();
-    assert!(has_ended(&fds[2]));
-    assert!(!vmm.has_event());
-    vmm.start(bases);
-    assert_eq!(vmm.wait_event(), lost);
-    open(&mut vmm, WINDOW);
-}
-
-#[test]
-fn other_memory_ends_the_sessions() {
-    let backend = Backend::start();
-    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    let mut vmm = Vmm::connect(&backend.socket());
-    vmm.give_event_buffer();
-    let session = open(&mut vmm, WINDOW);
-    let (_, fds) = vgpud.attached(session);
-    // The same again is no change.
-    vmm.set_memory(false).unwrap();
-    assert!(!has_ended(&fds[2]));
-    vmm.set_memory(true).unwrap();
-    assert!(has_ended(&fds[2]));
-    assert_eq!(vmm.wait_event(), session);
-    assert_eq!(vmm.status_word(session), result::UNKNOWN);
-    assert_eq!(vmm.request(ControlKind::SessionClose, session, &()), Status::Ok);
-    open(&mut vmm, WINDOW);
 }
 
 #[test]
@@ -1115,19 +907,7 @@ fn requests_to_one_session_do_not_wait_for_another() {
     let window = WINDOW;
     let (slow, quick) = (open(&mut vmm, window), open(&mut vmm, window));
     let (_, fds) = vgpud.attached(slow);
-    let map = Map {
-        addr: window + (1 << 20),
-        len: crate::executor::HANGING_LEN,
-        offset: 0,
-        flags: 0,
-        runs_len: 1,
-    };
-    let run = Run {
-        gpa: vmm.high(0),
-        len: map.len,
-    };
-    let hanging = vmm.begin_map(slow, map, &[run]);
-    backend.wait_log("hangs");
+    let hanging = hang(&backend, &mut vmm, slow);
     assert_eq!(vmm.request(ControlKind::Unmap, quick, &0u64), Status::NotFound);
     // Its end does not wait for what is under way.
     let closing = vmm.begin(ControlKind::SessionClose, slow, &());
@@ -1135,26 +915,6 @@ fn requests_to_one_session_do_not_wait_for_another() {
     assert!(has_ended(&fds[2]));
     assert_eq!(vmm.finish(hanging), Status::Lost);
     assert_eq!(vmm.request(ControlKind::SessionClose, quick, &()), Status::Ok);
-}
-
-#[test]
-fn a_flood_of_doorbells_does_not_hold_up_a_stop() {
-    let mut backend = Backend::start();
-    let vgpud = Scheduler::start(&backend.scheduler(), Refuse::default());
-    let mut vmm = Vmm::connect(&backend.socket());
-    let session = open(&mut vmm, WINDOW);
-    let (_, fds) = vgpud.attached(session);
-    // As a guest's other processors would: they go on while one resets the device.
-    let flood = vmm.flood(1);
-    for _ in 0..3 {
-        assert_eq!(vmm.request(ControlKind::Unmap, session, &0u64), Status::NotFound);
-    }
-    vmm.stop();
-    assert!(has_ended(&fds[2]));
-    flood.end();
-    vmm.start([0; 3]);
-    open(&mut vmm, WINDOW);
-    assert!(backend.lives());
 }
 
 #[test]
