@@ -217,10 +217,9 @@ impl GraphExec {
 impl Drop for GraphExec {
     fn drop(&mut self) {
         lock(&self.recorded).forget_memory(self.context.session);
-        report(
-            self.context.session.cuda.graphs.graph_exec_destroy(self.raw),
-            "cuGraphExecDestroy",
-        );
+        let session = self.context.session;
+        let destroy = || session.cuda.graphs.graph_exec_destroy(self.raw);
+        report(session.relaxed(destroy), "cuGraphExecDestroy");
     }
 }
 

@@ -562,12 +562,11 @@ pub struct Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        let unloaded = self
-            .context
-            .make_current()
-            .and_then(|()| self.context.session.cuda.module_unload(self.raw));
-        report(unloaded, "cuModuleUnload");
-        self.context.session.limits.give(self.charge);
+        let session = self.context.session;
+        let unload = || session.cuda.module_unload(self.raw);
+        let unloaded = self.context.make_current();
+        report(unloaded.and_then(|()| session.relaxed(unload)), "cuModuleUnload");
+        session.limits.give(self.charge);
     }
 }
 

@@ -284,6 +284,17 @@ impl Session {
         r
     }
 
+    /// Refuses, as libcuda does, what would disturb the guest's captures, and ends them: for calls that change something here before
+    /// libcuda is asked, or have libcuda asked in a mode of our own.
+    pub fn refuse_in_capture(&self) -> Result<(), Code> {
+        if !self.captures() {
+            return Ok(());
+        }
+        // Of the calls that are refused then this one changes nothing: a pool keeps all that it has.
+        let memories = &self.cuda.memories;
+        memories.pool_trim(memories.default_pool(self.cuda.device(0)?)?, usize::MAX)
+    }
+
     fn home(&self) -> MutexGuard<'_, Home> {
         self.home.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -659,6 +659,62 @@ static void changing_executables(void) {
     NEED(cuGraphExecDestroy(exec));
 }
 
+// An executable graph is updated from graphs that differ in one thing each, also by the function of CUDA 10 and 11, whose
+// programs learn less of why it cannot be.
+static void updates(void) {
+    with_memory();
+    static const char *const ways[] = {"nothing", "all", "a node more", "an edge less", "a type", "a function", "a grid",
+                                       "a width", "a height"};
+    for (int way = 0; way < 9; way++) {
+        for (int old = 0; old < 2; old++) {
+            CUgraph graphs[2];
+            CUgraphNode nodes[2][3];
+            CUgraphExec exec;
+            for (int i = 0; i < 2; i++) {
+                int differs = i == 1 ? way : 0;
+                size_t len = 2;
+                struct kernel_params kernel = adding(1);
+                struct memset_params fill = filling(1);
+                kernel.grid[0] = differs == 6 ? 1 : N / 64;
+                fill.width = differs == 7 ? N / 2 : differs == 8 ? N / 4 : N;
+                fill.height = differs == 8 ? 2 : 1;
+                fill.pitch = differs == 8 ? N : 0;
+                if (differs == 5)
+                    kernel.function = kernel_of(module, "null_kernel");
+                NEED(cuGraphCreate(&graphs[i], 0));
+                if (differs == 1) {
+                    NEED(cuGraphAddEmptyNode(&nodes[i][0], graphs[i], NULL, 0));
+                    continue;
+                }
+                if (differs == 4)
+                    NEED(cuGraphAddMemsetNode(&nodes[i][0], graphs[i], NULL, 0, &fill, context));
+                else
+                    NEED(cuGraphAddKernelNode_v2(&nodes[i][0], graphs[i], NULL, 0, &kernel));
+                NEED(cuGraphAddMemsetNode(&nodes[i][1], graphs[i], &nodes[i][0], differs != 3, &fill, context));
+                if (differs == 2)
+                    NEED(cuGraphAddEmptyNode(&nodes[i][len++], graphs[i], &nodes[i][1], 1));
+            }
+            say("what differs: %s", ways[way]);
+            NEED(cuGraphInstantiateWithFlags(&exec, graphs[0], 0));
+            struct update_info info = {.result = 99, .error_node = nodes[0][0]};
+            if (old)
+                TELL(cuGraphExecUpdate(exec, graphs[1], &info.error_node, &info.result));
+            else
+                TELL(cuGraphExecUpdate_v2(exec, graphs[1], &info));
+            const char *node = info.error_node == NULL            ? "none"
+                               : info.error_node == nodes[1][0]   ? "the first"
+                               : info.error_node == nodes[1][1]   ? "the second"
+                                                                  : "another";
+            say("why: %d, because of: %s, of: %d", info.result, node, info.error_from != NULL);
+            if (old)
+                TELL(cuGraphExecUpdate(exec, graphs[1], NULL, NULL));
+            NEED(cuGraphExecDestroy(exec));
+            NEED(cuGraphDestroy(graphs[0]));
+            NEED(cuGraphDestroy(graphs[1]));
+        }
+    }
+}
+
 static void memory_in_graphs(void) {
     with_memory();
     CUgraph graph;
@@ -913,7 +969,7 @@ int main(int argc, char **argv) {
         SECTION(captures_not_asked_for), SECTION(a_capture_nobody_wants),
         SECTION(building), SECTION(moving), SECTION(ordinary_memory), SECTION(looking),
         SECTION(captured_nodes), SECTION(edges), SECTION(copies), SECTION(changing_executables),
-        SECTION(memory_in_graphs), SECTION(many_nodes), SECTION(words_in_graphs),
+        SECTION(updates), SECTION(memory_in_graphs), SECTION(many_nodes), SECTION(words_in_graphs),
         SECTION(kernels_of_libraries), SECTION(code_loaded_in_captures), SECTION(forked_and_gone),
     };
     return RUN_SECTIONS(sections);

@@ -92,6 +92,33 @@ static void freed_otherwise(void) {
     say("got %u", got);
 }
 
+// Memory of no pool is freed in the order of a stream as well: nothing else of the program waits for that.
+static void freed_behind_a_wait(void) {
+    enum { EQUAL = 1, ROUNDS = 4 };
+    with_stream();
+    CUdeviceptr freed[ROUNDS], other;
+    volatile unsigned *word;
+    unsigned sent = 9, got = 0;
+    NEED(cuMemHostAlloc((void **)&word, sizeof *word, 0));
+    NEED(cuMemAlloc_v2(&other, 4096));
+    for (int round = 0; round < ROUNDS; round++)
+        NEED(cuMemAlloc_v2(&freed[round], 4096));
+    *word = 0;
+    NEED(cuStreamWaitValue32_v2(stream, (CUdeviceptr)(uintptr_t)word, 1, EQUAL));
+    for (int round = 0; round < ROUNDS; round++) {
+        NEED(cuMemsetD8Async(freed[round], 1, 4096, stream));
+        TELL(cuMemFreeAsync(freed[round], stream));
+    }
+    TELL(cuMemcpyHtoD_v2(other, &sent, sizeof sent));
+    TELL(cuStreamQuery(stream));
+    *word = 1;
+    TELL(cuStreamSynchronize(stream));
+    TELL(cuMemcpyDtoH_v2(&got, other, sizeof got));
+    say("got %u", got);
+    TELL(cuMemFreeAsync(other, NULL));
+    TELL(cuCtxSynchronize());
+}
+
 static void own_pool(void) {
     with_stream();
     CUmemoryPool pool = NULL, current = NULL, standard = NULL;
@@ -206,7 +233,7 @@ static void many(void) {
 
 int main(int argc, char **argv) {
     static const struct section sections[] = {
-        SECTION(default_pool), SECTION(freed_otherwise), SECTION(own_pool), SECTION(captured), SECTION(many),
+        SECTION(default_pool), SECTION(freed_otherwise), SECTION(freed_behind_a_wait), SECTION(own_pool), SECTION(captured), SECTION(many),
     };
     return RUN_SECTIONS(sections);
 }

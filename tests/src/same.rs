@@ -20,6 +20,7 @@ const PROGRAMS: &[&str] = &[
     "t0_tensor",
     "t0_link",
     "t0_graph",
+    "t0_capture",
     "t0_array",
     "t0_print",
     "t0_procaddr",

@@ -39,7 +39,8 @@ impl Drop for Array {
         if let Hold::Own(charge) = self.hold {
             let session = self.context.session;
             let current = self.context.make_current();
-            session.survive(current.and_then(|()| session.cuda.arrays.destroy(self.raw)));
+            let destroy = || session.cuda.arrays.destroy(self.raw);
+            session.survive(current.and_then(|()| session.relaxed(destroy)));
             session.limits.give(charge);
         }
     }
@@ -49,7 +50,8 @@ impl Drop for Mipmapped {
     fn drop(&mut self) {
         let session = self.context.session;
         let current = self.context.make_current();
-        session.survive(current.and_then(|()| session.cuda.arrays.mipmapped_destroy(self.raw)));
+        let destroy = || session.cuda.arrays.mipmapped_destroy(self.raw);
+        session.survive(current.and_then(|()| session.relaxed(destroy)));
         session.limits.give(self.charge);
     }
 }

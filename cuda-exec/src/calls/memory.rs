@@ -88,6 +88,7 @@ impl Handle for cuMemFree::Call {
     ) -> Result<cuMemFree::Out, Failure> {
         let _context = ring.context()?;
         let session = ring.session;
+        session.refuse_in_capture()?;
         let device = session.memory.remove_allocation(arguments.pointer);
         give_back(session, arguments.pointer, device.ok_or(result::INVALID_VALUE)?)?;
         Ok(cuMemFree::Out {})

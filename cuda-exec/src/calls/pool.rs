@@ -19,6 +19,7 @@ use super::{BAD_HANDLE, answered};
 use crate::cuda::{PointerData, Raw};
 use crate::device_memory::{GraphMemory, Owner};
 use crate::dispatch::handlers_of;
+use crate::handles::Stream;
 use crate::limits::{Charge, Limits};
 use crate::recording::{To, captures};
 use crate::ring::Failure;
@@ -29,7 +30,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use vgpu_protocol::calls::{cuMemAllocFromPoolAsync, cuMemFreeAsync};
 use vgpu_protocol::host::SHARE_LEN;
 use vgpu_protocol::limits::ACCESSES_MAX;
@@ -214,9 +215,10 @@ impl Drop for Pool {
     }
 }
 
-/// Gives back what was freed in all pools, as far as they do not keep it.
+/// Gives back what was freed, as far as no pool keeps it.
 pub fn settle_pools(session: &Session) {
     session.pooled.settle(session);
+    session.pooled.let_go(session);
     for pool in session.objects.pools.all() {
         pool.settle();
     }
@@ -238,6 +240,7 @@ fn has_seen_all(session: &Session) -> bool {
 
 /// Gives back what no pool of that GPU, and no graph, uses.
 fn trim_all(session: &Session, gpu: u32) {
+    session.pooled.let_go(session);
     for pool in session.objects.pools.all().iter().filter(|pool| pool.gpu == gpu) {
         session.survive(pool.trim(&mut pool.charge(), 0));
     }
@@ -262,10 +265,20 @@ struct Dying {
     keeps_all: bool,
 }
 
-/// Memory of pools that are destroyed and still in use, and of graphs.
+/// An allocation of no pool that is freed in the order of a stream. It counts until it is free, and nothing else says when that is.
+struct Leaving {
+    /// While its work is in flight the stream is there.
+    stream: Weak<Stream>,
+    /// How many of the stream's operations must be done.
+    operations: u64,
+    charge: Charge,
+}
+
+/// Memory of pools that are destroyed and still in use, of graphs, and what else is freed in the order of streams.
 #[derive(Default)]
 pub struct Pooled {
     dying: Mutex<Vec<Dying>>,
+    leaving: Mutex<Vec<Leaving>>,
     /// There are graphs that allocate.
     graphs: AtomicBool,
     /// What the graphs on each GPU count for.
@@ -300,6 +313,36 @@ impl Pooled {
         self.dying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn leaving(&self) -> MutexGuard<'_, Vec<Leaving>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An allocation of no pool is freed behind all that was submitted to a stream so far.
+    fn leaves(&self, stream: &Arc<Stream>, charge: Charge) {
+        let leaving = Leaving {
+            stream: Arc::downgrade(stream),
+            operations: stream.track().submitted(),
+            charge,
+        };
+        self.leaving().push(leaving);
+    }
+
+    /// Counts no longer what streams have come to free.
+    fn let_go(&self, session: &Session) {
+        if self.leaving().is_empty() {
+            return;
+        }
+        session.relaxed(|| session.completion.check(session));
+        self.leaving().retain(|leaving| {
+            let stream = leaving.stream.upgrade();
+            let is_there = stream.is_some_and(|stream| !stream.track().is_done(leaving.operations));
+            if !is_there {
+                session.limits.give(leaving.charge);
+            }
+            is_there
+        });
+    }
+
     /// Destroys the pools of which nothing is in use any more.
     fn settle(&self, session: &Session) {
         let memories = &session.cuda.memories;
@@ -316,7 +359,7 @@ impl Pooled {
             let reserved = attribute(RESERVED);
             let left = if pool.keeps_all { attribute(USED) } else { reserved };
             if left == 0 {
-                session.survive(memories.pool_destroy(pool.raw));
+                session.survive(session.relaxed(|| memories.pool_destroy(pool.raw)));
             }
             let counts = if left == 0 { 0 } else { reserved };
             session.limits.recount(&mut pool.charge, counts);
@@ -490,6 +533,7 @@ handlers_of! {
     }
 
     cuMemPoolTrimTo(ring, arguments) {
+        ring.session.refuse_in_capture()?;
         let pool = ring.session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
         for _ in 0..LOOKS {
             if has_seen_all(ring.session) {
@@ -605,11 +649,10 @@ handlers_of! {
             session.memory.add_device(arguments.pointer, device.len, device.context, device.owner);
             return Err(failure);
         }
-        if let Owner::Allocated(_) = device.owner {
-            // It counts until it is free, and nothing else says when that is.
-            session.relaxed(|| session.completion.finish(session, &stream));
+        match device.owner {
+            Owner::Allocated(charge) => session.pooled.leaves(&stream, charge),
+            owner => freed(session, owner),
         }
-        freed(session, device.owner);
         Ok(Out {})
     }
 

@@ -32,10 +32,11 @@ impl Drop for Object {
         let session = self.context.session;
         let arrays = &session.cuda.arrays;
         let current = self.context.make_current();
-        session.survive(current.and_then(|()| match self.kind {
+        let destroy = || match self.kind {
             Kind::Texture => arrays.texture_destroy(self.value),
             Kind::Surface => arrays.surface_destroy(self.value),
-        }));
+        };
+        session.survive(current.and_then(|()| session.relaxed(destroy)));
     }
 }
 

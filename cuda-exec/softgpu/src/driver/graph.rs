@@ -513,6 +513,7 @@ api! { SYMBOLS;
 
     fn cuGraphExecDestroy(exec: CUgraphExec) {
         let runtime = initialised()?;
+        runtime.captures.forbid()?;
         runtime.graph_execs.remove(exec).map_err(|_| error::INVALID_VALUE)?.graph.forget(runtime);
         runtime.check()
     }

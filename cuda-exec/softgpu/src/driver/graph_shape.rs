@@ -10,6 +10,7 @@ use std::sync::Arc;
 /// `CUgraphExecUpdateResult`: topology, a node's type, parameters have changed.
 const TOPOLOGY_CHANGED: i32 = 2;
 const TYPE_CHANGED: i32 = 3;
+const NOT_SUPPORTED: i32 = 6;
 
 /// `CUgraphExecUpdateResultInfo`
 #[repr(C)]
@@ -171,7 +172,8 @@ api! { SYMBOLS;
     fn cuGraphExecUpdate(exec: CUgraphExec, graph: CUgraph, error_node: Out<CUgraphNode>, told: Out<i32>) {
         let (outcome, result) = updated(exec, graph)?;
         error_node.set_if_wanted(0);
-        told.set_if_wanted(outcome);
+        // As an H200's library has it, where no node is to blame.
+        told.set_if_wanted(if outcome == TOPOLOGY_CHANGED { NOT_SUPPORTED } else { outcome });
         result
     }
 

@@ -250,6 +250,7 @@ api! { SYMBOLS;
     fn cuModuleUnload(handle: CUmodule) {
         let context = current()?;
         let runtime = initialised()?;
+        runtime.captures.forbid()?;
         let module = runtime.modules.remove(handle)?;
         context.drain();
         runtime.check()?;

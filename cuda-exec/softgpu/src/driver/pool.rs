@@ -274,10 +274,12 @@ fn free(stream: &Arc<Stream>, address: u64) -> Result {
         // A graph frees what it allocated.
         _ if is_capturing(stream) => Err(error::INVALID_VALUE),
         Origin::Pool(pool) => {
+            runtime.captures.forbid()?;
             runtime.memory.set_origin(address, Origin::Leaving(pool));
             stream.submit(Vec::new(), Work::Free(address)).map(|_| ())
         }
         Origin::Plain => {
+            runtime.captures.forbid()?;
             runtime.memory.set_origin(address, Origin::Leaving(0));
             stream.submit(Vec::new(), Work::Free(address)).map(|_| ())
         }
@@ -345,7 +347,9 @@ api! { SYMBOLS;
     }
 
     fn cuMemPoolDestroy(handle: u64) {
-        let pools = &runtime()?.pools;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        let pools = &runtime.pools;
         let pool = pools.all.get(handle)?;
         if pool.is_default {
             return Err(error::INVALID_VALUE);
@@ -359,7 +363,9 @@ api! { SYMBOLS;
     }
 
     fn cuMemPoolTrimTo(handle: u64, _keep: usize) {
-        runtime()?.pools.all.get(handle).map(|_| ())
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        runtime.pools.all.get(handle).map(|_| ())
     }
 
     fn cuMemPoolGetAttribute(handle: u64, attribute: i32, out: *mut c_void) {

@@ -43,6 +43,9 @@ api! { SYMBOLS;
     }
 
     fn cuCtxGetDevResource(handle: CUcontext, out: Out<DevResource>, kind: u32) {
+        if handle == 0 {
+            return Err(error::INVALID_CONTEXT);
+        }
         context(handle)?;
         out.set(whole(kind)?)
     }

@@ -53,6 +53,7 @@ fn check(runtime: &Runtime, resource: &Resource) -> Result {
 fn create(out: Out<u64>, resource: Resource, reading: Option<Reading>, view: Option<View>) -> Result {
     let context = current()?.handle;
     let runtime = runtime()?;
+    runtime.captures.forbid()?;
     check(runtime, &resource)?;
     if let Some([modes @ .., filter]) = reading.as_ref().map(|reading| &reading[..4])
         && (modes.iter().any(|mode| *mode > 3) || *filter > 1)
@@ -83,7 +84,9 @@ fn find(handle: u64, is_texture: bool) -> Result<Arc<Object>> {
 
 fn destroy(handle: u64, is_texture: bool) -> Result {
     find(handle, is_texture)?;
-    runtime()?.textures.remove(handle).map(drop)
+    let runtime = runtime()?;
+    runtime.captures.forbid()?;
+    runtime.textures.remove(handle).map(drop)
 }
 
 api! { SYMBOLS;

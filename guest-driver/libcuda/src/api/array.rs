@@ -1,4 +1,5 @@
 //! Arrays, and arrays of several levels; copies from and to arrays of one dimension.
+use super::capture::refuse_in_capture;
 use super::copy::copy;
 use super::rows::rows;
 use super::{cuda, cuda_pairs};
@@ -201,6 +202,7 @@ cuda! {
         if find_array(&call, array)?.is_part {
             return Err(result::INVALID_HANDLE);
         }
+        refuse_in_capture(&call)?;
         let entry = arrays.remove(array).ok_or(result::INVALID_HANDLE)?;
         let destroyed = call.ask::<cuArrayDestroy::Call>(entry.context, cuArrayDestroy::In { array: entry.id });
         entry.parts.end(&call);
@@ -262,6 +264,8 @@ cuda! {
     fn cuMipmappedArrayDestroy(array: CUmipmappedArray) {
         let call = Call::enter()?;
         let arrays = &call.session.mipmapped;
+        drop(find_mipmapped(&call, array)?);
+        refuse_in_capture(&call)?;
         let entry = arrays.remove(array).ok_or(result::INVALID_HANDLE)?;
         let arguments = cuMipmappedArrayDestroy::In { mipmapped: entry.id };
         let destroyed = call.ask::<cuMipmappedArrayDestroy::Call>(entry.context, arguments);

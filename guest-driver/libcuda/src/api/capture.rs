@@ -72,6 +72,16 @@ pub fn flush_before_capture(call: &Call, stream: &Stream) -> Result<(), Code> {
     Ok(())
 }
 
+/// Refuses, as NVIDIA's library does, what would disturb a capture, and ends it: for what the host need not be asked, or is asked too
+/// late.
+pub(super) fn refuse_in_capture(call: &Call) -> Result<(), Code> {
+    match call.session.captures.any() {
+        // Of the calls that are refused then this one changes nothing.
+        true => super::pool::trim_nothing(call),
+        false => Ok(()),
+    }
+}
+
 /// The stream on which a capture is to begin.
 fn to_begin(call: &Call, stream: CUstream, null: NullStream, mode: c_uint) -> Result<Arc<Stream>, Code> {
     let context = call.context()?;

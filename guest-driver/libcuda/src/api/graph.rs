@@ -1,4 +1,5 @@
 //! Graphs, what is in them, and their execution.
+use super::capture::refuse_in_capture;
 use super::{cuda, cuda_pairs};
 use crate::abi::{CUgraph, CUgraphExec, CUgraphNode, CUstream, In, Out};
 use crate::fence::refuse_capture;
@@ -338,6 +339,8 @@ cuda! {
 
     fn cuGraphExecDestroy(exec: CUgraphExec) {
         let call = Call::enter()?;
+        drop(call.session.graph_execs.get(exec).ok_or(result::INVALID_VALUE)?);
+        refuse_in_capture(&call)?;
         let entry = call.session.graph_execs.remove(exec).ok_or(result::INVALID_VALUE)?;
         let arguments = calls::cuGraphExecDestroy::In { exec: entry.id };
         let destroyed = call.submit::<calls::cuGraphExecDestroy::Call>(entry.context, arguments);

@@ -23,6 +23,10 @@ use vgpu_protocol::structs::graph::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
+/// CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED, _ERROR_NOT_SUPPORTED.
+const TOPOLOGY_CHANGED: c_int = 2;
+const UPDATE_NOT_SUPPORTED: c_int = 6;
+
 /// A CUgraphExecUpdateResultInfo.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -493,7 +497,11 @@ cuda! {
     fn cuGraphExecUpdate(exec: CUgraphExec, graph: CUgraph, error_node: Out<CUgraphNode>, told: Out<c_int>) {
         let (info, code) = update(exec, graph)?;
         error_node.set_if_wanted(info.error_node);
-        told.set_if_wanted(info.outcome);
+        // Of another number of nodes, which is no node's fault, NVIDIA's says less here than in the later function.
+        told.set_if_wanted(match info {
+            UpdateInfo { outcome: TOPOLOGY_CHANGED, error_node: 0, .. } => UPDATE_NOT_SUPPORTED,
+            _ => info.outcome,
+        });
         outcome(code)
     }
 

@@ -1,5 +1,6 @@
 //! Pinned host memory: buffers at the same address in this process and in its executor, and memory of the program's own that
 //! it registers, which stays where it is.
+use super::capture::refuse_in_capture;
 use super::cuda;
 use crate::abi::{CUdeviceptr, Host, Out};
 use crate::objects::serial;
@@ -54,6 +55,7 @@ pub(super) fn allocate_pinned(
 /// Frees pinned memory that starts there.
 pub(super) fn free_pinned(call: &Call, addr: u64) -> Result<(), Code> {
     let session = call.session;
+    refuse_in_capture(call)?;
     let memory = session.take_pinned(addr, |memory| !memory.registered);
     let memory = memory.ok_or(result::INVALID_VALUE)?;
     // Records that name it may still be in the rings, which the device's control queue does not follow.

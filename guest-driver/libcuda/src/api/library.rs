@@ -1,4 +1,5 @@
 //! Libraries and their kernels.
+use super::capture::refuse_in_capture;
 use super::function::{attribute, parameter};
 use super::module::{
     Jit, LOOKED_THROUGH, Untouched, image_len, loads_eagerly, module_function_names, module_global, unwrapped,
@@ -237,6 +238,8 @@ cuda! {
     fn cuLibraryUnload(library: CUlibrary) {
         let call = Call::enter()?;
         let session = call.session;
+        drop(find(&call, library)?);
+        refuse_in_capture(&call)?;
         let entry = session.libraries.remove(library).ok_or(result::INVALID_HANDLE)?;
         for (_, kernel) in lock(&entry.kernels).drain() {
             if let Some(kernel) = session.kernels.remove(kernel) {

@@ -1,4 +1,5 @@
 //! Modules and what is in them.
+use super::capture::refuse_in_capture;
 use super::{Variables, cuda};
 use crate::abi::{CUdeviceptr, CUfunction, CUmodule, Host, In, Out, Text};
 use crate::device_memory::DeviceMemory;
@@ -703,7 +704,10 @@ cuda! {
     }
 
     fn cuModuleUnload(module: CUmodule) {
-        unload(&Call::enter()?, module)
+        let call = Call::enter()?;
+        drop(find(&call, module)?);
+        refuse_in_capture(&call)?;
+        unload(&call, module)
     }
 
     fn cuModuleGetFunction(function: Out<CUfunction>, module: CUmodule, name: Text) {

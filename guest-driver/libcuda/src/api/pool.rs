@@ -2,6 +2,7 @@
 //!
 //! Which pool is a device's current one only this library needs to know: the host is told the pool with each allocation. What is
 //! exported of them is a token of the host's, a pool's in a file.
+use super::capture::refuse_in_capture;
 use super::device::gpu;
 use super::ipc::handle;
 use super::{cuda, cuda_pairs};
@@ -161,6 +162,22 @@ fn of_device<'a>(
     };
     devices.insert(device, found);
     Ok((devices, found))
+}
+
+/// Has a pool give back what it has beyond all that there can be.
+pub(super) fn trim_nothing(call: &Call) -> Result<(), Code> {
+    let (devices, of) = of_device(call, 0)?;
+    drop(devices);
+    trim(call, of.default, u64::MAX)
+}
+
+fn trim(call: &Call, pool: CUmemoryPool, keep: u64) -> Result<(), Code> {
+    let arguments = calls::cuMemPoolTrimTo::In {
+        pool: find(call, pool)?.id,
+        keep,
+    };
+    call.ask::<calls::cuMemPoolTrimTo::Call>(current(call), arguments)
+        .map(drop)
 }
 
 /// The current pool of a device that a place must be, for memory of that type.
@@ -335,6 +352,7 @@ cuda! {
             let found = find(&call, pool)?;
             (found.id, found.device)
         };
+        refuse_in_capture(&call)?;
         let (mut devices, of) = of_device(&call, device)?;
         let arguments = calls::cuMemPoolDestroy::In { pool: id };
         call.ask::<calls::cuMemPoolDestroy::Call>(current(&call), arguments)?;
@@ -405,9 +423,7 @@ cuda! {
     }
 
     fn cuMemPoolTrimTo(pool: CUmemoryPool, keep: usize) {
-        let call = Call::enter()?;
-        let arguments = calls::cuMemPoolTrimTo::In { pool: find(&call, pool)?.id, keep: keep as u64 };
-        call.ask::<calls::cuMemPoolTrimTo::Call>(current(&call), arguments).map(drop)
+        trim(&Call::enter()?, pool, keep as u64)
     }
 
     fn cuMemPoolGetAttribute(pool: CUmemoryPool, attribute: c_int, value: Host) {

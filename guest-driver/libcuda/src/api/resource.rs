@@ -60,10 +60,9 @@ cuda! {
 
     fn cuCtxGetDevResource(context: CUcontext, resource: Out<DevResource>, kind: c_uint) {
         let call = Call::local()?;
-        let device = match context {
-            0 => call.context()?.device,
-            context => find(&call, context)?.device,
-        };
+        // Not the current one, as elsewhere.
+        let context = if context == 0 { Err(result::INVALID_CONTEXT) } else { find(&call, context) };
+        let device = context?.device;
         resource.check()?.set(DevResource::whole(gpu(&call, device as CUdevice)?, kind)?)
     }
 

@@ -1,5 +1,6 @@
 //! Texture and surface objects. Their values are the host library's, as kernels take them.
 use super::array::{find_array, find_mipmapped};
+use super::capture::refuse_in_capture;
 use super::cuda;
 use crate::abi::{CUsurfObject, CUtexObject, In, Out};
 use crate::lock;
@@ -72,6 +73,8 @@ cuda! {
 
     fn cuTexObjectDestroy(texture: CUtexObject) {
         let call = Call::enter()?;
+        call.session.textures.get(texture)?;
+        refuse_in_capture(&call)?;
         let known = lock(&call.session.textures.0).remove(&texture).ok_or(result::INVALID_HANDLE)?;
         call.submit::<cuTexObjectDestroy::Call>(known.context, cuTexObjectDestroy::In { texture })
     }
@@ -111,6 +114,8 @@ cuda! {
 
     fn cuSurfObjectDestroy(surface: CUsurfObject) {
         let call = Call::enter()?;
+        call.session.surfaces.get(surface)?;
+        refuse_in_capture(&call)?;
         let known = lock(&call.session.surfaces.0).remove(&surface).ok_or(result::INVALID_HANDLE)?;
         call.submit::<cuSurfObjectDestroy::Call>(known.context, cuSurfObjectDestroy::In { surface })
     }
