@@ -178,6 +178,7 @@ fn a_vm_is_shown_what_it_may_have() {
         let text = host.must("nvml")?;
         anyhow::ensure!(text.contains("total 536870912, used 0"), "{text}");
         host.must("nvml check")?;
+        host.must("leaves 320")?;
         // What a VM is told may be some tenths of a second old.
         let says = |host: &mut Host, what: &str| {
             checks::until_said(host, "nvml", |text| text.contains(what)).map(drop)

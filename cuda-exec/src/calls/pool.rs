@@ -327,20 +327,23 @@ impl Pooled {
         self.leaving().push(leaving);
     }
 
-    /// Counts no longer what streams have come to free.
+    /// Counts no longer what streams have come to free. What a program has waited for is known a little later than it.
     fn let_go(&self, session: &Session) {
-        if self.leaving().is_empty() {
-            return;
-        }
-        session.relaxed(|| session.completion.check(session));
-        self.leaving().retain(|leaving| {
-            let stream = leaving.stream.upgrade();
-            let is_there = stream.is_some_and(|stream| !stream.track().is_done(leaving.operations));
-            if !is_there {
-                session.limits.give(leaving.charge);
+        for _ in 0..LOOKS {
+            if self.leaving().is_empty() {
+                return;
             }
-            is_there
-        });
+            session.relaxed(|| session.completion.check(session));
+            self.leaving().retain(|leaving| {
+                let stream = leaving.stream.upgrade();
+                let is_there = stream.is_some_and(|stream| !stream.track().is_done(leaving.operations));
+                if !is_there {
+                    session.limits.give(leaving.charge);
+                }
+                is_there
+            });
+            std::thread::sleep(crate::completion::FAST);
+        }
     }
 
     /// Destroys the pools of which nothing is in use any more.
