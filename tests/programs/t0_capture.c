@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-// What a program has and takes away in a capture: some of it is refused then, which ends the capture, and stays as it was.
+// What a program takes away, makes, asks and has done in a capture: some of it is refused then, which ends the capture. What is not
+// taken away stays as it was.
 #include "graph_abi.h"
 #include "memory_abi.h"
 #include "t0.h"
@@ -9,6 +10,16 @@ CUresult cuLibraryLoadData(CUlibrary *library, const void *code, void *options, 
                            void *library_options, void *library_values, unsigned library_count);
 CUresult cuLibraryGetModule(CUmodule *module, CUlibrary library);
 CUresult cuLibraryUnload(CUlibrary library);
+CUresult cuMemAllocPitch_v2(CUdeviceptr *pointer, size_t *pitch, size_t width, size_t height, unsigned element);
+CUresult cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes, unsigned flags);
+CUresult cuCtxGetLimit(size_t *value, int limit);
+CUresult cuCtxSetLimit(int limit, size_t value);
+CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value);
+CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, CUfunction function, int block, size_t shared,
+                                                              unsigned flags);
+CUresult cuStreamGetFlags(CUstream stream, unsigned *flags);
+CUresult cuStreamGetPriority(CUstream stream, int *priority);
+CUresult cuIpcGetMemHandle(void *handle, CUdeviceptr pointer);
 
 enum { BYTES = 1 << 20, HANDLE_BYTES = 2 << 20, FLOAT = 0x20 };
 
@@ -120,6 +131,8 @@ static void work(void) {
     CUgraph graph;
     CUgraphExec exec;
     CUcontext another;
+    CUdeviceptr memory;
+    CUmodule loaded;
     NEED(cuEventCreate(&event, 0));
     NEED(cuEventRecord(event, other));
     IN_A_CAPTURE(cuEventDestroy_v2(event));
@@ -130,8 +143,157 @@ static void work(void) {
     IN_A_CAPTURE(cuGraphExecDestroy(exec));
     IN_A_CAPTURE(cuGraphDestroy(graph));
     NEED(cuCtxCreate_v2(&another, 0, device));
+    NEED(cuMemAlloc_v2(&memory, BYTES));
+    NEED(cuModuleLoadData(&loaded, kernels_ptx));
     NEED(cuCtxSetCurrent(context));
     IN_A_CAPTURE(cuCtxDestroy_v2(another));
+}
+
+// Makes a context that is not the current one.
+static CUresult context_beside(CUcontext *another) {
+    CUresult result = cuCtxCreate_v2(another, 0, device);
+    NEED(cuCtxSetCurrent(context));
+    return result;
+}
+
+static void makes(void) {
+    CUmemLocation here = {CU_MEM_LOCATION_TYPE_DEVICE, device};
+    CUmemAllocationProp wanted = {.type = CU_MEM_ALLOCATION_TYPE_PINNED, .location = here};
+    CUmemPoolProps pooled = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = here};
+    CUmemAccessDesc access = {here, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    CUmemGenericAllocationHandle handle, prepared;
+    CUmemoryPool pool;
+    CUdeviceptr memory, room;
+    CUarray array;
+    CUmipmappedArray mipmapped;
+    CUsurfObject surface;
+    CUevent event;
+    CUstream third;
+    CUgraph graph;
+    CUgraphExec exec;
+    CUlinkState link;
+    CUcontext another;
+    size_t pitch;
+    void *host;
+    IN_A_CAPTURE(cuMemAlloc_v2(&memory, BYTES));
+    IN_A_CAPTURE(cuMemAllocPitch_v2(&memory, &pitch, 1000, 10, 4));
+    IN_A_CAPTURE(cuMemHostAlloc(&host, BYTES, 0));
+    NEED(posix_memalign(&host, 4096, BYTES));
+    IN_A_CAPTURE(cuMemHostRegister_v2(host, BYTES, 0));
+    IN_A_CAPTURE(cuMemAllocAsync(&memory, BYTES, other));
+    IN_A_CAPTURE(cuArrayCreate_v2(&array, &(array_descriptor){64, 64, FLOAT, 1}));
+    IN_A_CAPTURE(cuMipmappedArrayCreate(&mipmapped, &(array3d_descriptor){64, 64, 0, FLOAT, 1, 0}, 3));
+    NEED(cuArray3DCreate_v2(&array, &(array3d_descriptor){64, 64, 0, FLOAT, 1, 2}));
+    IN_A_CAPTURE(cuSurfObjectCreate(&surface, &(resource_desc){.type = 0, .array = array}));
+    IN_A_CAPTURE(cuEventCreate(&event, 0));
+    IN_A_CAPTURE(cuStreamCreate(&third, CU_STREAM_NON_BLOCKING));
+    IN_A_CAPTURE(cuGraphCreate(&graph, 0));
+    IN_A_CAPTURE(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    IN_A_CAPTURE(cuLinkCreate_v2(0, NULL, NULL, &link));
+    IN_A_CAPTURE(cuMemPoolCreate(&pool, &pooled));
+    IN_A_CAPTURE(cuMemCreate(&handle, HANDLE_BYTES, &wanted, 0));
+    IN_A_CAPTURE(cuMemAddressReserve(&room, HANDLE_BYTES, 0, 0, 0));
+    NEED(cuMemCreate(&prepared, HANDLE_BYTES, &wanted, 0));
+    NEED(cuMemAddressReserve(&room, HANDLE_BYTES, 0, 0, 0));
+    IN_A_CAPTURE(cuMemMap(room, HANDLE_BYTES, 0, prepared, 0));
+    IN_A_CAPTURE(cuMemSetAccess(room, HANDLE_BYTES, &access, 1));
+    IN_A_CAPTURE(context_beside(&another));
+}
+
+// What the software GPU's own library does not have.
+static void more(void) {
+    CUdeviceptr memory;
+    char handle[64];
+    IN_A_CAPTURE(cuMemAllocManaged(&memory, BYTES, 1));
+    NEED(cuMemAlloc_v2(&memory, BYTES));
+    IN_A_CAPTURE(cuIpcGetMemHandle(handle, memory));
+}
+
+static void asks(void) {
+    CUmemoryPool pool;
+    CUmodule fresh;
+    CUfunction function = kernel_of(module, "increment");
+    CUdeviceptr memory, seen;
+    CUevent done, later;
+    size_t bytes, all;
+    int number, priority;
+    unsigned flags;
+    float milliseconds;
+    void *host;
+    uint64_t threshold = 1 << 20;
+    NEED(cuMemAlloc_v2(&memory, BYTES));
+    NEED(cuMemHostAlloc(&host, BYTES, 0));
+    NEED(cuDeviceGetDefaultMemPool(&pool, device));
+    NEED(cuModuleLoadData(&fresh, kernels_ptx));
+    NEED(cuEventCreate(&done, 0));
+    NEED(cuEventCreate(&later, 0));
+    NEED(cuEventRecord(done, other));
+    NEED(cuEventRecord(later, other));
+    NEED(cuStreamSynchronize(other));
+    IN_A_CAPTURE(cuMemGetInfo_v2(&bytes, &all));
+    IN_A_CAPTURE(cuPointerGetAttribute(&number, 2, memory));
+    IN_A_CAPTURE(cuMemHostGetDevicePointer_v2(&seen, host, 0));
+    IN_A_CAPTURE(cuCtxGetLimit(&bytes, 0));
+    IN_A_CAPTURE(cuCtxSetLimit(0, 2048));
+    IN_A_CAPTURE(cuModuleGetFunction(&function, fresh, "increment"));
+    IN_A_CAPTURE(cuModuleGetGlobal_v2(&seen, &bytes, fresh, "answer"));
+    IN_A_CAPTURE(cuFuncGetAttribute(&number, 0, function));
+    IN_A_CAPTURE(cuFuncSetAttribute(function, 8, 1024));
+    IN_A_CAPTURE(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(&number, function, 64, 0, 0));
+    IN_A_CAPTURE(cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold));
+    IN_A_CAPTURE(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold));
+    IN_A_CAPTURE(cuStreamGetFlags(other, &flags));
+    IN_A_CAPTURE(cuStreamGetPriority(other, &priority));
+    IN_A_CAPTURE(cuEventElapsedTime(&milliseconds, done, later));
+    IN_A_CAPTURE(cuEventQuery(done));
+    IN_A_CAPTURE(cuEventSynchronize(done));
+    IN_A_CAPTURE(cuStreamQuery(other));
+    IN_A_CAPTURE(cuStreamSynchronize(other));
+    IN_A_CAPTURE(cuCtxSynchronize());
+}
+
+static void nothing(void *unused) { (void)unused; }
+
+static void has_done(void) {
+    CUdeviceptr memory, word;
+    CUevent event, outside;
+    CUgraph graph;
+    CUgraphExec exec;
+    uint32_t by = 1, count = 64, *host, ordinary[64] = {0};
+    NEED(cuMemAlloc_v2(&memory, sizeof ordinary));
+    NEED(cuMemsetD32_v2(memory, 0, count));
+    NEED(cuMemAlloc_v2(&word, sizeof *host));
+    NEED(cuMemHostAlloc((void **)&host, sizeof ordinary, 0));
+    memset(host, 0, sizeof ordinary);
+    NEED(cuEventCreate(&event, 0));
+    NEED(cuEventCreate(&outside, 0));
+    NEED(cuEventRecord(outside, other));
+    NEED(cuGraphCreate(&graph, 0));
+    NEED(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    NEED(cuCtxSynchronize());
+    void *arguments[] = {&memory, &by, &count};
+    CUfunction function = kernel_of(module, "increment");
+    IN_A_CAPTURE(cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, other, arguments, NULL));
+    IN_A_CAPTURE(cuMemsetD32Async(memory, 1, count, other));
+    IN_A_CAPTURE(cuMemcpyHtoDAsync_v2(memory, host, sizeof ordinary, other));
+    IN_A_CAPTURE(cuMemcpyDtoHAsync_v2(host, memory, sizeof ordinary, other));
+    IN_A_CAPTURE(cuMemcpyHtoDAsync_v2(memory, ordinary, sizeof ordinary, other));
+    IN_A_CAPTURE(cuMemcpyDtoHAsync_v2(ordinary, memory, sizeof ordinary, other));
+    IN_A_CAPTURE(cuMemcpyHtoD_v2(memory, ordinary, sizeof ordinary));
+    IN_A_CAPTURE(cuMemcpyDtoH_v2(ordinary, memory, sizeof ordinary));
+    IN_A_CAPTURE(cuMemcpyDtoD_v2(memory, memory + 128, 128));
+    IN_A_CAPTURE(cuMemsetD32_v2(memory, 1, count));
+    IN_A_CAPTURE(cuStreamWriteValue32_v2(other, word, 1, 0));
+    IN_A_CAPTURE(cuLaunchHostFunc(other, nothing, NULL));
+    IN_A_CAPTURE(cuEventRecord(event, other));
+    IN_A_CAPTURE(cuStreamWaitEvent(other, event, 0));
+    IN_A_CAPTURE(cuStreamWaitEvent(stream, outside, 0));
+    IN_A_CAPTURE(cuGraphUpload(exec, other));
+    IN_A_CAPTURE(cuGraphLaunch(exec, other));
+    IN_A_CAPTURE(cuGraphLaunch(exec, stream));
+    IN_A_CAPTURE(cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, NULL, arguments, NULL));
+    NEED(cuCtxSynchronize());
+    say("%u", host[0]);
 }
 
 static void with_streams(void) {
@@ -155,11 +317,17 @@ IN_EACH_MODE(libraries)
 IN_EACH_MODE(memory)
 IN_EACH_MODE(handles)
 IN_EACH_MODE(work)
+IN_EACH_MODE(makes)
+IN_EACH_MODE(asks)
+IN_EACH_MODE(has_done)
+IN_EACH_MODE(more)
 
 int main(int argc, char **argv) {
     static const struct section sections[] = {
         {"arrays", in_each_mode_arrays}, {"modules", in_each_mode_modules}, {"libraries", in_each_mode_libraries},
         {"memory", in_each_mode_memory}, {"handles", in_each_mode_handles}, {"work", in_each_mode_work},
+        {"makes", in_each_mode_makes},   {"asks", in_each_mode_asks},       {"has_done", in_each_mode_has_done},
+        {"more", in_each_mode_more},
     };
     return RUN_SECTIONS(sections);
 }

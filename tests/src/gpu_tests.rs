@@ -22,8 +22,8 @@ pub enum Part {
     Latency,
     /// Checks in virtual machines.
     Vm,
-    /// Every answer beside the native library's; takes minutes, and runs only if it is named.
-    Answers,
+    /// Every answer beside the native library's, or one program's; takes minutes, and runs only if it is named.
+    Answers(&'static [&'static str]),
     /// What the scheduler is measured by; takes minutes, and runs only if it is named.
     Sched(Sub),
 }
@@ -47,7 +47,7 @@ pub fn run(artifacts: &Artifacts, gpu: Gpu, parts: &[Part], folder: Option<PathB
             Part::Figures if native => figures(artifacts, &mut report),
             Part::Latency => latency(artifacts, gpu, &mut report),
             Part::Vm => virtual_machines(artifacts, gpu, &mut report),
-            Part::Answers => answers(artifacts, gpu, &mut report),
+            Part::Answers(programs) => answers(artifacts, gpu, programs, &mut report),
             Part::Sched(sub) => bench.run(*sub, &mut report),
             Part::Figures => println!("figures: left out, no native library to compare with"),
         }
@@ -112,10 +112,15 @@ fn quiet(result: Result<()>) -> Result<String> {
     result.map(|()| String::new())
 }
 
-fn answers(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
-    report.step("answers: every call answers as the native library does", || {
+fn answers(artifacts: &Artifacts, gpu: Gpu, programs: &[&str], report: &mut Report) {
+    let which = match programs {
+        [program] => program,
+        _ => "every program",
+    };
+    let name = format!("answers: {which} is answered as by the native library");
+    report.step(&name, || {
         let stack = Stack::start(artifacts, gpu, &[VmSpec::LOW])?;
-        same::answers_are_the_native_librarys(&stack, 1)
+        same::answers_are_the_native_librarys(&stack, 1, programs)
     });
 }
 
@@ -394,7 +399,8 @@ fn virtual_machines(artifacts: &Artifacts, gpu: Gpu, report: &mut Report) {
     );
 }
 
-/// The parts with these names; for none all but [`Part::Answers`] and [`Part::Sched`]. "sched" is all of the latter's parts.
+/// The parts with these names; for none all but [`Part::Answers`] and [`Part::Sched`]. "sched" is all of the latter's parts, and
+/// "answers:t0_graph" one program of the former.
 pub fn parts(names: &[String]) -> Result<Vec<Part>> {
     if names.is_empty() {
         return Ok(vec![Part::Socket, Part::Figures, Part::Latency, Part::Vm]);
@@ -406,15 +412,24 @@ pub fn parts(names: &[String]) -> Result<Vec<Part>> {
             "figures" => parts.push(Part::Figures),
             "latency" => parts.push(Part::Latency),
             "vm" => parts.push(Part::Vm),
-            "answers" => parts.push(Part::Answers),
+            "answers" => parts.push(Part::Answers(same::PROGRAMS)),
             "sched" => parts.extend(Sub::ALL.map(Part::Sched)),
-            other => parts.push(sched_part(other).with_context(|| {
+            other => parts.push(sched_part(other).or_else(|| answers_part(other)).with_context(|| {
                 let subs = Sub::ALL.map(|sub| format!("sched:{}", sub.name())).join(", ");
-                format!("no part {other:?}: expected socket, figures, latency, vm, answers, sched, {subs}")
+                let answers = same::PROGRAMS.join(", answers:");
+                format!(
+                    "no part {other:?}: expected socket, figures, latency, vm, answers, sched, {subs}, answers:{answers}"
+                )
             })?),
         }
     }
     Ok(parts)
+}
+
+fn answers_part(name: &str) -> Option<Part> {
+    let program = name.strip_prefix("answers:")?;
+    let at = same::PROGRAMS.iter().position(|known| *known == program)?;
+    Some(Part::Answers(&same::PROGRAMS[at..=at]))
 }
 
 fn sched_part(name: &str) -> Option<Part> {
@@ -435,10 +450,17 @@ mod tests {
             [Part::Sched(Sub::Burst), Part::Vm]
         );
         assert_eq!(parts(&["sched"]).unwrap().len(), Sub::ALL.len());
-        assert!(!parts(&[]).unwrap().contains(&Part::Answers));
-        for wrong in ["sched:", "sched:socket", "levels", ""] {
+        assert!(!parts(&[]).unwrap().contains(&Part::Answers(same::PROGRAMS)));
+        assert_eq!(
+            parts(&["answers:t0_graph"]).unwrap(),
+            [Part::Answers(&["t0_graph"])]
+        );
+        for wrong in ["sched:", "sched:socket", "levels", "answers:", "answers:vadd", ""] {
             let error = parts(&[wrong]).unwrap_err().to_string();
-            assert!(error.contains("sched:levels"), "{error}");
+            assert!(
+                error.contains("sched:levels") && error.contains("answers:t0_graph"),
+                "{error}"
+            );
         }
     }
 }

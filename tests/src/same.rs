@@ -10,7 +10,7 @@ use similar::{ChangeTag, TextDiff};
 use crate::{Gpu, Stack};
 
 /// The programs; `t0_procaddr` gets the list of the ABI's symbols.
-const PROGRAMS: &[&str] = &[
+pub const PROGRAMS: &[&str] = &[
     "t0_device",
     "t0_visible",
     "t0_context",
@@ -141,12 +141,12 @@ const NVIDIA_OTHERWISE: &[&str] = &[
     "wrong_2d: copy.srcY = SIZE_MAX / 512",
 ];
 
-/// Runs every program natively and with the GPU of that VM; the differences, or how many lines were the same.
-pub fn answers_are_the_native_librarys(stack: &Stack, vm: u32) -> Result<String> {
+/// Runs programs natively and with the GPU of that VM; the differences, or how many lines were the same.
+pub fn answers_are_the_native_librarys(stack: &Stack, vm: u32, programs: &[&str]) -> Result<String> {
     let symbols = stack.dir().join("abi.txt");
     fs::write(&symbols, SYMBOLS)?;
     let (mut lines, mut differences) = (0, String::new());
-    for name in PROGRAMS {
+    for name in programs {
         // The software GPU has what is needed of the ABI and no more.
         if *name == "t0_procaddr" && stack.gpu() == Gpu::Software {
             continue;

@@ -346,7 +346,10 @@ fn kernels_print() {
 #[test]
 fn answers_are_the_native_librarys() {
     let stack = stack(&[VmSpec::LOW]);
-    hold(&stack, same::answers_are_the_native_librarys(&stack, 1).map(drop));
+    hold(
+        &stack,
+        same::answers_are_the_native_librarys(&stack, 1, same::PROGRAMS).map(drop),
+    );
 }
 
 /// What a program of a guest registers lies at the top of its addresses, as everything that it allocates.

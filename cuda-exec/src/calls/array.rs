@@ -93,7 +93,7 @@ fn make(
         || session.free_memory(),
         || session.ask_for_account(),
         make,
-        |raw| session.survive(undo(raw)),
+        |raw| session.survive(session.relaxed(|| undo(raw))),
     )
 }
 

@@ -82,10 +82,12 @@ impl Handle for cuCtxDestroy::Call {
         let allocations = session.memory.remove_context(id);
         // The context goes with its last user, and what it holds with it; as home it stays, so its memory is freed here.
         context.make_current()?;
-        for (pointer, device) in allocations {
-            super::memory::give_back(session, pointer, device)?;
-        }
-        session.relaxed(|| super::host_memory::unregister_of(session, id));
+        session.relaxed(|| {
+            super::host_memory::unregister_of(session, id);
+            allocations
+                .into_iter()
+                .try_for_each(|(pointer, device)| super::memory::give_back(session, pointer, device))
+        })?;
         Ok(cuCtxDestroy::Out {})
     }
 }

@@ -83,7 +83,7 @@ fn load(
         || session.free_memory(),
         || session.ask_for_account(),
         || load(&session.cuda, &image),
-        |raw| session.survive(session.cuda.module_unload(raw)),
+        |raw| session.survive(session.relaxed(|| session.cuda.module_unload(raw))),
     )?;
     let loaded = Module {
         context,

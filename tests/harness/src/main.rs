@@ -28,8 +28,8 @@ enum Task {
     Demo,
     /// Check everything that must hold on this machine's GPU, and measure it
     GpuTests {
-        /// Only these: socket, figures, latency, vm, answers, sched or one of its parts, such as sched:levels; without one
-        /// all but answers and sched
+        /// Only these: socket, figures, latency, vm, answers or one of its programs, such as answers:t0_graph, sched or one of
+        /// its parts, such as sched:levels; without one all but answers and sched
         parts: Vec<String>,
     },
     /// Compare this machine's CUDA programs with the native library: PyTorch, JAX, CuPy, NVIDIA's libraries, and what

@@ -28,6 +28,7 @@ fn allocate(place: Out<usize>, bytes: usize, flags: c_uint) -> Result<(), Code> 
     if bytes == 0 {
         return place.set(0);
     }
+    refuse_in_capture(&call)?;
     place.set(allocate_pinned(&call, context, bytes, flags, false)? as usize)
 }
 
