@@ -235,6 +235,7 @@ impl Completion {
             if urgent || now - checked >= CHECK {
                 checked = now;
                 self.check(session);
+                session.pooled.let_go(session);
                 if self.streams().is_empty() {
                     crate::calls::settle_pools(session);
                 }

@@ -132,6 +132,8 @@ impl Control {
             log::error!("the socket to the backend's table of what is shared: {error}");
             Status::HostError
         })?;
+        // What this thread does is never the guest's call, whatever is captured when.
+        session.relax_this_thread();
         self.session = Some(session);
         Ok(window)
     }

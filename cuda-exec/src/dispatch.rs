@@ -25,6 +25,9 @@ fn run<C: Handle>(ring: &mut Consumer, record: &Record<'_>, reply: &mut Reply) -
     if (row.reply && !record.reply) || (!row.blob_in && !record.blob.is_empty()) {
         return Err(bad.into());
     }
+    if row.forbidden {
+        ring.session.refuse_in_capture()?;
+    }
     let results = C::handle(ring, arguments, record.blob, &mut reply.blob)?;
     results.put(&mut reply.words);
     reply.words_len = C::Out::LEN;

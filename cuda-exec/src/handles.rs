@@ -303,7 +303,8 @@ impl Drop for Context {
             // Its buffers stay as they are, and count.
             None => self.session.home_is_free(),
             Some(charge) => {
-                report(cuda.ctx_destroy(self.raw), "cuCtxDestroy");
+                let destroy = || cuda.ctx_destroy(self.raw);
+                report(self.session.relaxed(destroy), "cuCtxDestroy");
                 forget_current();
                 self.session.limits.give(charge);
                 let buffers = self.buffers.get_mut().unwrap_or_else(PoisonError::into_inner);

@@ -13,7 +13,7 @@ pub fn serve(session: &'static Session, socket: OwnedFd) {
     session.suspension.connected(session);
     while is_ready(&socket, Some(Duration::ZERO)) && next(session, &socket) {}
     spawn("orders", move || {
-        crate::completion::wake_precisely();
+        session.relax_this_thread();
         loop {
             let timeout = session.preempt.time_stopped();
             if is_ready(&socket, timeout) && !next(session, &socket) {

@@ -284,12 +284,13 @@ impl Session {
         r
     }
 
-    /// Refuses, as libcuda does, what would disturb the guest's captures, and ends them: for calls that change something here before
-    /// libcuda is asked, or have libcuda asked in a mode of our own.
+    /// Refuses, as libcuda does, what would disturb the guest's captures, and ends them.
     pub fn refuse_in_capture(&self) -> Result<(), Code> {
         if !self.captures() {
             return Ok(());
         }
+        // A capture that ends takes its graph with it, which another ring may be adding to.
+        let _nodes = self.graphs.lock();
         // Of the calls that are refused then this one changes nothing: a pool keeps all that it has.
         let memories = &self.cuda.memories;
         memories.pool_trim(memories.default_pool(self.cuda.device(0)?)?, usize::MAX)

@@ -174,6 +174,7 @@ fn has_nothing_to_do(session: &Session) -> bool {
         && matches!(turn, State::None | State::Idle)
         && session.load.in_flight() == 0
         && session.completion.is_quiet()
+        && !session.pooled.is_leaving()
         && !session.captures()
         && !session.preempt.is_stopped()
         // It would not give up what others have, and get other memory back.

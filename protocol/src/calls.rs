@@ -50,6 +50,8 @@ pub struct Call {
     pub unordered: bool,
     /// It takes locks of the whole driver: a limit of its own rations it.
     pub driver: bool,
+    /// libcuda refuses it beside a capture that it could disturb, and ends that.
+    pub forbidden: bool,
     /// Its record carries a blob.
     pub blob_in: bool,
     /// Its reply carries a blob.
@@ -144,6 +146,7 @@ const fn has(flags: &[&str], flag: &str) -> bool {
                 || same(flags[i], "turn")
                 || same(flags[i], "unordered")
                 || same(flags[i], "driver")
+                || same(flags[i], "forbidden")
                 || same(flags[i], "blob_in")
                 || same(flags[i], "blob_out")
                 || reason_of(&[flags[i]]).is_some(),
@@ -209,6 +212,7 @@ macro_rules! table {
             turn: has(&[$(stringify!($flag)),*], "turn"),
             unordered: has(&[$(stringify!($flag)),*], "unordered"),
             driver: has(&[$(stringify!($flag)),*], "driver"),
+            forbidden: has(&[$(stringify!($flag)),*], "forbidden"),
             blob_in: has(&[$(stringify!($flag)),*], "blob_in"),
             blob_out: has(&[$(stringify!($flag)),*], "blob_out"),
             reason: reason_of(&[$(stringify!($flag)),*]),

@@ -106,7 +106,6 @@ int main(void) {
     unsigned affinity[2];
     CUresult limited = cuCtxGetExecAffinity(affinity, 0);
     EXPECT(limited == CUDA_SUCCESS || limited == CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY, "the multiprocessors gave %d", limited);
-    EXPECT(cuCtxGetExecAffinity(affinity, 9) == CUDA_ERROR_INVALID_VALUE, "9 was taken");
     printf("contexts: all right\n");
     return 0;
 }

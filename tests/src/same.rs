@@ -106,11 +106,6 @@ const SOFTWARE_OTHERWISE: &[&str] = &[
     "jit_options",
     // Its legacy stream waits for no other unless there is work on it.
     "creating_streams: cuStreamQuery",
-    // What a capture forbids first: to wait, or to use the legacy stream.
-    "capture_forbids: in a capture: cuMemsetD32_v2",
-    "capture_forbids: in a capture: cuMemcpyDtoD_v2",
-    "capture_forbids: in a capture: cuMemcpyHtoD_v2",
-    "capture_forbids: in a capture: cuMemcpyDtoH_v2",
     // A captured copy by address is told with what the addresses were, and one of rows not at all.
     "copies_by_address: 100 x 1 x 1, memory of type",
     "copies_of_rows: cuGraphMemcpyNodeGetParams(nodes[i], &copy)",

@@ -88,6 +88,7 @@ fn make(
     undo: impl Fn(Raw) -> Result<(), Code>,
 ) -> Result<(Raw, Charge), Code> {
     let session = ring.session;
+    session.pooled.let_go_now(session, Some(context))?;
     session.limits.make(
         context.gpu,
         || session.free_memory(),

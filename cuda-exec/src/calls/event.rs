@@ -111,6 +111,8 @@ impl Handle for cuEventQuery::Call {
             .events
             .get(arguments.event)
             .ok_or(BAD_HANDLE)?;
+        // Refused, it ends captures, whose graphs nobody uses meanwhile; so do the calls like this.
+        let _nodes = ring.session.graphs.lock();
         match ring.session.cuda.event_query(event.raw?)? {
             true => Ok(cuEventQuery::Out {}),
             false => Err(result::NOT_READY.into()),
@@ -131,7 +133,12 @@ impl Handle for cuEventSynchronize::Call {
             .events
             .get(arguments.event)
             .ok_or(BAD_HANDLE)?;
-        ring.session.cuda.event_synchronize(event.raw?)?;
+        let (session, raw) = (ring.session, event.raw?);
+        let nodes = session.graphs.lock();
+        // Refused as the wait is.
+        session.cuda.event_query(raw)?;
+        drop(nodes);
+        session.cuda.event_synchronize(raw)?;
         Ok(cuEventSynchronize::Out {})
     }
 }

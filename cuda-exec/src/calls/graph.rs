@@ -87,8 +87,10 @@ handlers_of! {
     cuGraphLaunch(ring, arguments) {
         let session = ring.session;
         let exec = session.objects.graph_execs.get(arguments.exec);
-        let gpu = exec.map_or(0, |exec| exec.context.gpu);
-        super::admit_graphs(session, gpu)?;
+        let gpu = exec.as_ref().map_or(0, |exec| exec.context.gpu);
+        if let Some(exec) = &exec {
+            super::admit_graphs(&exec.context)?;
+        }
         submit(ring, cuGraphLaunch::Call::CALL, (arguments.exec, arguments.stream), |exec, stream, to| {
             if let To::Graph(recorded) = to {
                 // It becomes a node with a copy of the graph.

@@ -61,7 +61,7 @@ handlers_of! {
         let _context = ring.context()?;
         let left = session.memory.device(|device| device.close_imported(arguments.pointer));
         let left = left.ok_or(result::INVALID_VALUE)?;
-        session.cuda.memories.ipc_close_mem(arguments.pointer)?;
+        session.relaxed(|| session.cuda.memories.ipc_close_mem(arguments.pointer))?;
         Ok(Out { left })
     }
 

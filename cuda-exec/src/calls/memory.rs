@@ -68,7 +68,7 @@ impl Handle for cuMemAlloc::Call {
         let context = ring.context()?;
         let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
         let session = ring.session;
-        let charge = super::pool::allocate(session, context.gpu, arguments.bytes)?;
+        let charge = super::pool::allocate(session, context.gpu, arguments.bytes, Some(&context))?;
         let allocated = session.cuda.mem_alloc(bytes);
         let pointer = allocated.inspect_err(|_| session.limits.give(charge))?;
         session
@@ -88,9 +88,10 @@ impl Handle for cuMemFree::Call {
     ) -> Result<cuMemFree::Out, Failure> {
         let _context = ring.context()?;
         let session = ring.session;
-        session.refuse_in_capture()?;
-        let device = session.memory.remove_allocation(arguments.pointer);
-        give_back(session, arguments.pointer, device.ok_or(result::INVALID_VALUE)?)?;
+        let pointer = arguments.pointer;
+        let device = session.memory.remove_allocation(pointer);
+        // A capture may have begun meanwhile.
+        session.relaxed(|| give_back(session, pointer, device.ok_or(result::INVALID_VALUE)?))?;
         Ok(cuMemFree::Out {})
     }
 }
@@ -104,6 +105,7 @@ impl Handle for cuMemGetInfo::Call {
     ) -> Result<cuMemGetInfo::Out, Failure> {
         let context = ring.context()?;
         super::pool::settle_pools(ring.session);
+        ring.session.pooled.let_go_now(ring.session, Some(&context))?;
         let (free, total) = ring.session.cuda.mem_get_info()?;
         let (free, total) = ring.session.limits.memory(context.gpu, free, total);
         Ok(cuMemGetInfo::Out { free, total })
@@ -215,7 +217,7 @@ handlers_of! {
         };
         let row = arguments.width.checked_next_multiple_of(PITCH);
         let bytes = row.and_then(|row| row.checked_mul(arguments.height)).ok_or(result::OUT_OF_MEMORY)?;
-        let charge = super::pool::allocate(session, context.gpu, bytes)?;
+        let charge = super::pool::allocate(session, context.gpu, bytes, Some(&context))?;
         let (pointer, pitch) = allocate().inspect_err(|_| session.limits.give(charge))?;
         let bytes = (pitch as u64).saturating_mul(arguments.height);
         session.memory.add_allocation(pointer, bytes, context.id, charge);

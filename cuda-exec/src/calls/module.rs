@@ -78,6 +78,7 @@ fn load(
     let image = take_image(ring, image, bytes)?;
     session.output.look_at(session, &image);
     let context = ring.context()?;
+    session.pooled.let_go_now(session, Some(&context))?;
     let (raw, charge) = session.limits.make(
         context.gpu,
         || session.free_memory(),

@@ -19,7 +19,7 @@ use super::{BAD_HANDLE, answered};
 use crate::cuda::{PointerData, Raw};
 use crate::device_memory::{GraphMemory, Owner};
 use crate::dispatch::handlers_of;
-use crate::handles::Stream;
+use crate::handles::{Context, Stream, forget_current};
 use crate::limits::{Charge, Limits};
 use crate::recording::{To, captures};
 use crate::ring::Failure;
@@ -122,13 +122,18 @@ impl Pool {
         Ok(value)
     }
 
+    /// What it has and does not use.
+    fn spare(&self) -> Result<u64, Code> {
+        Ok(self.attribute(RESERVED)?.saturating_sub(self.attribute(USED)?))
+    }
+
     /// Something of it is freed, or will be in the order of a stream.
     pub fn has_freed(&self) {
         self.has_freed.store(true, SeqCst);
     }
 
     fn recount(&self, charge: &mut Charge) {
-        match self.attribute(RESERVED) {
+        match self.session.relaxed(|| self.attribute(RESERVED)) {
             Ok(reserved) => self.session.limits.recount(charge, reserved),
             Err(code) => self.session.survive(Err(code)),
         }
@@ -160,6 +165,7 @@ impl Pool {
     /// Allocates with `allocate`, unless that does not fit under the quota; then it is undone.
     fn allocate(
         &self,
+        context: &Context,
         bytes: u64,
         allocate: impl FnOnce() -> Result<u64, Failure>,
         undo: impl FnOnce(u64) -> Result<(), Failure>,
@@ -170,13 +176,13 @@ impl Pool {
         // What it has and does not use may do, or not, if that lies in pieces. What is imported is memory of its own.
         let spare = match self.kind {
             Kind::Imported(_) => 0,
-            _ => self.attribute(RESERVED)?.saturating_sub(self.attribute(USED)?),
+            _ => self.session.relaxed(|| self.spare())?,
         };
         let grows = bytes.saturating_sub(spare);
         if grows > 0 && !limits.grow(&mut charge, grows) {
             self.trim(&mut charge, 0)?;
             drop(charge);
-            trim_all(self.session, self.gpu);
+            trim_all(self.session, self.gpu, Some(context));
             charge = self.charge();
             if !limits.grow(&mut charge, bytes) {
                 return Err(limits.refuse().into());
@@ -218,7 +224,6 @@ impl Drop for Pool {
 /// Gives back what was freed, as far as no pool keeps it.
 pub fn settle_pools(session: &Session) {
     session.pooled.settle(session);
-    session.pooled.let_go(session);
     for pool in session.objects.pools.all() {
         pool.settle();
     }
@@ -239,8 +244,8 @@ fn has_seen_all(session: &Session) -> bool {
 }
 
 /// Gives back what no pool of that GPU, and no graph, uses.
-fn trim_all(session: &Session, gpu: u32) {
-    session.pooled.let_go(session);
+fn trim_all(session: &Session, gpu: u32, context: Option<&Context>) {
+    session.survive(session.pooled.let_go_now(session, context));
     for pool in session.objects.pools.all().iter().filter(|pool| pool.gpu == gpu) {
         session.survive(pool.trim(&mut pool.charge(), 0));
     }
@@ -253,8 +258,9 @@ fn trim_all(session: &Session, gpu: u32) {
 }
 
 /// Takes memory for an allocation; what pools keep and do not use is given back for it.
-pub fn allocate(session: &Session, gpu: u32, bytes: u64) -> Result<Charge, Code> {
-    session.limits.allocate(gpu, bytes, || trim_all(session, gpu))
+pub fn allocate(session: &Session, gpu: u32, bytes: u64, context: Option<&Context>) -> Result<Charge, Code> {
+    let trim = || trim_all(session, gpu, context);
+    session.limits.allocate(gpu, bytes, trim)
 }
 
 /// A pool that is destroyed and has no allocation left; streams may still have to come to where the last of it is freed.
@@ -327,23 +333,47 @@ impl Pooled {
         self.leaving().push(leaving);
     }
 
-    /// Counts no longer what streams have come to free. What a program has waited for is known a little later than it.
-    fn let_go(&self, session: &Session) {
-        for _ in 0..LOOKS {
-            if self.leaving().is_empty() {
-                return;
+    /// Whether something is still to be freed in the order of a stream.
+    pub fn is_leaving(&self) -> bool {
+        !self.leaving().is_empty()
+    }
+
+    /// Counts no longer what streams are known to have come to free.
+    pub fn let_go(&self, session: &Session) {
+        let mut streams = Vec::new();
+        self.leaving().retain(|leaving| {
+            let stream = leaving.stream.upgrade();
+            let is_there = stream
+                .as_ref()
+                .is_some_and(|stream| !stream.track().is_done(leaving.operations));
+            if !is_there {
+                session.limits.give(leaving.charge);
             }
-            session.relaxed(|| session.completion.check(session));
-            self.leaving().retain(|leaving| {
-                let stream = leaving.stream.upgrade();
-                let is_there = stream.is_some_and(|stream| !stream.track().is_done(leaving.operations));
-                if !is_there {
-                    session.limits.give(leaving.charge);
-                }
-                is_there
-            });
-            std::thread::sleep(crate::completion::FAST);
+            streams.extend(stream);
+            is_there
+        });
+        // The last user of one destroys it, which is not to be waited for under the lock.
+        drop(streams);
+    }
+
+    /// The same, of what they have come to by now: what a program has waited for is known a little later than it. To look at other
+    /// contexts' streams, they are made current; afterwards it is this one, or none.
+    pub fn let_go_now(&self, session: &Session, context: Option<&Context>) -> Result<(), Code> {
+        if !self.is_leaving() {
+            return Ok(());
         }
+        session.relaxed(|| {
+            for _ in 0..LOOKS {
+                session.completion.check(session);
+                self.let_go(session);
+                if !self.is_leaving() {
+                    break;
+                }
+                std::thread::sleep(crate::completion::FAST);
+            }
+        });
+        forget_current();
+        context.map_or(Ok(()), Context::make_current)
     }
 
     /// Destroys the pools of which nothing is in use any more.
@@ -356,7 +386,8 @@ impl Pooled {
             let attribute = |which| {
                 let mut value = 0;
                 // SAFETY: a place for the longest of the attributes, which outlives the call.
-                session.survive(unsafe { memories.pool_get_attribute(pool.raw, which, &mut value) });
+                let ask = || unsafe { memories.pool_get_attribute(pool.raw, which, &mut value) };
+                session.survive(session.relaxed(ask));
                 value
             };
             let reserved = attribute(RESERVED);
@@ -391,18 +422,19 @@ fn graph_bytes(session: &Session, gpu: u32) -> Result<u64, Code> {
     let mut bytes = 0;
     let device = session.cuda.device(gpu)?;
     // SAFETY: a place for the result that outlives the call.
-    unsafe {
+    session.relaxed(|| unsafe {
         session
             .cuda
             .memories
             .graph_memory_attribute(device, GRAPHS_RESERVED, &mut bytes)
-    }?;
+    })?;
     Ok(bytes)
 }
 
 /// Lets a graph be launched if the quota has room for all that graphs may allocate, whichever of them this one is. That may be
 /// less than fits, never more.
-pub fn admit_graphs(session: &Session, gpu: u32) -> Result<(), Code> {
+pub fn admit_graphs(context: &Context) -> Result<(), Code> {
+    let (session, gpu) = (context.session, context.gpu);
     if !session.pooled.graphs.load(SeqCst) {
         return Ok(());
     }
@@ -417,7 +449,7 @@ pub fn admit_graphs(session: &Session, gpu: u32) -> Result<(), Code> {
     if fits()? {
         return Ok(());
     }
-    trim_all(session, gpu);
+    trim_all(session, gpu, Some(context));
     if fits()? {
         Ok(())
     } else {
@@ -536,7 +568,6 @@ handlers_of! {
     }
 
     cuMemPoolTrimTo(ring, arguments) {
-        ring.session.refuse_in_capture()?;
         let pool = ring.session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
         for _ in 0..LOOKS {
             if has_seen_all(ring.session) {
@@ -613,15 +644,19 @@ handlers_of! {
             Ok(pointer)
         };
         let captured = captures(session, &stream)?;
+        if !captured {
+            session.refuse_in_capture()?;
+        }
         let pointer = if captured {
             if !session.limits.fits(gpu, arguments.bytes) {
                 return Err(session.limits.refuse().into());
             }
             allocate()?
         } else {
-            pool.allocate(arguments.bytes, allocate, |pointer| {
+            pool.allocate(&stream.context, arguments.bytes, allocate, |pointer| {
                 session.memory.remove_allocation(pointer);
-                ring.submit(&stream, Work::Other, |raw, _| memories.free_async(pointer, raw))
+                let free = |raw| session.relaxed(|| memories.free_async(pointer, raw));
+                ring.submit(&stream, Work::Other, |raw, _| free(raw))
             })?
         };
         if !is_graphs.get() {
@@ -637,10 +672,13 @@ handlers_of! {
     cuMemFreeAsync(ring, arguments) {
         let session = ring.session;
         let stream = ring.stream(cuMemFreeAsync::OP, arguments.stream)?;
+        if !captures(session, &stream)? {
+            session.refuse_in_capture()?;
+        }
         let device = session.memory.remove_allocation(arguments.pointer).ok_or(result::INVALID_VALUE)?;
-        session.shares.withdraw(arguments.pointer);
         let free = |raw, to: &mut To<'_>| {
             session.cuda.memories.free_async(arguments.pointer, raw)?;
+            session.shares.withdraw(arguments.pointer);
             match to {
                 To::Gpu => session.pooled.freed(arguments.pointer),
                 To::Graph(recorded) => recorded.frees.push(arguments.pointer),
@@ -712,7 +750,7 @@ handlers_of! {
             told.is_ok() && flags != 0
         };
         let Some(device) = gpus.find(is_there) else {
-            session.survive(memories.pool_destroy(raw));
+            session.survive(session.relaxed(|| memories.pool_destroy(raw)));
             return Err(result::INVALID_DEVICE.into());
         };
         let pool = Pool::new(session, raw, device, Kind::Imported(token));
@@ -735,9 +773,9 @@ handlers_of! {
             session.memory.add_device(pointer, len, context.id, Owner::Pool(pool.clone()));
             Ok(pointer)
         };
-        let pointer = pool.allocate(found.len, import, |pointer| {
+        let pointer = pool.allocate(&context, found.len, import, |pointer| {
             session.memory.remove_allocation(pointer);
-            Ok(session.cuda.mem_free(pointer)?)
+            Ok(session.relaxed(|| session.cuda.mem_free(pointer))?)
         })?;
         super::memory::still_there(session, &context, pointer)?;
         Ok(Out { pointer, bytes: bytes.get() })

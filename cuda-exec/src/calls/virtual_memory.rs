@@ -92,7 +92,7 @@ impl Drop for Allocation {
         if let Some(made) = &self.made {
             let session = made.session;
             made.token.withdraw(&session.shares, What::Allocation);
-            session.survive(session.cuda.memories.release(made.raw));
+            session.survive(session.relaxed(|| session.cuda.memories.release(made.raw)));
             session.limits.give(made.charge);
         }
     }
@@ -185,9 +185,9 @@ handlers_of! {
         let cuMemCreate::In { device, compression, rdma, usage, handle_types, .. } = arguments;
         let props = props(session, device, compression, rdma, usage, handle_types)?;
         // It needs no context; where there is one it is that of the software GPU's books.
-        let _context = ring.context();
+        let context = ring.context().ok();
         let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
-        let charge = allocate(session, device, arguments.bytes)?;
+        let charge = allocate(session, device, arguments.bytes, context.as_deref())?;
         let mut raw = 0;
         // SAFETY: two places that outlive the call.
         let made = unsafe { session.cuda.memories.create(&mut raw, bytes, &props, 0) };
@@ -296,7 +296,7 @@ handlers_of! {
             return Err(result::NOT_SUPPORTED.into());
         }
         let device = session.cuda.gpu_of(props.location.id)?;
-        let charge = allocate(session, device, found.len)?;
+        let charge = allocate(session, device, found.len, None)?;
         if let Some(made) = &mut allocation.made {
             made.charge = charge;
         }

@@ -93,7 +93,16 @@ impl Call {
         self.told_after(stream)
     }
 
-    /// The same for a stream that captures nothing, whatever captures of others forbid.
+    /// Refuses to wait for a stream that captures, or for the legacy stream while one that it waits for does. What that does to the
+    /// capture the host's library knows.
+    pub fn may_wait_for(&self, stream: &Stream) -> Result<(), Code> {
+        match refuse_capture(stream) {
+            Ok(()) => Ok(()),
+            Err(_) => self.synchronize_stream(stream),
+        }
+    }
+
+    /// Waits for a stream that captures nothing, whatever captures of others forbid: synchronous copies may be made beside them.
     pub fn finish_stream(&self, stream: &Stream) -> Result<(), Code> {
         self.wait_for_submitted(stream)?;
         self.told_after(stream)

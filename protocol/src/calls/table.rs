@@ -11,7 +11,8 @@
 //! * `arguments`, `results`: one word each ([`crate::words`]). Objects are named by ids that the guest chooses.
 //! * `flags`: `reply` (the guest waits for the answer; for any other call it may), `turn` (needs the GPU's compute engine), `unordered`
 //!   (does not have to follow what other rings of the session submitted), `driver` (takes locks of the whole driver, so that it
-//!   holds up other programs: rationed apart), `blob_in`, `blob_out`. A `none` row has one that says why (`REASONS`).
+//!   holds up other programs: rationed apart), `forbidden` (the host's library refuses it beside a capture that it could disturb, and
+//!   ends that), `blob_in`, `blob_out`. A `none` row has one that says why (`REASONS`).
 //!
 //! `for_each_call` hands the rows to a macro; everything else (this module's types and its `CALLS`, the
 //! guest's exports and its `cuGetProcAddress`, the executor's dispatch, the tests) is made from them.
@@ -93,7 +94,7 @@ macro_rules! for_each_call {
             call 0x0126 cuCtxResetPersistingL2Cache { cuCtxResetPersistingL2Cache: 11000 } {} () -> () [reply];
             call 0x0127 cuCtxSetCacheConfig { cuCtxSetCacheConfig: 3020 } {} (config: i32) -> () [reply];
             local 0 cuCtxSetFlags { cuCtxSetFlags: 12010 } {} () -> () [];
-            call 0x0128 cuCtxSetLimit { cuCtxSetLimit: 3010 } {} (limit: i32, value: u64) -> () [reply];
+            call 0x0128 cuCtxSetLimit { cuCtxSetLimit: 3010 } {} (limit: i32, value: u64) -> () [reply forbidden];
             call 0x0129 cuCtxRecordEvent { cuCtxRecordEvent: 12050 } {} (context: u32, event: u32) -> () [reply];
             call 0x012a cuCtxWaitEvent { cuCtxWaitEvent: 12050 } {} (context: u32, event: u32) -> () [reply];
             none 0 cuCtxSetSharedMemConfig { cuCtxSetSharedMemConfig: 4020 } {} () -> () [obsolete];
@@ -209,19 +210,19 @@ macro_rules! for_each_call {
             call 0x01e3 cuStreamWriteValue32 { cuStreamWriteValue32: 8000, cuStreamWriteValue32_v2: 11070 } { cuStreamWriteValue32_ptsz: 8000, cuStreamWriteValue32_v2_ptsz: 11070 } (stream: u64, word: u64, value: u32, flags: u32) -> () [];
             call 0x01e4 cuStreamWriteValue64 { cuStreamWriteValue64: 9000, cuStreamWriteValue64_v2: 11070 } { cuStreamWriteValue64_ptsz: 9000, cuStreamWriteValue64_v2_ptsz: 11070 } (stream: u64, word: u64, value: u64, flags: u32) -> () [];
             // Memory: allocating and asking.
-            call 0x01f0 cuMemAlloc { cuMemAlloc_v2: 3020 } {} (bytes: u64) -> (pointer: u64) [reply driver];
-            call 0x01f1 cuMemFree { cuMemFree_v2: 3020 } {} (pointer: u64) -> () [reply driver];
+            call 0x01f0 cuMemAlloc { cuMemAlloc_v2: 3020 } {} (bytes: u64) -> (pointer: u64) [reply driver forbidden];
+            call 0x01f1 cuMemFree { cuMemFree_v2: 3020 } {} (pointer: u64) -> () [reply driver forbidden];
             call 0x01f2 cuMemGetInfo { cuMemGetInfo_v2: 3020 } {} () -> (free: u64, total: u64) [reply unordered];
             local 0 cuMemAllocHost { cuMemAllocHost_v2: 3020 } {} () -> () [];
             local 0 cuMemFreeHost { cuMemFreeHost: 2000 } {} () -> () [];
             local 0 cuMemHostAlloc { cuMemHostAlloc: 2020 } {} () -> () [];
             local 0 cuMemHostGetDevicePointer { cuMemHostGetDevicePointer_v2: 3020 } {} () -> () [];
             local 0 cuMemHostGetFlags { cuMemHostGetFlags: 2030 } {} () -> () [];
-            call 0x01f3 cuMemAllocPitch { cuMemAllocPitch_v2: 3020 } {} (width: u64, height: u64, element: u32) -> (pointer: u64, pitch: u64) [reply driver];
+            call 0x01f3 cuMemAllocPitch { cuMemAllocPitch_v2: 3020 } {} (width: u64, height: u64, element: u32) -> (pointer: u64, pitch: u64) [reply driver forbidden];
             local 0 cuMemGetAddressRange { cuMemGetAddressRange_v2: 3020 } {} () -> () [];
             none 0 cuMemGetHandleForAddressRange { cuMemGetHandleForAddressRange: 11070 } {} () -> () [descriptor];
-            call 0x01f4 cuMemHostRegister { cuMemHostRegister_v2: 6050 } {} (pointer: u64, bytes: u64, flags: u32) -> () [reply driver];
-            call 0x01f5 cuMemHostUnregister { cuMemHostUnregister: 4000 } {} (pointer: u64) -> () [reply driver];
+            call 0x01f4 cuMemHostRegister { cuMemHostRegister_v2: 6050 } {} (pointer: u64, bytes: u64, flags: u32) -> () [reply driver forbidden];
+            call 0x01f5 cuMemHostUnregister { cuMemHostUnregister: 4000 } {} (pointer: u64) -> () [reply driver forbidden];
             local 0 cuPointerGetAttribute { cuPointerGetAttribute: 4000 } {} () -> () [];
             local 0 cuPointerGetAttributes { cuPointerGetAttributes: 7000 } {} () -> () [];
             local 0 cuPointerSetAttribute { cuPointerSetAttribute: 6000 } {} () -> () [];
@@ -275,13 +276,13 @@ macro_rules! for_each_call {
             call 0x0242 cuMemFreeAsync { cuMemFreeAsync: 11020 } { cuMemFreeAsync_ptsz: 11020 } (pointer: u64, stream: u64) -> () [];
             local 0 cuMemGetDefaultMemPool { cuMemGetDefaultMemPool: 13000 } {} () -> () [];
             local 0 cuMemGetMemPool { cuMemGetMemPool: 13000 } {} () -> () [];
-            call 0x0243 cuMemPoolCreate { cuMemPoolCreate: 11020 } {} (device: u32, most: u64, usage: u32, handle_types: u32, pool: u32) -> () [reply driver];
+            call 0x0243 cuMemPoolCreate { cuMemPoolCreate: 11020 } {} (device: u32, most: u64, usage: u32, handle_types: u32, pool: u32) -> () [reply driver forbidden];
             call 0x0244 cuMemPoolDestroy { cuMemPoolDestroy: 11020 } {} (pool: u32) -> () [reply driver];
             call 0x0245 cuMemPoolGetAccess { cuMemPoolGetAccess: 11020 } {} (pool: u32, device: u32) -> (flags: u32) [reply];
-            call 0x0246 cuMemPoolGetAttribute { cuMemPoolGetAttribute: 11020 } {} (pool: u32, attribute: i32) -> (value: u64) [reply];
+            call 0x0246 cuMemPoolGetAttribute { cuMemPoolGetAttribute: 11020 } {} (pool: u32, attribute: i32) -> (value: u64) [reply forbidden];
             call 0x0247 cuMemPoolSetAccess { cuMemPoolSetAccess: 11020 } {} (pool: u32) -> () [reply driver blob_in];
-            call 0x0248 cuMemPoolSetAttribute { cuMemPoolSetAttribute: 11020 } {} (pool: u32, attribute: i32, value: u64) -> () [reply];
-            call 0x0249 cuMemPoolTrimTo { cuMemPoolTrimTo: 11020 } {} (pool: u32, keep: u64) -> () [reply driver];
+            call 0x0248 cuMemPoolSetAttribute { cuMemPoolSetAttribute: 11020 } {} (pool: u32, attribute: i32, value: u64) -> () [reply forbidden];
+            call 0x0249 cuMemPoolTrimTo { cuMemPoolTrimTo: 11020 } {} (pool: u32, keep: u64) -> () [reply driver forbidden];
             call 0x024a cuMemPoolExportPointer { cuMemPoolExportPointer: 11020 } {} (pointer: u64) -> () [reply driver blob_out];
             call 0x024b cuMemPoolExportToShareableHandle { cuMemPoolExportToShareableHandle: 11020 } {} (pool: u32) -> () [reply driver blob_out];
             call 0x024c cuMemPoolImportFromShareableHandle { cuMemPoolImportFromShareableHandle: 11020 } {} (pool: u32) -> (device: u32) [reply driver blob_in];
@@ -330,7 +331,7 @@ macro_rules! for_each_call {
             call 0x0298 cuIpcOpenEventHandle { cuIpcOpenEventHandle: 4010 } {} (event: u32) -> () [reply driver blob_in];
             call 0x0299 cuIpcOpenMemHandle { cuIpcOpenMemHandle_v2: 11000 } {} (flags: u32) -> (pointer: u64, bytes: u64) [reply driver blob_in];
             // Arrays.
-            call 0x02a0 cuArray3DCreate { cuArray3DCreate_v2: 3020 } {} (array: u32) -> () [reply driver blob_in];
+            call 0x02a0 cuArray3DCreate { cuArray3DCreate_v2: 3020 } {} (array: u32) -> () [reply driver forbidden blob_in];
             call 0x02a1 cuArray3DGetDescriptor { cuArray3DGetDescriptor_v2: 3020 } {} (array: u32) -> () [reply blob_out];
             local 0 cuArrayCreate { cuArrayCreate_v2: 3020 } {} () -> () [];
             call 0x02a2 cuArrayDestroy { cuArrayDestroy: 2000 } {} (array: u32) -> () [reply driver];
@@ -338,7 +339,7 @@ macro_rules! for_each_call {
             call 0x02a4 cuArrayGetMemoryRequirements { cuArrayGetMemoryRequirements: 11060 } {} (array: u32, device: u32) -> () [reply blob_out];
             call 0x02a5 cuArrayGetPlane { cuArrayGetPlane: 11020 } {} (array: u32, index: u32, plane: u32) -> () [reply];
             call 0x02a6 cuArrayGetSparseProperties { cuArrayGetSparseProperties: 11010 } {} (array: u32) -> () [reply blob_out];
-            call 0x02a7 cuMipmappedArrayCreate { cuMipmappedArrayCreate: 5000 } {} (levels: u32, mipmapped: u32) -> () [reply driver blob_in];
+            call 0x02a7 cuMipmappedArrayCreate { cuMipmappedArrayCreate: 5000 } {} (levels: u32, mipmapped: u32) -> () [reply driver forbidden blob_in];
             call 0x02a8 cuMipmappedArrayDestroy { cuMipmappedArrayDestroy: 5000 } {} (mipmapped: u32) -> () [reply driver];
             call 0x02a9 cuMipmappedArrayGetLevel { cuMipmappedArrayGetLevel: 5000 } {} (mipmapped: u32, level: u32, array: u32) -> () [reply];
             call 0x02aa cuMipmappedArrayGetMemoryRequirements { cuMipmappedArrayGetMemoryRequirements: 11060 } {} (mipmapped: u32, device: u32) -> () [reply blob_out];
@@ -348,10 +349,10 @@ macro_rules! for_each_call {
             call 0x02c1 cuTensorMapEncodeIm2col { cuTensorMapEncodeIm2col: 12000 } {} (data_type: i32, rank: u32, address: u64, channels: u32, pixels: u32, interleave: i32, swizzle: i32, promotion: i32, fill: i32) -> () [reply unordered blob_in blob_out];
             call 0x02c2 cuTensorMapEncodeIm2colWide { cuTensorMapEncodeIm2colWide: 12080 } {} (data_type: i32, rank: u32, address: u64, lower: i32, upper: i32, channels: u32, pixels: u32, interleave: i32, mode: i32, swizzle: i32, promotion: i32, fill: i32) -> () [reply unordered blob_in blob_out];
             call 0x02c3 cuTensorMapReplaceAddress { cuTensorMapReplaceAddress: 12000 } {} (address: u64) -> () [reply unordered blob_in blob_out];
-            call 0x02c4 cuSurfObjectCreate { cuSurfObjectCreate: 5000 } {} () -> (surface: u64) [reply blob_in];
+            call 0x02c4 cuSurfObjectCreate { cuSurfObjectCreate: 5000 } {} () -> (surface: u64) [reply forbidden blob_in];
             call 0x02c5 cuSurfObjectDestroy { cuSurfObjectDestroy: 5000 } {} (surface: u64) -> () [];
             local 0 cuSurfObjectGetResourceDesc { cuSurfObjectGetResourceDesc: 5000 } {} () -> () [];
-            call 0x02c6 cuTexObjectCreate { cuTexObjectCreate: 5000 } {} () -> (texture: u64) [reply blob_in];
+            call 0x02c6 cuTexObjectCreate { cuTexObjectCreate: 5000 } {} () -> (texture: u64) [reply forbidden blob_in];
             call 0x02c7 cuTexObjectDestroy { cuTexObjectDestroy: 5000 } {} (texture: u64) -> () [];
             local 0 cuTexObjectGetResourceDesc { cuTexObjectGetResourceDesc: 5000 } {} () -> () [];
             call 0x02c8 cuTexObjectGetResourceViewDesc { cuTexObjectGetResourceViewDesc: 5000 } {} (texture: u64) -> () [reply blob_out];
@@ -359,7 +360,7 @@ macro_rules! for_each_call {
             // Graphs.
             call 0x02e0 cuGraphDestroy { cuGraphDestroy: 10000 } {} (graph: u32) -> () [];
             call 0x02e1 cuGraphExecDestroy { cuGraphExecDestroy: 10000 } {} (exec: u32) -> () [];
-            call 0x02e2 cuGraphInstantiateWithParams { cuGraphInstantiateWithParams: 12000 } { cuGraphInstantiateWithParams_ptsz: 12000 } (graph: u32, flags: u64, exec: u32) -> (result: i32, outcome: i32, error_node: u32) [reply driver];
+            call 0x02e2 cuGraphInstantiateWithParams { cuGraphInstantiateWithParams: 12000 } { cuGraphInstantiateWithParams_ptsz: 12000 } (graph: u32, flags: u64, exec: u32) -> (result: i32, outcome: i32, error_node: u32) [reply driver forbidden];
             call 0x02e3 cuGraphLaunch { cuGraphLaunch: 10000 } { cuGraphLaunch_ptsz: 10000 } (exec: u32, stream: u64) -> () [turn];
             call 0x02e4 cuGraphUpload { cuGraphUpload: 11010 } { cuGraphUpload_ptsz: 11010 } (exec: u32, stream: u64) -> () [turn];
             call 0x02e5 cuGraphGetNodes { cuGraphGetNodes: 10000 } {} (graph: u32, first: u32) -> (total: u32) [reply blob_out];

@@ -391,6 +391,7 @@ api! { SYMBOLS;
 
     fn cuCtxSetLimit(limit: i32, value: usize) {
         let context = current()?;
+        runtime()?.captures.forbid()?;
         let limit = usize::try_from(limit).ok().and_then(|n| context.limits.get(n));
         limit.ok_or(error::UNSUPPORTED_LIMIT)?.store(value as u64, Ordering::Relaxed);
         Ok(())

@@ -380,6 +380,7 @@ impl GraphExec {
 
 fn instantiate(out: Out<CUgraphExec>, graph: CUgraph, flags: u64) -> Result {
     let runtime = runtime()?;
+    runtime.captures.forbid()?;
     let graph = runtime.graphs.named(graph)?;
     // AUTO_FREE_ON_LAUNCH, UPLOAD, USE_NODE_PRIORITY; kernels launch no graphs here.
     if flags & !(1 | 2 | 8) != 0 {

@@ -249,6 +249,7 @@ fn allocate(stream: &Arc<Stream>, out: Out<CUdeviceptr>, bytes: usize, handle: u
         capture::add(stream, &Work::Keep(memory))?;
         return out.set(start);
     }
+    runtime.captures.forbid()?;
     let (memory, origin) = (&runtime.memory, Origin::Pool(handle));
     let start = match &pool.shared {
         Some(shared) => memory.allocate_shared(&context, shared.start, bytes as u64, origin)?,
@@ -320,7 +321,9 @@ api! { SYMBOLS;
     }
 
     fn cuMemPoolCreate(out: Out<u64>, props: In<Props>) {
-        let pools = &runtime()?.pools;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        let pools = &runtime.pools;
         let props = props.get()?;
         if props.kind != PINNED {
             return Err(error::INVALID_VALUE);
@@ -369,7 +372,9 @@ api! { SYMBOLS;
     }
 
     fn cuMemPoolGetAttribute(handle: u64, attribute: i32, out: *mut c_void) {
-        let pool = runtime()?.pools.all.get(handle)?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        let pool = runtime.pools.all.get(handle)?;
         let value = match attribute {
             1..=4 => pool.settings[attribute as usize].load(Ordering::Relaxed),
             5 | 7 => pool.used.load(Ordering::Relaxed),
@@ -380,7 +385,9 @@ api! { SYMBOLS;
     }
 
     fn cuMemPoolSetAttribute(handle: u64, attribute: i32, value: *mut c_void) {
-        let pool = runtime()?.pools.all.get(handle)?;
+        let runtime = runtime()?;
+        runtime.captures.forbid()?;
+        let pool = runtime.pools.all.get(handle)?;
         let value = if is_short(attribute) { u64::from(Out(value.cast::<u32>()).get()?) } else { Out(value.cast::<u64>()).get()? };
         match attribute {
             1..=4 => pool.settings[attribute as usize].store(value, Ordering::Relaxed),

@@ -56,9 +56,6 @@ pub fn inspect(runtime: &Runtime, address: u64, len: u64, end: End) -> Result<Fo
 
 fn copy(stream: &Arc<Stream>, to: (u64, End), from: (u64, End), len: usize, synchronous: bool) -> Result {
     let runtime = runtime()?;
-    if synchronous {
-        runtime.captures.forbid()?;
-    }
     if len == 0 {
         return Ok(());
     }
@@ -94,9 +91,6 @@ fn copy(stream: &Arc<Stream>, to: (u64, End), from: (u64, End), len: usize, sync
 
 fn fill(stream: &Arc<Stream>, to: u64, value: u32, size: u8, count: usize, synchronous: bool) -> Result {
     let runtime = runtime()?;
-    if synchronous {
-        runtime.captures.forbid()?;
-    }
     let len = (count as u64)
         .checked_mul(u64::from(size))
         .ok_or(error::INVALID_VALUE)?;

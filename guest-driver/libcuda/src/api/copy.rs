@@ -62,9 +62,18 @@ impl Job {
     /// Ends a copy of pinned memory: waits for it if the call promises that.
     pub(super) fn finish(&self) -> Result<(), Code> {
         if self.sync {
-            self.call.synchronize_stream(&self.stream)
+            self.call.finish_stream(&self.stream)
         } else {
             Ok(())
+        }
+    }
+
+    /// Waits for what was submitted before, to copy here.
+    pub(super) fn wait_before(&self) -> Result<(), Code> {
+        if self.sync {
+            self.call.finish_stream(&self.stream)
+        } else {
+            self.call.synchronize_stream(&self.stream)
         }
     }
 
@@ -277,7 +286,7 @@ impl Job {
                     return Err(result::INVALID_VALUE);
                 }
                 // Behind the stream's work, as every copy, and as every copy between memories of the host done when the call is.
-                self.call.synchronize_stream(&self.stream)?;
+                self.wait_before()?;
                 to.copy_from(from, len);
                 Ok(())
             }
@@ -295,8 +304,8 @@ pub(super) fn copy(
     let context = call.context()?;
     let sync = stream.is_none();
     let stream = call.stream(stream.unwrap_or(0), null)?;
-    if sync && call.session.captures.any() {
-        call.synchronize_stream(&stream)?;
+    if sync {
+        call.may_wait_for(&stream)?;
     }
     let foreign = stream.context != context.id;
     run(&Job {

@@ -56,7 +56,6 @@ pub(super) fn allocate_pinned(
 /// Frees pinned memory that starts there.
 pub(super) fn free_pinned(call: &Call, addr: u64) -> Result<(), Code> {
     let session = call.session;
-    refuse_in_capture(call)?;
     let memory = session.take_pinned(addr, |memory| !memory.registered);
     let memory = memory.ok_or(result::INVALID_VALUE)?;
     // Records that name it may still be in the rings, which the device's control queue does not follow.
@@ -166,6 +165,9 @@ cuda! {
         let found = call.session.find_pinned(pointer.addr(), 1);
         if found.is_some_and(|(_, memory)| memory.managed) {
             return Err(result::INVALID_VALUE);
+        }
+        if found.is_some() {
+            refuse_in_capture(&call)?;
         }
         free_pinned(&call, pointer.addr())
     }

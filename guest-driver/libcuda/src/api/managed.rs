@@ -1,5 +1,6 @@
 //! Managed memory: pinned memory, which host and device reach at the same address and at any time. Nothing moves, so
 //! CONCURRENT_MANAGED_ACCESS is 0, and what needs it is refused as the native library does; advice is only remembered.
+use super::capture::refuse_in_capture;
 use super::device::gpu;
 use super::host_memory::{allocate_pinned, free_pinned};
 use super::{cuda, cuda_pairs};
@@ -183,7 +184,7 @@ pub(super) fn free(call: &Call, addr: CUdeviceptr) -> Option<Result<(), Code>> {
     if start != addr || !memory.managed {
         return None;
     }
-    let freed = free_pinned(call, addr);
+    let freed = refuse_in_capture(call).and_then(|()| free_pinned(call, addr));
     if freed.is_ok() {
         lock(&session.advice).change(addr..addr + memory.len, |advice| *advice = Advice::default());
     }
@@ -198,6 +199,7 @@ cuda! {
         if bytes == 0 || !matches!(flags, ATTACH_GLOBAL | ATTACH_HOST) {
             return Err(result::INVALID_VALUE);
         }
+        refuse_in_capture(&call)?;
         pointer.set(allocate_pinned(&call, context, bytes, 0, true)?)
     }
 

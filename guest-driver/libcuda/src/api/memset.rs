@@ -23,8 +23,8 @@ fn fill<C: Wire>(
     let context = call.context()?;
     let sync = stream.is_none();
     let stream = call.stream(stream.unwrap_or(0), null)?;
-    if sync && call.session.captures.any() {
-        call.synchronize_stream(&stream)?;
+    if sync {
+        call.may_wait_for(&stream)?;
     }
     if len == Some(0) {
         return Ok(());
@@ -45,7 +45,7 @@ fn fill<C: Wire>(
     }
     stream.did_submit();
     if sync && call.session.is_reached_host(to) {
-        call.synchronize_stream(&stream)?;
+        call.finish_stream(&stream)?;
     }
     Ok(())
 }

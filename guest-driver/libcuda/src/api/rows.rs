@@ -296,7 +296,7 @@ pub(super) fn rows(job: &Job, raw: &Memcpy3D) -> Result<(), Code> {
             };
             let (from, to) = (linear(from), linear(to));
             refuse_capture(&job.stream)?;
-            job.call.synchronize_stream(&job.stream)?;
+            job.wait_before()?;
             pack(size, |y, z, _, len| {
                 to.at([0, y, z]).copy_from(from.at([0, y, z]), len);
             });
