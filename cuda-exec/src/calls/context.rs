@@ -99,8 +99,22 @@ impl Handle for cuCtxSynchronize::Call {
         _: &[u8],
         _: &mut Vec<u8>,
     ) -> Result<cuCtxSynchronize::Out, Failure> {
-        let _context = ring.context()?;
-        ring.session.cuda.ctx_synchronize()?;
+        let (session, context) = (ring.session, ring.context()?);
+        session.refuse_in_capture()?;
+        if session.captures() {
+            // Refused whatever the mode, if a stream of it captures; that capture ends, and nobody uses its graph meanwhile.
+            let nodes = session.graphs.lock();
+            let streams = session.objects.streams.all();
+            let mut own = streams
+                .iter()
+                .filter(|stream| Arc::ptr_eq(&stream.context, &context));
+            if own.any(|stream| captures(session, stream).unwrap_or(false)) {
+                session.cuda.ctx_synchronize()?;
+                return Ok(cuCtxSynchronize::Out {});
+            }
+            drop(nodes);
+        }
+        session.cuda.ctx_synchronize()?;
         Ok(cuCtxSynchronize::Out {})
     }
 }

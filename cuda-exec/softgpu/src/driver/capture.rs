@@ -79,6 +79,9 @@ pub struct Captures {
 impl Session {
     pub fn invalidate(&self) {
         self.invalid.store(true, Ordering::Release);
+        if !self.given {
+            self.graph.lose();
+        }
     }
 
     fn is_valid(&self) -> bool {

@@ -159,15 +159,32 @@ pub struct Graph {
     pub handle: CUgraph,
     /// It is the graph of a node of another one.
     is_part: AtomicBool,
+    /// The capture that made it has become invalid.
+    lost: AtomicBool,
     nodes: Mutex<Nodes>,
 }
 
 impl Graph {
+    /// The capture that made it has become invalid.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// The graph of a capture may go when that becomes invalid, before the program has ended it: whoever adds to it then would touch
+    /// freed memory in NVIDIA's library.
+    pub fn must_be_there(&self) {
+        if self.lost.load(Ordering::Acquire) {
+            eprintln!("softgpu: a node is added to the graph of a capture that is invalid");
+            std::process::abort();
+        }
+    }
+
     /// An empty one. It has a handle as long as it is in the table.
     pub fn new(is_part: bool) -> Arc<Graph> {
         Arc::new(Graph {
             handle: new_handle(),
             is_part: AtomicBool::new(is_part),
+            lost: AtomicBool::new(false),
             nodes: Mutex::default(),
         })
     }

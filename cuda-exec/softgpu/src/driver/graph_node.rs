@@ -154,6 +154,7 @@ struct Behind(In<CUgraphNode>, In<EdgeData>, usize);
 fn add(out: Out<CUgraphNode>, graph: CUgraph, behind: Behind, op: impl FnOnce() -> Result<Op>) -> Result {
     let runtime = runtime()?;
     let graph = runtime.graphs.named(graph)?;
+    graph.must_be_there();
     let behind = after(behind.0, behind.1, behind.2)?;
     if out.0.is_null() {
         return Err(error::INVALID_VALUE);
