@@ -27,12 +27,12 @@ static void beside_another(CUstream stream, volatile uint32_t *word, size_t byte
     CHECK(cuCtxCreate_v2(&other, 0, device));
     CUstream others = waiting(&others_word);
     CUdeviceptr small = device_alloc(4096), p, again;
-    wait_on(others, others_word);
-    CHECK(cuMemFreeAsync(small, others));
     CHECK(cuCtxSetCurrent(context));
     p = device_alloc(bytes);
     wait_on(stream, word);
     CHECK(cuMemFreeAsync(p, stream));
+    wait_on(others, others_word);
+    CHECK(cuMemFreeAsync(small, others));
     *word = 1;
     CHECK(cuStreamSynchronize(stream));
     again = device_alloc(bytes);
