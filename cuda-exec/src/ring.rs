@@ -323,7 +323,7 @@ impl Consumer {
         let session = self.session;
         match session.suspension.try_awake() {
             Some(_awake) => {
-                session.survive(session.relaxed(|| stream.mark()));
+                session.survive(stream.mark());
                 drop(stream);
             }
             // Nothing is in flight, and a last user may not destroy the stream now.
@@ -591,7 +591,7 @@ impl Consumer {
         stream.context.make_current()?;
         let room = self.make_room(stream)?;
         if stream.track().wants_mark_before(work) {
-            self.session.relaxed(|| stream.mark())?;
+            stream.mark()?;
         }
         // The proof waits for all work there is; behind a wait for a value that might never end.
         let proves_first = work == Work::Value && !self.session.preempt.is_proved();

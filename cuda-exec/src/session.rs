@@ -270,11 +270,9 @@ impl Session {
         self.survive(self.cuda.exchange_capture_mode(cuda::CAPTURE_RELAXED).map(drop));
     }
 
-    /// Calls of our own in a thread that has the guest's capture mode.
+    /// Calls of our own in a thread that has the guest's capture mode. Also where nothing is captured yet: a capture that begins
+    /// meanwhile is not to be disturbed.
     pub fn relaxed<R>(&self, f: impl FnOnce() -> R) -> R {
-        if !self.captures() {
-            return f();
-        }
         let mode = self.cuda.exchange_capture_mode(cuda::CAPTURE_RELAXED);
         let r = f();
         self.survive(

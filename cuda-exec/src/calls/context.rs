@@ -1,8 +1,9 @@
 //! Contexts and the threads' capture modes.
 use super::BAD_HANDLE;
 use crate::cuda;
+use crate::cuda::graph::CAPTURE_ACTIVE;
 use crate::dispatch::{Handle, handlers_of};
-use crate::handles::Context;
+use crate::handles::{Context, Stream};
 use crate::recording::captures;
 use crate::ring::{Consumer, Failure};
 use crate::session::Session;
@@ -102,13 +103,18 @@ impl Handle for cuCtxSynchronize::Call {
         let (session, context) = (ring.session, ring.context()?);
         session.refuse_in_capture()?;
         if session.captures() {
-            // Refused whatever the mode, if a stream of it captures; that capture ends, and nobody uses its graph meanwhile.
+            // Refused whatever the mode, if a stream of it captures; that capture ends, and nobody uses its graph meanwhile. A last
+            // user of a stream destroys it, which is not to be waited for under the lock.
+            let mut streams;
             let nodes = session.graphs.lock();
-            let streams = session.objects.streams.all();
-            let mut own = streams
+            streams = session.objects.streams.all();
+            streams.extend(context.default_streams());
+            let status = |stream: &Arc<Stream>| session.cuda.stream_capture_status(stream.raw()?);
+            let captures = streams
                 .iter()
-                .filter(|stream| Arc::ptr_eq(&stream.context, &context));
-            if own.any(|stream| captures(session, stream).unwrap_or(false)) {
+                .filter(|stream| Arc::ptr_eq(&stream.context, &context))
+                .any(|stream| status(stream) == Ok(CAPTURE_ACTIVE));
+            if captures {
                 session.cuda.ctx_synchronize()?;
                 return Ok(cuCtxSynchronize::Out {});
             }

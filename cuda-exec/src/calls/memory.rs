@@ -90,8 +90,7 @@ impl Handle for cuMemFree::Call {
         let session = ring.session;
         let pointer = arguments.pointer;
         let device = session.memory.remove_allocation(pointer);
-        // A capture may have begun meanwhile.
-        session.relaxed(|| give_back(session, pointer, device.ok_or(result::INVALID_VALUE)?))?;
+        give_back(session, pointer, device.ok_or(result::INVALID_VALUE)?)?;
         Ok(cuMemFree::Out {})
     }
 }

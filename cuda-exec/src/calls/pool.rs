@@ -629,7 +629,9 @@ handlers_of! {
         let allocate = || {
             let mut pointer = 0;
             ring.submit(&stream, Work::Other, |raw, to| {
-                pointer = memories.alloc_from_pool(bytes, pool.raw, raw)?;
+                let alloc = || memories.alloc_from_pool(bytes, pool.raw, raw);
+                // A capture that began since it was not refused is not disturbed.
+                pointer = if to.is_graph() { alloc() } else { session.relaxed(alloc) }?;
                 is_graphs.set(to.is_graph());
                 to.keep(&pool);
                 if let To::Graph(recorded) = to {
@@ -677,8 +679,9 @@ handlers_of! {
         }
         let device = session.memory.remove_allocation(arguments.pointer).ok_or(result::INVALID_VALUE)?;
         let free = |raw, to: &mut To<'_>| {
-            session.cuda.memories.free_async(arguments.pointer, raw)?;
-            session.shares.withdraw(arguments.pointer);
+            let free = || session.cuda.memories.free_async(arguments.pointer, raw);
+            // A capture that began since it was not refused is not disturbed.
+            if to.is_graph() { free() } else { session.relaxed(free) }?;
             match to {
                 To::Gpu => session.pooled.freed(arguments.pointer),
                 To::Graph(recorded) => recorded.frees.push(arguments.pointer),
@@ -690,6 +693,7 @@ handlers_of! {
             session.memory.add_device(arguments.pointer, device.len, device.context, device.owner);
             return Err(failure);
         }
+        session.shares.withdraw(arguments.pointer);
         match device.owner {
             Owner::Allocated(charge) => session.pooled.leaves(&stream, charge),
             owner => freed(session, owner),

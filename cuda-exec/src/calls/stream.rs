@@ -141,7 +141,7 @@ impl Handle for cuStreamSynchronize::Call {
             Err(code) => return Err(code.into()),
         }
         drop(nodes);
-        session.cuda.stream_synchronize(raw)?;
+        session.relaxed(|| session.cuda.stream_synchronize(raw))?;
         Ok(cuStreamSynchronize::Out {})
     }
 }
