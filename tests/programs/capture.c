@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // A stream's work captured into a graph, and the graph run many times.
 #include "common.h"
+#include "memory_abi.h"
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum { N = 4096, LAUNCHES = 10, REPLAYS = 20, ROUNDS = 200 };
 
@@ -39,14 +41,44 @@ static void *captures(void *unused) {
     return unused;
 }
 
+static atomic_int capturing_threads;
+
+// Makes, frees and waits meanwhile, of which much is forbidden beside a capture, and ends it.
+static void *disturbs(void *unused) {
+    CHECK(cuCtxSetCurrent(shared));
+    CUstream stream;
+    CUevent event;
+    CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CHECK(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+    while (atomic_load(&capturing_threads) != 0) {
+        CUdeviceptr p;
+        may(cuMemsetD8Async(source, 1, 4096, stream), "a fill");
+        may(cuEventRecord(event, stream), "an event");
+        if (may(cuMemAlloc_v2(&p, 4096), "memory"))
+            may(cuMemFree_v2(p), "freeing it");
+        if (may(cuMemAllocAsync(&p, 4096, stream), "a stream's memory"))
+            may(cuMemFreeAsync(p, stream), "freeing a stream's");
+        may(cuEventSynchronize(event), "an event's wait");
+        may(cuStreamSynchronize(stream), "a stream's wait");
+        may(cuMemcpyDtoH_v2(&p, source, sizeof p), "a synchronous copy");
+        may(cuCtxSynchronize(), "the context's wait");
+    }
+    return unused;
+}
+
 static void at_once(void) {
     CHECK(cuCtxGetCurrent(&shared));
     source = device_alloc(4096);
-    pthread_t threads[2];
+    pthread_t threads[2], other;
+    atomic_store(&capturing_threads, 2);
     for (int i = 0; i < 2; i++)
         EXPECT(pthread_create(&threads[i], NULL, captures, NULL) == 0, "no thread");
-    for (int i = 0; i < 2; i++)
+    EXPECT(pthread_create(&other, NULL, disturbs, NULL) == 0, "no thread");
+    for (int i = 0; i < 2; i++) {
         pthread_join(threads[i], NULL);
+        atomic_fetch_sub(&capturing_threads, 1);
+    }
+    pthread_join(other, NULL);
 }
 
 int main(void) {
