@@ -282,16 +282,26 @@ impl Session {
         r
     }
 
+    /// A question of the guest's that libcuda may refuse beside a capture, which ends that: its graph goes with it, and another ring
+    /// may be adding to it otherwise.
+    pub fn ask_beside_captures<R>(&self, question: impl FnOnce() -> R) -> R {
+        if !self.captures() {
+            return self.relaxed(question);
+        }
+        let _nodes = self.graphs.lock();
+        question()
+    }
+
     /// Refuses, as libcuda does, what would disturb the guest's captures, and ends them.
     pub fn refuse_in_capture(&self) -> Result<(), Code> {
         if !self.captures() {
             return Ok(());
         }
-        // A capture that ends takes its graph with it, which another ring may be adding to.
-        let _nodes = self.graphs.lock();
-        // Of the calls that are refused then this one changes nothing: a pool keeps all that it has.
-        let memories = &self.cuda.memories;
-        memories.pool_trim(memories.default_pool(self.cuda.device(0)?)?, usize::MAX)
+        self.ask_beside_captures(|| {
+            // Of the calls that are refused then this one changes nothing: a pool keeps all that it has.
+            let memories = &self.cuda.memories;
+            memories.pool_trim(memories.default_pool(self.cuda.device(0)?)?, usize::MAX)
+        })
     }
 
     fn home(&self) -> MutexGuard<'_, Home> {

@@ -111,9 +111,8 @@ impl Handle for cuEventQuery::Call {
             .events
             .get(arguments.event)
             .ok_or(BAD_HANDLE)?;
-        // Refused, it ends captures, whose graphs nobody uses meanwhile; so do the calls like this.
-        let _nodes = ring.session.graphs.lock();
-        match ring.session.cuda.event_query(event.raw?)? {
+        let (session, raw) = (ring.session, event.raw?);
+        match session.ask_beside_captures(|| session.cuda.event_query(raw))? {
             true => Ok(cuEventQuery::Out {}),
             false => Err(result::NOT_READY.into()),
         }
@@ -134,10 +133,8 @@ impl Handle for cuEventSynchronize::Call {
             .get(arguments.event)
             .ok_or(BAD_HANDLE)?;
         let (session, raw) = (ring.session, event.raw?);
-        let nodes = session.graphs.lock();
         // Refused as the wait is.
-        session.cuda.event_query(raw)?;
-        drop(nodes);
+        session.ask_beside_captures(|| session.cuda.event_query(raw))?;
         session.relaxed(|| session.cuda.event_synchronize(raw))?;
         Ok(cuEventSynchronize::Out {})
     }

@@ -118,9 +118,8 @@ impl Handle for cuStreamQuery::Call {
         _: &mut Vec<u8>,
     ) -> Result<cuStreamQuery::Out, Failure> {
         let stream = answered(ring.stream(cuStreamQuery::OP, arguments.stream))?;
-        // Refused, it ends captures, whose graphs nobody uses meanwhile; so does the wait.
-        let _nodes = ring.session.graphs.lock();
-        ring.session.cuda.stream_query(stream.raw()?)?;
+        let (session, raw) = (ring.session, stream.raw()?);
+        session.ask_beside_captures(|| session.cuda.stream_query(raw))?;
         Ok(cuStreamQuery::Out {})
     }
 }
@@ -134,13 +133,11 @@ impl Handle for cuStreamSynchronize::Call {
     ) -> Result<cuStreamSynchronize::Out, Failure> {
         let stream = answered(ring.stream(cuStreamSynchronize::OP, arguments.stream))?;
         let (session, raw) = (ring.session, stream.raw()?);
-        let nodes = session.graphs.lock();
         // Refused as the wait is.
-        match session.cuda.stream_query(raw) {
+        match session.ask_beside_captures(|| session.cuda.stream_query(raw)) {
             Ok(()) | Err(result::NOT_READY) => {}
             Err(code) => return Err(code.into()),
         }
-        drop(nodes);
         session.relaxed(|| session.cuda.stream_synchronize(raw))?;
         Ok(cuStreamSynchronize::Out {})
     }
