@@ -259,7 +259,7 @@ static void has_done(void) {
     CUevent event, outside;
     CUgraph graph;
     CUgraphExec exec;
-    uint32_t by = 1, count = 64, *host, ordinary[64] = {0};
+    uint32_t by = 1, count = 64, *host, ordinary[64] = {0}, more[64] = {0};
     NEED(cuMemAlloc_v2(&memory, sizeof ordinary));
     NEED(cuMemsetD32_v2(memory, 0, count));
     NEED(cuMemAlloc_v2(&word, sizeof *host));
@@ -279,6 +279,9 @@ static void has_done(void) {
     IN_A_CAPTURE(cuMemcpyDtoHAsync_v2(host, memory, sizeof ordinary, other));
     IN_A_CAPTURE(cuMemcpyHtoDAsync_v2(memory, ordinary, sizeof ordinary, other));
     IN_A_CAPTURE(cuMemcpyDtoHAsync_v2(ordinary, memory, sizeof ordinary, other));
+    IN_A_CAPTURE(cuMemcpyAsync((CUdeviceptr)(uintptr_t)more, (CUdeviceptr)(uintptr_t)ordinary, sizeof ordinary, other));
+    IN_A_CAPTURE(cuMemcpyAsync((CUdeviceptr)(uintptr_t)host, (CUdeviceptr)(uintptr_t)ordinary, sizeof ordinary, other));
+    IN_A_CAPTURE(cuMemcpy((CUdeviceptr)(uintptr_t)more, (CUdeviceptr)(uintptr_t)ordinary, sizeof ordinary));
     IN_A_CAPTURE(cuMemcpyHtoD_v2(memory, ordinary, sizeof ordinary));
     IN_A_CAPTURE(cuMemcpyDtoH_v2(ordinary, memory, sizeof ordinary));
     IN_A_CAPTURE(cuMemcpyDtoD_v2(memory, memory + 128, 128));

@@ -23,7 +23,7 @@ fn keep_order(job: &Job, order: u32, from: u64, len: u64) -> Result<(), Code> {
     }
     let at_once = !session.is_device(from) && session.find_pinned(from, len).is_none();
     if order == IN_STREAM_ORDER && at_once {
-        job.call.synchronize_stream(&job.stream)?;
+        job.wait_before()?;
     }
     Ok(())
 }

@@ -70,11 +70,8 @@ impl Job {
 
     /// Waits for what was submitted before, to copy here.
     pub(super) fn wait_before(&self) -> Result<(), Code> {
-        if self.sync {
-            self.call.finish_stream(&self.stream)
-        } else {
-            self.call.synchronize_stream(&self.stream)
-        }
+        self.call.may_wait_for(&self.stream)?;
+        self.call.finish_stream(&self.stream)
     }
 
     /// Ends a copy that is not waited for unless the host may look at once at what it wrote.
