@@ -201,6 +201,23 @@ impl Context {
         Ok(())
     }
 
+    /// Makes something of its GPU's memory; it is current, and stays so.
+    pub fn make(
+        &self,
+        make: impl FnMut() -> Result<Raw, Code>,
+        undo: impl Fn(Raw) -> Result<(), Code>,
+    ) -> Result<(Raw, Charge), Code> {
+        let session = self.session;
+        session.pooled.let_go_now(session, Some(self))?;
+        session.limits.make(
+            self.gpu,
+            || session.free_memory(),
+            || session.ask_for_account(),
+            make,
+            |raw| session.survive(session.relaxed(|| undo(raw))),
+        )
+    }
+
     /// Changes the length of a buffer on the device with `change`: from `before` to `after` bytes, which must fit under the quota.
     pub fn resize_buffer(
         &self,

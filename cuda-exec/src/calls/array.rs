@@ -80,24 +80,6 @@ fn wanted(blob: &[u8]) -> Result<Array3DDescriptor, Code> {
     })
 }
 
-/// Makes something of the context's GPU's memory.
-fn make(
-    ring: &Consumer,
-    context: &Context,
-    make: impl FnMut() -> Result<Raw, Code>,
-    undo: impl Fn(Raw) -> Result<(), Code>,
-) -> Result<(Raw, Charge), Code> {
-    let session = ring.session;
-    session.pooled.let_go_now(session, Some(context))?;
-    session.limits.make(
-        context.gpu,
-        || session.free_memory(),
-        || session.ask_for_account(),
-        make,
-        |raw| session.survive(session.relaxed(|| undo(raw))),
-    )
-}
-
 /// Has libcuda fill in an answer.
 fn tell<T: Default + IntoBytes + zerocopy::Immutable>(
     reply: &mut Vec<u8>,
@@ -126,7 +108,7 @@ handlers_of! {
             // SAFETY: a descriptor, and a place for the result, that outlive the call.
             unsafe { cuda.create(&mut raw, &wanted) }.map(|()| raw)
         };
-        let (raw, charge) = make(ring, &context, create, |raw| cuda.destroy(raw))?;
+        let (raw, charge) = context.make(create, |raw| cuda.destroy(raw))?;
         let array = Array { context, raw, hold: Hold::Own(charge) };
         arrays.insert(a.array, array).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
@@ -191,7 +173,7 @@ handlers_of! {
             // SAFETY: a descriptor, and a place for the result, that outlive the call.
             unsafe { cuda.mipmapped_create(&mut raw, &wanted, a.levels) }.map(|()| raw)
         };
-        let (raw, charge) = make(ring, &context, create, |raw| cuda.mipmapped_destroy(raw))?;
+        let (raw, charge) = context.make(create, |raw| cuda.mipmapped_destroy(raw))?;
         arrays.insert(a.mipmapped, Mipmapped { context, raw, charge }).map_err(|_| BAD_HANDLE)?;
         Ok(Out {})
     }

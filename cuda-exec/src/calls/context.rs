@@ -105,16 +105,11 @@ impl Handle for cuCtxSynchronize::Call {
         if session.captures() {
             // Refused whatever the mode, if a stream of it captures; that capture ends, and nobody uses its graph meanwhile. A last
             // user of a stream destroys it, which is not to be waited for under the lock.
-            let mut streams;
+            let streams;
             let nodes = session.graphs.lock();
-            streams = session.objects.streams.all();
-            streams.extend(context.default_streams());
+            streams = streams_of(session, &context);
             let status = |stream: &Arc<Stream>| session.cuda.stream_capture_status(stream.raw()?);
-            let captures = streams
-                .iter()
-                .filter(|stream| Arc::ptr_eq(&stream.context, &context))
-                .any(|stream| status(stream) == Ok(CAPTURE_ACTIVE));
-            if captures {
+            if streams.iter().any(|stream| status(stream) == Ok(CAPTURE_ACTIVE)) {
                 session.cuda.ctx_synchronize()?;
                 return Ok(cuCtxSynchronize::Out {});
             }
@@ -146,6 +141,14 @@ impl Handle for cuThreadExchangeStreamCaptureMode::Call {
 /// CU_LIMIT_PRINTF_FIFO_SIZE and CU_LIMIT_MALLOC_HEAP_SIZE: memory of the device that goes with the context.
 const LIMITS_IN_MEMORY: std::ops::RangeInclusive<i32> = 1..=2;
 
+/// A context's streams that libcuda has.
+fn streams_of(session: &Session, context: &Arc<Context>) -> Vec<Arc<Stream>> {
+    let mut streams = session.objects.streams.all();
+    streams.retain(|stream| Arc::ptr_eq(&stream.context, context) && stream.raw().is_ok());
+    streams.extend(context.default_streams());
+    streams
+}
+
 /// Has all that comes in a context wait, with `wait`. Each of its streams is at a wait from then on, so that nothing that comes counts as
 /// running before it does. (A stream that is created while the wait goes on is not known to wait.)
 fn wait_in(
@@ -156,9 +159,7 @@ fn wait_in(
     // Captures of the context's streams become invalid by it.
     let _alone = session.changes_captures();
     let _graphs = session.graphs.lock();
-    let mut streams = session.objects.streams.all();
-    streams.retain(|stream| Arc::ptr_eq(&stream.context, context) && stream.raw().is_ok());
-    streams.extend(context.default_streams());
+    let streams = streams_of(session, context);
     session.relaxed(|| {
         for stream in &streams {
             if !captures(session, stream)? {

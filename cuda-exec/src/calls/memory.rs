@@ -88,9 +88,8 @@ impl Handle for cuMemFree::Call {
     ) -> Result<cuMemFree::Out, Failure> {
         let _context = ring.context()?;
         let session = ring.session;
-        let pointer = arguments.pointer;
-        let device = session.memory.remove_allocation(pointer);
-        give_back(session, pointer, device.ok_or(result::INVALID_VALUE)?)?;
+        let device = session.memory.remove_allocation(arguments.pointer);
+        give_back(session, arguments.pointer, device.ok_or(result::INVALID_VALUE)?)?;
         Ok(cuMemFree::Out {})
     }
 }

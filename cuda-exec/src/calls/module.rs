@@ -78,13 +78,9 @@ fn load(
     let image = take_image(ring, image, bytes)?;
     session.output.look_at(session, &image);
     let context = ring.context()?;
-    session.pooled.let_go_now(session, Some(&context))?;
-    let (raw, charge) = session.limits.make(
-        context.gpu,
-        || session.free_memory(),
-        || session.ask_for_account(),
+    let (raw, charge) = context.make(
         || load(&session.cuda, &image),
-        |raw| session.survive(session.relaxed(|| session.cuda.module_unload(raw))),
+        |raw| session.cuda.module_unload(raw),
     )?;
     let loaded = Module {
         context,
