@@ -189,21 +189,20 @@ impl Turn {
         {
             let _nobody = self.close_gate();
             // A host function may have come back in between, with work behind it.
-            if computing()
-                || page
-                    .change(
-                        word,
-                        Word {
-                            state: State::None,
-                            ..word
-                        },
-                    )
-                    .is_err()
-            {
+            if computing() {
                 return;
             }
+            // Whoever sees the turn gone asks for it again, through this link: not before it is said to be given back.
+            let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+            let none = Word {
+                state: State::None,
+                ..word
+            };
+            if page.change(word, none).is_err() {
+                return;
+            }
+            link.send(&FromExec::Released, &[]);
         }
-        self.tell(&FromExec::Released);
         if self.wanting.load(SeqCst) > 0 {
             self.want(word.generation);
         }
