@@ -40,7 +40,7 @@ struct Link {
     socket: Option<OwnedFd>,
     /// Device and inode of the page's file.
     page: Option<(u64, u64)>,
-    /// The generation whose end was answered with `Want`.
+    /// The last generation whose end was answered with `Want`.
     asked: Option<u64>,
 }
 
@@ -133,10 +133,10 @@ impl Turn {
         page.sleep(seen, LOOK_AGAIN);
     }
 
-    /// Asks for the turn, once per time it was lost.
+    /// Asks for the turn, once per time it was lost: a thread that comes late may have seen the end of an earlier one.
     fn want(&self, generation: u64) {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if link.asked != Some(generation) && link.send(&FromExec::Want, &[]) {
+        if link.asked.is_none_or(|asked| asked < generation) && link.send(&FromExec::Want, &[]) {
             link.asked = Some(generation);
         }
     }
@@ -193,7 +193,7 @@ impl Turn {
                 return;
             }
             // Whoever sees the turn gone asks for it again, through this link: not before it is said to be given back.
-            let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+            let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
             let none = Word {
                 state: State::None,
                 ..word
