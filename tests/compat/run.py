@@ -25,7 +25,8 @@ SKIP = 77
 GO_ON = 75
 # What comes of a program that ran to be compared; a run without any says nothing.
 RAN = {"passed", "FAILED", "saved"}
-# How often a program runs natively again when only vgpu differed: two equal runs do not prove that all are.
+# How often a program runs natively again when only vgpu differed: two equal runs do not prove that all are, still less as the
+# second finds what the first compiled. Those that follow compile for themselves.
 MORE_NATIVE_RUNS = 2
 
 
@@ -198,7 +199,8 @@ def examine(program, base, options, native_environment, vgpu_environment):
             return outcome
     judge(outcome, natives, vgpu, program)
     while outcome.differences and not options.only_vgpu and len(natives) < 2 + MORE_NATIVE_RUNS:
-        more = execute(program, own / f"native{len(natives) + 1}", native_environment, options)
+        name = f"native{len(natives) + 1}"
+        more = execute(program, own / name, with_caches(native_environment, base / "caches" / name), options)
         if more.status != natives[0].status:
             break
         natives.append(more)

@@ -81,6 +81,8 @@ class Runner(unittest.TestCase):
             "crash": 'if (atoi(getenv("VALUE")) == 2) abort();',
             "hang": 'if (atoi(getenv("VALUE")) == 2) sleep(60);',
             "random": 'printf("%d\\n", getpid());',
+            # Chooses something when it compiles.
+            "compiled": 'return system("mkdir -p $CUPY_CACHE_DIR && cd $CUPY_CACHE_DIR && { [ -f chosen ] || echo $$ > chosen; } && cat chosen");',
         }.items():
             source = f"#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\nint main(void) {{ {code} return 0; }}"
             (cls.base / "extra").mkdir(exist_ok=True)
@@ -113,7 +115,7 @@ class Runner(unittest.TestCase):
         done, verdicts = self.run_all(1)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual({verdict for verdict, _ in verdicts.values()}, {"passed"})
-        self.assertEqual(len(verdicts), 5)
+        self.assertEqual(len(verdicts), 6)
 
     def test_what_differs_fails(self):
         done, verdicts = self.run_all(2)
