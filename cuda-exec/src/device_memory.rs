@@ -132,6 +132,12 @@ impl DeviceTable {
         matches!(device.owner, Owner::Allocated(_)).then_some(start)
     }
 
+    /// Whether there is an allocation of a pool that was not freed.
+    pub fn has_of_pool(&self, pool: &Arc<Pool>) -> bool {
+        let mut owners = self.memory.values().map(|device| &device.owner);
+        owners.any(|owner| matches!(owner, Owner::Pool(of) if Arc::ptr_eq(of, pool)))
+    }
+
     /// The pool of an allocation that starts there, and its bytes.
     pub fn pooled(&self, addr: u64) -> Option<(u64, Arc<Pool>)> {
         let device = self.memory.get(&addr)?;

@@ -131,12 +131,13 @@ static void wrong_calls(void) {
     EXPECT(cuMemHostRegister_v2(own, 0, 0) == CUDA_ERROR_INVALID_VALUE, "no bytes");
     EXPECT(cuMemHostRegister_v2(own, SIZE_MAX, 0) == CUDA_ERROR_INVALID_VALUE, "all bytes");
     EXPECT(cuMemHostRegister_v2(own, 10, 16) == CUDA_ERROR_INVALID_VALUE, "an unknown flag");
-    EXPECT(cuMemHostRegister_v2(own, 4096, 4) == NOT_SUPPORTED, "another device's memory");
+    EXPECT(cuMemHostRegister_v2(own, 4096, 4) == CUDA_ERROR_INVALID_VALUE, "another device's memory");
     EXPECT(cuMemHostRegister_v2((void *)(uintptr_t)d, 64, 0) == CUDA_ERROR_INVALID_VALUE, "the device's memory");
     EXPECT(cuMemHostRegister_v2(pinned, 64, 0) == CUDA_ERROR_INVALID_VALUE, "pinned memory");
     EXPECT(cuMemHostUnregister(pinned) == CUDA_ERROR_INVALID_VALUE, "pinned memory was unregistered");
     EXPECT(cuMemHostUnregister(NULL) == CUDA_ERROR_INVALID_VALUE, "nothing was unregistered");
-    EXPECT(cuMemHostRegister_v2((void *)(uintptr_t)0xffff800000000000, 4096, 0) == CUDA_ERROR_INVALID_VALUE, "the kernel's");
+    EXPECT(cuMemHostRegister_v2((void *)(uintptr_t)0xffff800000000000, 4096, 0) == NOT_SUPPORTED, "the kernel's");
+    EXPECT(cuMemHostRegister_v2((void *)(uintptr_t)0x800000000000, 4096, 0) == CUDA_ERROR_INVALID_VALUE, "nobody's");
     munmap(own + 4096, 4096);
     EXPECT(cuMemHostRegister_v2(own, 8192, 0) == CUDA_ERROR_INVALID_VALUE, "what is not there");
     EXPECT(mprotect(own, 4096, PROT_READ) == 0, "mprotect");

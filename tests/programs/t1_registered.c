@@ -41,6 +41,16 @@ static void registering(void) {
     TELL(cuMemHostRegister_v2(own, 4096, 16));
     TELL(cuMemHostRegister_v2(own, 4096, 0xffffffff));
     TELL(cuMemHostRegister_v2(own, SIZE_MAX, 0));
+    for (unsigned flags = 4; flags < 16; flags += flags == 7 ? 5 : 1)
+        TELL(cuMemHostRegister_v2(own, 4096, flags));
+    // The kernel's, and what is nobody's.
+    TELL(cuMemHostRegister_v2((void *)0xffff800000000000, 4096, 0));
+    TELL(cuMemHostRegister_v2((void *)0xffff800000000000, 4096, 4));
+    TELL(cuMemHostRegister_v2((void *)0xfffffffffffff000, 4096, 0));
+    TELL(cuMemHostRegister_v2((void *)0xfffffffffffff000, 8192, 0));
+    TELL(cuMemHostRegister_v2(own, 0xffff800000000001 - of(own), 0));
+    TELL(cuMemHostRegister_v2((void *)0x800000000000, 4096, 0));
+    TELL(cuMemHostRegister_v2((void *)0x7ffffffff000, 1 << 20, 0));
     TELL(cuMemHostRegister_v2((void *)(uintptr_t)memory, 64, 0));
     TELL(cuMemHostRegister_v2(pinned, 64, 0));
     for (unsigned flags = 0; flags < 4; flags++) {

@@ -83,6 +83,15 @@ static void alone(void) {
     TELL(cuMemAddressFree(at, 2 * granule));
 }
 
+static CUmemPoolProps pool_props(void) {
+    CUmemPoolProps wanted = {
+        .allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+        .handleTypes = FILE_HANDLE,
+        .location = {CU_MEM_LOCATION_TYPE_DEVICE, device},
+    };
+    return wanted;
+}
+
 static void wrongly(void) {
     with_granule();
     CUmemGenericAllocationHandle ours, plain, got = 0;
@@ -112,6 +121,11 @@ static void wrongly(void) {
     TELL(cuMemPoolImportFromShareableHandle(&pool, as_handle(file), FILE_HANDLE, 0));
     TELL(cuMemPoolImportFromShareableHandle(&pool, as_handle(1000), FILE_HANDLE, 0));
     TELL(cuMemPoolImportFromShareableHandle(&pool, as_handle(pipes[0]), FILE_HANDLE, 0));
+    CUmemPoolProps wanted = pool_props();
+    NEED(cuMemPoolCreate(&pool, &wanted));
+    NEED(cuMemPoolExportToShareableHandle(&file, pool, FILE_HANDLE, 0));
+    TELL(cuMemImportFromShareableHandle(&got, as_handle(file), FILE_HANDLE));
+    TELL(cuMemPoolDestroy(pool));
     TELL(cuMemRelease(ours));
     TELL(cuMemRelease(plain));
     fclose(empty);
@@ -164,16 +178,8 @@ static void between(void) {
     end_other(other);
 }
 
-static CUmemPoolProps pool_props(void) {
-    CUmemPoolProps wanted = {
-        .allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
-        .handleTypes = FILE_HANDLE,
-        .location = {CU_MEM_LOCATION_TYPE_DEVICE, device},
-    };
-    return wanted;
-}
-
 static void pools_other(int socket) {
+    enum { EQUAL = 1 };
     with_kernels();
     CUmemoryPool pool;
     CUmemPoolPtrExportData data[2];
@@ -194,9 +200,20 @@ static void pools_other(int socket) {
     int flags = -1;
     CUmemLocation location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
     TELL_VALUE(cuMemPoolGetAccess(&flags, pool, &location), flags);
+    // It stays as long as memory of it is in use.
+    TELL(cuMemPoolDestroy(pool));
     TELL(cuMemFree_v2(a));
-    TELL(cuMemFreeAsync(b, NULL));
-    TELL(cuStreamSynchronize(NULL));
+    TELL(cuMemPoolDestroy(pool));
+    CUstream stream;
+    volatile unsigned *word;
+    NEED(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    NEED(cuMemHostAlloc((void **)&word, sizeof *word, 0));
+    *word = 0;
+    NEED(cuStreamWaitValue32_v2(stream, (CUdeviceptr)(uintptr_t)word, 1, EQUAL));
+    TELL(cuMemFreeAsync(b, stream));
+    TELL(cuMemPoolDestroy(pool));
+    *word = 1;
+    TELL(cuStreamSynchronize(stream));
     TELL(cuMemPoolDestroy(pool));
     go_on(socket);
 }

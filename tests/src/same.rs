@@ -129,8 +129,6 @@ const NVIDIA_OTHERWISE: &[&str] = &[
     "moving: cuGraphNodeGetType(add, &(unsigned){0})",
     // Sometimes success, sometimes the fault.
     "a_fault: cuCtxDestroy_v2(context)",
-    // It tells memory's descriptor from one of nothing here, and nowhere else.
-    "wrongly: cuMemPoolImportFromShareableHandle(&pool, as_handle(file), FILE_HANDLE, 0)",
     // It does not look at these.
     "granularity: cuMemGetAllocationGranularity(&bytes, &props, 0)",
     "wrong_2d: copy.srcY = SIZE_MAX / 512",

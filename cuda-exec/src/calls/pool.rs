@@ -556,11 +556,16 @@ handlers_of! {
         Ok(Out {})
     }
 
-    /// It goes with the last allocation of it.
+    /// It goes with the last allocation of it; one that was imported stays as long as it has any.
     cuMemPoolDestroy(ring, arguments) {
         let pools = &ring.session.objects.pools;
         let pool = pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
-        if pool.kind == Kind::Default {
+        let stays = match pool.kind {
+            Kind::Default => true,
+            Kind::Own | Kind::Shareable => false,
+            Kind::Imported(_) => ring.session.memory.view().device().has_of_pool(&pool),
+        };
+        if stays {
             return Err(result::INVALID_VALUE.into());
         }
         pools.remove(arguments.pool);

@@ -1,5 +1,5 @@
-//! What a program gets as the descriptor of memory that it exports: a file without a name that holds the host's token, and nothing
-//! else. It is passed on, inherited and closed as any descriptor. Whoever has it may import the memory, as natively.
+//! What a program gets as the descriptor of memory that it exports: a file without a name that holds the host's token and what that
+//! is of, and nothing else. It is passed on, inherited and closed as any descriptor. Whoever has it may import the memory, as natively.
 use std::fs::File;
 use std::io::Write;
 use std::mem::ManuallyDrop;
@@ -10,9 +10,18 @@ use vgpu_protocol::result::{self, Code};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 const MAGIC: [u8; 8] = *b"vgpufile";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Nobody changes it, whoever has it: what one process imports is what another one exported.
 const SEALS: libc::c_int = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+
+/// What a token is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Memory of `cuMemCreate`.
+    Memory = 1,
+    /// A pool.
+    Pool,
+}
 
 /// What is in it.
 #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
@@ -20,23 +29,23 @@ const SEALS: libc::c_int = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEA
 struct Content {
     magic: [u8; 8],
     version: u32,
-    reserved: u32,
+    what: u32,
     token: [u8; SHARE_LEN],
 }
 
 impl Content {
-    fn of(token: [u8; SHARE_LEN]) -> Self {
+    fn of(what: What, token: [u8; SHARE_LEN]) -> Self {
         Self {
             magic: MAGIC,
             version: VERSION,
-            reserved: 0,
+            what: what as u32,
             token,
         }
     }
 }
 
 /// Makes one for a token; the descriptor is the program's to close.
-pub fn make(token: &[u8]) -> Result<libc::c_int, Code> {
+pub fn make(what: What, token: &[u8]) -> Result<libc::c_int, Code> {
     let token = token.try_into().map_err(|_| result::UNKNOWN)?;
     let failed = |_| result::OPERATING_SYSTEM;
     // SAFETY: the name is a terminated string.
@@ -51,7 +60,8 @@ pub fn make(token: &[u8]) -> Result<libc::c_int, Code> {
     }
     // SAFETY: just made, and nobody else's.
     let mut file = unsafe { File::from_raw_fd(made) };
-    file.write_all(Content::of(token).as_bytes()).map_err(failed)?;
+    file.write_all(Content::of(what, token).as_bytes())
+        .map_err(failed)?;
     // SAFETY: a call on a descriptor of ours.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } != 0 {
         return Err(result::OPERATING_SYSTEM);
@@ -68,7 +78,9 @@ pub fn not_imported(code: Code) -> Code {
 }
 
 /// The token in the file of a descriptor that a program has passed in the place of a pointer. It stays the program's.
-pub fn token(descriptor: usize) -> Result<[u8; SHARE_LEN], Code> {
+///
+/// As natively, what is of the other kind is `NOT_SUPPORTED`, and all else `UNKNOWN`.
+pub fn token(what: What, descriptor: usize) -> Result<[u8; SHARE_LEN], Code> {
     let descriptor = libc::c_int::try_from(descriptor).map_err(|_| result::UNKNOWN)?;
     // SAFETY: it is never closed here; a number that is no descriptor is an error of the calls below.
     let file = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
@@ -81,10 +93,12 @@ pub fn token(descriptor: usize) -> Result<[u8; SHARE_LEN], Code> {
     let mut bytes = [0; size_of::<Content>()];
     file.read_exact_at(&mut bytes, 0).map_err(bad)?;
     let content = Content::read_from_bytes(&bytes).map_err(|_| result::UNKNOWN)?;
-    if content != Content::of(content.token) {
-        return Err(result::UNKNOWN);
+    let is_of = |what| content == Content::of(what, content.token);
+    match [What::Memory, What::Pool].into_iter().find(|&what| is_of(what)) {
+        Some(found) if found == what => Ok(content.token),
+        Some(_) => Err(result::NOT_SUPPORTED),
+        None => Err(result::UNKNOWN),
     }
-    Ok(content.token)
 }
 
 #[cfg(test)]
@@ -104,20 +118,27 @@ mod tests {
     #[test]
     fn a_token_is_read_again_and_nobody_changes_it() {
         // SAFETY: new, and nobody else's.
-        let mut file = unsafe { File::from_raw_fd(make(&TOKEN).unwrap()) };
+        let mut file = unsafe { File::from_raw_fd(make(What::Pool, &TOKEN).unwrap()) };
         for _ in 0..2 {
-            assert_eq!(token(file.as_raw_fd() as usize), Ok(TOKEN));
+            assert_eq!(token(What::Pool, file.as_raw_fd() as usize), Ok(TOKEN));
         }
+        assert_eq!(
+            token(What::Memory, file.as_raw_fd() as usize),
+            Err(result::NOT_SUPPORTED)
+        );
         let copy = file.try_clone().unwrap();
-        assert_eq!(token(copy.as_raw_fd() as usize), Ok(TOKEN));
+        assert_eq!(token(What::Pool, copy.as_raw_fd() as usize), Ok(TOKEN));
         assert!(file.write(&[1]).is_err() && file.write_at(&[1], 0).is_err() && file.set_len(0).is_err());
-        assert_eq!(token(file.as_raw_fd() as usize), Ok(TOKEN));
+        assert_eq!(token(What::Pool, file.as_raw_fd() as usize), Ok(TOKEN));
     }
 
     #[test]
     fn what_is_no_such_file_is_refused() {
-        let good = Content::of(TOKEN);
-        assert_eq!(token(file_of(good.as_bytes()).as_raw_fd() as usize), Ok(TOKEN));
+        let good = Content::of(What::Pool, TOKEN);
+        assert_eq!(
+            token(What::Pool, file_of(good.as_bytes()).as_raw_fd() as usize),
+            Ok(TOKEN)
+        );
         let mut bad = vec![
             Vec::new(),
             good.as_bytes()[..79].to_vec(),
@@ -130,13 +151,13 @@ mod tests {
         }
         for bytes in bad {
             let file = file_of(&bytes);
-            assert_eq!(token(file.as_raw_fd() as usize), Err(result::UNKNOWN));
+            assert_eq!(token(What::Pool, file.as_raw_fd() as usize), Err(result::UNKNOWN));
         }
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let device = File::open("/dev/zero").unwrap();
         for other in [socket.as_raw_fd(), device.as_raw_fd(), -1, 1 << 20] {
-            assert_eq!(token(other as u32 as usize), Err(result::UNKNOWN));
+            assert_eq!(token(What::Pool, other as u32 as usize), Err(result::UNKNOWN));
         }
-        assert_eq!(token(usize::MAX), Err(result::UNKNOWN));
+        assert_eq!(token(What::Pool, usize::MAX), Err(result::UNKNOWN));
     }
 }

@@ -22,6 +22,10 @@ const GRAIN: u64 = 512;
 /// `CU_MEMHOSTREGISTER_PORTABLE` and `_READ_ONLY`
 const PORTABLE: u32 = 1;
 const READ_ONLY: u32 = 8;
+/// `CU_MEMHOSTREGISTER_IOMEMORY`
+const IO_MEMORY: u32 = 4;
+/// Where the kernel has its own.
+const KERNEL_START: u64 = 0xffff_8000_0000_0000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -525,8 +529,13 @@ impl Memory {
     }
 
     fn register(&self, context: &Context, start: u64, len: u64, flags: u32) -> Result {
-        if start == 0 || len == 0 || flags & !15 != 0 || start.checked_add(len).is_none() {
+        // Nothing is another device's memory.
+        if start == 0 || len == 0 || flags & !15 != 0 || flags & IO_MEMORY != 0 {
             return Err(error::INVALID_VALUE);
+        }
+        let last = start.checked_add(len - 1).ok_or(error::INVALID_VALUE)?;
+        if last >= KERNEL_START {
+            return Err(error::NOT_SUPPORTED);
         }
         if self.find(start).is_some_and(|range| range.kind == Kind::Pinned) {
             return Err(error::INVALID_VALUE);

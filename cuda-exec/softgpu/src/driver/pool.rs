@@ -354,7 +354,7 @@ api! { SYMBOLS;
         runtime.captures.forbid()?;
         let pools = &runtime.pools;
         let pool = pools.all.get(handle)?;
-        if pool.is_default {
+        if pool.is_default || (pool.is_imported() && pool.used.load(Ordering::Relaxed) > 0) {
             return Err(error::INVALID_VALUE);
         }
         pools.of_device(pool.ordinal, |of| {

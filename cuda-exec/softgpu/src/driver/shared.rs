@@ -65,8 +65,8 @@ pub fn export(file: &OwnedFd) -> Result<i32> {
     Ok(descriptor)
 }
 
-/// The file of a descriptor, which stays the caller's; an error if it is no such file, or of a device that this process does not
-/// see.
+/// The file of a descriptor, which stays the caller's; an error if it is no such file, of the other kind, or of a device that this
+/// process does not see.
 pub fn import(what: What, descriptor: usize) -> Result<Imported> {
     let descriptor = i32::try_from(descriptor).map_err(|_| error::UNKNOWN)?;
     // SAFETY: makes a descriptor, and changes none; one that is not open is an error.
@@ -83,12 +83,18 @@ pub fn import(what: What, descriptor: usize) -> Result<Imported> {
     if seals < 0 || seals & SEALS != SEALS {
         return Err(error::UNKNOWN);
     }
-    let is_of = |ordinal: &CUdevice| {
-        let name = name(what, *ordinal);
+    let is_of = |what, ordinal| {
+        let name = name(what, ordinal);
         name.is_ok_and(|name| link.as_os_str() == format!("/memfd:{name} (deleted)").as_str())
     };
-    let mut ordinals = 0..initialised()?.devices.len() as CUdevice;
-    let ordinal = ordinals.find(is_of).ok_or(error::UNKNOWN)?;
+    let ordinals = 0..initialised()?.devices.len() as CUdevice;
+    let mut all = ordinals.flat_map(|ordinal| [(What::Memory, ordinal), (What::Pool, ordinal)]);
+    let (found, ordinal) = all
+        .find(|&(what, ordinal)| is_of(what, ordinal))
+        .ok_or(error::UNKNOWN)?;
+    if found != what {
+        return Err(error::NOT_SUPPORTED);
+    }
     let len = status(&file)?.st_size as u64;
     Ok(Imported { file, len, ordinal })
 }

@@ -17,6 +17,8 @@ const DEVICEMAP: c_uint = 2;
 /// CU_MEMHOSTREGISTER_PORTABLE | DEVICEMAP | IOMEMORY | READ_ONLY.
 const REGISTER_FLAGS: c_uint = 15;
 const IOMEMORY: c_uint = 4;
+/// Where a guest's kernel has its own.
+const KERNEL_START: u64 = 0xffff_8000_0000_0000;
 
 fn allocate(place: Out<usize>, bytes: usize, flags: c_uint) -> Result<(), Code> {
     let call = Call::enter()?;
@@ -73,18 +75,18 @@ pub(super) fn free_pinned(call: &Call, addr: u64) -> Result<(), Code> {
 fn register(call: &Call, addr: u64, len: u64, flags: c_uint) -> Result<(), Code> {
     let session = call.session;
     let context = call.context()?.id;
-    let is_programs = |&end: &u64| addr != 0 && end > addr && end <= ADDRESS_END;
-    let end = addr
-        .checked_add(len)
-        .filter(is_programs)
-        .ok_or(result::INVALID_VALUE)?;
-    if flags & !REGISTER_FLAGS != 0 {
+    // Memory of another device, which a guest's may not be: NVIDIA's library finds none either.
+    if addr == 0 || len == 0 || flags & !REGISTER_FLAGS != 0 || flags & IOMEMORY != 0 {
         return Err(result::INVALID_VALUE);
     }
-    // Memory of another device, which a guest's may not be.
-    if flags & IOMEMORY != 0 {
+    let last = addr.checked_add(len - 1).ok_or(result::INVALID_VALUE)?;
+    if last >= KERNEL_START {
         return Err(result::NOT_SUPPORTED);
     }
+    if last >= ADDRESS_END {
+        return Err(result::INVALID_VALUE);
+    }
+    let end = last + 1;
     // What the library has allocated is not the program's to register.
     if session.touches_window(addr, end) {
         return Err(result::INVALID_VALUE);

@@ -11,7 +11,7 @@ use crate::device_memory::{DeviceMemory, Origin};
 use crate::handles::{Found, Table};
 use crate::lock;
 use crate::session::{Call, NullStream};
-use crate::shared_file;
+use crate::shared_file::{self, What};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_uint};
 use std::sync::{Mutex, MutexGuard};
@@ -375,7 +375,7 @@ cuda! {
         }
         let arguments = calls::cuMemPoolExportToShareableHandle::In { pool: found.id };
         let (_, token) = call.ask_with::<calls::cuMemPoolExportToShareableHandle::Call>(current(&call), arguments, &[])?;
-        place.set(shared_file::make(&token)?)
+        place.set(shared_file::make(What::Pool, &token)?)
     }
 
     fn cuMemPoolImportFromShareableHandle(place: Out<CUmemoryPool>, descriptor: usize, kind: c_uint, flags: u64) {
@@ -385,7 +385,7 @@ cuda! {
             return Err(result::INVALID_VALUE);
         }
         check_imported(kind)?;
-        let token = shared_file::token(descriptor)?;
+        let token = shared_file::token(What::Pool, descriptor)?;
         let pool = add(&call, |pool| {
             let arguments = calls::cuMemPoolImportFromShareableHandle::In { pool };
             let imported =

@@ -9,7 +9,7 @@ use crate::device_memory::{DeviceMemory, Origin};
 use crate::handles::{Entry, Table};
 use crate::lock;
 use crate::session::Call;
-use crate::shared_file;
+use crate::shared_file::{self, What};
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -214,7 +214,7 @@ cuda! {
         }
         let arguments = calls::cuMemExportToShareableHandle::In { allocation: entry.id };
         let (_, token) = call.ask_with::<calls::cuMemExportToShareableHandle::Call>(current(&call), arguments, &[])?;
-        place.set(shared_file::make(&token)?)
+        place.set(shared_file::make(What::Memory, &token)?)
     }
 
     fn cuMemImportFromShareableHandle(
@@ -223,7 +223,7 @@ cuda! {
         let call = Call::enter()?;
         place.check()?;
         check_imported(kind)?;
-        let token = shared_file::token(descriptor)?;
+        let token = shared_file::token(What::Memory, descriptor)?;
         let table = &call.session.virtual_memory.allocations;
         let id = table.reserve().ok_or(result::OUT_OF_MEMORY)?;
         let arguments = calls::cuMemImportFromShareableHandle::In { allocation: id };
