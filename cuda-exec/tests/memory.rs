@@ -264,12 +264,14 @@ fn a_pool_that_was_imported_counts_for_what_of_it_was() {
         .get::<cuMemFree::Call>(&mut one, free, &[], ShareKind::Withdraw)
         .unwrap();
     wait_until("what was freed given back", || used() == 4 * GRANULE);
-    two.get::<cuMemPoolDestroy::Call>(cuMemPoolDestroy::In { pool: 7 }, &[])
-        .unwrap();
+    let destroy = cuMemPoolDestroy::In { pool: 7 };
+    let early = two.get::<cuMemPoolDestroy::Call>(destroy, &[]);
+    assert_eq!(early.map(drop), Err(result::INVALID_VALUE));
     fill(&mut two, theirs, GRANULE).unwrap();
     assert_eq!(used(), 4 * GRANULE);
     let free = cuMemFree::In { pointer: theirs };
     two.get::<cuMemFree::Call>(free, &[]).unwrap();
+    two.get::<cuMemPoolDestroy::Call>(destroy, &[]).unwrap();
     wait_until("the pool gone", || used() == GRANULE);
 }
 

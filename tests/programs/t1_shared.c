@@ -214,7 +214,6 @@ static void pools_other(int socket) {
     TELL(cuMemPoolDestroy(pool));
     *word = 1;
     TELL(cuStreamSynchronize(stream));
-    TELL(cuMemPoolDestroy(pool));
     go_on(socket);
 }
 

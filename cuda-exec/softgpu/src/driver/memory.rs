@@ -529,15 +529,15 @@ impl Memory {
     }
 
     fn register(&self, context: &Context, start: u64, len: u64, flags: u32) -> Result {
-        // Nothing is another device's memory.
-        if start == 0 || len == 0 || flags & !15 != 0 || flags & IO_MEMORY != 0 {
+        if start == 0 || len == 0 || flags & !15 != 0 {
             return Err(error::INVALID_VALUE);
         }
         let last = start.checked_add(len - 1).ok_or(error::INVALID_VALUE)?;
         if last >= KERNEL_START {
             return Err(error::NOT_SUPPORTED);
         }
-        if self.find(start).is_some_and(|range| range.kind == Kind::Pinned) {
+        // Nothing is another device's memory.
+        if flags & IO_MEMORY != 0 || self.find(start).is_some_and(|range| range.kind == Kind::Pinned) {
             return Err(error::INVALID_VALUE);
         }
         if self.overlaps(start, len) && !self.in_window(start) {

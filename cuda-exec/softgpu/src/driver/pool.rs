@@ -354,7 +354,9 @@ api! { SYMBOLS;
         runtime.captures.forbid()?;
         let pools = &runtime.pools;
         let pool = pools.all.get(handle)?;
-        if pool.is_default || (pool.is_imported() && pool.used.load(Ordering::Relaxed) > 0) {
+        // Another process' pool stays as long as there is memory of it that was not freed.
+        let has_any = || runtime.memory.on_devices().iter().any(|range| range.origin == Origin::Pool(handle));
+        if pool.is_default || (pool.is_imported() && has_any()) {
             return Err(error::INVALID_VALUE);
         }
         pools.of_device(pool.ordinal, |of| {

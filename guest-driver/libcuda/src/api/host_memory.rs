@@ -75,15 +75,15 @@ pub(super) fn free_pinned(call: &Call, addr: u64) -> Result<(), Code> {
 fn register(call: &Call, addr: u64, len: u64, flags: c_uint) -> Result<(), Code> {
     let session = call.session;
     let context = call.context()?.id;
-    // Memory of another device, which a guest's may not be: NVIDIA's library finds none either.
-    if addr == 0 || len == 0 || flags & !REGISTER_FLAGS != 0 || flags & IOMEMORY != 0 {
+    if addr == 0 || len == 0 || flags & !REGISTER_FLAGS != 0 {
         return Err(result::INVALID_VALUE);
     }
     let last = addr.checked_add(len - 1).ok_or(result::INVALID_VALUE)?;
     if last >= KERNEL_START {
         return Err(result::NOT_SUPPORTED);
     }
-    if last >= ADDRESS_END {
+    // Nothing in a VM is another device's memory.
+    if last >= ADDRESS_END || flags & IOMEMORY != 0 {
         return Err(result::INVALID_VALUE);
     }
     let end = last + 1;

@@ -190,7 +190,7 @@ fn registered_memory_is_pinned_where_it_lies() {
         result::INVALID_VALUE
     );
     assert_eq!(cuMemHostRegister_v2(at(one), 10, 16), result::INVALID_VALUE);
-    assert_eq!(cuMemHostRegister_v2(at(one), 10, 4), result::NOT_SUPPORTED);
+    assert_eq!(cuMemHostRegister_v2(at(one), 10, 4), result::INVALID_VALUE);
     assert_eq!(
         cuMemHostRegister_v2(at(pointer as usize), 10, 0),
         result::INVALID_VALUE
