@@ -18,7 +18,7 @@ static int may(CUresult result, const char *what) {
 
 // Captures, over and over, while another thread does and makes it fail: each wait of one is forbidden while the other captures.
 // Whatever comes of a capture, its stream is good for the next; and the graph of one that fails, which goes with it, is not touched
-// (the software GPU ends a process that does, as NVIDIA's library may).
+// (the software GPU ends a process that does, as NVIDIA's library may). Natively that library does so by itself, in one run of five.
 static void *captures(void *unused) {
     CHECK(cuCtxSetCurrent(shared));
     CUstream stream;
@@ -116,7 +116,8 @@ int main(void) {
         EXPECT(got[i] == 3u * LAUNCHES * REPLAYS, "element %d is %u, should be %u", i, got[i], 3u * LAUNCHES * REPLAYS);
     CHECK(cuGraphExecDestroy(exec));
     CHECK(cuStreamDestroy_v2(stream));
-    at_once();
+    if (over_vgpu())
+        at_once();
     printf("capture: %d launches replayed %d times, right\n", LAUNCHES, REPLAYS);
     return 0;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kernels.h"
 
@@ -37,6 +38,9 @@ static inline double seconds(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
+
+// Whether the GPU is one of vgpu's; the few programs ask whose subject is what the machine's own library does otherwise.
+static inline int over_vgpu(void) { return getenv("VGPU_SOCKET") != NULL || access("/dev/vgpu", F_OK) == 0; }
 
 // What setup() leaves: the first device's context, current, and the module of kernels.h.
 static CUdevice device;

@@ -102,7 +102,7 @@ static void imports(CUmemoryPool pool, const CUmemPoolPtrExportData *data, CUdev
 
 // No session finds what a descriptor stands for, soon. Natively the descriptor keeps it there.
 static void is_gone(int file) {
-    if (getenv("VGPU_SOCKET") == NULL && access("/dev/vgpu", F_OK) != 0)
+    if (!over_vgpu())
         return;
     CUmemGenericAllocationHandle handle = 0;
     CUresult result = CUDA_SUCCESS;
