@@ -200,7 +200,7 @@ def examine(program, base, options, native_environment, vgpu_environment):
     judge(outcome, natives, vgpu, program)
     while outcome.differences and not options.only_vgpu and len(natives) < 2 + MORE_NATIVE_RUNS:
         name = f"native{len(natives) + 1}"
-        more = execute(program, own / name, with_caches(native_environment, base / "caches" / name), options)
+        more = execute(program, own / name, with_caches(native_environment, own / "caches" / name), options)
         if more.status != natives[0].status:
             break
         natives.append(more)
@@ -346,6 +346,7 @@ def main():
     if not chosen:
         sys.exit("no program has such a name")
     base.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(base / "caches", ignore_errors=True)
     native_environment = with_caches(with_settings(options.native_env), base / "caches/native")
     vgpu_environment = with_caches(with_settings(options.vgpu_env), base / "caches/vgpu")
     now = datetime.datetime.now(datetime.timezone.utc)
