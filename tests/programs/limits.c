@@ -110,7 +110,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "files")) {
         for (long count = 0; count < 48; count++) {
             CUresult result = start(few_files, count);
-            one_of(result, count, (CUresult[]){CUDA_SUCCESS, CUDA_ERROR_OPERATING_SYSTEM & 0xff, CUDA_ERROR_NO_DEVICE, -1});
+            one_of(result, count, (CUresult[]){CUDA_SUCCESS, CUDA_ERROR_OPERATING_SYSTEM & 0xff, -1});
             result == CUDA_SUCCESS ? works++ : fails++;
         }
     } else if (!strcmp(what, "addresses")) {

@@ -193,7 +193,11 @@ impl Link {
     pub fn connect(path: &Path, memory_len: u64) -> Result<Self, TransportError> {
         let no_device =
             |error: &dyn std::fmt::Display| TransportError::NoDevice(format!("{}: {error}", path.display()));
-        let socket = UnixStream::connect(path).map_err(|error| no_device(&error))?;
+        let socket = UnixStream::connect(path).map_err(|error| match error.raw_os_error() {
+            // It says nothing about the backend.
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => TransportError::Os(error),
+            _ => no_device(&error),
+        })?;
         let memory = Memory::new(memory_len, QUEUES_LEN)?;
         let mapping = Arc::new(Mapping::new(&memory)?);
         let shared = Arc::new(Shared {
