@@ -180,12 +180,16 @@ impl Session {
 
     /// What it has on the GPU is lost.
     pub fn lost(&self, code: Code, why: &str) -> ! {
-        log::error!(target: END, "{why} with CUDA error {code}; the session ends");
-        if code == cuda::ASSERT {
-            // libcuda says which assertion failed where it is waited for.
-            let _ = self.cuda.ctx_synchronize();
-        }
-        self.output.leave(self);
+        // Several threads may find it at once: none ends the process while another one leaves the text.
+        static LEFT: Once = Once::new();
+        LEFT.call_once(|| {
+            log::error!(target: END, "{why} with CUDA error {code}; the session ends");
+            if code == cuda::ASSERT {
+                // libcuda says which assertion failed where it is waited for.
+                let _ = self.cuda.ctx_synchronize();
+            }
+            self.output.leave(self);
+        });
         self.end(Exit::Fault, code)
     }
 

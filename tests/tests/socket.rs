@@ -332,12 +332,15 @@ fn kernels_print() {
         );
         let (between, order) = (text.find("not yet"), text.find("thread 5 of 1"));
         anyhow::ensure!(first.is_some() && last.is_some() && between < order, "{text}");
-        let failed = Host::new(&stack, 1).run("t0_print a_failed_assertion")?.text;
         let said = "file.cu:12: void check(int): block: [0,0,0], thread: [0,0,0] Assertion `x == 1` failed.";
-        anyhow::ensure!(
-            failed.contains(said) && failed.contains("cuCtxSynchronize() = ASSERT"),
-            "{failed}"
-        );
+        // Several threads of the executor find at once that the context is lost: the text is left by one, whole.
+        for time in 0..20 {
+            let failed = Host::new(&stack, 1).run("t0_print a_failed_assertion")?.text;
+            anyhow::ensure!(
+                failed.contains(said) && failed.contains("cuCtxSynchronize() = ASSERT"),
+                "time {time}: {failed}"
+            );
+        }
         Ok(())
     })();
     hold(&stack, result);
