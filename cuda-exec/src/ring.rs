@@ -1,6 +1,6 @@
 //! One ring's consumer: a thread that stands for one guest thread. It copies each record out once, checks the copy, runs
 //! it, and answers if it is asked to. The ring itself is written by the guest at any moment and decides nothing.
-use crate::calls::answered;
+use crate::calls::BAD_HANDLE;
 use crate::clock::now_ns;
 use crate::cuda::Raw;
 use crate::dispatch;
@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use vgpu_protocol::calls;
-use vgpu_protocol::limits::{RECORD_LEN_MAX, REPLY_LEN_MAX, RING_DATA_LEN, STREAMS_MAX, WORDS_MAX};
+use vgpu_protocol::limits::{
+    CONTEXTS_MAX, RECORD_LEN_MAX, REPLY_LEN_MAX, RING_DATA_LEN, STREAMS_MAX, WORDS_MAX,
+};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::{self, GpuInfo, HEADER_LEN, RecordHeader, RecordShape, RingError, op};
 use vgpu_protocol::words::handle;
@@ -448,19 +450,14 @@ impl Consumer {
         let (&[context], false, true) = (record.words, record.reply, record.blob.is_empty()) else {
             return Err(RingError::Arguments { op: record.op }.into());
         };
-        let id = u32::try_from(context).map_err(|_| RingError::Handle {
-            op: record.op,
-            handle: context,
-        })?;
+        let id = u32::try_from(context).ok().filter(|id| *id < CONTEXTS_MAX);
+        let id = id.ok_or(RingError::Arguments { op: record.op })?;
         self.context = match id {
             handle::CONTEXT_NONE => None,
             id => {
+                // One that was destroyed may be the thread's current one as natively; its calls fail.
                 let found = self.session.objects.contexts.get(id);
-                let context = found.ok_or(RingError::Handle {
-                    op: record.op,
-                    handle: context,
-                })?;
-                Some((id, Arc::downgrade(&context)))
+                Some((id, found.map_or(Weak::new(), |context| Arc::downgrade(&context))))
             }
         };
         Ok(())
@@ -479,7 +476,7 @@ impl Consumer {
             return Err(bad);
         }
         let _awake = self.session.suspension.awake(self.session, || self.stopping())?;
-        let stream = self.stream(record.op, stream)?;
+        let stream = self.stream(stream)?;
         self.write_fence(&stream, slot, sequence)
     }
 
@@ -513,11 +510,11 @@ impl Consumer {
                 Box::new(|| session.cuda.ctx_synchronize())
             }
             op::TEXT_OF_STREAM => {
-                let stream = answered(self.stream(record.op, which))?;
+                let stream = self.stream(which)?;
                 Box::new(move || session.cuda.stream_synchronize(stream.raw()?))
             }
             op::TEXT_OF_EVENT => {
-                let event = answered(self.event(record.op, u32::try_from(which).map_err(|_| bad)?))?;
+                let event = self.event(u32::try_from(which).map_err(|_| bad)?)?;
                 Box::new(move || session.cuda.event_synchronize(event.raw?))
             }
             _ => return Err(bad),
@@ -544,7 +541,7 @@ impl Consumer {
     }
 
     /// The stream that a word names.
-    pub fn stream(&self, op: u16, word: u64) -> Result<Arc<Stream>, Failure> {
+    pub fn stream(&self, word: u64) -> Result<Arc<Stream>, Failure> {
         match word {
             handle::STREAM_LEGACY => Ok(self.context()?.legacy()?),
             handle::STREAM_PER_THREAD => Ok(self.context()?.per_thread(self.index)?),
@@ -552,7 +549,7 @@ impl Consumer {
                 let stream = u32::try_from(word)
                     .ok()
                     .and_then(|id| self.session.objects.streams.get(id));
-                let stream = stream.ok_or(RingError::Handle { op, handle: word })?;
+                let stream = stream.ok_or(BAD_HANDLE)?;
                 stream.context.make_current()?;
                 Ok(stream)
             }
@@ -560,12 +557,8 @@ impl Consumer {
     }
 
     /// The event with that id.
-    pub fn event(&self, op: u16, id: u32) -> Result<Arc<Event>, Failure> {
-        let event = self.session.objects.events.get(id);
-        Ok(event.ok_or(RingError::Handle {
-            op,
-            handle: u64::from(id),
-        })?)
+    pub fn event(&self, id: u32) -> Result<Arc<Event>, Failure> {
+        self.session.objects.events.get(id).ok_or(BAD_HANDLE)
     }
 
     /// Has libcuda take one operation of a stream. What needs the compute engine waits for the turn; what a capture records

@@ -676,6 +676,45 @@ fn a_fault_ends_the_session_with_its_code() {
     assert_eq!(exec.end(), (Some(3), result::ILLEGAL_ADDRESS));
 }
 
+/// The guest's library has looked its program's handle up, and another thread of the program destroys what it names.
+#[test]
+fn what_is_gone_fails_and_the_session_goes_on() {
+    let mut exec = Exec::start();
+    exec.context();
+    let event = cuEventCreate::In { event: 1, flags: 0 };
+    let failed = |exec: &mut Exec| {
+        exec.get::<cuCtxSynchronize::Call>(cuCtxSynchronize::In {}, &[])
+            .unwrap();
+        exec.context_error(1)
+    };
+    exec.call::<cuLaunchKernel::Call>(launch(3, 1, STREAM_LEGACY), &[]);
+    assert_eq!(failed(&mut exec), result::INVALID_HANDLE);
+    exec.call::<cuEventRecord::Call>(
+        cuEventRecord::In {
+            event: 1,
+            stream: STREAM_LEGACY,
+            slot: 0,
+            sequence: 0,
+        },
+        &[],
+    );
+    assert_eq!(failed(&mut exec), result::INVALID_HANDLE);
+    // A fence of a stream that is gone never comes.
+    exec.put(0, op::FENCE, false, &[7, 0, 1], &[]);
+    assert_eq!(failed(&mut exec), result::INVALID_HANDLE);
+    exec.call::<cuEventCreate::Call>(event, &[]);
+    assert_eq!(failed(&mut exec), 0);
+    exec.call::<cuEventCreate::Call>(event, &[]);
+    assert_eq!(failed(&mut exec), result::INVALID_HANDLE);
+    // A context that is gone may be current; nothing can be done in it.
+    exec.put(0, op::SET_CONTEXT, false, &[5], &[]);
+    exec.call::<cuEventCreate::Call>(cuEventCreate::In { event: 2, flags: 0 }, &[]);
+    exec.put(0, op::SET_CONTEXT, false, &[1], &[]);
+    assert_eq!(failed(&mut exec), 0);
+    assert_eq!(exec.context_error(5), result::CONTEXT_IS_DESTROYED);
+    exec.fence(0, STREAM_LEGACY, 0, 1);
+}
+
 #[test]
 fn pointers_outside_the_guests_memory_are_refused() {
     let mut exec = ready();

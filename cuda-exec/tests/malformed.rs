@@ -6,7 +6,7 @@ use support::program::*;
 use support::*;
 use vgpu_protocol::area;
 use vgpu_protocol::calls::*;
-use vgpu_protocol::limits::RING_DATA_LEN;
+use vgpu_protocol::limits::{CONTEXTS_MAX, RING_DATA_LEN};
 use vgpu_protocol::result;
 use vgpu_protocol::ring::{self, RecordHeader, op};
 use vgpu_protocol::words::handle::STREAM_LEGACY;
@@ -67,19 +67,12 @@ fn a_call_with_other_arguments_than_its_row_says_ends_the_session() {
 }
 
 #[test]
-fn an_unknown_handle_in_a_call_that_is_not_answered_ends_the_session() {
-    ends_the_session(|exec| {
-        exec.put(0, op::SET_CONTEXT, false, &[5], &[]);
-    });
-    ends_the_session(|exec| {
-        exec.context();
-        exec.call::<cuLaunchKernel::Call>(launch(3, 1, STREAM_LEGACY), &[]);
-    });
-    ends_the_session(|exec| {
-        exec.context();
-        exec.call::<cuEventCreate::Call>(cuEventCreate::In { event: 1, flags: 0 }, &[]);
-        exec.call::<cuEventCreate::Call>(cuEventCreate::In { event: 1, flags: 0 }, &[]);
-    });
+fn a_context_that_cannot_be_ends_the_session() {
+    for context in [u64::from(CONTEXTS_MAX), 1 << 32 | 1] {
+        ends_the_session(|exec| {
+            exec.put(0, op::SET_CONTEXT, false, &[context], &[]);
+        });
+    }
 }
 
 #[test]

@@ -129,8 +129,6 @@ pub enum RingError {
     Op(u16),
     /// An operation has other arguments than its row in the table says.
     Arguments { op: u16 },
-    /// A handle that names nothing, in a call whose guest side must have checked it.
-    Handle { op: u16, handle: u64 },
 }
 
 impl std::fmt::Display for RingError {
@@ -157,7 +155,6 @@ impl std::fmt::Display for RingError {
             Self::Reserved => write!(f, "a reserved field or flag of a record is set"),
             Self::Op(op) => write!(f, "unknown operation {op:#06x}"),
             Self::Arguments { op } => write!(f, "wrong arguments for operation {op:#06x}"),
-            Self::Handle { op, handle } => write!(f, "unknown handle {handle:#x} in operation {op:#06x}"),
         }
     }
 }

@@ -23,6 +23,7 @@ pub const PROGRAMS: &[&str] = &[
     "capture",
     "hostfn",
     "threads 4",
+    "destroys 60",
     "many 60",
     "spin 50",
     "work 2000 5",

@@ -1,5 +1,5 @@
 //! What streams capture.
-use super::{BAD_HANDLE, answered};
+use super::BAD_HANDLE;
 use crate::cuda;
 use crate::cuda::graph::{CAPTURE_ACTIVE, Dependencies};
 use crate::dispatch::handlers_of;
@@ -7,7 +7,6 @@ use crate::handles::{Stream, report};
 use crate::ring::{Consumer, Failure};
 use crate::session::Session;
 use std::sync::Arc;
-use vgpu_protocol::calls;
 use vgpu_protocol::limits::REPLY_LEN_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::graph::{Dependency, GRAPH_NONE};
@@ -88,7 +87,7 @@ pub fn page<T>(all: &[T], first: u32) -> &[T] {
 handlers_of! {
     cuStreamBeginCapture(ring, arguments) {
         let mode = mode(arguments.mode)?;
-        let stream = answered(ring.stream(calls::cuStreamBeginCapture::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let _failed;
         let _alone = ring.session.changes_captures();
         let mut nodes = ring.session.graphs.lock();
@@ -101,7 +100,7 @@ handlers_of! {
     cuStreamBeginCaptureToGraph(ring, arguments, blob, _reply) {
         let session = ring.session;
         let mode = mode(arguments.mode)?;
-        let stream = answered(ring.stream(calls::cuStreamBeginCaptureToGraph::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let _failed;
         let _alone = session.changes_captures();
         let mut nodes = session.graphs.lock();
@@ -126,7 +125,7 @@ handlers_of! {
     cuStreamEndCapture(ring, arguments) {
         let session = ring.session;
         let id = arguments.graph;
-        let stream = answered(ring.stream(calls::cuStreamEndCapture::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let raw = stream.raw()?;
         let _failed;
         let _alone = session.changes_captures();
@@ -157,7 +156,7 @@ handlers_of! {
 
     cuStreamGetCaptureInfo(ring, arguments, _blob, reply) {
         let session = ring.session;
-        let stream = answered(ring.stream(calls::cuStreamGetCaptureInfo::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let raw = stream.raw()?;
         let mut nodes = session.graphs.lock();
         let info = session.cuda.graphs.capture_info(raw)?;
@@ -175,7 +174,7 @@ handlers_of! {
 
     cuStreamUpdateCaptureDependencies(ring, arguments, blob, _reply) {
         let session = ring.session;
-        let stream = answered(ring.stream(calls::cuStreamUpdateCaptureDependencies::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         if arguments.flags > UPDATE_FLAGS_MAX {
             return Err(result::INVALID_VALUE.into());
         }

@@ -1,5 +1,5 @@
 //! Events.
-use super::{BAD_HANDLE, unknown};
+use super::BAD_HANDLE;
 use crate::dispatch::{Handle, handlers_of};
 use crate::handles::Event;
 use crate::ring::{Consumer, Failure};
@@ -24,11 +24,7 @@ impl Handle for cuEventCreate::Call {
         let cuEventCreate::In { event, flags } = arguments;
         let session = ring.session;
         let context = ring.context()?;
-        session
-            .objects
-            .events
-            .check_new(event)
-            .map_err(|_| unknown(cuEventCreate::OP, event))?;
+        session.objects.events.check_new(event).map_err(|_| BAD_HANDLE)?;
         let raw = if flags & !FLAGS == 0 {
             session.cuda.event_create(flags)
         } else {
@@ -39,7 +35,7 @@ impl Handle for cuEventCreate::Call {
             .objects
             .events
             .insert(event, created)
-            .map_err(|_| unknown(cuEventCreate::OP, event))?;
+            .map_err(|_| BAD_HANDLE)?;
         raw?;
         Ok(cuEventCreate::Out {})
     }
@@ -54,7 +50,7 @@ impl Handle for cuEventDestroy::Call {
     ) -> Result<cuEventDestroy::Out, Failure> {
         let id = arguments.event;
         let event = ring.session.objects.events.remove(id);
-        event.ok_or_else(|| unknown(cuEventDestroy::OP, id))?;
+        event.ok_or(BAD_HANDLE)?;
         Ok(cuEventDestroy::Out {})
     }
 }
@@ -79,8 +75,8 @@ impl Handle for cuEventRecord::Call {
             }
             .into());
         }
-        let event = ring.event(cuEventRecord::OP, event)?;
-        let stream = ring.stream(cuEventRecord::OP, stream)?;
+        let event = ring.event(event)?;
+        let stream = ring.stream(stream)?;
         let event_raw = event.raw?;
         let fence = ring.fence_word(slot)?;
         let mut fenced = false;
@@ -164,7 +160,7 @@ handlers_of! {
     /// Only a capture takes other flags than none.
     cuEventRecordWithFlags(ring, arguments) {
         let event = ring.session.objects.events.get(arguments.event).ok_or(BAD_HANDLE)?;
-        let stream = super::answered(ring.stream(vgpu_protocol::calls::cuEventRecordWithFlags::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         if arguments.flags & !RECORD_EXTERNAL != 0 {
             return Err(result::INVALID_VALUE.into());
         }

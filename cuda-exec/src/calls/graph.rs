@@ -1,5 +1,5 @@
 //! Graphs, what is in them, and their execution.
-use super::{BAD_HANDLE, capture::page, unknown};
+use super::{BAD_HANDLE, capture::page};
 use crate::cuda::graph::InstantiateParams;
 use crate::cuda::node::UpdateInfo;
 use crate::dispatch::handlers_of;
@@ -8,7 +8,7 @@ use crate::recording::{Recorded, To};
 use crate::ring::{Consumer, Failure};
 use crate::window::Work;
 use std::sync::{Arc, PoisonError};
-use vgpu_protocol::calls::{Wire, cuGraphDestroy, cuGraphExecDestroy, cuGraphLaunch, cuGraphUpload};
+use vgpu_protocol::calls::{Wire, cuGraphLaunch, cuGraphUpload};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::graph::{Edge, NODE_NONE};
 use zerocopy::IntoBytes;
@@ -24,13 +24,8 @@ fn submit(
     (exec, stream): (u32, u64),
     submit: impl FnOnce(&GraphExec, crate::cuda::Raw, &mut To<'_>) -> Result<(), Code>,
 ) -> Result<(), Failure> {
-    let exec = ring
-        .session
-        .objects
-        .graph_execs
-        .get(exec)
-        .ok_or_else(|| unknown(call.op, exec))?;
-    let stream = ring.stream(call.op, stream)?;
+    let exec = ring.session.objects.graph_execs.get(exec).ok_or(BAD_HANDLE)?;
+    let stream = ring.stream(stream)?;
     ring.submit(&stream, Work::data(call.turn), |raw, to| {
         let _busy = exec.busy.lock().unwrap_or_else(PoisonError::into_inner);
         submit(&exec, raw, to)
@@ -121,7 +116,7 @@ handlers_of! {
         let _had;
         let mut nodes = session.graphs.lock();
         let graphs = &session.objects.graphs;
-        let graph = graphs.get(id).ok_or_else(|| unknown(cuGraphDestroy::OP, id))?;
+        let graph = graphs.get(id).ok_or(BAD_HANDLE)?;
         nodes.forget(session, &graph);
         graphs.remove(id);
         _had = graph.all_that_it_has();
@@ -132,7 +127,7 @@ handlers_of! {
     cuGraphExecDestroy(ring, arguments) {
         let id = arguments.exec;
         let exec = ring.session.objects.graph_execs.remove(id);
-        exec.ok_or_else(|| unknown(cuGraphExecDestroy::OP, id))?;
+        exec.ok_or(BAD_HANDLE)?;
         Ok(Out {})
     }
 

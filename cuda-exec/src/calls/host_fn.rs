@@ -90,7 +90,7 @@ impl Handle for cuLaunchHostFunc::Call {
     ) -> Result<cuLaunchHostFunc::Out, Failure> {
         let cuLaunchHostFunc::In { stream, cookie } = arguments;
         let session = ring.session;
-        let stream = ring.stream(cuLaunchHostFunc::OP, stream)?;
+        let stream = ring.stream(stream)?;
         ring.submit(&stream, Work::Other, |raw, to| {
             if to.is_graph() {
                 let user = std::ptr::without_provenance_mut(cookie as usize);

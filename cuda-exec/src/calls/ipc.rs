@@ -1,12 +1,11 @@
 //! Memory and events that processes of a VM share by their handles.
+use super::BAD_HANDLE;
 use super::shares::{NOTHING, What, bytes_of, token};
-use super::{BAD_HANDLE, unknown};
 use crate::cuda::IpcHandle;
 use crate::dispatch::handlers_of;
 use crate::handles::Event;
 use crate::ring::Failure;
 use crate::session::Session;
-use vgpu_protocol::calls::{cuIpcGetEventHandle, cuIpcOpenEventHandle};
 use vgpu_protocol::host::SHARE_LEN;
 use vgpu_protocol::result::{self, Code};
 
@@ -67,7 +66,7 @@ handlers_of! {
 
     cuIpcGetEventHandle(ring, arguments, _blob, reply) {
         let session = ring.session;
-        let event = ring.event(cuIpcGetEventHandle::OP, arguments.event).map_err(|_| BAD_HANDLE)?;
+        let event = ring.event(arguments.event)?;
         let mut handle = IpcHandle([0; SHARE_LEN]);
         // SAFETY: a place that outlives the call.
         unsafe { session.cuda.memories.ipc_get_event(&mut handle, event.raw?) }?;
@@ -79,13 +78,12 @@ handlers_of! {
         let session = ring.session;
         let context = ring.context()?;
         let events = &session.objects.events;
-        let taken = |_| unknown(cuIpcOpenEventHandle::OP, arguments.event);
         events.check_new(arguments.event).map_err(|_| BAD_HANDLE)?;
         let handle = session.shares.find(What::Event, token(blob)?)?.handle;
         let mut raw = 0;
         // SAFETY: a place that outlives the call.
         unsafe { session.cuda.memories.ipc_open_event(&mut raw, IpcHandle(handle)) }?;
-        events.insert(arguments.event, Event { context, raw: Ok(raw) }).map_err(taken)?;
+        events.insert(arguments.event, Event { context, raw: Ok(raw) }).map_err(|_| BAD_HANDLE)?;
         Ok::<Out, Failure>(Out {})
     }
 }

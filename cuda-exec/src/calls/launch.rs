@@ -1,5 +1,5 @@
 //! Launching kernels, and how many of them fit.
-use super::{BAD_HANDLE, unknown};
+use super::BAD_HANDLE;
 use crate::cuda::{Grid, LaunchConfig};
 use crate::dispatch::handlers_of;
 use crate::handles::{Event, Function};
@@ -53,7 +53,7 @@ fn attributes<'a>(
         }
         if attribute.names_event() {
             let id = u32::try_from(attribute.value[0]).map_err(|_| bad)?;
-            let event = ring.event(op, id)?;
+            let event = ring.event(id)?;
             attribute.value[0] = event.raw? as u64;
             events.push(event);
         }
@@ -88,8 +88,8 @@ handlers_of! {
     cuLaunchKernel(ring, a, blob, _reply) {
         let session = ring.session;
         let function = session.objects.functions.get(a.function);
-        let function = function.ok_or_else(|| unknown(cuLaunchKernel::OP, a.function))?;
-        let stream = ring.stream(cuLaunchKernel::OP, a.stream)?;
+        let function = function.ok_or(BAD_HANDLE)?;
+        let stream = ring.stream(a.stream)?;
         let params = padded(&function, blob);
         ring.submit(&stream, Work::data(cuLaunchKernel::Call::CALL.turn), |raw, to| {
             to.keep(&function);
@@ -101,8 +101,8 @@ handlers_of! {
     cuLaunchKernelEx(ring, a, blob, _reply) {
         let session = ring.session;
         let function = session.objects.functions.get(a.function);
-        let function = function.ok_or_else(|| unknown(cuLaunchKernelEx::OP, a.function))?;
-        let stream = ring.stream(cuLaunchKernelEx::OP, a.stream)?;
+        let function = function.ok_or(BAD_HANDLE)?;
+        let stream = ring.stream(a.stream)?;
         let (attributes, packed) = attributes(ring, cuLaunchKernelEx::OP, a.attributes, blob)?;
         let params = padded(&function, packed);
         ring.submit(&stream, Work::data(cuLaunchKernelEx::Call::CALL.turn), |raw, to| {

@@ -130,7 +130,7 @@ macro_rules! copy {
                 if $bytes == 0 {
                     return Ok($call::Out {});
                 }
-                let stream = ring.stream($call::OP, stream)?;
+                let stream = ring.stream(stream)?;
                 ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, _| {
                     let $view = session.memory.view();
                     if !$known {
@@ -182,7 +182,7 @@ macro_rules! fill {
                 if bytes == 0 {
                     return Ok($call::Out {});
                 }
-                let stream = ring.stream($call::OP, stream)?;
+                let stream = ring.stream(stream)?;
                 ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, place| {
                     let view = session.memory.view();
                     check_fill(&view, to, bytes, place)?;

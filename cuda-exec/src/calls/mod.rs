@@ -1,7 +1,7 @@
 //! The handlers of the calls, by what they are about.
 //!
-//! A handle that names nothing is answered with INVALID_HANDLE where the guest waits for an answer. Where it does not, its
-//! library must have checked, and the session ends.
+//! An id that names nothing is INVALID_HANDLE. The guest's library has looked its program's handle up, but another thread of
+//! the program may destroy the object before the record comes here.
 mod array;
 mod capture;
 mod context;
@@ -35,23 +35,6 @@ pub use virtual_memory::Allocation;
 
 use crate::ring::Failure;
 use vgpu_protocol::result;
-use vgpu_protocol::ring::RingError;
 
-/// An id that names nothing, or cannot be given to a new object, in a call that is answered.
-const BAD_HANDLE: Failure = Failure::Cuda(result::INVALID_HANDLE);
-
-/// The same in a call that is not.
-fn unknown(op: u16, handle: u32) -> Failure {
-    Failure::Broken(RingError::Handle {
-        op,
-        handle: u64::from(handle),
-    })
-}
-
-/// In a call that is answered, a stream that does not exist is an error of the guest's program.
-pub fn answered<T>(found: Result<T, Failure>) -> Result<T, Failure> {
-    found.map_err(|failure| match failure {
-        Failure::Broken(RingError::Handle { .. }) => BAD_HANDLE,
-        other => other,
-    })
-}
+/// An id that names nothing, or cannot be given to a new object.
+pub const BAD_HANDLE: Failure = Failure::Cuda(result::INVALID_HANDLE);

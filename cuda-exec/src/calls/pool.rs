@@ -13,9 +13,9 @@
 //! A pool that is exported, or was imported, gives nothing back before it is destroyed. It counts in each process for what libcuda
 //! says that it has reserved there: in one that has imported it, for what it has of the allocations that were imported, each of
 //! which is let in like one of its own. So the memory of such an allocation counts as long as any process has it.
+use super::BAD_HANDLE;
 use super::memory::freed;
 use super::shares::{Bytes, Part, Token, What, bytes_of, token};
-use super::{BAD_HANDLE, answered};
 use crate::cuda::{PointerData, Raw};
 use crate::device_memory::{GraphMemory, Owner};
 use crate::dispatch::handlers_of;
@@ -31,7 +31,6 @@ use std::ffi::c_void;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use vgpu_protocol::calls::{cuMemAllocFromPoolAsync, cuMemFreeAsync};
 use vgpu_protocol::host::SHARE_LEN;
 use vgpu_protocol::limits::ACCESSES_MAX;
 use vgpu_protocol::result::{self, Code};
@@ -626,7 +625,7 @@ handlers_of! {
     cuMemAllocFromPoolAsync(ring, arguments) {
         let session = ring.session;
         let pool = session.objects.pools.get(arguments.pool).ok_or(BAD_HANDLE)?;
-        let stream = answered(ring.stream(cuMemAllocFromPoolAsync::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let bytes = usize::try_from(arguments.bytes).map_err(|_| result::OUT_OF_MEMORY)?;
         let memories = &session.cuda.memories;
         let (context, gpu) = (stream.context.id, stream.context.gpu);
@@ -678,7 +677,7 @@ handlers_of! {
 
     cuMemFreeAsync(ring, arguments) {
         let session = ring.session;
-        let stream = ring.stream(cuMemFreeAsync::OP, arguments.stream)?;
+        let stream = ring.stream(arguments.stream)?;
         if !captures(session, &stream)? {
             session.refuse_in_capture()?;
         }

@@ -7,9 +7,7 @@ use crate::ring::Failure;
 use crate::session::Session;
 use crate::window::Work;
 use std::sync::Arc;
-use vgpu_protocol::calls::{
-    Wire, cuMemcpy3DAsync, cuMemsetD2D8Async, cuMemsetD2D16Async, cuMemsetD2D32Async,
-};
+use vgpu_protocol::calls::{Wire, cuMemsetD2D8Async, cuMemsetD2D16Async, cuMemsetD2D32Async};
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::structs::{Copy3D, CopySide, Memcpy3D, MemcpySide, extent};
 use zerocopy::FromBytes;
@@ -75,7 +73,7 @@ handlers_of! {
         if size.contains(&0) {
             return Ok(Out {});
         }
-        let stream = ring.stream(cuMemcpy3DAsync::OP, arguments.stream)?;
+        let stream = ring.stream(arguments.stream)?;
         // Between host and device it is a copy engine's work.
         let compute = copy.from.memory != CopySide::HOST && copy.to.memory != CopySide::HOST;
         ring.submit(&stream, Work::data(compute), |raw, to_where| {
@@ -110,7 +108,7 @@ macro_rules! fill {
                 if len == 0 {
                     return Ok(Out {});
                 }
-                let stream = ring.stream($call::OP, stream)?;
+                let stream = ring.stream(stream)?;
                 ring.submit(&stream, Work::data($call::Call::CALL.turn), |raw, place| {
                     let view = session.memory.view();
                     check_fill(&view, to, len, place)?;

@@ -1,5 +1,5 @@
 //! Streams.
-use super::{answered, unknown};
+use super::BAD_HANDLE;
 use crate::dispatch::{Handle, handlers_of};
 use crate::handles::Stream;
 use crate::recording::To;
@@ -31,14 +31,14 @@ impl Handle for cuStreamCreate::Call {
             .objects
             .streams
             .check_new(stream)
-            .map_err(|_| unknown(cuStreamCreate::OP, stream))?;
+            .map_err(|_| BAD_HANDLE)?;
         let raw = session.cuda.stream_create(flags, priority);
         let created = Stream::new(context, raw, true);
         session
             .objects
             .streams
             .insert(stream, created)
-            .map_err(|_| unknown(cuStreamCreate::OP, stream))?;
+            .map_err(|_| BAD_HANDLE)?;
         raw?;
         Ok(cuStreamCreate::Out {})
     }
@@ -53,11 +53,7 @@ impl Handle for cuStreamDestroy::Call {
     ) -> Result<cuStreamDestroy::Out, Failure> {
         let id = arguments.stream;
         let session = ring.session;
-        let stream = session
-            .objects
-            .streams
-            .remove(id)
-            .ok_or_else(|| unknown(cuStreamDestroy::OP, id))?;
+        let stream = session.objects.streams.remove(id).ok_or(BAD_HANDLE)?;
         // Destroyed with its last user: the completion thread keeps it while its work is in flight. But its capture ends here.
         super::capture::abandon(session, &[stream]);
         Ok(cuStreamDestroy::Out {})
@@ -73,8 +69,8 @@ impl Handle for cuStreamWaitEvent::Call {
     ) -> Result<cuStreamWaitEvent::Out, Failure> {
         let cuStreamWaitEvent::In { stream, event, flags } = arguments;
         let session = ring.session;
-        let event = ring.event(cuStreamWaitEvent::OP, event)?;
-        let stream = ring.stream(cuStreamWaitEvent::OP, stream)?;
+        let event = ring.event(event)?;
+        let stream = ring.stream(stream)?;
         let event_raw = event.raw?;
         // Waiting for an event of a capture makes the stream part of it: while there is any, only who may change captures waits.
         let mut captures = session.captures();
@@ -117,7 +113,7 @@ impl Handle for cuStreamQuery::Call {
         _: &[u8],
         _: &mut Vec<u8>,
     ) -> Result<cuStreamQuery::Out, Failure> {
-        let stream = answered(ring.stream(cuStreamQuery::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let (session, raw) = (ring.session, stream.raw()?);
         session.ask_beside_captures(|| session.cuda.stream_query(raw))?;
         Ok(cuStreamQuery::Out {})
@@ -131,7 +127,7 @@ impl Handle for cuStreamSynchronize::Call {
         _: &[u8],
         _: &mut Vec<u8>,
     ) -> Result<cuStreamSynchronize::Out, Failure> {
-        let stream = answered(ring.stream(cuStreamSynchronize::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let (session, raw) = (ring.session, stream.raw()?);
         // Refused as the wait is.
         match session.ask_beside_captures(|| session.cuda.stream_query(raw)) {
@@ -150,7 +146,7 @@ impl Handle for cuStreamIsCapturing::Call {
         _: &[u8],
         _: &mut Vec<u8>,
     ) -> Result<cuStreamIsCapturing::Out, Failure> {
-        let stream = answered(ring.stream(cuStreamIsCapturing::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let status = ring.session.cuda.stream_capture_status(stream.raw()?)?;
         Ok(cuStreamIsCapturing::Out { status })
     }
@@ -158,7 +154,7 @@ impl Handle for cuStreamIsCapturing::Call {
 
 handlers_of! {
     cuStreamGetAttribute(ring, arguments, _blob, reply) {
-        let stream = answered(ring.stream(vgpu_protocol::calls::cuStreamGetAttribute::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let mut value = [0u64; 8];
         // SAFETY: a place of a CUstreamAttrValue's size that outlives the call.
         unsafe { ring.session.cuda.contexts.stream_get_attribute(stream.raw()?, arguments.attribute, &mut value) }?;
@@ -167,7 +163,7 @@ handlers_of! {
     }
 
     cuStreamSetAttribute(ring, arguments, blob, _reply) {
-        let stream = answered(ring.stream(vgpu_protocol::calls::cuStreamSetAttribute::OP, arguments.stream))?;
+        let stream = ring.stream(arguments.stream)?;
         let value = <[u64; 8]>::read_from_bytes(blob).map_err(|_| result::INVALID_VALUE)?;
         if !u32::try_from(arguments.attribute).is_ok_and(LaunchAttribute::is_known) {
             return Err(result::INVALID_VALUE.into());
@@ -178,8 +174,8 @@ handlers_of! {
     }
 
     cuStreamCopyAttributes(ring, arguments) {
-        let to = answered(ring.stream(vgpu_protocol::calls::cuStreamCopyAttributes::OP, arguments.to))?;
-        let from = answered(ring.stream(vgpu_protocol::calls::cuStreamCopyAttributes::OP, arguments.from))?;
+        let to = ring.stream(arguments.to)?;
+        let from = ring.stream(arguments.from)?;
         ring.session.cuda.contexts.stream_copy_attributes(to.raw()?, from.raw()?)?;
         Ok(Out {})
     }

@@ -3,10 +3,7 @@ use crate::dispatch::handlers_of;
 use crate::memory::View;
 use crate::ring::{Consumer, Failure};
 use crate::window::Work;
-use vgpu_protocol::calls::{
-    Wire, cuStreamBatchMemOp, cuStreamWaitValue32, cuStreamWaitValue64, cuStreamWriteValue32,
-    cuStreamWriteValue64,
-};
+use vgpu_protocol::calls::cuStreamBatchMemOp;
 use vgpu_protocol::limits::BATCH_MEM_OPS_MAX;
 use vgpu_protocol::result::{self, Code};
 use vgpu_protocol::ring::RingError;
@@ -30,12 +27,11 @@ pub(super) fn check(view: &View<'_>, operation: &BatchMemOp) -> Result<(), Code>
 /// Submits one operation, which `submit` does once it is checked.
 fn one(
     ring: &Consumer,
-    op: u16,
     stream: u64,
     operation: BatchMemOp,
     submit: impl FnOnce(usize) -> Result<(), Code>,
 ) -> Result<(), Failure> {
-    let stream = ring.stream(op, stream)?;
+    let stream = ring.stream(stream)?;
     let work = if operation.waits() {
         Work::Value
     } else {
@@ -60,7 +56,7 @@ macro_rules! word {
                     flags: a.flags,
                     ..BatchMemOp::default()
                 };
-                one(ring, $call::Call::OP, a.stream, operation, |raw| {
+                one(ring, a.stream, operation, |raw| {
                     // SAFETY: the word was just looked up, and stays until the work is done (see `memory`).
                     unsafe { ring.session.cuda.stream_memory.$method(raw, a.word, a.value, a.flags) }
                 })?;
@@ -85,7 +81,7 @@ handlers_of! {
             return Err(bad.into());
         }
         let mut operations = operations.to_vec();
-        let stream = ring.stream(cuStreamBatchMemOp::OP, a.stream)?;
+        let stream = ring.stream(a.stream)?;
         let waits = operations.iter().any(BatchMemOp::waits);
         ring.submit(&stream, if waits { Work::Value } else { Work::Other }, |raw, _| {
             let view = session.memory.view();

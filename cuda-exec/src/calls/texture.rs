@@ -6,10 +6,8 @@ use crate::ring::{Consumer, Failure};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vgpu_protocol::calls::{cuSurfObjectDestroy, cuTexObjectDestroy};
 use vgpu_protocol::limits::OBJECTS_MAX;
 use vgpu_protocol::result::{self, Code};
-use vgpu_protocol::ring::RingError;
 use vgpu_protocol::structs::{ResourceDesc, ResourceViewDesc, TextureDesc};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -119,11 +117,6 @@ fn resource(ring: &Consumer, wanted: &ResourceDesc) -> Result<(ResourceDesc, Opt
     Ok((raw, kept))
 }
 
-/// In a call that nobody waits for.
-fn unknown(op: u16, handle: u64) -> Failure {
-    RingError::Handle { op, handle }.into()
-}
-
 handlers_of! {
     cuTexObjectCreate(ring, _, blob, _reply) {
         let session = ring.session;
@@ -148,7 +141,7 @@ handlers_of! {
 
     cuTexObjectDestroy(ring, a) {
         let removed = ring.session.objects.textures.remove(a.texture, Kind::Texture);
-        removed.ok_or_else(|| unknown(cuTexObjectDestroy::OP, a.texture))?;
+        removed.ok_or(BAD_HANDLE)?;
         Ok(Out {})
     }
 
@@ -187,7 +180,7 @@ handlers_of! {
 
     cuSurfObjectDestroy(ring, a) {
         let removed = ring.session.objects.textures.remove(a.surface, Kind::Surface);
-        removed.ok_or_else(|| unknown(cuSurfObjectDestroy::OP, a.surface))?;
+        removed.ok_or(BAD_HANDLE)?;
         Ok(Out {})
     }
 }

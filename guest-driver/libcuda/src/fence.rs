@@ -1,6 +1,6 @@
 //! Completion of streams: asking for fences and waiting for them.
 use crate::lock;
-use crate::objects::{Context, Fenced, Point, Recorded, Stream, StreamKind};
+use crate::objects::{Context, Point, Recorded, Stream, StreamKind};
 use crate::session::{Call, Session};
 use crate::text::Waited;
 use crate::thread::Thread;
@@ -14,18 +14,19 @@ use vgpu_protocol::result::{self, Code};
 const LATE: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// A point behind all work that was submitted to `stream`; asks for a fence only if the last one does not cover it.
+    /// A point behind all work that was submitted to `stream`; asks for a fence only if the last one does not cover it. Of one that
+    /// is destroyed, behind what was submitted before.
     pub fn fence(&self, thread: &Thread, stream: &Stream) -> Result<Point, Code> {
         let mut fenced = lock(&stream.fenced);
         let work = stream.work();
-        if fenced.work < work && !stream.is_dead() {
+        if fenced.work < work && !fenced.is_last && !stream.is_dead() {
             let sequence = fenced.sequence + 1;
             let ring = match stream.home {
                 Some(index) => self.rings.get(index).ok_or(result::UNKNOWN)?,
                 None => thread.ring(self)?,
             };
             ring.fence(self, thread, stream.context, stream.word, stream.slot, sequence)?;
-            *fenced = Fenced { work, sequence };
+            (fenced.work, fenced.sequence) = (work, sequence);
             self.sequences[stream.slot as usize].store(sequence, Ordering::Release);
         }
         Ok(Point {

@@ -67,6 +67,8 @@ pub struct Fenced {
     pub work: u64,
     /// The fence's number; 0 before the first.
     pub sequence: u64,
+    /// No other one follows, since the stream is destroyed: the host would not know it any more.
+    pub is_last: bool,
 }
 
 /// A place in a stream's work: its fence word reaches a number.
@@ -90,7 +92,10 @@ impl Stream {
             serial: serial(),
             home: None,
             work: AtomicU64::new(0),
-            fenced: Mutex::new(Fenced { work: 0, sequence }),
+            fenced: Mutex::new(Fenced {
+                sequence,
+                ..Fenced::default()
+            }),
             capture: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             siblings: None,

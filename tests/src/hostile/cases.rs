@@ -603,6 +603,8 @@ pub fn places_of(pid: u32) -> Result<Vec<u64>> {
 pub enum Expected {
     /// It is not carried out: the call fails, or the session ends.
     Refused,
+    /// The call fails.
+    Failed,
     /// The session ends.
     Ended,
     /// It is carried out.
@@ -665,8 +667,8 @@ pub fn cases(
     };
     for (argument, &(name, kind)) in row.arguments.iter().enumerate() {
         let (values, expected): (Vec<u64>, Expected) = match row.kind(argument) {
-            Kind::Handle => (vec![FREE, 70_000, u64::from(u32::MAX)], Expected::Refused),
-            Kind::New => (vec![OLD, 70_000, u64::from(u32::MAX)], Expected::Refused),
+            Kind::Handle => (vec![FREE, 70_000, u64::from(u32::MAX)], Expected::Failed),
+            Kind::New => (vec![OLD, 70_000, u64::from(u32::MAX)], Expected::Failed),
             Kind::Stream => (
                 vec![
                     FREE,
@@ -676,7 +678,7 @@ pub fn cases(
                     3 << 32,
                     u64::MAX,
                 ],
-                Expected::Refused,
+                Expected::Failed,
             ),
             Kind::Pointer => (foreign(fixture, executor), Expected::Refused),
             Kind::Word => (foreign_words(fixture, executor), Expected::Refused),
@@ -997,6 +999,7 @@ pub fn try_arguments(
         };
         let right = match case.expected {
             Expected::Refused => outcome != Outcome::Done,
+            Expected::Failed => matches!(outcome, Outcome::Failed(_)),
             Expected::Ended => matches!(outcome, Outcome::Ended(_)),
             Expected::Done if NOT_OFFERED.contains(&name) => {
                 outcome == Outcome::Failed(result::NOT_SUPPORTED)

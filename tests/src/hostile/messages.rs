@@ -10,6 +10,7 @@ use vgpu_protocol::limits::{
     ADDRESS_END, AREA_LEN, ARENA_LEN, CONTEXTS_MAX, CONTROL_LEN_MAX, DEPS_MAX, GPUS_MAX, MAP_LEN_MAX,
     PAGE_LEN, RECORD_LEN_MAX, RING_DATA_LEN, RINGS_MAX, RUNS_PER_MESSAGE_MAX, STREAMS_MAX, WINDOW_LEN,
 };
+use vgpu_protocol::result;
 use vgpu_protocol::ring::{self, RING_LEN, RecordHeader, op};
 use vgpu_protocol::virtio::{
     ControlKind, MAP_PROGRAM, Map, RingCreate, RingDestroy, Run, SessionOpen, Status, Unmap,
@@ -67,14 +68,11 @@ pub fn try_operations(vm: &Vm) -> Result<Found> {
         (op::DEPS, false, vec![], [1u64, u64::MAX].as_bytes().to_vec()),
         (op::DEPS, false, vec![], [1u64, 0, 1].as_bytes().to_vec()),
         (op::DEPS, false, vec![], too_many.as_bytes().to_vec()),
-        (op::SET_CONTEXT, false, vec![1], vec![]),
         (op::SET_CONTEXT, false, vec![u64::from(CONTEXTS_MAX)], vec![]),
         (op::SET_CONTEXT, false, vec![1 << 32], vec![]),
         (op::SET_CONTEXT, false, vec![u64::MAX], vec![]),
         (op::FENCE, false, vec![STREAM_LEGACY, streams, 1], vec![]),
         (op::FENCE, false, vec![STREAM_LEGACY, u64::MAX, 1], vec![]),
-        (op::FENCE, false, vec![1, 0, 1], vec![]),
-        (op::FENCE, false, vec![u64::MAX, 0, 1], vec![]),
         (op::TEXT, true, vec![op::TEXT_OF_EVENT + 1, 0], vec![]),
         (op::TEXT, true, vec![u64::MAX, 0], vec![]),
         (op::TEXT, true, vec![op::TEXT_OF_EVENT, u64::MAX], vec![]),
@@ -96,6 +94,34 @@ pub fn try_operations(vm: &Vm) -> Result<Found> {
         found.ended.push(session.number);
         session.close()?;
     }
+    // What names nothing that is there fails, and the session goes on.
+    let mut session = vm.open()?;
+    let handle = Outcome::Failed(result::INVALID_HANDLE);
+    for (op, words, expected) in [
+        (op::SET_CONTEXT, vec![1], Outcome::Done),
+        (
+            op::FENCE,
+            vec![STREAM_LEGACY, 0, 1],
+            Outcome::Failed(result::CONTEXT_IS_DESTROYED),
+        ),
+        (op::FENCE, vec![1, 0, 1], handle),
+        (op::SET_CONTEXT, vec![0], Outcome::Done),
+        (
+            op::FENCE,
+            vec![STREAM_LEGACY, 0, 1],
+            Outcome::Failed(result::INVALID_CONTEXT),
+        ),
+        (op::FENCE, vec![u64::MAX, 0, 1], handle),
+    ] {
+        session.put(0, op, false, &words, &[])?;
+        let outcome = session.settle()?;
+        ensure!(
+            outcome == expected,
+            "operation {op:#x} with {words:x?}: {outcome:?}"
+        );
+        found.cases += 1;
+    }
+    session.close()?;
     // A SKIP that reaches to the end is right wherever it starts, and a record behind it is at the data's start.
     let mut session = vm.open()?;
     for _ in 0..3 {

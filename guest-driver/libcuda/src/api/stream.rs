@@ -107,6 +107,8 @@ cuda! {
         if call.session.captures.began_on(capture, stream.slot) {
             abandon(&call, end_capture(&call, &context, capture));
         }
+        // A thread that has the stream still, as no program should have one, waits for no fence that would never come.
+        lock(&stream.fenced).is_last = true;
         let arguments = calls::cuStreamDestroy::In { stream: stream.slot };
         let destroyed = call.submit::<calls::cuStreamDestroy::Call>(stream.context, arguments);
         context.streams.retire(stream);

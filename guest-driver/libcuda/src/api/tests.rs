@@ -366,6 +366,22 @@ fn events_stand_for_points_in_streams() {
     assert_eq!(cuEventQuery(start), result::INVALID_HANDLE);
 }
 
+/// Another thread destroys a stream that this one is about to wait for.
+#[test]
+fn a_stream_that_is_destroyed_is_fenced_no_more() {
+    let test = Test::start();
+    let call = Call::enter().unwrap();
+    let handle = test.stream();
+    let stream = call.stream(handle, NullStream::Legacy).unwrap();
+    stream.did_submit();
+    ok(cuStreamDestroy_v2(handle));
+    let last = stream.last_fence();
+    // What this thread has submitted meanwhile.
+    stream.did_submit();
+    call.finish_stream(&stream).unwrap();
+    assert_eq!(stream.last_fence(), last);
+}
+
 #[test]
 fn a_capture_is_replayed_and_asks_for_no_fence() {
     let test = Test::alone();
