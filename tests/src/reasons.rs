@@ -152,6 +152,11 @@ pub fn a_backend_that_is_gone_is_told<M: Machine>(
     machine.must("vadd").map(drop)
 }
 
+/// The socket that a program is given is the scheduler's.
+pub fn another_services_socket_is_told<M: Machine>(machine: &mut M) -> Result<()> {
+    told(machine, NO_DEVICE, "vgpud.sock: it is no virtio-vgpu device")
+}
+
 /// The scheduler is gone; a program that starts waits for it, and then is told.
 pub fn a_scheduler_that_is_gone_is_told<M: Machine>(stack: &mut Stack, machine: &mut M) -> Result<()> {
     stack.kill_vgpud();

@@ -423,7 +423,7 @@ impl Stack {
         Ok(())
     }
 
-    fn vgpud_socket(&self) -> PathBuf {
+    pub fn vgpud_socket(&self) -> PathBuf {
         self.dir.path().join("vgpud/vgpud.sock")
     }
 

@@ -306,7 +306,9 @@ fn a_vm_in_no_pool_gets_no_device() {
 fn the_hosts_refusals_are_told() {
     let mut stack = stack(&[VmSpec::LOW]);
     let mut host = Host::new(&stack, 1);
-    let result = reasons::the_hosts_refusals_are_told(&stack, 1, &mut host)
+    let mut astray = Host::new(&stack, 1).with("VGPU_SOCKET", stack.vgpud_socket());
+    let result = reasons::another_services_socket_is_told(&mut astray)
+        .and_then(|()| reasons::the_hosts_refusals_are_told(&stack, 1, &mut host))
         .and_then(|()| reasons::a_scheduler_that_is_gone_is_told(&mut stack, &mut host))
         .and_then(|()| reasons::a_backend_that_is_gone_is_told(&mut stack, 1, &mut host));
     hold(&stack, result);

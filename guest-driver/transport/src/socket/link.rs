@@ -11,7 +11,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vgpu_protocol::gpus;
 use vgpu_protocol::limits::{CONTROL_LEN_MAX, GPUS_LEN_MAX, PAGE_LEN};
 use vgpu_protocol::virtio::{
@@ -28,6 +28,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// How long the backend may take to greet. It serves many processes at a time, and one more when one of them is gone.
 const GREETING_WAIT: Duration = Duration::from_secs(30);
+/// What is said of another service's socket.
+const NO_VGPU: &str = "it is no virtio-vgpu device";
 /// Guest-physical address of the shared memory's start.
 const GPA_BASE: u64 = 1 << 32;
 /// VIRTIO_F_VERSION_1.
@@ -196,6 +198,8 @@ impl Link {
         let socket = UnixStream::connect(path).map_err(|error| match error.raw_os_error() {
             // It says nothing about the backend.
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => TransportError::Os(error),
+            // Another service's socket, which takes packets.
+            Some(libc::EPROTOTYPE) => no_device(&NO_VGPU),
             _ => no_device(&error),
         })?;
         let memory = Memory::new(memory_len, QUEUES_LEN)?;
@@ -267,8 +271,14 @@ impl Link {
         let thread = std::thread::Builder::new().name("vgpu-events".into());
         link.watcher = Some(thread.spawn(move || watcher.run())?);
         // From here on a failure drops the link, which ends the thread.
-        link.greet(socket, &kicks, &calls)
-            .map_err(|error| no_device(&error))?;
+        let begun = Instant::now();
+        link.greet(socket, &kicks, &calls).map_err(|error| {
+            if begun.elapsed() < GREETING_WAIT {
+                no_device(&error)
+            } else {
+                no_device(&"it does not answer")
+            }
+        })?;
         link.shared.greeted.write(1)?;
         Ok(link)
     }
@@ -279,11 +289,11 @@ impl Link {
         frontend.set_owner()?;
         let wanted = FEATURE_VERSION_1 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         if frontend.get_features()? & wanted != wanted {
-            return Err(GreetError::Device("it is no virtio-vgpu device"));
+            return Err(GreetError::Device(NO_VGPU));
         }
         let protocol = VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::REPLY_ACK;
         if !frontend.get_protocol_features()?.contains(protocol) {
-            return Err(GreetError::Device("it is no virtio-vgpu device"));
+            return Err(GreetError::Device(NO_VGPU));
         }
         frontend.set_protocol_features(protocol)?;
         // Every step is confirmed, so that a refusal is noticed.
@@ -297,7 +307,7 @@ impl Link {
             Ok(config) if config.magic == MAGIC => {
                 return Err(GreetError::Device("it speaks another version"));
             }
-            _ => return Err(GreetError::Device("it is no virtio-vgpu device")),
+            _ => return Err(GreetError::Device(NO_VGPU)),
         }
         let base = self.mapping.0.as_ptr() as u64;
         frontend.set_mem_table(&[VhostUserMemoryRegionInfo {
