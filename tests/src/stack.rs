@@ -423,6 +423,7 @@ impl Stack {
         Ok(())
     }
 
+    /// The socket of `vgpud`.
     pub fn vgpud_socket(&self) -> PathBuf {
         self.dir.path().join("vgpud/vgpud.sock")
     }
