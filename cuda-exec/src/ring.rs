@@ -13,7 +13,7 @@ use crate::window::{Started, Times, Work};
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_protocol::calls;
 use vgpu_protocol::limits::{
@@ -202,7 +202,8 @@ pub struct Consumer {
     index: u32,
     state: Arc<RingState>,
     cursor: Cursor,
-    context: Option<(u32, Weak<Context>)>,
+    /// The id of the current context: a context that is made anew has the same one, and the guest does not say it again.
+    context: u32,
     /// When the record that is being carried out was taken from the ring, in nanoseconds.
     taken_ns: u64,
     /// The stream that wants a mark behind the last work that this ring submitted.
@@ -217,7 +218,7 @@ impl Consumer {
             index,
             state,
             cursor: Cursor { memory, tail: 0 },
-            context: None,
+            context: handle::CONTEXT_NONE,
             taken_ns: 0,
             unmarked: Cell::new(None),
         }
@@ -369,8 +370,7 @@ impl Consumer {
                 self.index,
                 dispatch::name(record.op)
             );
-            let context = self.context.as_ref().map_or(handle::CONTEXT_NONE, |(id, _)| *id);
-            self.session.area.context_error(context, code);
+            self.session.area.context_error(self.context, code);
         }
     }
 
@@ -450,16 +450,9 @@ impl Consumer {
         let (&[context], false, true) = (record.words, record.reply, record.blob.is_empty()) else {
             return Err(RingError::Arguments { op: record.op }.into());
         };
+        // One that was destroyed may be the thread's current one, as natively; its calls fail.
         let id = u32::try_from(context).ok().filter(|id| *id < CONTEXTS_MAX);
-        let id = id.ok_or(RingError::Arguments { op: record.op })?;
-        self.context = match id {
-            handle::CONTEXT_NONE => None,
-            id => {
-                // One that was destroyed may be the thread's current one as natively; its calls fail.
-                let found = self.session.objects.contexts.get(id);
-                Some((id, found.map_or(Weak::new(), |context| Arc::downgrade(&context))))
-            }
-        };
+        self.context = id.ok_or(RingError::Arguments { op: record.op })?;
         Ok(())
     }
 
@@ -533,8 +526,11 @@ impl Consumer {
 
     /// The ring's current context, made current to this thread.
     pub fn context(&self) -> Result<Arc<Context>, Code> {
-        let (_, context) = self.context.as_ref().ok_or(result::INVALID_CONTEXT)?;
-        let context = context.upgrade().filter(|context| !context.is_destroyed());
+        if self.context == handle::CONTEXT_NONE {
+            return Err(result::INVALID_CONTEXT);
+        }
+        let context = self.session.objects.contexts.get(self.context);
+        let context = context.filter(|context| !context.is_destroyed());
         let context = context.ok_or(result::CONTEXT_IS_DESTROYED)?;
         context.make_current()?;
         Ok(context)

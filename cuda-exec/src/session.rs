@@ -17,7 +17,7 @@ use crate::suspend::{Awake, Suspension};
 use crate::turn::Turn;
 use crate::window::{Load, WINDOW_DEFAULT};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{
     Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
     TryLockError,
@@ -32,6 +32,9 @@ use vgpu_sched_api::messages::FromExec;
 /// How long the control thread is held back at most, by each thing that may hold it back. The backend waits two minutes for
 /// an answer.
 const CONTROL_WAIT: Duration = Duration::from_secs(30);
+
+/// How long the last text of a session may take, once its context is lost.
+const LAST_TEXT_WAIT: Duration = Duration::from_secs(2);
 
 /// How this process ends, as its exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,16 +183,19 @@ impl Session {
 
     /// What it has on the GPU is lost.
     pub fn lost(&self, code: Code, why: &str) -> ! {
-        // Several threads may find it at once: none ends the process while another one leaves the text.
-        static LEFT: Once = Once::new();
-        LEFT.call_once(|| {
+        static FOUND: AtomicBool = AtomicBool::new(false);
+        if FOUND.swap(true, SeqCst) {
+            // Several threads may find it at once. The first one leaves the text, which no other would find any more, and
+            // ends the process, unless libcuda keeps it waiting.
+            std::thread::sleep(LAST_TEXT_WAIT);
+        } else {
             log::error!(target: END, "{why} with CUDA error {code}; the session ends");
             if code == cuda::ASSERT {
                 // libcuda says which assertion failed where it is waited for.
                 let _ = self.cuda.ctx_synchronize();
             }
             self.output.leave(self);
-        });
+        }
         self.end(Exit::Fault, code)
     }
 

@@ -833,7 +833,13 @@ fn a_context_goes_with_all_that_is_in_it_and_can_be_made_again() {
         .unwrap();
     let nothing = exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).err();
     assert_eq!(nothing, Some(result::CONTEXT_IS_DESTROYED));
-    exec.context();
+    // It is the ring's current one without being said to be: it has the same id.
+    let again = cuCtxCreate::In {
+        flags: 0,
+        device: 0,
+        context: 1,
+    };
+    exec.get::<cuCtxCreate::Call>(again, &[]).unwrap();
     let (after, _) = exec.get::<cuMemGetInfo::Call>(cuMemGetInfo::In {}, &[]).unwrap();
     assert!(after.free >= before.free + (1 << 20));
     let gone = exec

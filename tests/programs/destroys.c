@@ -3,6 +3,7 @@
 // does. NVIDIA's library leaves it open what comes of that, so natively it is not tried. Argument: how often (default 300).
 #include "common.h"
 #include <pthread.h>
+#include <sched.h>
 
 enum { N = 1024, USERS = 3 };
 
@@ -32,11 +33,12 @@ static void make_event(void) {
     shared.event = event;
 }
 static void destroy_event(void) { CHECK(cuEventDestroy_v2(shared.event)); }
-static void use_event(CUstream own) {
-    cuEventRecord(shared.event, own);
+static CUresult use_event(CUstream own) {
+    CUresult result = cuEventRecord(shared.event, own);
     cuEventSynchronize(shared.event);
     cuStreamWaitEvent(own, shared.event, 0);
     cuEventQuery(shared.event);
+    return result;
 }
 
 static void make_stream(void) {
@@ -45,14 +47,15 @@ static void make_stream(void) {
     shared.stream = stream;
 }
 static void destroy_stream(void) { CHECK(cuStreamDestroy_v2(shared.stream)); }
-static void use_stream(CUstream own) {
+static CUresult use_stream(CUstream own) {
     (void)own;
     static __thread uint32_t word[N];
-    cuMemcpyHtoDAsync_v2(memory, word, sizeof word, shared.stream);
+    CUresult result = cuMemcpyHtoDAsync_v2(memory, word, sizeof word, shared.stream);
     increment_on(increment, shared.stream);
     cuMemcpyDtoHAsync_v2(word, memory, sizeof word, shared.stream);
     cuStreamSynchronize(shared.stream);
     cuStreamQuery(shared.stream);
+    return result;
 }
 
 static void make_module(void) {
@@ -64,9 +67,9 @@ static void make_module(void) {
     shared.function = function;
 }
 static void destroy_module(void) { CHECK(cuModuleUnload(shared.module)); }
-static void use_module(CUstream own) {
+static CUresult use_module(CUstream own) {
     increment_on(shared.function, own);
-    increment_on(shared.function, own);
+    return increment_on(shared.function, own);
 }
 
 static void make_graph(void) {
@@ -87,9 +90,9 @@ static void destroy_graph(void) {
     CHECK(cuGraphExecDestroy(shared.exec));
     CHECK(cuGraphDestroy(shared.graph));
 }
-static void use_graph(CUstream own) {
+static CUresult use_graph(CUstream own) {
     cuGraphLaunch(shared.exec, own);
-    cuGraphLaunch(shared.exec, own);
+    return cuGraphLaunch(shared.exec, own);
 }
 
 static void make_context(void) {
@@ -99,10 +102,13 @@ static void make_context(void) {
     shared.context = made;
 }
 static void destroy_context(void) { CHECK(cuCtxDestroy_v2(shared.context)); }
-static void use_context(CUstream own) {
+static CUresult use_context(CUstream own) {
     CUstream stream;
     CUdeviceptr p;
-    if (cuCtxSetCurrent(shared.context) == CUDA_SUCCESS && cuMemAlloc_v2(&p, N) == CUDA_SUCCESS) {
+    CUresult result = cuCtxSetCurrent(shared.context);
+    if (result == CUDA_SUCCESS)
+        result = cuMemAlloc_v2(&p, N);
+    if (result == CUDA_SUCCESS) {
         cuMemsetD32Async(p, 1, N / 4, NULL);
         if (cuStreamCreate(&stream, 0) == CUDA_SUCCESS) {
             cuMemsetD32Async(p, 2, N / 4, stream);
@@ -112,11 +118,13 @@ static void use_context(CUstream own) {
     }
     CHECK(cuCtxSetCurrent(context));
     cuStreamSynchronize(own);
+    return result;
 }
 
 static const struct kind {
     const char *name;
-    void (*make)(void), (*destroy)(void), (*use)(CUstream own);
+    void (*make)(void), (*destroy)(void);
+    CUresult (*use)(CUstream own);
     // How often it is made, beside the others.
     int part;
 } kinds[] = {
@@ -128,6 +136,8 @@ static const struct kind {
 };
 static const struct kind *volatile kind;
 static volatile int ending;
+// How often a use was taken.
+static _Atomic long uses;
 
 static void *user(void *nothing) {
     (void)nothing;
@@ -135,12 +145,9 @@ static void *user(void *nothing) {
     CHECK(cuCtxSetCurrent(context));
     CHECK(cuStreamCreate(&own, CU_STREAM_NON_BLOCKING));
     while (!ending) {
-        kind->use(own);
+        uses += kind->use(own) == CUDA_SUCCESS;
         cuStreamSynchronize(own);
     }
-    // What failed last is told once at most, and then no more.
-    cuStreamSynchronize(own);
-    CHECK(cuStreamSynchronize(own));
     CHECK(cuStreamDestroy_v2(own));
     return NULL;
 }
@@ -181,6 +188,9 @@ int main(int argc, char **argv) {
         for (int i = 0; i < USERS; i++)
             EXPECT(pthread_create(&users[i], NULL, user, NULL) == 0, "no thread %d", i);
         for (long i = 0; i < times / kind->part; i++) {
+            // Others use what was made last.
+            for (long before = uses; uses == before;)
+                sched_yield();
             kind->destroy();
             kind->make();
         }

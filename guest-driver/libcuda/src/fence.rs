@@ -1,6 +1,7 @@
 //! Completion of streams: asking for fences and waiting for them.
 use crate::lock;
 use crate::objects::{Context, Point, Recorded, Stream, StreamKind};
+use crate::ring::Caller;
 use crate::session::{Call, Session};
 use crate::text::Waited;
 use crate::thread::Thread;
@@ -14,12 +15,17 @@ use vgpu_protocol::result::{self, Code};
 const LATE: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// A point behind all work that was submitted to `stream`; asks for a fence only if the last one does not cover it. Of one that
-    /// is destroyed, behind what was submitted before.
+    /// A point behind all work that was submitted to `stream`; asks for a fence only if the last one does not cover it.
     pub fn fence(&self, thread: &Thread, stream: &Stream) -> Result<Point, Code> {
         let mut fenced = lock(&stream.fenced);
         let work = stream.work();
-        if fenced.work < work && !fenced.is_last && !stream.is_dead() {
+        if fenced.is_last && fenced.work < work && !stream.is_dead() {
+            // Submitted while another thread destroyed the stream.
+            drop(fenced);
+            self.finish_context(thread, stream.context);
+            fenced = lock(&stream.fenced);
+            fenced.work = fenced.work.max(work);
+        } else if fenced.work < work && !stream.is_dead() {
             let sequence = fenced.sequence + 1;
             let ring = match stream.home {
                 Some(index) => self.rings.get(index).ok_or(result::UNKNOWN)?,
@@ -33,6 +39,18 @@ impl Session {
             slot: stream.slot,
             sequence: fenced.sequence,
         })
+    }
+
+    /// Has the host wait for all work of a context, also of streams that it does not know any more, as far as it can: beside a
+    /// capture that would be forbidden, and the context may be gone by now.
+    fn finish_context(&self, thread: &Thread, context: u32) {
+        if let (false, Ok(ring)) = (self.captures.any(), thread.ring(self)) {
+            let caller = Caller { context, mode: None };
+            let arguments = calls::cuCtxSynchronize::In {};
+            let mut none = Vec::new();
+            let _ =
+                ring.call::<calls::cuCtxSynchronize::Call>(self, thread, caller, &arguments, &[], &mut none);
+        }
     }
 
     /// Whether a point is reached.
