@@ -22,11 +22,42 @@ pub struct Table<T> {
     slots: RwLock<HashMap<u32, Arc<T>>>,
 }
 
-/// An id that is out of bounds or taken.
+/// An id that is out of bounds or taken, or an object whose context was destroyed while it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadId;
 
-impl<T> Table<T> {
+/// What a table has.
+pub trait Listed {
+    /// The context that it goes with.
+    fn context(&self) -> Option<&Context>;
+}
+
+macro_rules! listed {
+    ($($kind:ty: |$object:pat_param| $context:expr;)*) => {$(
+        impl Listed for $kind {
+            fn context(&self) -> Option<&Context> {
+                let $object = self;
+                $context
+            }
+        }
+    )*};
+}
+listed! {
+    Context: |_| None;
+    Stream: |stream| Some(&stream.context);
+    Event: |event| Some(&event.context);
+    Module: |module| Some(&module.context);
+    Function: |function| Some(&function.module.context);
+    Graph: |graph| Some(&graph.context);
+    GraphExec: |exec| Some(&exec.context);
+    Pool: |_| None;
+    Allocation: |_| None;
+    Link: |link| Some(&link.context);
+    Array: |array| Some(&array.context);
+    Mipmapped: |array| Some(&array.context);
+}
+
+impl<T: Listed> Table<T> {
     /// Ids lie in `ids`.
     pub fn new(ids: std::ops::Range<u32>) -> Self {
         Self {
@@ -58,7 +89,9 @@ impl<T> Table<T> {
     /// Adds an object.
     pub fn insert(&self, id: u32, object: T) -> Result<Arc<T>, BadId> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        if !self.ids.contains(&id) || slots.contains_key(&id) {
+        // Under the lock: what comes later the end of its context does not find, and the id may soon be another object's.
+        let is_late = object.context().is_some_and(Context::is_destroyed);
+        if is_late || !self.ids.contains(&id) || slots.contains_key(&id) {
             return Err(BadId);
         }
         let object = Arc::new(object);
@@ -609,6 +642,11 @@ impl Function {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    listed! {
+        (): |_| None;
+        String: |_| None;
+    }
 
     #[test]
     fn ids_are_bounded_and_unique() {

@@ -33,7 +33,7 @@ use vgpu_sched_api::messages::FromExec;
 /// an answer.
 const CONTROL_WAIT: Duration = Duration::from_secs(30);
 
-/// How long the last text of a session may take, once its context is lost.
+/// How long other threads that find the context lost leave it to the first one to end the process.
 const LAST_TEXT_WAIT: Duration = Duration::from_secs(2);
 
 /// How this process ends, as its exit status.

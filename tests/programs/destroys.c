@@ -113,8 +113,10 @@ static CUresult use_context(CUstream own) {
         if (cuStreamCreate(&stream, 0) == CUDA_SUCCESS) {
             cuMemsetD32Async(p, 2, N / 4, stream);
             cuStreamSynchronize(stream);
+            cuStreamDestroy_v2(stream);
         }
         cuStreamSynchronize(NULL);
+        cuMemFree_v2(p);
     }
     CHECK(cuCtxSetCurrent(context));
     cuStreamSynchronize(own);
@@ -188,7 +190,7 @@ int main(int argc, char **argv) {
         for (int i = 0; i < USERS; i++)
             EXPECT(pthread_create(&users[i], NULL, user, NULL) == 0, "no thread %d", i);
         for (long i = 0; i < times / kind->part; i++) {
-            // Others use what was made last.
+            // Somebody comes through in between.
             for (long before = uses; uses == before;)
                 sched_yield();
             kind->destroy();

@@ -39,11 +39,13 @@ pub fn unregister_of(session: &Session, context: u32) {
 }
 
 /// Takes it back if its context was destroyed meanwhile, which took only what it knew of.
-fn still_there(session: &Session, context: &Context) -> Result<(), Failure> {
+fn still_there(session: &Session, context: &Context, addr: u64) -> Result<(), Failure> {
     if !context.is_destroyed() {
         return Ok(());
     }
-    unregister_of(session, context.id);
+    if session.memory.withdraw(addr).is_ok() {
+        session.survive(unregister(session, addr));
+    }
     Err(result::CONTEXT_IS_DESTROYED.into())
 }
 
@@ -58,7 +60,7 @@ handlers_of! {
         session.memory.claim(addr, len, context.id)?;
         register(session, addr, len, arguments.flags).inspect_err(|_| session.memory.give_up(addr))?;
         session.memory.use_claimed(addr);
-        still_there(session, &context)?;
+        still_there(session, &context, addr)?;
         Ok(Out {})
     }
 

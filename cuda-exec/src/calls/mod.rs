@@ -1,7 +1,7 @@
 //! The handlers of the calls, by what they are about.
 //!
-//! An id that names nothing is INVALID_HANDLE. The guest's library has looked its program's handle up, but another thread of
-//! the program may destroy the object before the record comes here.
+//! An id that names nothing fails the call, with INVALID_HANDLE mostly. The guest's library has looked its program's handle up,
+//! but another thread of the program may destroy the object before the record comes here.
 mod array;
 mod capture;
 mod context;

@@ -59,10 +59,16 @@ impl TextureObjects {
         }
         let value = make()?;
         let object = Arc::new(Object { context, value, kind });
-        let replaced = self.all().insert((value, kind == Kind::Surface), object);
-        // libcuda gives no number twice; the lock is not held while the other one is destroyed.
+        let mut all = self.all();
+        // As for objects with ids: the end of the context does not find it any more. No lock is held while one is destroyed.
+        let (replaced, added) = match object.context.is_destroyed() {
+            true => (Some(object), Err(result::CONTEXT_IS_DESTROYED)),
+            // libcuda gives no number twice.
+            false => (all.insert((value, kind == Kind::Surface), object), Ok(value)),
+        };
+        drop(all);
         drop(replaced);
-        Ok(value)
+        added
     }
 
     fn get(&self, value: u64, kind: Kind) -> Option<Arc<Object>> {

@@ -20,9 +20,9 @@ impl Session {
         let mut fenced = lock(&stream.fenced);
         let work = stream.work();
         if fenced.is_last && fenced.work < work && !stream.is_dead() {
-            // Submitted while another thread destroyed the stream.
+            // Submitted while another thread destroyed the stream. Memory that it uses is in use until that is known to be done.
             drop(fenced);
-            self.finish_context(thread, stream.context);
+            self.finish_context(thread, stream.context)?;
             fenced = lock(&stream.fenced);
             fenced.work = fenced.work.max(work);
         } else if fenced.work < work && !stream.is_dead() {
@@ -41,16 +41,16 @@ impl Session {
         })
     }
 
-    /// Has the host wait for all work of a context, also of streams that it does not know any more, as far as it can: beside a
-    /// capture that would be forbidden, and the context may be gone by now.
-    fn finish_context(&self, thread: &Thread, context: u32) {
-        if let (false, Ok(ring)) = (self.captures.any(), thread.ring(self)) {
-            let caller = Caller { context, mode: None };
-            let arguments = calls::cuCtxSynchronize::In {};
-            let mut none = Vec::new();
-            let _ =
-                ring.call::<calls::cuCtxSynchronize::Call>(self, thread, caller, &arguments, &[], &mut none);
+    /// Has the host wait for all work of a context, also of streams that it does not know any more.
+    fn finish_context(&self, thread: &Thread, context: u32) -> Result<(), Code> {
+        if self.captures.any() {
+            // It would be forbidden, and end the capture.
+            return Err(result::INVALID_HANDLE);
         }
+        let caller = Caller { context, mode: None };
+        let (ring, arguments) = (thread.ring(self)?, calls::cuCtxSynchronize::In {});
+        ring.call::<calls::cuCtxSynchronize::Call>(self, thread, caller, &arguments, &[], &mut Vec::new())?;
+        Ok(())
     }
 
     /// Whether a point is reached.

@@ -365,6 +365,14 @@ impl Context {
         idle
     }
 
+    /// Adds a stream. If another thread destroyed the context meanwhile, which may have missed it, its work is gone, too.
+    pub fn add(&self, stream: Arc<Stream>, area: &Area) {
+        self.streams.add(stream.clone());
+        if !self.is_alive() {
+            stream.bury(area);
+        }
+    }
+
     /// Whether it is not destroyed.
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)

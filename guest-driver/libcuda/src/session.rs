@@ -567,9 +567,13 @@ impl Call {
         let again = again.flatten().map(|found| Arc::clone(&*found));
         drop(context);
         let again = again.ok_or(result::CONTEXT_IS_DESTROYED)?;
-        if let Some(top) = self.thread.contexts.borrow_mut().last_mut() {
+        // Another thread may reset it while this one's call has the former one still.
+        let contexts = self.thread.contexts.try_borrow_mut();
+        let mut contexts = contexts.map_err(|_| result::CONTEXT_IS_DESTROYED)?;
+        if let Some(top) = contexts.last_mut() {
             *top = again;
         }
+        drop(contexts);
         self.context()
     }
 

@@ -183,7 +183,7 @@ impl Call {
         let stream = Stream::new(slot, word, context.id, StreamKind::PerThread, sequence);
         let stream = Arc::new(stream.at_home(ring.index()));
         streams.push(stream.clone());
-        context.streams.add(stream.clone());
+        context.add(stream.clone(), &self.session.area);
         Ok(stream)
     }
 }

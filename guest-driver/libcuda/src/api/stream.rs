@@ -66,7 +66,7 @@ fn create(place: Out<CUstream>, flags: c_uint, priority: c_int) -> Result<(), Co
     };
     let stream = Stream::new(id, id.into(), context.id, kind, sequence).with_priority(priority);
     let stream = Arc::new(stream);
-    context.streams.add(stream.clone());
+    context.add(stream.clone(), &session.area);
     place.set(session.streams.insert(id, stream).handle())
 }
 

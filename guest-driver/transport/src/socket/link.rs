@@ -269,9 +269,9 @@ impl Link {
             mapping,
         };
         let thread = std::thread::Builder::new().name("vgpu-events".into());
+        let begun = Instant::now();
         link.watcher = Some(thread.spawn(move || watcher.run())?);
         // From here on a failure drops the link, which ends the thread.
-        let begun = Instant::now();
         link.greet(socket, &kicks, &calls).map_err(|error| {
             if begun.elapsed() < GREETING_WAIT {
                 no_device(&error)
