@@ -81,6 +81,35 @@ static void at_once(void) {
     pthread_join(other, NULL);
 }
 
+// A stream of another context takes part, if that may be: it is an ordinary one again when the capture has ended.
+static void in_two_contexts(void) {
+    CUcontext other;
+    CUstream stream, others;
+    CUevent event, others_event;
+    CUgraph graph;
+    CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CHECK(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+    CHECK(cuCtxCreate_v2(&other, 0, device));
+    CHECK(cuStreamCreate(&others, CU_STREAM_NON_BLOCKING));
+    CHECK(cuEventCreate(&others_event, CU_EVENT_DISABLE_TIMING));
+    CHECK(cuCtxSetCurrent(context));
+    CHECK(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_RELAXED));
+    CHECK(cuEventRecord(event, stream));
+    if (cuStreamWaitEvent(others, event, 0) == CUDA_SUCCESS) {
+        CHECK(cuEventRecord(others_event, others));
+        CHECK(cuStreamWaitEvent(stream, others_event, 0));
+        CHECK(cuStreamEndCapture(stream, &graph));
+        CHECK(cuGraphDestroy(graph));
+    } else if (cuStreamEndCapture(stream, &graph) == CUDA_SUCCESS) {
+        CHECK(cuGraphDestroy(graph));
+    }
+    CHECK(cuStreamSynchronize(others));
+    CHECK(cuStreamSynchronize(stream));
+    CHECK(cuStreamDestroy_v2(stream));
+    CHECK(cuEventDestroy_v2(event));
+    CHECK(cuCtxDestroy_v2(other));
+}
+
 int main(void) {
     setup();
     CUstream stream;
@@ -116,6 +145,7 @@ int main(void) {
         EXPECT(got[i] == 3u * LAUNCHES * REPLAYS, "element %d is %u, should be %u", i, got[i], 3u * LAUNCHES * REPLAYS);
     CHECK(cuGraphExecDestroy(exec));
     CHECK(cuStreamDestroy_v2(stream));
+    in_two_contexts();
     if (over_vgpu())
         at_once();
     printf("capture: %d launches replayed %d times, right\n", LAUNCHES, REPLAYS);

@@ -142,12 +142,14 @@ handlers_of! {
             stream.capture_ended();
         }
         let known = nodes.capture_ended(ended.ok());
+        let mut added = Ok(());
         if let (Ok(captured), None) = (ended, known) {
             let graph = nodes.graph_of_capture(session, &stream.context, id, captured);
-            session.objects.graphs.insert(id, graph).map_err(|_| BAD_HANDLE)?;
+            added = session.objects.graphs.insert(id, graph).map(drop);
         }
         _failed = nodes.take_failed(session);
         ended?;
+        added.map_err(|_| BAD_HANDLE)?;
         if known.is_some_and(|known| known != id) {
             return Err(BAD_HANDLE);
         }

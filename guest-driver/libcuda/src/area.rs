@@ -130,9 +130,12 @@ impl Area {
         self.0.u64(area::fence(slot)).load(Ordering::Acquire)
     }
 
-    /// Says that a slot has reached a number, when nothing on the host can say so any more.
+    /// Says that a slot has reached a number, when nothing on the host can say so any more. It may be another stream's by now, which
+    /// has come further.
     pub fn set_fence(&self, slot: u32, sequence: u64) {
-        self.0.u64(area::fence(slot)).store(sequence, Ordering::Release);
+        self.0
+            .u64(area::fence(slot))
+            .fetch_max(sequence, Ordering::AcqRel);
     }
 
     /// The cookie of a host-function slot, if the host asks for it to be run.

@@ -43,6 +43,14 @@ impl Session {
 
     /// Has the host wait for all work of a context, also of streams that it does not know any more.
     fn finish_context(&self, thread: &Thread, context: u32) -> Result<(), Code> {
+        // Known here as long as the host has not said that it is destroyed, and all of its work is over.
+        if self
+            .contexts
+            .by_id(context)
+            .is_none_or(|context| !context.is_alive())
+        {
+            return Ok(());
+        }
         if self.captures.any() {
             // It would be forbidden, and end the capture.
             return Err(result::INVALID_HANDLE);

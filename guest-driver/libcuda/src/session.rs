@@ -565,6 +565,7 @@ impl Call {
             .is_primary
             .then(|| self.session.contexts.get(context.handle()));
         let again = again.flatten().map(|found| Arc::clone(&*found));
+        let again = again.filter(|again| again.is_alive());
         drop(context);
         let again = again.ok_or(result::CONTEXT_IS_DESTROYED)?;
         // Another thread may reset it while this one's call has the former one still.

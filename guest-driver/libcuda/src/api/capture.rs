@@ -6,7 +6,7 @@ use crate::abi::{CUgraph, CUgraphNode, CUstream, In, Out};
 use crate::graphs::{Graph, Needs, node_handle};
 use crate::handles::Entry;
 use crate::lock;
-use crate::objects::{Capture, Context, Stream, StreamKind};
+use crate::objects::{Capture, Stream, StreamKind};
 use crate::session::{Call, NullStream};
 use std::ffi::{c_int, c_uint};
 use std::sync::Arc;
@@ -24,11 +24,13 @@ const CAPTURE_INVALIDATED: c_int = 2;
 /// CU_STREAM_SET_CAPTURE_DEPENDENCIES: what the stream had captured so far is no longer what comes before.
 const SET_CAPTURE_DEPENDENCIES: c_uint = 1;
 
-/// Ends a capture for all streams that take part in it: what was known of it.
-pub fn end_capture(call: &Call, context: &Context, capture: u64) -> Option<Capture> {
-    for stream in context.streams.all() {
-        if stream.capture() == capture {
-            stream.set_capture(0);
+/// Ends a capture for all streams that take part in it, whatever their contexts: what was known of it.
+pub fn end_capture(call: &Call, capture: u64) -> Option<Capture> {
+    for context in call.session.contexts.all() {
+        for stream in context.streams.all() {
+            if stream.capture() == capture {
+                stream.set_capture(0);
+            }
         }
     }
     call.session.captures.ended(capture)
@@ -299,7 +301,7 @@ cuda_pairs! {
         let asked = call.ask::<calls::cuStreamEndCapture::Call>(context.id, arguments);
         match (asked, known) {
             (Ok(_), known) => {
-                let kept = end_capture(&call, &context, capture).map_or_else(Vec::new, |capture| capture.kept);
+                let kept = end_capture(&call, capture).map_or_else(Vec::new, |capture| capture.kept);
                 graph.set_if_wanted(match known {
                     Some(known) => {
                         known.keep(kept);
@@ -326,7 +328,7 @@ cuda_pairs! {
                     session.graphs.release(id);
                 }
                 if !goes_on(code) {
-                    abandon(&call, end_capture(&call, &context, capture));
+                    abandon(&call, end_capture(&call, capture));
                     graph.set_if_wanted(0);
                 }
                 Err(code)

@@ -263,22 +263,18 @@ fn submit<C: Wire>(
 }
 
 /// Keeps what runs of an executable graph needed as long as they may be under way.
-pub(super) fn retire(call: &Call, exec: &GraphExec, kept: Vec<Kept>) -> Result<(), Code> {
+pub(super) fn retire(call: &Call, exec: &GraphExec, kept: Vec<Kept>) {
     if kept.is_empty() {
-        return Ok(());
+        return;
     }
     let session = call.session;
-    let launched = lock(&exec.launched);
-    let points: Result<Vec<_>, _> = launched
-        .iter()
-        .map(|stream| match refuse_capture(stream) {
-            Ok(()) => session.fence(call.thread, stream),
-            // It was fenced before the capture.
-            Err(_) => Ok(stream.last_fence()),
-        })
-        .collect();
-    session.host_functions.retire(session, kept, points?);
-    Ok(())
+    let launched = lock(&exec.launched).clone();
+    let points = launched.iter().map(|stream| {
+        // One that captures was fenced before. Where no fence can be asked for, nothing better is known.
+        let fence = refuse_capture(stream).and_then(|()| session.fence(call.thread, stream));
+        fence.unwrap_or_else(|_| stream.last_fence())
+    });
+    session.host_functions.retire(session, kept, points.collect());
 }
 
 /// Forgets a graph, and those that are part of it.
@@ -345,7 +341,7 @@ cuda! {
         let arguments = calls::cuGraphExecDestroy::In { exec: entry.id };
         let destroyed = call.submit::<calls::cuGraphExecDestroy::Call>(entry.context, arguments);
         call.session.graph_execs.release(entry.id);
-        retire(&call, &entry, entry.kept())?;
+        retire(&call, &entry, entry.kept());
         destroyed
     }
 

@@ -252,7 +252,8 @@ fn set_in(
     };
     call.ask_with::<calls::cuGraphExecNodeSetParams::Call>(exec.context, arguments, &made.blob)?;
     let before = exec.keep_for(node, made.kept);
-    retire(&call, &exec, before)
+    retire(&call, &exec, before);
+    Ok(())
 }
 
 fn update(exec: CUgraphExec, graph: CUgraph) -> Result<(UpdateInfo, Code), Code> {
@@ -265,7 +266,7 @@ fn update(exec: CUgraphExec, graph: CUgraph) -> Result<(UpdateInfo, Code), Code>
     let out = call.ask::<calls::cuGraphExecUpdate::Call>(exec.context, arguments)?;
     if out.result == result::SUCCESS {
         let before = exec.keep_instead(graph.needs());
-        retire(&call, &exec, before)?;
+        retire(&call, &exec, before);
     } else {
         // Who knows how far it came.
         exec.keep(graph.needs());

@@ -92,6 +92,11 @@ cuda! {
         let call = Call::enter()?;
         let session = call.session;
         let entry = session.streams.remove(stream).ok_or(result::INVALID_HANDLE)?;
+        if entry.is_dead() {
+            // Made while its context was destroyed.
+            session.streams.release(entry.slot);
+            return Err(result::CONTEXT_IS_DESTROYED);
+        }
         let context = context_of(&call, &entry)?;
         let stream: &Arc<Stream> = &entry;
         // Its work goes on; whoever waits for the context waits for that, too.
@@ -105,7 +110,7 @@ cuda! {
         }
         let capture = stream.capture();
         if call.session.captures.began_on(capture, stream.slot) {
-            abandon(&call, end_capture(&call, &context, capture));
+            abandon(&call, end_capture(&call, capture));
         }
         // A thread that has the stream still, as no program should have one, waits for no fence that would never come.
         lock(&stream.fenced).is_last = true;
